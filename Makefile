@@ -1,0 +1,100 @@
+# One place for every command: people, CI and the documentation run the same targets.
+# Everything that is fetched or built stays in .venv and .cache; `make clean` removes both.
+
+PYTHON ?= python3
+CONFIG ?= semievol.yaml
+# Options of `semievold demo`, for example DEMO='--seed 1'.
+DEMO   ?=
+# TORCH_BACKEND=cpu takes a torch without CUDA (0.2 GB instead of 5 GB). Empty: what PyPI has.
+TORCH_BACKEND ?=
+
+BIN   := .venv/bin
+STAMP := .venv/.installed$(addprefix -,$(TORCH_BACKEND))
+export UV_CACHE_DIR := $(CURDIR)/.cache/uv
+export HF_HOME      := $(CURDIR)/.cache/huggingface
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo run test check lint format types imports unit integration faults bench lock clean model
+
+help: ## Show this list
+	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  TORCH_BACKEND=cpu   install a torch without CUDA (much smaller; needs download.pytorch.org)"
+	@echo "  PYTHON=PATH         the interpreter that .venv is made from (3.11 or newer)"
+
+setup: $(STAMP)-dev ## Make .venv with everything for development
+
+demo: $(STAMP)-demo ## Run the whole loop on this machine, no server and no account needed (report in .cache/demo)
+	@UV="$$(cat .venv/.uv)" $(BIN)/python -m daemon.demo.model --into .cache/models
+	@$(BIN)/semievold demo $(DEMO)
+
+run: $(STAMP)-demo ## Run the daemon with CONFIG=semievol.yaml
+	@test -f "$(CONFIG)" || { echo "make run: no file $(CONFIG); name one with CONFIG=path.yaml" >&2; exit 1; }
+	$(BIN)/semievold run --config $(CONFIG)
+
+test: lint types imports unit integration faults ## Run every check and every test
+
+check: lint types imports unit ## Run the quick checks (under a minute)
+
+lint: $(STAMP)-dev ## Lint and check the format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)-dev ## Format, and fix what the linter can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(STAMP)-dev ## Check types (strict)
+	$(BIN)/mypy
+
+imports: $(STAMP)-dev ## Check who may import whom
+	$(BIN)/lint-imports --cache-dir .cache/import-linter
+
+unit: $(STAMP)-dev ## Run the unit tests
+	$(BIN)/pytest tests/unit
+
+integration: $(STAMP)-dev model ## Run the tests against real files, processes and models
+	$(BIN)/pytest tests/integration
+
+faults: $(STAMP)-dev model ## Run the tests that kill and corrupt things
+	$(BIN)/pytest tests/faults
+
+bench: $(STAMP)-dev model ## Measure every claim of the README
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+model: $(STAMP)-dev
+	@UV="$$(cat .venv/.uv)" $(BIN)/python -m daemon.demo.model --into .cache/models
+
+lock: .venv/.uv ## Resolve requirements.lock again from pyproject.toml
+	@$$(cat .venv/.uv) pip compile --universal --python-version 3.11 --all-extras pyproject.toml \
+	  --no-header --no-annotate --quiet -o requirements.lock
+
+clean: ## Remove .venv, .cache and build leftovers
+	rm -rf .venv .cache build dist *.egg-info .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up -------------------------------------------------------------------------------------------------------
+
+# The environment and the uv that fills it: the user's own where it is recent enough, else one of our own in .cache.
+.venv/.uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: Python 3.11 or newer is needed, and '$(PYTHON) -V' says: $$($(PYTHON) -V 2>&1 | tail -1)." \
+	    "Set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@set -e; mkdir -p .cache; \
+	if uv pip install --help 2>/dev/null | grep -q -e --torch-backend; then uv=uv; else \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "make: $(PYTHON) has no working venv module; install it (Debian, Ubuntu: apt install python3-venv) or install uv" >&2; exit 1; }; \
+	  echo "make: no recent uv on the PATH, installing one into .cache/uv-tool"; \
+	  $(PYTHON) -m venv .cache/uv-tool; \
+	  .cache/uv-tool/bin/python -m pip install --quiet --cache-dir .cache/pip uv; uv=$(CURDIR)/.cache/uv-tool/bin/uv; fi; \
+	test -x $(BIN)/python || $$uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
+	echo $$uv > $@
+
+# .venv/.installed-demo, .venv/.installed-dev, and with a backend .venv/.installed-cpu-demo ...
+$(STAMP)-%: pyproject.toml requirements.lock | .venv/.uv
+	$$(cat .venv/.uv) pip install --python $(BIN)/python $(addprefix --torch-backend ,$(TORCH_BACKEND)) -c requirements.lock -e '.[$*]'
+	@touch $@

@@ -1,0 +1,222 @@
+"""The daemon's own ceiling: queries per second and memory of the intake when the model answers instantly.
+
+`python bench/intake.py [--rows 10000 --rows 100000] [--queries 5000] [--repeats 5]`
+
+The real Intake with the real CollaborativeLabeller (hashing embedder, embedded Qdrant with 500 examples, a generator
+that answers at once), SQLite store and local stream, on a store that holds the given rows already; beside it the bare
+loop over the same stream: consume a batch of the same size, publish, commit, nothing else. `bare, lazy` commits no
+more often than the intake does. Every run starts from a copy of the same file in a process of its own; the kinds
+alternate, medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import multiprocessing
+import random
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from daemon.config_sections import IntakeSettings, StreamSettings
+from daemon.intake import Intake
+from daemon.messages import RecordParser, prediction_record, query_record
+from daemon.store.database import Database
+from daemon.store.pseudo_labels import NewLabel, PseudoLabelStore, content_hash
+from daemon.streams.local import LocalStream
+from daemon.streams.protocol import OutgoingRecord
+from semievol.config import LabellingConfig, TaskConfig
+from semievol.task import Task
+from semievol.types import CandidateAnswer, Completion, Example, GenerationRequest, PseudoLabel, Query
+
+LABELS = tuple(f"intent {number}" for number in range(20))
+TEXT = """what is my card balance please transfer money to the account of noel and tell me when it will arrive how do
+    i change the pin of a lost travel card book flight hotel table for two tomorrow weather in paris"""
+WORDS = TEXT.split()
+WORKLOAD = "bench"
+EXAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement."""
+
+    queries_per_s: float
+    resident_mib: float
+    """Peak of the process, the imports and the queries that it wrote first included."""
+
+
+class InstantGenerator:
+    """Answers at once, a bit differently per prompt; all candidates agree, as they mostly do in service."""
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+        answers = []
+        for request in requests:
+            text = LABELS[request.seed % 2]
+            done = Completion(text, (5, 6, 7), (-0.1, -0.2, -0.05), "stop", request.adapter, 120)
+            answers.append([done] * request.samples)
+        return answers
+
+
+def question(rng: random.Random) -> str:
+    return " ".join(rng.choices(WORDS, k=10)) + "?"
+
+
+def fill(path: Path, rows: int) -> None:
+    """A store that holds so many published pseudo-labels."""
+    rng = random.Random(rows)
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    store = PseudoLabelStore(database, WORKLOAD)
+    candidates = tuple(CandidateAnswer("sampled", LABELS[0], LABELS[0], 0.12) for _ in range(4))
+    near = tuple((f"example-{number}", 0.5) for number in range(3))
+    for start in range(0, rows, 1000):
+        labels = [
+            PseudoLabel(Query(f"stored-{n}", question(rng)), LABELS[0], 0.1, 1.0, 0.9, False, "a1", near, candidates)
+            for n in range(start, min(start + 1000, rows))
+        ]
+        store.add([NewLabel(label, content_hash(label.query), "stored", 0, start) for label in labels])
+        store.mark_published(label.query.id for label in labels)
+    database.close()
+
+
+async def ask(stream: LocalStream, topic: str, count: int) -> None:
+    rng = random.Random(1)
+    producer = stream.producer()
+    for start in range(0, count, 500):
+        queries = [Query(f"query-{n}", question(rng)) for n in range(start, min(start + 500, count))]
+        await producer.publish(topic, [query_record(query) for query in queries])
+
+
+async def run_bare(
+    stream: LocalStream, topics: StreamSettings, settings: IntakeSettings, queries: int, commit_interval_s: float
+) -> float:
+    """Consume, publish, commit: what any program over this stream pays; returns seconds."""
+    example = PseudoLabel(Query("query-1", "?"), LABELS[0], 0.1, 1.0, 0.9, False, "a1", (("example-1", 0.5),) * 3, ())
+    value = prediction_record(example).value
+    consumer, producer = stream.consumer(topics.queries, "bench"), stream.producer()
+    started = time.perf_counter()
+    seen, next_commit, next_offsets = 0, 0.0, {0: 0}
+    while seen < queries:
+        records = await consumer.poll(settings.batch_size, settings.poll_timeout_s)
+        await producer.publish(topics.predictions, [OutgoingRecord(record.key, value) for record in records])
+        seen += len(records)
+        next_offsets = {0: records[-1].offset + 1}
+        if time.monotonic() >= next_commit:
+            next_commit = time.monotonic() + commit_interval_s
+            await consumer.commit(next_offsets)
+    await consumer.commit(next_offsets)
+    return time.perf_counter() - started
+
+
+async def run_intake(
+    database: Database, stream: LocalStream, topics: StreamSettings, settings: IntakeSettings, queries: int
+) -> float:
+    """The real intake; returns seconds until every query is published and committed."""
+    from semievol.collaboration import CollaborativeLabeller
+    from semievol.embedding import HashingEmbedder
+    from semievol.example_index import QdrantExampleIndex
+
+    rng = random.Random(2)
+    index = QdrantExampleIndex(HashingEmbedder(), WORKLOAD)
+    index.upsert([Example(Query(f"example-{n}", question(rng)), rng.choice(LABELS)) for n in range(EXAMPLES)])
+    task = Task(TaskConfig(labels=LABELS))
+    labeller = CollaborativeLabeller(InstantGenerator(), index, task, LabellingConfig(), 0)  # type: ignore[arg-type]
+
+    @contextlib.asynccontextmanager
+    async def bind() -> AsyncIterator[str | None]:
+        yield "a1"
+
+    stop = asyncio.Event()
+
+    def count(_: Sequence[PseudoLabel]) -> None:
+        if intake.counters.labelled == queries:
+            stop.set()  # what is in flight is published and committed before the intake ends
+
+    intake = Intake(
+        stream.consumer(topics.queries, "bench"),
+        stream.producer(),
+        PseudoLabelStore(database, WORKLOAD),
+        RecordParser(task, topics.max_record_bytes),
+        labeller,
+        bind,
+        settings,
+        topics,
+        on_stored=count,
+    )
+    started = time.perf_counter()
+    await intake.run(stop)
+    elapsed = time.perf_counter() - started
+    assert intake.counters.published == queries
+    index.close()
+    return elapsed
+
+
+def measure(kind: str, path: Path, queries: int, answer: Connection) -> None:
+    """One run, in a process of its own."""
+
+    async def main() -> float:
+        database, topics, settings = Database(f"sqlite:///{path}"), StreamSettings(), IntakeSettings()
+        stream = LocalStream(database, topics)
+        await ask(stream, topics.queries, queries)
+        if kind != "intake":
+            interval_s = settings.commit_interval_s if kind == "bare, lazy" else 0.0
+            return await run_bare(stream, topics, settings, queries, interval_s)
+        return await run_intake(database, stream, topics, settings, queries)
+
+    elapsed = asyncio.run(main())
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    answer.send(asdict(Run(queries / elapsed, resident)))
+
+
+def run_apart(kind: str, filled: Path, queries: int) -> Run:
+    """Measure on a fresh copy of the filled file."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=filled.parent) as directory:
+        path = Path(directory) / "state.db"
+        shutil.copy(filled, path)
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=measure, args=(kind, path, queries, sender))
+        process.start()
+        run = Run(**receiver.recv())
+        process.join()
+        return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, action="append", help="rows in the store before the run; may be repeated")
+    parser.add_argument("--queries", type=int, default=5000, help="queries per run")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each kind")
+    options = parser.parse_args()
+    print(f"{'rows':>8}  {'run':<10} {'queries/s':>10} {'min':>8} {'max':>8} {'resident MiB':>13}")
+    for rows in options.rows or [10_000, 100_000]:
+        with tempfile.TemporaryDirectory() as directory:
+            filled = Path(directory) / "filled.db"
+            fill(filled, rows)
+            runs: dict[str, list[Run]] = {"bare loop": [], "bare, lazy": [], "intake": []}
+            for repeat in range(options.repeats):
+                kinds = list(runs)
+                for kind in kinds if repeat % 2 == 0 else kinds[::-1]:
+                    runs[kind].append(run_apart(kind, filled, options.queries))
+        for kind, some in runs.items():
+            rates = [run.queries_per_s for run in some]
+            memory = max(run.resident_mib for run in some)
+            print(
+                f"{rows:>8}  {kind:<10} {statistics.median(rates):>10.0f} {min(rates):>8.0f} {max(rates):>8.0f} "
+                f"{memory:>13.0f}"
+            )
+        bare, lazy, intake = (statistics.median(run.queries_per_s for run in some) for some in runs.values())
+        print(f"{rows:>8}  intake / bare loop: {intake / bare:.2f}   intake / bare, lazy: {intake / lazy:.2f}")
+
+
+if __name__ == "__main__":
+    main()

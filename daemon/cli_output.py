@@ -1,0 +1,87 @@
+"""How the command line prints: JSON for programs, tables and indented lists for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from semievol.errors import ConfigError
+
+ROUND_COLUMNS = ("number", "kind", "state", "adapter", "pool", "selected", "holdout_accuracy", "trigger", "reason")
+ADAPTER_COLUMNS = ("name", "state", "round", "parent", "content_hash", "created_at")
+
+
+def show(value: Any, output_format: str, *, columns: Sequence[str] | None = None) -> None:
+    """Print a view.
+
+    Raises:
+        ConfigError: the format is unknown.
+    """
+    if output_format == "json":
+        print(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+    elif output_format == "yaml":
+        import yaml
+
+        print(yaml.safe_dump(json.loads(json.dumps(value, default=str)), sort_keys=False, allow_unicode=True), end="")
+    elif output_format == "table":
+        _people(value, columns)
+    else:
+        raise ConfigError(f"--output: {output_format!r} is not a format; use table, json or yaml")
+
+
+def _people(value: Any, columns: Sequence[str] | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if isinstance(value, list):
+        if not value:
+            console.print("none yet")
+            return
+        table = Table(box=None, header_style="bold")
+        names = list(columns or value[0])
+        for name in names:
+            table.add_column(name.replace("_", " "), overflow="fold")
+        for row in value:
+            table.add_row(*(_cell(name, row.get(name)) for name in names))
+        console.print(table)
+        return
+    for line in _lines(value, 0):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(value: Any, depth: int) -> list[str]:
+    pad = "  " * depth
+    lines: list[str] = []
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(item, Mapping | list) and item:
+                lines.append(f"{pad}{str(key).replace('_', ' ')}:")
+                lines.extend(_lines(item, depth + 1))
+            else:
+                lines.append(f"{pad}{str(key).replace('_', ' ')}: {_cell(str(key), item)}")
+    elif isinstance(value, list):
+        for item in value:
+            if isinstance(item, Mapping):
+                lines.append(f"{pad}- " + ", ".join(f"{k} {_cell(str(k), v)}" for k, v in item.items()))
+            else:
+                lines.append(f"{pad}- {_cell('', item)}")
+    return lines
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or value == [] or value == {}:
+        return "-"
+    if isinstance(value, float):
+        if name.endswith("_at") or name == "at":
+            return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+        return "inf" if math.isinf(value) else f"{value:.4g}"
+    if name == "content_hash":
+        return str(value)[:12]
+    if name == "holdout_accuracy" and isinstance(value, Mapping):
+        before, after = value.get("incumbent"), value.get("candidate")
+        return "-" if after is None else f"{before:.3f} -> {after:.3f}"
+    return str(value)

@@ -1,0 +1,205 @@
+"""The daemon's configuration: the method's sections plus those of the service, in one strict YAML file.
+
+Owns names, defaults and cross-section rules; not how a file or the environment is read (semievol.config_file).
+Invariant: nothing here opens a file or a socket, so `config validate` works anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from daemon.config_sections import IntakeSettings, LabelsSettings, StreamSettings
+from semievol.config import MethodConfig, Section
+
+ROLES = ("intake", "labels", "control", "gateway")
+
+
+class WorkloadConfig(Section):
+    """One task on one base model served under one alias."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Names the rows, adapters and metrics of this daemon: lower-case letters, digits and hyphens."""
+    alias: str | None = None
+    """The stable model name that clients use. None: the workload's name."""
+
+    @property
+    def served_alias(self) -> str:
+        return self.alias or self.name
+
+
+class StoreConfig(Section):
+    """Where state lives."""
+
+    url: str | None = None
+    """SQLAlchemy URL. None: the SQLite file `state.db` under artifacts.directory."""
+
+
+class IndexConfig(Section):
+    """Where the retrievable examples live."""
+
+    path: Path | None = None
+    """Directory of the embedded Qdrant. None: `index` under artifacts.directory."""
+    url: str | None = None
+    """A Qdrant server; then `path` is not used."""
+    api_key: str | None = Field(default=None, repr=False)
+    """Key of the Qdrant server; set it by environment."""
+
+
+class GenerationConfig(Section):
+    """The engine that answers."""
+
+    max_batch: int = Field(default=32, gt=0)
+    """Prompts per forward pass of the embedded generator."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads of the embedded generator. None: all cores."""
+
+
+class TriggerConfig(Section):
+    """When a round starts by itself. By hand: `semievol rounds start`."""
+
+    min_examples: int = Field(default=16, gt=0)
+    """The warm round waits for this many examples outside the holdout."""
+    labels_quiet_s: float = Field(default=3.0, ge=0)
+    """The warm round also waits until no label arrived for this long, so that a bulk import is taken whole."""
+    new_pseudo_labels: int | None = Field(default=500, gt=0)
+    """Start an evolve round when this many queries were labelled since the last one. None: never by count."""
+    interval_s: float | None = Field(default=None, gt=0)
+    """Start an evolve round this long after the last one, given min_new. None: never by time."""
+    min_new: int = Field(default=50, gt=0)
+    """An interval round needs at least this many new pseudo-labels."""
+    retry_failed_s: float = Field(default=300.0, ge=0)
+    """After a failed round none starts by itself for this long; then the same conditions start one again."""
+    max_rounds: int | None = Field(default=None, gt=0)
+    """Stop starting evolve rounds by itself after this many. None: no limit."""
+
+
+class RoundsConfig(Section):
+    """How a round runs."""
+
+    wait_for_warm: bool = True
+    """Hold the intake until the warm round has decided, so that no query is labelled by the untaught base model."""
+    refresh: bool = True
+    """Before a round, label the pool again with the serving adapter where an older one had labelled it."""
+    max_pool: int = Field(default=20_000, gt=0)
+    """The newest this many pseudo-labels form a round's pool."""
+    max_attempts: int = Field(default=5, gt=0)
+    """A state that was begun this often without ending (the process died each time) fails the round."""
+    fingerprint_prompts: int = Field(default=4, ge=1)
+    """Prompts of the attestation fingerprint."""
+
+
+class RolloutConfig(Section):
+    """What happens around a promotion."""
+
+    watch_s: float = Field(default=30.0, ge=0)
+    """A promoted adapter is watched this long before its round settles."""
+    watch_min: int = Field(default=50, gt=0)
+    """The watch decides only on at least this many labels made by the new adapter."""
+    max_agreement_drop: float = Field(default=0.2, gt=0, le=1)
+    """Roll back when mean agreement falls by more than this against the labels made before."""
+    drain_s: float = Field(default=60.0, gt=0)
+    """Longest wait for requests on a version before it is unloaded; it stays loaded when they have not ended."""
+
+
+class ServerConfig(Section):
+    """A listening HTTP endpoint with a token of its own."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 inside a container."""
+    port: int = Field(ge=0, le=65535)
+    """TCP port; 0 picks a free one (written to `endpoints.json` under artifacts.directory)."""
+    token: str | None = Field(default=None, repr=False, min_length=16)
+    """Bearer token; set it by environment. None: one is made at first start and kept in a 0600 file."""
+    max_body_bytes: int = Field(default=1_048_576, gt=0)
+    """Larger requests are refused with 413."""
+
+
+class ApiConfig(ServerConfig):
+    """The admin API with /metrics, /healthz and /readyz."""
+
+    port: int = Field(default=8321, ge=0, le=65535)
+    """TCP port; 0 picks a free one."""
+
+
+class GatewayConfig(ServerConfig):
+    """The OpenAI-compatible front that clients ask."""
+
+    port: int = Field(default=8320, ge=0, le=65535)
+    """TCP port; 0 picks a free one."""
+    max_in_flight: int = Field(default=256, gt=0)
+    """Requests admitted at once; more are answered 429."""
+
+
+class ArtifactsConfig(Section):
+    """Files of the daemon: state, snapshots, adapters."""
+
+    directory: Path = Path("semievol-data")
+    """Everything the daemon writes is under here."""
+    keep_adapters: int = Field(default=5, ge=2)
+    """Retired and rejected adapter directories kept for inspection and rollback; older ones are deleted."""
+
+
+class DaemonConfig(MethodConfig):
+    """One workload's daemon."""
+
+    workload: WorkloadConfig
+    stream: StreamSettings = StreamSettings()
+    intake: IntakeSettings = IntakeSettings()
+    labels: LabelsSettings = LabelsSettings()
+    store: StoreConfig = StoreConfig()
+    index: IndexConfig = IndexConfig()
+    generation: GenerationConfig = GenerationConfig()
+    trigger: TriggerConfig = TriggerConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    api: ApiConfig = ApiConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    artifacts: ArtifactsConfig = ArtifactsConfig()
+    stop_deadline_s: float = Field(default=30.0, gt=0)
+    """SIGTERM to exit, all stages together; keep it below Kubernetes' terminationGracePeriodSeconds."""
+
+    @field_validator("workload", mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> DaemonConfig:
+        if self.api.port == self.gateway.port and self.api.port != 0:
+            raise ValueError("api.port and gateway.port are the same; give each its own")
+        return self
+
+    @property
+    def store_url(self) -> str:
+        return self.store.url or f"sqlite:///{self.artifacts.directory.resolve() / 'state.db'}"
+
+    def public(self) -> dict[str, object]:
+        """The effective configuration as JSON values, secrets replaced by `***`."""
+        return _redact(self.model_dump(mode="json"))
+
+    def hash(self) -> str:
+        """16 hex digits over the effective configuration without secrets."""
+        text = json.dumps(self.public(), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+SECRET_KEYS = frozenset({"token", "api_key", "password", "sasl_password"})
+
+
+def _redact(value: dict[str, object]) -> dict[str, object]:
+    out: dict[str, object] = {}
+    for key, item in value.items():
+        if key in SECRET_KEYS and item is not None:
+            out[key] = "***"
+        elif key == "url" and isinstance(item, str) and "@" in item:
+            scheme, _, rest = item.partition("://")
+            out[key] = f"{scheme}://***@{rest.rpartition('@')[2]}"
+        elif isinstance(item, dict):
+            out[key] = _redact(item)
+        else:
+            out[key] = item
+    return out

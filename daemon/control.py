@@ -1,0 +1,221 @@
+"""The control role: observes, triggers, advances the open round, carries out operators' requests.
+
+Owns the loop and the one step that is running; decisions are in trigger, gate and round_states, effects in
+rounds. Invariant: one controller acts at a time (a lock held by the composition root), one step runs at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+from daemon.adapters import AdapterFleet
+from daemon.alias import Alias
+from daemon.config import DaemonConfig
+from daemon.errors import StateConflict
+from daemon.round_states import CANCELLABLE, RoundState
+from daemon.rounds import RoundEngine
+from daemon.store.requests import OperatorRequest
+from daemon.store.rounds import Round
+from daemon.store.stores import Stores
+from daemon.trigger import Observation, Start, decide
+from semievol.errors import AdapterError, SemiEvolError, TransientError
+from semievol.seeds import derive
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+# Rounds that ended without the gate's word: what they would have learned from still counts as new.
+UNDECIDED = frozenset({RoundState.FAILED, RoundState.CANCELLED})
+MAX_BACKOFF_S = 30.0
+
+
+class Control:
+    """Runs the rounds of one workload."""
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        stores: Stores,
+        engine: RoundEngine,
+        fleet: AdapterFleet,
+        alias: Alias,
+        labels_lag: Callable[[], Awaitable[int]],
+    ) -> None:
+        self._config = config
+        self._stores = stores
+        self._engine = engine
+        self._fleet = fleet
+        self._alias = alias
+        self._labels_lag = labels_lag
+        self._step: asyncio.Task[Round] | None = None
+        self._stepping: Round | None = None
+        self._backoff_s = 0.0
+        self._next_try = 0.0
+        self.waiting_for = "starting"
+        self.warm_ended = asyncio.Event()
+        self.last_error: str | None = None
+
+    @property
+    def idle(self) -> bool:
+        """No round is open and the last look found no reason to start one."""
+        return self._step is None and self._stepping is None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Load what serves, then look around every half second until stopped."""
+        await self._fleet.reconcile()
+        try:
+            while not stop.is_set():
+                try:
+                    await self.look()
+                except TransientError as error:  # the state is away for a moment; the next look tries again
+                    self.last_error = str(error)
+                    log.warning("control: %s", error)
+                await self._pause(stop)
+        finally:
+            await self._stop_step()
+
+    async def _pause(self, stop: asyncio.Event) -> None:
+        """Until the next look is due: the step ended, the stop came, or half a second passed."""
+        stopped = asyncio.create_task(stop.wait())
+        waits: set[asyncio.Task[Any]] = {stopped} if self._step is None else {stopped, self._step}
+        await asyncio.wait(waits, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+
+    async def look(self) -> None:
+        """One look: end or begin a step, carry out requests, ask the trigger."""
+        await self._collect_step()
+        for request in await asyncio.to_thread(self._stores.requests.pending):
+            await self._carry_out(request)
+        if self._step is not None:
+            return
+        open_round = await asyncio.to_thread(self._stores.rounds.open)
+        if open_round is None:
+            open_round = await self._trigger()
+        self._stepping = open_round
+        if open_round is not None and time.monotonic() >= self._next_try:
+            self._step = asyncio.create_task(self._engine.advance(open_round), name=f"round-{open_round.number}")
+
+    async def _collect_step(self) -> None:
+        if self._step is None or not self._step.done():
+            return
+        step, self._step = self._step, None
+        try:
+            moved = step.result()
+        except TransientError as error:
+            self._backoff_s = min(MAX_BACKOFF_S, max(1.0, self._backoff_s * 2))
+            self._next_try = time.monotonic() + self._backoff_s * random.uniform(0.8, 1.2)
+            self.last_error = str(error)
+            log.warning("round step will be tried again in %.0f s: %s", self._backoff_s, error)
+            return
+        self._backoff_s, self.last_error = 0.0, None
+        if moved.ended:
+            self._stepping = None
+
+    async def _stop_step(self) -> None:
+        if self._step is not None:
+            self._step.cancel()
+            with suppress(asyncio.CancelledError, SemiEvolError):
+                await self._step
+            self._step = None
+
+    async def _trigger(self) -> Round | None:
+        seen = await self._observe()
+        if seen.warm_ended:
+            self.warm_ended.set()
+        decision = decide(seen, self._config.trigger)
+        self.waiting_for = decision.reason
+        if not isinstance(decision, Start):
+            return None
+        return await self._plan(decision.kind, decision.reason, {})
+
+    async def _plan(self, kind: Any, reason: str, options: dict[str, Any]) -> Round:
+        rounds = await asyncio.to_thread(self._stores.rounds.all, 1)
+        number = rounds[0].number + 1 if rounds else 0
+        seed = derive(self._config.seed, "round", number) % 2**31
+        planned = await asyncio.to_thread(self._stores.rounds.plan, kind, reason, seed, self._alias.adapter, options)
+        log.info("round %d planned (%s): %s", planned.number, kind, reason)
+        return planned
+
+    async def _observe(self) -> Observation:
+        rounds = await asyncio.to_thread(self._stores.rounds.all)
+        counts = await asyncio.to_thread(self._stores.examples.counts)
+        labelled = (await asyncio.to_thread(self._stores.pseudo_labels.counts)).total
+        last_change = await asyncio.to_thread(self._stores.examples.last_change)
+        now = time.time()
+        decided = [r for r in rounds if r.ended and r.state not in UNDECIDED]
+        at_last = max((r.snapshot["labelled_total"] for r in decided if r.snapshot), default=0)
+        warm_ended = self._alias.state.generation > 0 or any(r.kind == "warm" for r in decided)
+        failed = rounds[0].reason if rounds and rounds[0].state is RoundState.FAILED else None
+        return Observation(
+            training_examples=counts.training,
+            holdout_examples=counts.holdout,
+            min_holdout=self._config.gate.min_holdout,
+            labels_lag=await self._labels_lag(),
+            last_label_age_s=now - (last_change or 0.0),
+            warm_ended=warm_ended,
+            evolve_rounds=sum(r.kind == "evolve" for r in decided),
+            new_pseudo_labels=labelled - at_last,
+            last_round_age_s=now - max((r.updated_at for r in rounds), default=0.0),
+            last_failure=failed,
+        )
+
+    async def _carry_out(self, request: OperatorRequest) -> None:
+        """Answer one request; what cannot be done is refused with the reason, never dropped."""
+        state: Literal["done", "refused"] = "done"
+        try:
+            answer = await getattr(self, f"_on_{request.kind}")(request.payload)
+        except TransientError:
+            raise  # the request stays pending and is tried at the next look
+        except SemiEvolError as error:
+            answer, state = {"error": str(error)}, "refused"
+        log.info("request %d (%s): %s %s", request.id, request.kind, state, answer)
+        await asyncio.to_thread(self._stores.requests.answer, request.id, state, answer)
+
+    async def _on_start_round(self, payload: dict[str, Any]) -> dict[str, Any]:
+        kind = payload.get("kind", "evolve")
+        options = {"shuffle_labels": True} if payload.get("shuffle_labels") else {}
+        planned = await self._plan(kind, str(payload.get("reason") or "by hand"), options)
+        return {"round": planned.number}
+
+    async def _on_cancel_round(self, payload: dict[str, Any]) -> dict[str, Any]:
+        number = int(payload["round"])
+        round_ = await asyncio.to_thread(self._stores.rounds.get, number)
+        if round_ is None:
+            raise StateConflict(f"there is no round {number}")
+        if round_.state not in CANCELLABLE:
+            raise StateConflict(f"round {number} is {round_.state}; only an open, unpromoted round can be cancelled")
+        await self._stop_step()
+        current = await asyncio.to_thread(self._stores.rounds.get, number)
+        assert current is not None
+        await self._engine.cancel(current, str(payload.get("reason") or "by hand"))
+        self._stepping = None
+        return {"round": number, "state": "cancelled"}
+
+    async def _on_promote(self, payload: dict[str, Any]) -> dict[str, Any]:
+        name = str(payload["adapter"])
+        if name == self._alias.adapter:
+            raise StateConflict(f"adapter {name} serves already")
+        await self._fleet.load(name)
+        attestation = await self._fleet.attest(name)
+        if not attestation.passed:
+            raise AdapterError(f"adapter {name} is not promoted: {attestation.reason}")
+        return await self._move(name)
+
+    async def _on_rollback(self, payload: dict[str, Any]) -> dict[str, Any]:
+        state = self._alias.state
+        if state.generation == 0:
+            raise StateConflict("nothing was promoted yet; there is nothing to roll back to")
+        if state.previous is not None:
+            await self._fleet.load(state.previous)
+        return await self._move(state.previous)
+
+    async def _move(self, adapter: str | None) -> dict[str, Any]:
+        before = self._alias.adapter
+        self._alias.follow(await asyncio.to_thread(self._stores.alias.move, adapter))
+        return {"from": before, "to": self._alias.adapter}

@@ -1,0 +1,107 @@
+"""Puts a file's records on the stream: checked first, all or nothing, unless told otherwise.
+
+Owns reading and reporting; validity is daemon.messages, file formats are semievol.data. Works whether or not the daemon
+runs: the stream keeps what is published.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from daemon.config import DaemonConfig
+from daemon.errors import PoisonRecord
+from daemon.messages import RecordParser, label_record, query_record
+from daemon.store.stores import Stores
+from daemon.streams.local import LocalStream
+from daemon.streams.protocol import OutgoingRecord, StreamRecord
+from semievol.data import read_examples, read_queries
+from semievol.errors import DataError
+from semievol.task import Task
+
+BATCH = 500
+MAX_PROBLEMS = 20
+
+
+async def publish_file(
+    config: DaemonConfig, stores: Stores, what: str, source: str, *, skip_invalid: bool, raw: bool
+) -> dict[str, Any]:
+    """Publish `queries` or `labels` from a file or standard input (`-`).
+
+    Raises:
+        DataError: a record is invalid (then nothing was published, unless from standard input) or the file is
+            unreadable.
+    """
+    task = Task(config.task)
+    topic = config.stream.queries if what == "queries" else config.stream.labels
+    parser = RecordParser(task, config.stream.max_record_bytes)
+    parse: Callable[[StreamRecord], Any] = parser.query if what == "queries" else parser.label
+    problems: list[str] = []
+
+    def checked(lines: Iterable[bytes]) -> Iterator[OutgoingRecord]:
+        for number, line in enumerate(lines, 1):
+            value = line.strip()
+            if not value:
+                continue
+            if raw:
+                yield OutgoingRecord(None, value)
+                continue
+            try:
+                parsed = parse(StreamRecord(topic, 0, number, None, value, {}, 0.0))
+            except PoisonRecord as poison:
+                problem = f"{source}:{number}: {poison.detail}"
+                if not skip_invalid:
+                    raise DataError(f"{problem} (--skip-invalid publishes the rest)") from poison
+                problems.append(problem)
+                continue
+            yield OutgoingRecord(parsed.id, value)
+
+    producer = LocalStream(stores.database, config.stream).producer()
+    published = 0
+    if source == "-":  # published as it comes: a pipe may never end
+        for batch in _batches(checked(sys.stdin.buffer)):
+            await producer.publish(topic, batch)
+            published += len(batch)
+    else:
+        for batch in _batches(iter(list(_file_records(Path(source), what, task, checked)))):
+            await producer.publish(topic, batch)
+            published += len(batch)
+    await producer.close()
+    return {"topic": topic, "published": published, "invalid": len(problems), "problems": problems[:MAX_PROBLEMS]}
+
+
+async def retract_labels(config: DaemonConfig, stores: Stores, ids: Sequence[str]) -> dict[str, Any]:
+    """Publish a null value for each id: the labels role takes these examples back."""
+    producer = LocalStream(stores.database, config.stream).producer()
+    await producer.publish(config.stream.labels, [OutgoingRecord(example_id, None) for example_id in ids])
+    await producer.close()
+    return {"topic": config.stream.labels, "retracted": len(ids)}
+
+
+def _file_records(
+    path: Path, what: str, task: Task, checked: Callable[[BinaryIO], Iterator[OutgoingRecord]]
+) -> Iterator[OutgoingRecord]:
+    if path.suffix in (".csv", ".parquet"):
+        if what == "queries":
+            yield from map(query_record, read_queries(path, task))
+        else:
+            yield from map(label_record, read_examples(path, task))
+        return
+    try:
+        with path.open("rb") as file:
+            yield from checked(file)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _batches(records: Iterator[OutgoingRecord]) -> Iterator[list[OutgoingRecord]]:
+    batch: list[OutgoingRecord] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

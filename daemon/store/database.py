@@ -1,0 +1,233 @@
+"""The connection to the state: transactions, dialect differences and error translation, in one place.
+
+SQLite (WAL) by default; the same calls run on PostgreSQL. Everything that only one of them understands is in this
+file. Synchronous and thread-safe: the daemon calls it through `asyncio.to_thread`.
+Invariant: a write transaction takes the write lock when it begins, so that what it reads cannot change under it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic_core
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, Table, event, exc
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+
+from daemon.errors import StoreError, TransientStoreError
+from semievol.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+_T = TypeVar("_T")
+
+_TRANSIENT_SQLITE = ("is locked", "disk is full", "disk i/o error", "unable to open")
+_MIGRATION_LOCK = 0x53454D49  # the key of PostgreSQL's advisory lock
+
+
+def chunks(items: Sequence[_T], size: int = 500) -> Iterator[Sequence[_T]]:
+    """Slices small enough for the bound parameters of one `IN (...)`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+class Database:
+    """One database file or server.
+
+    Args:
+        url: an SQLAlchemy URL, `sqlite:////absolute/state.db` or `postgresql+psycopg://...`.
+        busy_timeout_s: how long a write waits for other writers before TransientStoreError.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 30.0) -> None:
+        self._url = _checked(url)
+        self._busy_timeout_s = busy_timeout_s
+        self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        # Writers of one process queue here: SQLite's own waiting is a poll with sleeps, and not fair.
+        self._turn = threading.Lock() if self._is_sqlite else None
+        self._engine = self._build_engine()
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None for a server."""
+        return Path(self._url.database) if self._is_sqlite and self._url.database else None
+
+    @property
+    def description(self) -> str:
+        """The URL without its password, for people."""
+        return self._url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock; committed when the block ends, rolled back when it raises.
+
+        Not re-entrant: a thread that opens a second one inside the first waits for itself until the busy timeout.
+
+        Raises:
+            TransientStoreError: busy, full or away.
+            StoreError: the statement or the schema is wrong.
+        """
+        with self._translated(), self._my_turn(), self._engine.connect() as connection:
+            connection.execution_options(semievol_write=True)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read-only transaction: all its statements see one state (SQLite; each its own on PostgreSQL).
+
+        Raises:
+            TransientStoreError: busy or away.
+            StoreError: the statement or the schema is wrong.
+        """
+        with self._translated(), self._engine.connect() as connection, connection.begin() as transaction:
+            yield connection
+            transaction.rollback()
+
+    def insert_new(
+        self, connection: Connection, table: Table, rows: Sequence[Row], returning: sa.Column[Any]
+    ) -> set[Any]:
+        """Insert the rows whose primary key is free; the values of `returning` of those inserted."""
+        if not rows:
+            return set()
+        statement = self._insert(table).on_conflict_do_nothing(index_elements=_key(table)).returning(returning)
+        return set(connection.execute(statement, rows).scalars())
+
+    def upsert(self, connection: Connection, table: Table, rows: Sequence[Row], update: Sequence[str]) -> None:
+        """Insert the rows, or set the columns `update` of those whose primary key is taken."""
+        if not rows:
+            return
+        statement = self._insert(table)
+        statement = statement.on_conflict_do_update(
+            index_elements=_key(table), set_={name: statement.excluded[name] for name in update}
+        )
+        connection.execute(statement, rows)
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest version; safe to call from several processes at once.
+
+        Raises:
+            SchemaError: the database was written by a newer version of the code.
+            TransientStoreError: another process held the write lock for too long.
+        """
+        from daemon.store.migrate import upgrade  # Alembic is slow to import and needed once
+
+        with self.write() as connection:
+            if not self._is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            upgrade(connection)
+
+    def close(self) -> None:
+        """Close the pooled connections. Open transactions must have ended."""
+        self._engine.dispose()
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _insert(self, table: Table) -> Any:
+        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=self._busy_timeout_s):
+            raise TransientStoreError(f"{self.description}: no write was possible for {self._busy_timeout_s:g} s")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.TimeoutError as error:
+            raise TransientStoreError(f"{self.description}: no free connection: {error}") from error
+        except exc.DBAPIError as error:
+            text = f"{self.description}: {error.orig}"
+            raise (TransientStoreError if _is_transient(error) else StoreError)(text) from error
+
+    def _build_engine(self) -> Engine:
+        options: dict[str, Any] = {
+            "pool_size": 8,
+            "max_overflow": 8,
+            "json_serializer": _to_json,
+            "json_deserializer": pydantic_core.from_json,
+        }
+        if not self._is_sqlite:
+            return sa.create_engine(self._url, pool_pre_ping=True, **options)
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(self._url, **options)
+        event.listen(engine, "connect", self._prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def _prepare_sqlite(self, connection: sqlite3.Connection, _record: object) -> None:
+        """Settings of a new SQLite connection."""
+        connection.isolation_level = None  # we say BEGIN ourselves: the driver would say it too late
+        connection.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout_s * 1000)}")
+        self._switch_to_wal(connection)
+        # FULL: a commit survives power loss, not only kill -9. NORMAL would lose the last commits then, and with them
+        # the promise that a committed offset means a stored pseudo-label.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA cache_size = -16384")
+
+    def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
+        """Two processes that open a new file together race for this switch, and SQLite does not wait in it."""
+        deadline = time.monotonic() + self._busy_timeout_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("semievol_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _checked(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise ConfigError(f"store.url: not a database URL: {error}; write sqlite:////absolute/path.db") from error
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise ConfigError(f"store.url: {backend} is not supported; use sqlite:////path.db or postgresql+psycopg://...")
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ConfigError("store.url: an in-memory SQLite database loses everything; write sqlite:////path.db")
+    return parsed
+
+
+def _is_transient(error: exc.DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return any(text in str(error.orig).lower() for text in _TRANSIENT_SQLITE)
+    # psycopg: lost connections, shutdown of the server, deadlocks and serialization failures
+    return isinstance(error, exc.OperationalError) and not isinstance(error.orig, sqlite3.Error)
+
+
+def _key(table: Table) -> list[str]:
+    return [column.name for column in table.primary_key.columns]
+
+
+def _to_json(value: object) -> str:
+    return pydantic_core.to_json(value).decode()

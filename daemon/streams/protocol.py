@@ -1,0 +1,96 @@
+"""What the daemon needs from a stream: at-least-once delivery in order per partition, offsets committed by the reader.
+
+Owns the record type and the two protocols, no transport. Implementations: local (SQLite), kafka.
+Invariant: an offset is committed only by the consumer that owns its partition, and means "the next record to read".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+
+class StreamRecord(NamedTuple):
+    """One record as it was read.
+
+    `value` None is a tombstone. `timestamp` is UTC seconds since the epoch. Keys and header values that are
+    not UTF-8 are decoded with backslash escapes: a broken key must not stop its partition.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: str | None
+    value: bytes | None
+    headers: Mapping[str, str]
+    timestamp: float
+
+
+class OutgoingRecord(NamedTuple):
+    """One record to be published; records with one key stay in order."""
+
+    key: str | None
+    value: bytes | None
+    headers: Mapping[str, str] = {}
+
+
+class StreamConsumer(Protocol):
+    """One member of a consumer group, reading one topic. Used by one task; any task may ask for `lag`."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def assigned(self) -> frozenset[int]:
+        """The partitions that this member owns now; empty for a standby."""
+        ...
+
+    async def poll(self, max_records: int, timeout_s: float) -> list[StreamRecord]:
+        """Wait until there are records, at most `timeout_s`, and return up to `max_records` of them.
+
+        With `max_records` 0 nothing is fetched and nothing is waited for: the call only keeps the membership
+        alive, so that a reader whose hands are full is not thrown out of its group. Between two calls of `revoked`
+        the offsets of one partition rise strictly; they may have gaps.
+
+        Raises:
+            TransientStreamError: the stream did not answer; the position is unchanged.
+        """
+        ...
+
+    def revoked(self) -> frozenset[int]:
+        """The partitions lost since the last call, also those that came back in the meantime.
+
+        To be called after every poll and before its records are used: work in flight of these partitions may be
+        finished but must not be committed, because their next owner starts from the last commit.
+        """
+        ...
+
+    async def commit(self, next_offsets: Mapping[int, int]) -> None:
+        """Store {partition: next offset to read}; partitions that are not owned any more are left out silently.
+
+        Raises:
+            TransientStreamError: nothing, or all of it, was stored; the same call may be made again.
+        """
+        ...
+
+    async def lag(self) -> int:
+        """Records of the owned partitions that are not committed yet."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group, so that another member takes over at once. Commits nothing."""
+        ...
+
+
+class StreamProducer(Protocol):
+    """Writes records; safe to share between tasks."""
+
+    async def publish(self, topic: str, records: Sequence[OutgoingRecord]) -> None:
+        """Append the records; returns when they are durable.
+
+        Raises:
+            TransientStreamError: none, some or all were appended; publishing again may duplicate them.
+        """
+        ...
+
+    async def close(self) -> None: ...

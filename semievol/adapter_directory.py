@@ -1,0 +1,249 @@
+"""An adapter version on disk: one immutable directory, published whole or not at all.
+
+Owns the layout (`adapter_config.json`, `adapter_model.safetensors`, `manifest.json`, `STABLE`), the content hash and
+the order of writes. Owns not what the weights mean (lora, local_generator) nor which version serves.
+Invariant: a directory with the marker `STABLE` holds exactly the bytes that were trained; every reader trusts the
+marker alone, so that a process killed anywhere leaves nothing that could be mistaken for an adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from semievol.errors import AdapterError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+MANIFEST_FILE = "manifest.json"
+MARKER_FILE = "STABLE"
+
+_CONTENT_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an adapter is and how it came to be.
+
+    `content_hash` (sha256, hex) covers the weights and the LoRA configuration, not this manifest: equal training gives
+    equal hashes whenever it ran. `files` holds their sizes in bytes. `fingerprint` is what the trained weights answer
+    to the fingerprint prompts: `{"messages", "token_ids", "logprobs"}` each. `created_at` is seconds since the epoch.
+    """
+
+    name: str
+    content_hash: str
+    base_model: str
+    parent: str | None
+    round_number: int
+    seed: int
+    training: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: tuple[Mapping[str, Any], ...] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
+    created_at: float = 0.0
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read a manifest; fields that this version does not know are ignored.
+
+        Raises:
+            ValueError: not JSON, or a field is missing or of the wrong type.
+        """
+        record = json.loads(text)
+        if not isinstance(record, dict):
+            raise ValueError("not a JSON object")
+        for key, kind in (("name", str), ("content_hash", str), ("base_model", str), ("files", dict)):
+            if not isinstance(record.get(key), kind):
+                raise ValueError(f"{key} is missing or of the wrong type")
+        if not isinstance(record.setdefault("fingerprint", []), list):
+            raise ValueError("fingerprint is not a list")
+        record["fingerprint"] = tuple(record["fingerprint"])
+        known = {f.name for f in fields(cls)}
+        try:
+            return cls(**{key: value for key, value in record.items() if key in known})
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can be an adapter's.
+
+    Raises:
+        AdapterError: it has other characters than a-z 0-9 . _ -, or starts with one of the last three.
+    """
+    if not _NAME.fullmatch(name) or len(name) > 200:
+        raise AdapterError(
+            f"adapter name {name!r} is not usable: start with a-z or 0-9, go on with a-z 0-9 . _ - (at most 200)"
+        )
+    return name
+
+
+def content_hash(directory: Path) -> str:
+    """sha256 (hex) over the names, sizes and bytes of the content files, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(_CONTENT_FILES):
+        path = directory / name
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def publish(
+    work_dir: Path,
+    adapters_dir: Path,
+    name_prefix: str,
+    *,
+    base_model: str,
+    parent: str | None,
+    round_number: int,
+    seed: int,
+    training: Mapping[str, Any],
+    fingerprint: tuple[Mapping[str, Any], ...] = (),
+) -> Path:
+    """Publish the adapter files in `work_dir` as `adapters_dir/<name_prefix>-<first 8 hex of the content hash>`.
+
+    1. Copy the content files and write the manifest under an unfinished name, each file synced.
+    2. Sync that directory, rename it to its final name, sync `adapters_dir`.
+    3. Write the marker beside it the same way (unfinished name, sync, rename, sync).
+
+    Publishing the same content again returns the existing directory; one that lacks its marker is replaced.
+
+    Raises:
+        AdapterError: a content file is missing, the name is not usable, or another adapter has the same name.
+    """
+    for name in _CONTENT_FILES:
+        if not (work_dir / name).is_file():
+            raise AdapterError(f"{work_dir}: {name} is missing, nothing to publish")
+    digest = content_hash(work_dir)
+    name = check_name(f"{name_prefix}-{digest[:8]}")
+    final = adapters_dir / name
+    if (final / MARKER_FILE).exists():
+        found = verify(final)
+        if found.content_hash != digest:
+            raise AdapterError(f"{final}: another adapter has this name; its hash is {found.content_hash}")
+        return final
+
+    adapters_dir.mkdir(parents=True, exist_ok=True)
+    unfinished = adapters_dir / f"{_UNFINISHED}{name}"
+    _remove(unfinished)
+    unfinished.mkdir()
+    for content in _CONTENT_FILES:
+        shutil.copyfile(work_dir / content, unfinished / content)
+        _sync(unfinished / content)
+    manifest = Manifest(
+        name=name,
+        content_hash=digest,
+        base_model=base_model,
+        parent=parent,
+        round_number=round_number,
+        seed=seed,
+        training=training,
+        fingerprint=fingerprint,
+        files={content: (work_dir / content).stat().st_size for content in _CONTENT_FILES},
+        created_at=time.time(),
+    )
+    write_durably(unfinished / MANIFEST_FILE, manifest.to_json())
+    _remove(final)
+    unfinished.rename(final)
+    _sync(adapters_dir)
+    write_durably(final / MARKER_FILE, digest + "\n")
+    return final
+
+
+def verify(path: Path) -> Manifest:
+    """Read the manifest of a published adapter and compare every byte with the marker.
+
+    Raises:
+        AdapterError: the text names the path and the defect.
+    """
+    if not path.is_dir():
+        raise AdapterError(f"{path}: no such adapter directory")
+    try:
+        marked = (path / MARKER_FILE).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise AdapterError(f"{path}: no {MARKER_FILE} marker, so its publication was not finished") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdapterError(f"{path}: unreadable {MARKER_FILE} marker ({error})") from error
+    try:
+        manifest = Manifest.from_json((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path}: unreadable {MANIFEST_FILE} ({error})") from error
+    for name in _CONTENT_FILES:
+        file = path / name
+        if not file.is_file():
+            raise AdapterError(f"{path}: {name} is missing")
+        size, expected = file.stat().st_size, manifest.files.get(name)
+        if expected is not None and size < expected:
+            raise AdapterError(f"{path}: {name} is truncated, {size} of {expected} bytes")
+    try:
+        digest = content_hash(path)
+    except OSError as error:
+        raise AdapterError(f"{path}: unreadable ({error})") from error
+    if digest != marked or manifest.content_hash != marked:
+        raise AdapterError(
+            f"{path}: content hash mismatch, {MARKER_FILE} says {marked[:12]}, {MANIFEST_FILE} "
+            f"{manifest.content_hash[:12]}, the files {digest[:12]}"
+        )
+    return manifest
+
+
+def remove_unfinished(adapters_dir: Path, prefix: str) -> list[str]:
+    """Delete what killed publications under `prefix` left behind; returns the names of the removed directories.
+
+    Call it only while nothing publishes under that prefix.
+    """
+    if not adapters_dir.is_dir():
+        return []
+    removed = []
+    for path in sorted(adapters_dir.iterdir()):
+        unmarked = path.is_dir() and path.name.startswith(f"{prefix}-") and not (path / MARKER_FILE).exists()
+        if unmarked or path.name.startswith(f"{_UNFINISHED}{prefix}-"):
+            _remove(path)
+            removed.append(path.name)
+    return removed
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file so that a crash leaves the old file or the new one, never a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def sync_tree(directory: Path) -> None:
+    """Flush a directory and everything in it to the disk."""
+    for path in directory.rglob("*"):
+        _sync(path)
+    _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a directory entry to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""The command line `semievol`: the method on files, and whatever installed packages add to it.
+
+Owns arguments, output and exit codes (0 done, 1 the run failed, 2 usage, configuration or data). What the commands do
+is in file_commands. Other packages (the service) register theirs through the entry-point group `semievol.commands`.
+Heavy imports wait until a command needs them: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from semievol.errors import ConfigError, DataError, SemiEvolError
+
+if TYPE_CHECKING:
+    from semievol.config import MethodConfig
+    from semievol.recipe import Watcher
+
+COMMANDS_GROUP = "semievol.commands"
+
+
+class OutputFormat(StrEnum):
+    """How results are printed to standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file of the method's settings (or SEMIEVOL__SECTION__KEY).")
+]
+ExamplesPath = Annotated[Path, typer.Option("--examples", help="Labelled examples (.jsonl, .csv, .parquet).")]
+QueriesPath = Annotated[Path, typer.Option("--queries", help="Unlabeled queries (.jsonl, .csv, .parquet).")]
+AdapterPath = Annotated[
+    Path | None, typer.Option("--adapter", resolve_path=True, help="Adapter directory; without it, the base model.")
+]
+Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="table or json")]
+
+app = typer.Typer(
+    name="semievol",
+    help="Semi-supervised LoRA fine-tuning from few labels and many queries (SemiEvol, arXiv 2410.14745).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point of `semievol`."""
+    add_installed_commands(app)
+    run_app(app)
+
+
+def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
+    """Run an app on `arguments` (None: the process's own); our errors become one line and an exit code."""
+    try:
+        target(arguments)
+    except (ConfigError, DataError) as error:
+        _fail(error, 2)
+    except (SemiEvolError, OSError) as error:
+        _fail(error, 1)
+
+
+@app.command("evolve")
+def evolve_command(
+    examples: ExamplesPath,
+    queries: QueriesPath,
+    out: Annotated[Path, typer.Option(help="Run directory; the same command goes on where an earlier one stopped.")],
+    config: ConfigPath = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Evolve rounds after the warm round.")] = 1,
+    holdout: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the examples kept for the gate.")] = 0.2,
+    test: Annotated[Path | None, typer.Option(help="Labelled data to score every adapter on, at the end.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="True answers of the queries, to score pseudo-labels.")] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Run the whole method: warm round, then label, select, train and prove, round by round."""
+    from semievol.file_commands import EvolveFiles, run_evolve
+
+    files = EvolveFiles(examples=examples, queries=queries, out=out, test=test, answers=answers)
+    settings = _load(config)
+    with _progress() as watcher:
+        summary = asyncio.run(run_evolve(settings, files, rounds=rounds, holdout_share=holdout, watcher=watcher))
+    show(summary, output)
+
+
+@app.command("label")
+def label_command(
+    examples: ExamplesPath,
+    queries: QueriesPath,
+    out: Annotated[Path, typer.Option(help="Pseudo-labels with all that explains them (.jsonl).")],
+    config: ConfigPath = None,
+    adapter: AdapterPath = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Pseudo-label queries with the help of examples, and say which would be trained on."""
+    from semievol.file_commands import run_label
+
+    settings = _load(config)
+    with _progress() as watcher:
+        summary = asyncio.run(run_label(settings, examples, queries, out, adapter, watcher))
+    show(summary, output)
+
+
+@app.command("train")
+def train_command(
+    examples: ExamplesPath,
+    out: Annotated[Path, typer.Option(help="Directory for the snapshot and, under adapters/, the adapter.")],
+    config: ConfigPath = None,
+    pseudo_labels: Annotated[
+        Path | None, typer.Option("--pseudo-labels", help="Output of `semievol label`; selection is applied to it.")
+    ] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Train one adapter on examples and selected pseudo-labels."""
+    from semievol.file_commands import run_train
+
+    settings = _load(config)
+    with _progress() as watcher:
+        summary = asyncio.run(run_train(settings, examples, pseudo_labels, out, watcher))
+    show(summary, output)
+
+
+@app.command("eval")
+def eval_command(
+    data: Annotated[Path, typer.Option(help="Labelled data to answer.")],
+    config: ConfigPath = None,
+    adapter: AdapterPath = None,
+    examples: Annotated[Path | None, typer.Option(help="Examples to retrieve neighbours from.")] = None,
+    neighbours: Annotated[int, typer.Option(min=0, help="Neighbours in the prompt; 0 is closed book.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to write every outcome (.jsonl).")] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Measure the accuracy of the base model or an adapter."""
+    from semievol.file_commands import run_eval
+
+    settings = _load(config)
+    with _progress() as watcher:
+        summary = asyncio.run(run_eval(settings, data, adapter, examples, neighbours, out, watcher))
+    show(summary, output)
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _load(path: Path | None) -> MethodConfig:
+    from semievol.config import MethodConfig
+    from semievol.config_file import load_config
+
+    return load_config(MethodConfig, path)
+
+
+@contextmanager
+def _progress() -> Iterator[Watcher]:
+    """Progress bars on standard error, gone when the command ends."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def watch(step: str, total: int) -> Any:
+            bar = bars.add_task(step, total=total)
+            return lambda count: bars.advance(bar, count)
+
+        yield watch
+
+
+def show(summary: dict[str, Any], output: OutputFormat) -> None:
+    """Print a result to standard output."""
+    if output is OutputFormat.JSON:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for key, value in _flat(summary):
+        table.add_row(key, value)
+    Console().print(table)
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values as `rounds.1.gate.decision` rows."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flat(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for position, part in enumerate(value, start=1):
+            yield from _flat(part, f"{key}.{position}")
+    else:
+        yield key, f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def add_installed_commands(target: typer.Typer) -> None:
+    """Let every registered function add its commands; one that cannot be imported costs only its own."""
+    for entry in entry_points(group=COMMANDS_GROUP):
+        try:
+            register = entry.load()
+        except ImportError as error:
+            print(f"warning: the commands of {entry.name} are not available ({error})", file=sys.stderr)
+            continue
+        register(target)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+if __name__ == "__main__":
+    main()

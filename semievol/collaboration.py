@@ -1,0 +1,216 @@
+"""Collaborative labelling: several inference configurations answer each query, and one answer comes out.
+
+Owns the two stages (candidate answers, self-justification where they differ) and the vote. Does not decide what is
+trained on: see selection. Invariants: every candidate answer counts in the agreement, parseable or not; an answer
+is one that a candidate gave; the same queries, seed and adapter give the same pseudo-labels however they are batched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from semievol import confidence
+from semievol.config import Configuration, LabellingConfig
+from semievol.errors import ConfigError
+from semievol.propagation import arrange, retrieve
+from semievol.protocols import ExampleIndex, Generator, Progress
+from semievol.seeds import derive
+from semievol.task import Task
+from semievol.types import (
+    CandidateAnswer,
+    Completion,
+    Example,
+    GenerationRequest,
+    Message,
+    Neighbour,
+    PseudoLabel,
+    Query,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """The first stage's result for one query."""
+
+    query: Query
+    neighbours: list[Neighbour]
+    candidates: tuple[CandidateAnswer, ...]
+    prompt_tokens: int
+    generated_tokens: int
+
+
+class CollaborativeLabeller:
+    """Labels queries with one generator, one example index and one seed.
+
+    Args:
+        generator: answers prompts.
+        index: source of neighbours; None when every configuration is closed book.
+        task: prompts and parsing.
+        config: configurations, self-justification and batch size.
+        seed: the run's seed.
+
+    Raises:
+        ConfigError: a configuration wants neighbours and there is no index.
+    """
+
+    def __init__(
+        self, generator: Generator, index: ExampleIndex | None, task: Task, config: LabellingConfig, seed: int
+    ) -> None:
+        self._generator = generator
+        self._index = index
+        self._task = task
+        self._config = config
+        self._seed = seed
+        self._most_neighbours = max(configuration.neighbours for configuration in config.configurations)
+        if self._most_neighbours and index is None:
+            raise ConfigError("labelling.configurations: neighbours above 0 need an example index")
+
+    async def label(
+        self, queries: Sequence[Query], adapter: str | None, *, progress: Progress | None = None
+    ) -> list[PseudoLabel]:
+        """Label every query, in order; at most `batch_size` of them per call of the generator.
+
+        Args:
+            queries: any number of them.
+            adapter: a loaded adapter; None is the base model.
+            progress: called with the number of queries finished since the last call.
+
+        Raises:
+            AdapterError: `adapter` is not loaded.
+            TransientError: generator or index did not answer; nothing is returned.
+        """
+        labels: list[PseudoLabel] = []
+        for start in range(0, len(queries), self._config.batch_size):
+            batch = queries[start : start + self._config.batch_size]
+            labels += await self._label_batch(batch, adapter)
+            if progress is not None:
+                progress(len(batch))
+        return labels
+
+    async def _label_batch(self, queries: Sequence[Query], adapter: str | None) -> list[PseudoLabel]:
+        answers = await self._answer(queries, adapter)
+        picks = await self._justify(answers, adapter)
+        return [self._conclude(each, pick, adapter) for each, pick in zip(answers, picks, strict=True)]
+
+    # --- stage one: candidate answers ------------------------------------------------------------------------------
+
+    async def _answer(self, queries: Sequence[Query], adapter: str | None) -> list[_Answers]:
+        """All candidate answers of all queries, from one call: identical prompts share their prefill there."""
+        neighbours = await asyncio.to_thread(retrieve, self._index, queries, self._most_neighbours)
+        requests = [
+            self._request(query, found, configuration, adapter)
+            for query, found in zip(queries, neighbours, strict=True)
+            for configuration in self._config.configurations
+        ]
+        completions = await self._generator.generate(requests)
+        width = len(self._config.configurations)
+        return [
+            self._collect(
+                query,
+                found,
+                requests[position * width : (position + 1) * width],
+                completions[position * width : (position + 1) * width],
+            )
+            for position, (query, found) in enumerate(zip(queries, neighbours, strict=True))
+        ]
+
+    def _request(
+        self, query: Query, neighbours: Sequence[Neighbour], configuration: Configuration, adapter: str | None
+    ) -> GenerationRequest:
+        shown = arrange(neighbours, configuration, query, self._seed)
+        return GenerationRequest(
+            messages=self._task.prompt(query, shown),
+            adapter=adapter,
+            samples=configuration.samples,
+            temperature=configuration.temperature,
+            max_tokens=self._task.config.max_answer_tokens,
+            seed=derive(self._seed, "label", query.id, configuration.name),
+        )
+
+    def _collect(
+        self,
+        query: Query,
+        neighbours: list[Neighbour],
+        requests: Sequence[GenerationRequest],
+        completions: Sequence[Sequence[Completion]],
+    ) -> _Answers:
+        candidates = tuple(
+            CandidateAnswer(
+                configuration.name,
+                completion.text,
+                self._task.parse(completion.text, query, truncated=completion.finish_reason == "length"),
+                confidence.entropy(completion.logprobs),
+            )
+            for configuration, samples in zip(self._config.configurations, completions, strict=True)
+            for completion in samples
+        )
+        prefills: dict[tuple[Message, ...], int] = {}
+        for request, samples in zip(requests, completions, strict=True):
+            prefills[request.messages] = max((completion.prompt_tokens for completion in samples), default=0)
+        generated = sum(len(completion.token_ids) for samples in completions for completion in samples)
+        return _Answers(query, neighbours, candidates, sum(prefills.values()), generated)
+
+    # --- stage two: self-justification -----------------------------------------------------------------------------
+
+    async def _justify(self, answers: Sequence[_Answers], adapter: str | None) -> list[Completion | None]:
+        """Where candidates differ, the model's own pick (one greedy answer each, from one call); else None."""
+        picks: list[Completion | None] = [None] * len(answers)
+        if not self._config.justify:
+            return picks
+        differing = [position for position, each in enumerate(answers) if len(ranking(each.candidates)) > 1]
+        if not differing:
+            return picks
+        requests = [self._justify_request(answers[position], adapter) for position in differing]
+        for position, completions in zip(differing, await self._generator.generate(requests), strict=True):
+            picks[position] = completions[0]
+        return picks
+
+    def _justify_request(self, answers: _Answers, adapter: str | None) -> GenerationRequest:
+        shown: list[Example] = arrange(answers.neighbours, self._config.configurations[0], answers.query, self._seed)
+        return GenerationRequest(
+            messages=self._task.justify_prompt(answers.query, shown, ranking(answers.candidates)),
+            adapter=adapter,
+            max_tokens=self._task.config.max_answer_tokens,
+            seed=derive(self._seed, "justify", answers.query.id),
+        )
+
+    # --- conclusion ------------------------------------------------------------------------------------------------
+
+    def _conclude(self, answers: _Answers, pick: Completion | None, adapter: str | None) -> PseudoLabel:
+        ranked = ranking(answers.candidates)
+        answer = ranked[0] if ranked else None
+        justified = False
+        if pick is not None:
+            picked = self._task.parse(pick.text, answers.query, truncated=pick.finish_reason == "length")
+            if picked in ranked:
+                answer, justified = picked, True
+        given = [candidate.answer for candidate in answers.candidates]
+        entropy = answer_entropy(answers.candidates, answer)
+        agreement = confidence.agreement(given, answer)
+        return PseudoLabel(
+            query=answers.query,
+            answer=answer,
+            entropy=entropy,
+            agreement=agreement,
+            confidence=confidence.confidence(entropy, agreement),
+            justified=justified,
+            adapter=adapter,
+            neighbours=tuple((each.example.id, each.similarity) for each in answers.neighbours),
+            candidates=answers.candidates,
+            prompt_tokens=answers.prompt_tokens + (pick.prompt_tokens if pick else 0),
+            generated_tokens=answers.generated_tokens + (len(pick.token_ids) if pick else 0),
+        )
+
+
+def answer_entropy(candidates: Sequence[CandidateAnswer], answer: str | None) -> float:
+    """The mean entropy (nats per token) of the candidates that gave `answer`; None: of the unparseable ones."""
+    return confidence.mean_entropy([candidate.entropy for candidate in candidates if candidate.answer == answer])
+
+
+def ranking(candidates: Sequence[CandidateAnswer]) -> list[str]:
+    """The different answers, most votes first, ties by lower mean entropy, then by spelling."""
+    answers = {candidate.answer for candidate in candidates if candidate.answer is not None}
+    votes = {answer: sum(candidate.answer == answer for candidate in candidates) for answer in answers}
+    return sorted(answers, key=lambda answer: (-votes[answer], answer_entropy(candidates, answer), answer))

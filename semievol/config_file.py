@@ -1,0 +1,201 @@
+"""One strict loader for configuration: a YAML file, then environment overrides, then the model class.
+
+Owns reading, overriding and the wording of errors, for any class built of `config.Section`s. Invariants: an unknown
+key is an error that names the nearest known one, later sources win, and no secret is ever quoted in an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from semievol.errors import ConfigError
+
+PREFIX = "SEMIEVOL__"
+_FILE_SUFFIX = "_FILE"
+_SHOWN_PROBLEMS = 5
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_config(model_class: type[Model], path: Path | None, env: Mapping[str, str] | None = None) -> Model:
+    """Read `path` (None: defaults only), apply the overrides, and validate.
+
+    `SEMIEVOL__SECTION__KEY=value` sets `section.key`; the value is read as YAML unless the key holds text.
+    `SEMIEVOL__SECTION__KEY_FILE=path` takes the value from a file, for secrets that are mounted.
+
+    Args:
+        model_class: the class of the whole configuration.
+        path: YAML file; None: only defaults and overrides.
+        env: the environment; None: the process's own.
+
+    Raises:
+        ConfigError: naming file or variable, key and fix.
+    """
+    values = _read_yaml(path) if path is not None else {}
+    for name, text in sorted((os.environ if env is None else env).items()):
+        if name.startswith(PREFIX):
+            _override(model_class, values, name, text)
+    try:
+        return model_class.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(model_class, error, str(path) if path else "configuration")) from None
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that appears twice is an error instead of a silent overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} appears twice; keep one", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not valid UTF-8; save the file as UTF-8") from None
+    try:
+        values = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: {getattr(error, 'problem', None) or 'is not valid YAML'}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections (key: value), found {type(values).__name__}")
+    return values
+
+
+def _override(model_class: type[BaseModel], values: dict[str, Any], name: str, text: str) -> None:
+    """Set the key that the variable `name` stands for in `values`."""
+    keys = name.removeprefix(PREFIX).lower().split("__")
+    section: Any = model_class
+    target = values
+    for depth, key in enumerate(keys):
+        fields = section.model_fields
+        last = depth == len(keys) - 1
+        if last and key not in fields and name.endswith(_FILE_SUFFIX) and key[: -len(_FILE_SUFFIX)] in fields:
+            key, text = key[: -len(_FILE_SUFFIX)], _read_secret(name, text)
+        if key not in fields:
+            raise ConfigError(f"{name}: unknown key {'.'.join(keys[: depth + 1])}{_nearest(key, fields)}")
+        if last:
+            target[key] = _value(fields[key].annotation, name, text)
+            return
+        section = _section_class(fields[key].annotation)
+        if section is None:
+            raise ConfigError(f"{name}: {'.'.join(keys[: depth + 1])} is a setting, not a section")
+        if not isinstance(target.get(key), dict):
+            target[key] = {}
+        target = target[key]
+
+
+def _read_secret(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: {path} cannot be read ({error})") from None
+
+
+def _value(annotation: Any, name: str, text: str) -> Any:
+    kinds = _alternatives(annotation)
+    if type(None) in kinds and text.strip().lower() in ("null", "none", "~"):
+        return None
+    if str in kinds or Path in kinds:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{name}: the value is not valid YAML; quote it or use JSON") from None
+
+
+# --- the shape of the model -----------------------------------------------------------------------------------------
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _section_class(annotation: Any) -> type[BaseModel] | None:
+    for kind in _alternatives(annotation):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _class_at(model_class: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The section class in which the last part of `location` is a key."""
+    section: type[BaseModel] | None = model_class
+    for part in location[:-1]:
+        if section is None:
+            return None
+        if not isinstance(part, str) or part not in section.model_fields:
+            continue
+        annotation = section.model_fields[part].annotation
+        section = _section_class(annotation) or next(
+            (found for kind in typing.get_args(annotation) if (found := _section_class(kind))), None
+        )
+    return section
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(sorted(known))}"
+
+
+def _explain(model_class: type[BaseModel], error: ValidationError, source: str) -> str:
+    problems = error.errors(include_url=False)
+    texts = [_explain_one(model_class, problem) for problem in problems[:_SHOWN_PROBLEMS]]
+    if len(problems) > _SHOWN_PROBLEMS:
+        texts.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")
+    return f"{source}: " + "; ".join(texts)
+
+
+def _explain_one(model_class: type[BaseModel], problem: Any) -> str:
+    location = problem["loc"]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    section = _class_at(model_class, location) if location else None
+    if problem["type"] == "extra_forbidden" and section is not None:
+        return f"{where}: unknown key{_nearest(str(location[-1]), section.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{where}: missing; set it"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    found = problem.get("input")
+    field = section.model_fields.get(str(location[-1])) if section is not None and location else None
+    if isinstance(found, bool) and "string" in message:
+        return f"{where}: {message}; put it in quotes (YAML reads yes, no, on and off as true and false)"
+    if isinstance(found, (str, int, float)) and (field is None or field.repr):
+        return f"{where}: {message} (found {found!r})"
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,205 @@
+"""The decode loop: prompts in, sampled tokens with their log-probabilities out.
+
+Owns batching inside one forward pass: prompts are unique, what all of them begin with is computed once, every row (one
+sample) continues from its prompt's cache. Owns no queue, no adapters, no text. Called with the model's adapter set.
+Invariant: the tokens of a row depend on its prompt, seed and temperature; what else is in the batch changes
+nothing but rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from semievol.seeds import derive
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample to draw: sample `sample` of a request with `seed`, continuing prompts[`prompt`]."""
+
+    prompt: int
+    sample: int
+    seed: int
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What a row generated; `stopped` tells an end token from the limit. `logprobs` are at temperature 1."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    stopped: bool = False
+
+
+@dataclass(slots=True)
+class Prefix:
+    """Prompts of a batch, computed: the cache holds shared tokens, then padding, then the rest of each prompt.
+
+    mask: (prompts, cached places), 1 where a place holds a token. lengths: (prompts,), tokens of each prompt.
+    """
+
+    cache: Any
+    mask: torch.Tensor
+    lengths: torch.Tensor
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep or repeat rows of the batch."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
+
+
+@torch.inference_mode()
+def decode(
+    model: Any, prompts: Sequence[Sequence[int]], rows: Sequence[Row], *, end_tokens: frozenset[int], padding: int
+) -> list[Decoded]:
+    """Draw every row; result[i] belongs to rows[i].
+
+    Each row samples by inverse CDF, one uniform number per token, from a stream of its own: (seed, sample) decide it.
+    """
+    prefix, logits = prefill(model, prompts, padding)
+    device = logits.device
+    held = torch.tensor([row.prompt for row in rows], device=device)
+    logits = logits[held]
+    prefix.select(held)
+    temperatures = torch.tensor([row.temperature for row in rows], dtype=torch.float32, device=device)
+    uniforms = _uniforms(rows).to(device)
+    decoded = [Decoded([], []) for _ in rows]
+    running = list(range(len(rows)))  # running[place] is the row that this place of the batch still generates
+    live = [True] * len(rows)
+    for step in range(max(row.max_tokens for row in rows)):
+        tokens, logprobs = _sample(logits, temperatures, uniforms[:, step])
+        for place, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True)):
+            if live[place]:
+                row = decoded[running[place]]
+                row.token_ids.append(token)
+                row.logprobs.append(logprob)
+                row.stopped = token in end_tokens
+                live[place] = not row.stopped and len(row.token_ids) < rows[running[place]].max_tokens
+        if not any(live):
+            break
+        if live.count(False) * 4 >= len(live):  # copying the cache costs about as much as one step over it
+            keep = [place for place, alive in enumerate(live) if alive]
+            running, live = [running[place] for place in keep], [True] * len(keep)
+            kept = torch.tensor(keep, device=device)
+            prefix.select(kept)
+            tokens, temperatures, uniforms = tokens[kept], temperatures[kept], uniforms[kept]
+        logits = _step(model, prefix, tokens)
+    return decoded
+
+
+@torch.inference_mode()
+def score(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    """Log-probabilities of given tokens after a prompt, in one pass (teacher forcing)."""
+    device = model.device
+    tokens = torch.tensor([[*prompt, *completion]], device=device)
+    logits = model(input_ids=tokens[:, :-1], logits_to_keep=len(completion), use_cache=False).logits[0].float()
+    chosen = torch.tensor(list(completion), device=device)
+    result: list[float] = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].tolist()
+    return result
+
+
+def prefill(model: Any, prompts: Sequence[Sequence[int]], padding: int) -> tuple[Prefix, torch.Tensor]:
+    """Compute the cache of every prompt and the logits after its last token, shape (prompts, vocabulary).
+
+    The tokens that all prompts begin with (template, system message) run through the model once.
+    """
+    device = model.device
+    cache: Any = DynamicCache(config=model.config)
+    shared = shared_length(prompts)
+    if shared:
+        first = torch.tensor([list(prompts[0][:shared])], device=device)
+        model(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_select_indices(torch.zeros(len(prompts), dtype=torch.long, device=device))
+    tokens, mask, positions = left_pad([prompt[shared:] for prompt in prompts], padding, shared)
+    mask = mask.to(device)
+    output = model(
+        input_ids=tokens.to(device),
+        attention_mask=mask,
+        position_ids=positions.to(device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    return Prefix(cache, mask, lengths), output.logits[:, -1]
+
+
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with; at least one token of each is left, and one prompt shares nothing."""
+    if len(prompts) < 2:
+        return 0
+    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))  # in lexical order the others lie between these
+    limit = min(len(prompt) for prompt in prompts) - 1
+    shared = 0
+    while shared < limit and low[shared] == high[shared]:
+        shared += 1
+    return shared
+
+
+def left_pad(
+    sequences: Sequence[Sequence[int]], padding: int, shared: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Right-align sequences that follow `shared` cached tokens.
+
+    Returns:
+        Tokens (rows, longest), mask (rows, shared + longest) and positions (rows, longest).
+    """
+    longest = max(len(sequence) for sequence in sequences)
+    tokens = torch.full((len(sequences), longest), padding, dtype=torch.long)
+    mask = torch.ones(len(sequences), shared + longest, dtype=torch.long)
+    positions = torch.zeros(len(sequences), longest, dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        start = longest - len(sequence)
+        tokens[i, start:] = torch.tensor(list(sequence), dtype=torch.long)
+        mask[i, shared : shared + start] = 0
+        positions[i, start:] = torch.arange(shared, shared + len(sequence))
+    return tokens, mask, positions
+
+
+def _step(model: Any, prefix: Prefix, tokens: torch.Tensor) -> torch.Tensor:
+    """Feed one token per row; returns the next logits, shape (rows, vocabulary)."""
+    prefix.mask = torch.cat([prefix.mask, prefix.mask.new_ones(len(tokens), 1)], dim=1)
+    output = model(
+        input_ids=tokens[:, None],
+        attention_mask=prefix.mask,
+        position_ids=prefix.lengths[:, None],
+        past_key_values=prefix.cache,
+        use_cache=True,
+    )
+    prefix.lengths = prefix.lengths + 1
+    logits: torch.Tensor = output.logits[:, -1]
+    return logits
+
+
+def _sample(
+    logits: torch.Tensor, temperatures: torch.Tensor, uniforms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token per row and its log-probability at temperature 1; temperature 0 takes the likeliest."""
+    logits = logits.float()
+    tokens = logits.argmax(-1)
+    sampled = (temperatures > 0).nonzero()[:, 0]
+    if len(sampled):
+        scaled = (logits[sampled] / temperatures[sampled, None]).softmax(-1)
+        cumulative = scaled.double().cumsum(-1)
+        drawn = torch.searchsorted(cumulative, uniforms[sampled, None] * cumulative[:, -1:], right=True)
+        tokens[sampled] = drawn[:, 0].clamp(max=logits.shape[-1] - 1)
+    chosen = logits.gather(-1, tokens[:, None])[:, 0]
+    return tokens, chosen - logits.logsumexp(-1)
+
+
+def _uniforms(rows: Sequence[Row]) -> torch.Tensor:
+    """The uniform numbers of every row, shape (rows, longest max_tokens), float64."""
+    steps = max(row.max_tokens for row in rows)
+    numbers = np.zeros((len(rows), steps))
+    for i, row in enumerate(rows):
+        if row.temperature > 0:
+            numbers[i] = np.random.default_rng(derive(row.seed, "sample", row.sample)).random(steps)
+    return torch.from_numpy(numbers)

@@ -1,0 +1,24 @@
+"""Errors by meaning: whoever catches one knows what to do next, without reading the message.
+
+Owns the exception types of the method. Client errors (HTTP, Qdrant, torch) are translated into these at the edge.
+"""
+
+
+class SemiEvolError(Exception):
+    """Base of every error raised on purpose; its text names the cause and the fix."""
+
+
+class ConfigError(SemiEvolError):
+    """A setting is missing, unknown or out of range; the text names the key and the fix."""
+
+
+class DataError(SemiEvolError):
+    """A record or file is unusable; the text names the file, line and field."""
+
+
+class AdapterError(SemiEvolError):
+    """An adapter directory is missing, unfinished, corrupt or not loadable."""
+
+
+class TransientError(SemiEvolError):
+    """A component did not answer; the same call may succeed later."""

@@ -1,0 +1,103 @@
+"""What a model answers to held-out examples.
+
+Owns greedy evaluation of one adapter, closed book or with neighbours. Does not compare or decide: see gate.
+Invariant: one outcome per example, in order; an answer that does not parse is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from semievol.confidence import entropy, mean_entropy
+from semievol.config import Configuration
+from semievol.propagation import arrange, retrieve
+from semievol.protocols import ExampleIndex, Generator, Progress
+from semievol.seeds import derive
+from semievol.task import Task
+from semievol.types import Example, GenerationRequest, Outcome
+
+CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One model's outcomes. `adapter` None: the base model. `mean_entropy` in nats per token.
+
+    Without examples the accuracy is 0 and the entropy inf.
+    """
+
+    adapter: str | None
+    outcomes: tuple[Outcome, ...]
+    accuracy: float
+    by_category: Mapping[str, float]
+    mean_entropy: float
+
+
+async def evaluate(
+    generator: Generator,
+    task: Task,
+    examples: Sequence[Example],
+    adapter: str | None,
+    *,
+    index: ExampleIndex | None = None,
+    neighbours: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Answer every example greedily and compare with its true answer; 128 requests at a time.
+
+    `adapter` None is the base model. `neighbours` turns are retrieved for each prompt; 0 is closed book, the form that
+    clients ask. `progress` is called with the number of examples finished since the last call.
+
+    Raises:
+        AdapterError: `adapter` is not loaded.
+        TransientError: generator or index did not answer.
+    """
+    form = Configuration(name="evaluation", temperature=0.0, neighbours=neighbours)
+    outcomes: list[Outcome] = []
+    for start in range(0, len(examples), CHUNK):
+        chunk = examples[start : start + CHUNK]
+        queries = [example.query for example in chunk]
+        found = await asyncio.to_thread(retrieve, index, queries, neighbours)
+        requests = [
+            GenerationRequest(
+                messages=task.prompt(query, arrange(row, form, query, seed)),
+                adapter=adapter,
+                max_tokens=task.config.max_answer_tokens,
+                seed=derive(seed, "evaluate", query.id),
+            )
+            for query, row in zip(queries, found, strict=True)
+        ]
+        for example, completions in zip(chunk, await generator.generate(requests), strict=True):
+            answer = task.parse(completions[0].text, example.query, truncated=completions[0].finish_reason == "length")
+            outcomes.append(
+                Outcome(
+                    id=example.id,
+                    expected=example.answer,
+                    answer=answer,
+                    correct=answer == example.answer,
+                    entropy=entropy(completions[0].logprobs),
+                    category=example.query.category,
+                )
+            )
+        if progress is not None:
+            progress(len(chunk))
+    return summarise(adapter, outcomes)
+
+
+def summarise(adapter: str | None, outcomes: Sequence[Outcome]) -> Evaluation:
+    """Outcomes with their accuracy, overall and by category, and mean entropy."""
+    by_category: defaultdict[str, list[bool]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.category is not None:
+            by_category[outcome.category].append(outcome.correct)
+    return Evaluation(
+        adapter=adapter,
+        outcomes=tuple(outcomes),
+        accuracy=sum(outcome.correct for outcome in outcomes) / len(outcomes) if outcomes else 0.0,
+        by_category={name: sum(hits) / len(hits) for name, hits in sorted(by_category.items())},
+        mean_entropy=mean_entropy([outcome.entropy for outcome in outcomes]),
+    )

@@ -1,0 +1,252 @@
+"""What `semievol evolve|label|train|eval` do: build the parts from a configuration, run them, summarise as plain JSON.
+
+Owns the composition for runs on files (local model, in-memory index). Does not print: see cli. Heavy imports happen
+inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semievol.adapter_directory import write_durably
+from semievol.config import MethodConfig
+from semievol.data import read_answers, read_examples, read_pseudo_labels, read_queries, write_jsonl
+from semievol.errors import ConfigError, DataError
+from semievol.evaluation import Evaluation, evaluate
+from semievol.recipe import Run, Watcher, evolve, make_training_job, select_labels
+from semievol.run_directory import RoundResult, RunDirectory, labelled_rows, outcome_row
+from semievol.split import is_holdout
+from semievol.task import Task
+from semievol.trainer_process import train_in_subprocess
+from semievol.training_job import write_snapshot
+from semievol.types import Example, PseudoLabel
+
+if TYPE_CHECKING:
+    from semievol.example_index import QdrantExampleIndex
+    from semievol.protocols import Generator
+
+
+def split_examples(examples: Sequence[Example], share: float) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(examples to retrieve and train on, holdout), decided by each id alone."""
+    kept = tuple(example for example in examples if not is_holdout(example.id, share))
+    return kept, tuple(example for example in examples if is_holdout(example.id, share))
+
+
+@dataclass(frozen=True, slots=True)
+class EvolveFiles:
+    """Files of `semievol evolve`. `test` is only evaluated on, at the end; `answers` only scores pseudo-labels."""
+
+    examples: Path
+    queries: Path
+    out: Path
+    test: Path | None = None
+    answers: Path | None = None
+
+
+async def run_evolve(
+    config: MethodConfig, files: EvolveFiles, *, rounds: int, holdout_share: float, watcher: Watcher
+) -> dict[str, Any]:
+    """`semievol evolve`: warm and evolve rounds in the run directory `files.out`."""
+    task = Task(config.task)
+    train_examples, holdout = split_examples(read_examples(files.examples, task), holdout_share)
+    if not train_examples:
+        raise DataError(f"{files.examples}: leaves no example to train on; add some or lower --holdout")
+    unlabeled = read_queries(files.queries, task)
+    tested = read_examples(files.test, task) if files.test else []
+    truth = read_answers(files.answers) if files.answers else {}
+    async with _generator(config) as generator:
+        index = _index(config, train_examples) if _wants_neighbours(config) else None
+        run = Run(
+            config=config,
+            task=task,
+            generator=generator,
+            index=index,
+            trainer=train_in_subprocess,
+            examples=train_examples,
+            holdout=holdout,
+            queries=tuple(unlabeled),
+            directory=RunDirectory(files.out),
+            watcher=watcher,
+        )
+        results = await evolve(run, rounds)
+        summary: dict[str, Any] = {
+            "examples": len(train_examples),
+            "holdout": len(holdout),
+            "queries": len(unlabeled),
+            "serving": results[-1].serving,
+            "rounds": [_round_summary(run, result, truth) for result in results],
+        }
+        if tested:
+            summary["test"] = await _test(run, results, tested)
+    write_durably(files.out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _round_summary(run: Run, result: RoundResult, truth: dict[str, str]) -> dict[str, Any]:
+    summary = result.to_json()
+    labels = run.directory.round(result.number).pseudo_labels() if result.kind == "evolve" else None
+    if labels and truth:
+        kept = frozenset(select_labels(labels, run.config).kept)
+        summary["precision"] = precision(run.task, labels, truth)
+        summary["selected_precision"] = precision(
+            run.task, [label for label in labels if label.query.id in kept], truth
+        )
+    return summary
+
+
+def precision(task: Task, labels: Sequence[PseudoLabel], truth: dict[str, str]) -> float | None:
+    """The share of pseudo-labels that are right, among those whose truth is known; None where it never is."""
+    known = [label for label in labels if label.query.id in truth]
+    if not known:
+        return None
+    right = sum(label.answer == task.canonical(truth[label.query.id], label.query) for label in known)
+    return right / len(known)
+
+
+async def _test(run: Run, results: Sequence[RoundResult], tested: Sequence[Example]) -> dict[str, Any]:
+    """Accuracy of the base model and of every round's adapter, closed book."""
+    adapters: list[str | None] = [None, *(result.adapter for result in results)]
+    accuracies = {}
+    for adapter in adapters:
+        if adapter is not None:
+            await run.generator.load_adapter(adapter, run.directory.adapters / adapter)
+        advance = run.watcher(f"test {adapter or 'base'}", len(tested))
+        found = await evaluate(run.generator, run.task, tested, adapter, seed=run.config.seed, progress=advance)
+        accuracies[adapter or "base"] = {"accuracy": found.accuracy, "mean_entropy": found.mean_entropy}
+    return accuracies
+
+
+async def run_label(
+    config: MethodConfig, examples: Path, queries: Path, out: Path, adapter: Path | None, watcher: Watcher
+) -> dict[str, Any]:
+    """`semievol label`: pseudo-labels of `queries`, with `selected` and reasons, in `out` (.jsonl)."""
+    from semievol.collaboration import CollaborativeLabeller
+
+    task = Task(config.task)
+    labelled = read_examples(examples, task)
+    unlabeled = read_queries(queries, task)
+    _make_parent(out)
+    async with _generator(config) as generator:
+        name = await _load(generator, adapter)
+        index = _index(config, labelled) if _wants_neighbours(config) else None
+        labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed)
+        labels = await labeller.label(unlabeled, name, progress=watcher("label", len(unlabeled)))
+    selection = select_labels(labels, config)
+    write_jsonl(out, labelled_rows(labels, selection))
+    return {
+        "out": str(out),
+        "adapter": name,
+        "labelled": len(labels),
+        "selected": len(selection.kept),
+        "threshold": selection.threshold,
+        "unparseable": sum(label.answer is None for label in labels),
+        "justified": sum(label.justified for label in labels),
+        "prompt_tokens": sum(label.prompt_tokens for label in labels),
+        "generated_tokens": sum(label.generated_tokens for label in labels),
+    }
+
+
+async def run_train(
+    config: MethodConfig, examples: Path, pseudo_labels: Path | None, out: Path, watcher: Watcher
+) -> dict[str, Any]:
+    """`semievol train`: one adapter from examples and, where given, the pseudo-labels that selection keeps."""
+    from semievol.propagation import training_rows
+
+    task = Task(config.task)
+    labelled = read_examples(examples, task)
+    labels = read_pseudo_labels(pseudo_labels) if pseudo_labels else []
+    kept = frozenset(select_labels(labels, config).kept)
+    index = _index(config, labelled) if config.training.neighbours_in_prompt else None
+    chosen = [label for label in labels if label.query.id in kept]
+    rows = training_rows(labelled, chosen, task, config.training, config.seed, index=index)
+    job = make_training_job(config, rows, name=out.name, number=0, kind="evolve" if labels else "warm", parent=None)
+    write_snapshot(out / "snapshot", job, rows)
+    path = await train_in_subprocess(out / "snapshot", out / "work", out / "adapters", watcher("train, percent", 100))
+    return {"adapter": path.name, "path": str(path), "rows": len(rows), "pseudo_labels": len(chosen)}
+
+
+async def run_eval(
+    config: MethodConfig,
+    data: Path,
+    adapter: Path | None,
+    examples: Path | None,
+    neighbours: int,
+    out: Path | None,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    """`semievol eval`: accuracy on labelled data, closed book or with neighbours from `examples`."""
+    if neighbours and examples is None:
+        raise ConfigError("--neighbours: needs --examples, the file to retrieve from")
+    task = Task(config.task)
+    tested = read_examples(data, task)
+    retrievable = read_examples(examples, task) if examples and neighbours else []
+    if out is not None:
+        _make_parent(out)
+    async with _generator(config) as generator:
+        name = await _load(generator, adapter)
+        index = _index(config, retrievable) if neighbours else None
+        found: Evaluation = await evaluate(
+            generator,
+            task,
+            tested,
+            name,
+            index=index,
+            neighbours=neighbours,
+            seed=config.seed,
+            progress=watcher("evaluate", len(tested)),
+        )
+    if out is not None:
+        write_jsonl(out, [outcome_row(outcome) for outcome in found.outcomes])
+    return {
+        "adapter": name,
+        "neighbours": neighbours,
+        "count": len(found.outcomes),
+        "accuracy": found.accuracy,
+        "unparseable": sum(outcome.answer is None for outcome in found.outcomes),
+        "by_category": dict(found.by_category),
+    }
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _generator(config: MethodConfig) -> AsyncIterator[Generator]:
+    from semievol.local_generator import LocalGenerator
+
+    generator = LocalGenerator(config.model, threads=config.training.threads)
+    try:
+        yield generator
+    finally:
+        await generator.close()
+
+
+async def _load(generator: Generator, adapter: Path | None) -> str | None:
+    if adapter is None:
+        return None
+    await generator.load_adapter(adapter.name, adapter)
+    return adapter.name
+
+
+def _make_parent(out: Path) -> None:
+    """Before the work begins: an output that cannot be written must not be noticed at the end."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _wants_neighbours(config: MethodConfig) -> bool:
+    shown = [configuration.neighbours for configuration in config.labelling.configurations]
+    return max([*shown, config.training.neighbours_in_prompt]) > 0
+
+
+def _index(config: MethodConfig, examples: Sequence[Example]) -> QdrantExampleIndex:
+    from semievol.embedding import build_embedder
+    from semievol.example_index import QdrantExampleIndex
+
+    index = QdrantExampleIndex(build_embedder(config.embedding), "examples")
+    index.upsert(examples)
+    return index

@@ -1,0 +1,377 @@
+"""The gradient steps: rows in, LoRA weights and their fingerprint out.
+
+Owns the LoRA weights, the loss and the checkpoints. Owns neither how rows become batches (training_batches) nor the
+job's files and publishing (lora). Differs from the textbook in three ways: the vocabulary projection runs at the answer
+positions only; what all prompts of a batch begin with runs through the model once, gradients included; LoRA
+weights are fp32 for the optimiser and multiplied in the model's precision.
+Invariant: batches, initial weights and dropout derive from the job's seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraVariant
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from transformers import DynamicCache, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from semievol import adapter_directory, decoding
+from semievol.errors import AdapterError, ConfigError
+from semievol.language_model import Prompts, device_of, load_model, load_prompts
+from semievol.lora import Progress
+from semievol.seeds import derive
+from semievol.training_batches import IGNORED, TokenRow, batch_order, collate, tokenize
+from semievol.training_job import TrainingJob
+from semievol.types import TrainingRow
+
+_COMPLETE = "COMPLETE"
+_ADAPTER = "default"
+_FINGERPRINT_TOKENS = 8
+# On a CPU, plain attention is faster than torch's fused kernel up to about this length, and its memory still small.
+_PLAIN_ATTENTION_TOKENS = 256
+
+
+def run(
+    job: TrainingJob,
+    rows: Sequence[TrainingRow],
+    checkpoints_dir: Path,
+    weights_dir: Path,
+    report: Callable[[Progress], None],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train the job and write the adapter's files into `weights_dir`.
+
+    Returns:
+        The fingerprint and a summary of the training, both for the manifest.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    if job.model.dtype == "float16":
+        raise ConfigError("model.dtype: float16 gradients underflow; train with bfloat16 or float32")
+    if job.training.threads is not None:
+        torch.set_num_threads(job.training.threads)
+    prompts = load_prompts(job.model)
+    tokens = tokenize(rows, prompts, job.training.max_tokens)
+    model = load_model(job.model)
+    on_cpu = model.device.type == "cpu"
+    plain = on_cpu and max(row.length for row in tokens) <= _PLAIN_ATTENTION_TOKENS
+    attention = model.config._attn_implementation
+    if plain:
+        model.set_attn_implementation("eager")
+    if job.training.gradient_checkpointing:
+        # The name since transformers 5.20; the older one warns there.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    adapted = add_adapter(model, job)
+    arguments = training_arguments(job, checkpoints_dir)
+    order = batch_order([row.length for row in tokens], job.training.batch_size, job.epochs, job.seed)
+    # Checkpointed layers keep no cache; DistributedDataParallel expects one forward per backward.
+    share = not job.training.gradient_checkpointing and arguments.world_size == 1
+    trainer = LoraTrainer(adapted, arguments, [tokens[i] for i in order], prompts.padding, share, report)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints_dir))
+    steps = trainer.state.global_step
+    if plain:
+        model.set_attn_implementation(attention)
+    report(Progress("fingerprinting", steps, steps, trainer.last_loss))
+    weights_dir.mkdir(parents=True, exist_ok=True)
+    write_adapter(adapted, job, weights_dir)
+    fingerprint = take_fingerprint(model, prompts, job)
+    return fingerprint, trainer.summary() | {
+        "rows": len(rows),
+        "pseudo_labels": sum(row.kind == "pseudo-label" for row in rows),
+        "learning_rate": job.learning_rate,
+        "epochs": job.epochs,
+        "rank": job.training.rank,
+        "alpha": job.training.alpha,
+        "device": str(model.device),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
+    }
+
+
+def is_main_process() -> bool:
+    """Whether this process publishes: the first of several that train one job together."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class LoraTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer with the batches and the loss of this module."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        stream: Sequence[TokenRow],
+        padding: int,
+        share: bool,
+        report: Callable[[Progress], None],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=list(stream),
+            data_collator=lambda rows: collate(rows, padding, share=share),
+        )
+        # The loss of a micro-batch is already its share of the step's: the Trainer must not scale it again.
+        self.model_accepts_loss_kwargs = True
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Reporter(self, report))
+        self.first_loss: float | None = None
+        self.last_loss: float | None = None
+        self._step_loss = 0.0
+        self._tokens = 0
+        self._seconds = 0.0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return torch.utils.data.SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | None]:
+        """The micro-batches of one step, and the weight of all completion tokens in it, over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        weight = torch.zeros((), device=device)
+        for batch in batches:
+            weight += ((batch["labels"] != IGNORED).sum(-1) * batch["weights"]).sum().to(device)
+        if self.args.world_size > 1:
+            weight = self.accelerator.reduce(weight)
+        return batches, weight
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Weighted cross entropy of the completion tokens, divided by the step's weight: its mean over the step."""
+        labels, weights = inputs["labels"], inputs["weights"]
+        cache: Any = None
+        if "shared_ids" in inputs:
+            cache = DynamicCache(config=self.model.config)
+            model(input_ids=inputs["shared_ids"], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_select_indices(torch.zeros(len(labels), dtype=torch.long, device=labels.device))
+        logits = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            position_ids=inputs["position_ids"],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=labels.shape[1],
+        ).logits
+        losses = functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        assert num_items_in_batch is not None
+        loss = (losses.view_as(labels).sum(-1) * weights).sum() / num_items_in_batch
+        self._step_loss += loss.item()
+        self._tokens += int(inputs["attention_mask"].sum()) + len(labels)
+        scaled: torch.Tensor = (
+            loss * self.args.world_size
+        )  # gradients are averaged over processes, the divisor counts them all
+        return scaled
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0
+
+    def step_done(self, seconds: float) -> Progress:
+        """Close the books of one optimiser step."""
+        self.last_loss, self._step_loss = self._step_loss, 0.0
+        if self.first_loss is None:
+            self.first_loss = self.last_loss
+        self._seconds += seconds
+        return Progress(
+            "training", self.state.global_step, self.state.max_steps, self.last_loss, self._tokens / self._seconds
+        )
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "steps": self.state.global_step,
+            "first_loss": self.first_loss,
+            "last_loss": self.last_loss,
+            "tokens": self._tokens,
+            "seconds": round(self._seconds, 3),
+        }
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Mark the checkpoint once all of it is on the disk: a kill while it is written leaves no marker."""
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            directory = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            adapter_directory.sync_tree(directory)
+            adapter_directory.write_durably(directory / _COMPLETE, "")
+
+
+class _Reporter(TrainerCallback):  # type: ignore[misc]
+    """Reports every optimiser step."""
+
+    def __init__(self, trainer: LoraTrainer, report: Callable[[Progress], None]) -> None:
+        self._trainer = trainer
+        self._report = report
+        self._since = time.monotonic()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._since = time.monotonic()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        progress = self._trainer.step_done(time.monotonic() - self._since)
+        if is_main_process():
+            self._report(progress)
+
+
+def training_arguments(job: TrainingJob, checkpoints_dir: Path) -> TrainingArguments:
+    """The Trainer's settings. The stream of batches is one epoch to it, whatever the number of epochs.
+
+    Raises:
+        ConfigError: the batch cannot be divided evenly.
+    """
+    training = job.training
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    parts = training.gradient_accumulation * processes
+    if training.batch_size % parts:
+        raise ConfigError(
+            f"training.batch_size: {training.batch_size} rows cannot be divided among {processes} processes and "
+            f"training.gradient_accumulation {training.gradient_accumulation}"
+        )
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints_dir),
+        num_train_epochs=1,
+        per_device_train_batch_size=training.batch_size // parts,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=training.warmup_ratio,
+        optim="adamw_torch_fused",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=_seed32(job, "dropout"),
+        save_strategy="steps",
+        save_steps=training.checkpoint_steps,
+        save_total_limit=2,  # the last complete one is kept while the next is written
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=device_of(job.model) == "cpu",
+    )
+    if processes == 1:
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs would mean DataParallel, which PEFT refuses
+    return arguments
+
+
+def last_checkpoint(checkpoints_dir: Path) -> str | None:
+    """The newest complete checkpoint; the unfinished ones are deleted."""
+    found = sorted(checkpoints_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    complete = [path for path in found if (path / _COMPLETE).exists()]
+    for path in found:
+        if path not in complete:
+            shutil.rmtree(path)
+    return str(complete[-1]) if complete else None
+
+
+def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
+    """Add LoRA weights on all linear layers: new ones, or the parent's.
+
+    Raises:
+        AdapterError: the parent is unusable, or has another rank than `training.rank`.
+    """
+    torch.manual_seed(_seed32(job, "initial weights"))
+    config = LoraConfig(
+        r=job.training.rank,
+        lora_alpha=job.training.alpha,
+        lora_dropout=job.training.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=job.model.name,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a deprecated name
+        adapted = get_peft_model(model, config, adapter_name=_ADAPTER)
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_variant[_ADAPTER] = _LowPrecisionProducts()
+            module.cast_input_dtype_enabled = False
+    if job.parent is not None:
+        adapter_directory.verify(job.parent)
+        weights = load_file(job.parent / adapter_directory.WEIGHTS_FILE)
+        expected = get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)
+        if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
+            raise AdapterError(
+                f"{job.parent}: its weights do not fit training.rank {job.training.rank} on {job.model.name}; "
+                "set training.start_from to base, or keep the rank"
+            )
+        set_peft_model_state_dict(adapted, weights, adapter_name=_ADAPTER)
+    return adapted
+
+
+class _LowPrecisionProducts(LoraVariant):  # type: ignore[misc]
+    """LoRA whose weights stay in fp32 for the optimiser and are multiplied in the model's precision.
+
+    PEFT would cast every activation to fp32 instead; the difference is a quarter of the step on a CPU.
+    """
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
+        down = module.lora_A[active_adapter].weight.to(x.dtype)
+        up = (module.lora_B[active_adapter].weight * module.scaling[active_adapter]).to(x.dtype)
+        return result + functional.linear(functional.linear(module.lora_dropout[active_adapter](x), down), up)
+
+
+def write_adapter(adapted: Any, job: TrainingJob, directory: Path) -> None:
+    """Round the LoRA weights to the model's precision, in place, and write them and their configuration.
+
+    Every engine rounds them so when it loads them; rounded here, all compute with the bytes that were published.
+    """
+    dtype = getattr(torch, job.model.dtype)
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_variant.pop(_ADAPTER)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    weights = get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)
+    weights = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
+    save_file(weights, directory / adapter_directory.WEIGHTS_FILE, metadata={"format": "pt"})
+    config = adapted.peft_config[_ADAPTER].to_dict() | {"inference_mode": True}
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    text = json.dumps(config, indent=2, sort_keys=True, default=str) + "\n"
+    (directory / adapter_directory.CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def take_fingerprint(model: Any, prompts: Prompts, job: TrainingJob) -> list[dict[str, Any]]:
+    """What the weights answer greedily to the fingerprint prompts, all in one batch, as a generator would."""
+    if not job.fingerprint_prompts:
+        return []
+    model.eval()
+    tokens = [prompts.prompt_tokens(messages) for messages in job.fingerprint_prompts]
+    different = [list(prompt) for prompt in dict.fromkeys(map(tuple, tokens))]
+    rows = [decoding.Row(different.index(prompt), 0, 0, 0.0, _FINGERPRINT_TOKENS) for prompt in tokens]
+    for prompt in tokens:
+        prompts.check_length(len(prompt), _FINGERPRINT_TOKENS)
+    decoded = decoding.decode(model, different, rows, end_tokens=prompts.end_tokens, padding=prompts.padding)
+    return [
+        {
+            "messages": [asdict(message) for message in messages],
+            "token_ids": answer.token_ids,
+            "logprobs": [round(logprob, 6) for logprob in answer.logprobs],
+        }
+        for messages, answer in zip(job.fingerprint_prompts, decoded, strict=True)
+    ]
+
+
+def _seed32(job: TrainingJob, purpose: str) -> int:
+    """Torch and numpy want seeds below 2**32."""
+    return derive(job.seed, "lora", purpose) % 2**32

@@ -1,0 +1,230 @@
+"""The method on files: `run_round()` is the paper, read top to bottom; `evolve()` iterates it.
+
+Owns the order of the steps. Does not own their files (run_directory), nor serving, attestation and rollout, which are
+the daemon's. Invariants: a held-out example is never retrieved nor trained on; only a promoted adapter becomes
+the next incumbent; a run that was killed goes on after its last finished step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from semievol.collaboration import CollaborativeLabeller
+from semievol.config import MethodConfig
+from semievol.evaluation import Evaluation, evaluate
+from semievol.gate import decide
+from semievol.propagation import training_rows
+from semievol.protocols import ExampleIndex, Generator, Progress
+from semievol.run_directory import Kind, RoundDirectory, RoundResult, RunDirectory
+from semievol.seeds import derive
+from semievol.selection import Scored, Selection, select
+from semievol.task import Task
+from semievol.training_job import TrainingJob, write_snapshot
+from semievol.types import Example, PseudoLabel, Query, TrainingRow
+
+FINGERPRINT_PROMPTS = 4
+
+
+class Trainer(Protocol):
+    """Turns a snapshot directory into an adapter directory under `adapters`, resuming from `work`.
+
+    `progress` is told each further percent that is done.
+    """
+
+    async def __call__(self, snapshot: Path, work: Path, adapters: Path, progress: Progress) -> Path: ...
+
+
+class Watcher(Protocol):
+    """Is told which step begins and how many items it has; what it returns is called as items finish."""
+
+    def __call__(self, step: str, total: int) -> Progress: ...
+
+
+def no_watcher(step: str, total: int) -> Progress:
+    """Shows nothing."""
+    return lambda count: None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that the rounds of one run share.
+
+    `examples` may be retrieved and trained on; `holdout` is only evaluated on; the index holds `examples` alone.
+    """
+
+    config: MethodConfig
+    task: Task
+    generator: Generator
+    index: ExampleIndex | None
+    trainer: Trainer
+    examples: tuple[Example, ...]
+    holdout: tuple[Example, ...]
+    queries: tuple[Query, ...]
+    directory: RunDirectory
+    watcher: Watcher = no_watcher
+
+
+def round_seed(config: MethodConfig, number: int) -> int:
+    """The seed of one round; every random choice in it derives from this."""
+    return derive(config.seed, "round", number)
+
+
+async def evolve(run: Run, rounds: int) -> list[RoundResult]:
+    """A warm round on the examples, then up to `rounds` evolve rounds, each labelling with the adapter promoted last.
+
+    An evolve round that is not promoted is the last: its incumbent would only label the same queries again.
+
+    Raises:
+        ConfigError: the run directory belongs to another configuration or other data.
+    """
+    run.directory.claim(run.config, run.examples, run.holdout, run.queries)
+    results = [await run_round(run, 1, None)]
+    for number in range(2, rounds + 2):
+        if number > 2 and not results[-1].promoted:
+            break
+        results.append(await run_round(run, number, results[-1].serving))
+    return results
+
+
+async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult:
+    """One round: label, select, train, evaluate, decide.
+
+    Args:
+        run: what the rounds share.
+        number: 1 is the warm round, on the examples alone; later ones also train on selected pseudo-labels.
+        incumbent: the adapter that labels and that the candidate must beat; None is the base model.
+    """
+    files = run.directory.round(number)
+    if (finished := files.result()) is not None:
+        return finished
+    kind: Kind = "warm" if number == 1 else "evolve"
+    clock = _Clock()
+    if incumbent is not None:
+        await run.generator.load_adapter(incumbent, run.directory.adapters / incumbent)
+
+    # In-context propagation and collaborative learning: neighbours and several configurations answer every query.
+    with clock.step("label"):
+        labels = await _label(run, number, incumbent, files) if kind == "evolve" else []
+
+    # Adaptive selection: low entropy, enough agreement.
+    selection = select_labels(labels, run.config)
+
+    # In-weight propagation: the examples (always) and what was selected become a LoRA adapter.
+    with clock.step("train"):
+        rows = _training_mix(run, number, labels, selection)
+        continues = incumbent is not None and run.config.training.start_from == "incumbent"
+        parent = run.directory.adapters / str(incumbent) if continues else None
+        name = run.directory.path.resolve().name
+        job = make_training_job(run.config, rows, name=name, number=number, kind=kind, parent=parent)
+        write_snapshot(files.snapshot, job, rows)
+        advance = run.watcher(f"round {number}: train, percent", 100)
+        path = await run.trainer(files.snapshot, files.work, run.directory.adapters, advance)
+    candidate = path.name
+    await run.generator.load_adapter(candidate, path)
+
+    # The gate: both models answer the holdout in the form that clients ask, closed book.
+    with clock.step("evaluate"):
+        old = await _evaluate(run, number, incumbent)
+        new = await _evaluate(run, number, candidate)
+    files.write_outcomes(old.outcomes, new.outcomes)
+    result = RoundResult(
+        number=number,
+        kind=kind,
+        incumbent=incumbent,
+        adapter=candidate,
+        labelled=len(labels),
+        selected=len(selection.kept),
+        threshold=selection.threshold if labels else None,
+        rows=len(rows),
+        gate=decide(old.outcomes, new.outcomes, run.config.gate),
+        seconds=clock.seconds,
+    )
+    files.write_result(result)
+    await _unload_all_but(run.generator, result.serving)
+    return result
+
+
+def select_labels(labels: list[PseudoLabel], config: MethodConfig) -> Selection:
+    """Adaptive selection of pseudo-labels by the run's settings."""
+    return select([Scored(x.query.id, x.answer, x.entropy, x.agreement) for x in labels], config.selection)
+
+
+async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirectory) -> list[PseudoLabel]:
+    """Pseudo-labels of all queries, in their order; those of an earlier, interrupted attempt are taken over."""
+    labels = files.pseudo_labels()
+    if labels is None:
+        config = run.config.labelling
+        labeller = CollaborativeLabeller(run.generator, run.index, run.task, config, round_seed(run.config, number))
+        labels = await labeller.label(
+            run.queries, incumbent, progress=run.watcher(f"round {number}: label", len(run.queries))
+        )
+        files.write_pseudo_labels(labels, select_labels(labels, run.config))
+    return labels
+
+
+def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: Selection) -> list[TrainingRow]:
+    kept = frozenset(selection.kept)
+    return training_rows(
+        run.examples,
+        [label for label in labels if label.query.id in kept],
+        run.task,
+        run.config.training,
+        round_seed(run.config, number),
+        index=run.index,
+        holdout=[example.id for example in run.holdout],
+    )
+
+
+def make_training_job(
+    config: MethodConfig, rows: Sequence[TrainingRow], *, name: str, number: int, kind: Kind, parent: Path | None
+) -> TrainingJob:
+    """What the trainer is told: one round's settings, with rate and epochs of its kind.
+
+    `name` is the workload in the adapter's manifest; `parent` the adapter directory to continue from.
+    """
+    training = config.training
+    warm = kind == "warm"
+    return TrainingJob(
+        workload=name,
+        round_number=number,
+        kind=kind,
+        seed=round_seed(config, number),
+        model=config.model,
+        training=training,
+        learning_rate=(training.warm_learning_rate if warm else None) or training.learning_rate,
+        epochs=(training.warm_epochs if warm else None) or training.epochs,
+        parent=None if parent is None else parent.resolve(),
+        name_prefix=f"r{number:04d}",
+        fingerprint_prompts=tuple(row.messages for row in rows[:FINGERPRINT_PROMPTS]),
+    )
+
+
+async def _evaluate(run: Run, number: int, adapter: str | None) -> Evaluation:
+    advance = run.watcher(f"round {number}: evaluate {adapter or 'base'}", len(run.holdout))
+    return await evaluate(
+        run.generator, run.task, run.holdout, adapter, seed=round_seed(run.config, number), progress=advance
+    )
+
+
+async def _unload_all_but(generator: Generator, serving: str | None) -> None:
+    for name in await generator.loaded_adapters():
+        if name != serving:
+            await generator.unload_adapter(name)
+
+
+class _Clock:
+    """Seconds spent in each step of a round."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 3)

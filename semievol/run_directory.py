@@ -1,0 +1,190 @@
+"""The files of a run: what each finished step of each round leaves behind.
+
+    RUN/run.json                       configuration and hashes of the data: whose directory this is
+    RUN/adapters/NAME/                 adapter versions (see adapter_directory)
+    RUN/round-0002/pseudo_labels.jsonl every pseudo-label, with `selected` or the reason why not
+    RUN/round-0002/snapshot/           job.json and rows.jsonl: all that the trainer reads
+    RUN/round-0002/outcomes.jsonl      what incumbent and candidate answered to the holdout
+    RUN/round-0002/round.json          the result; written last
+
+Owns names and formats. Invariant: every file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from semievol.adapter_directory import write_durably
+from semievol.config import MethodConfig
+from semievol.data import (
+    example_to_json,
+    pseudo_label_to_json,
+    query_to_json,
+    read_pseudo_labels,
+    write_jsonl,
+)
+from semievol.errors import ConfigError, DataError
+from semievol.gate import GateResult, SliceResult
+from semievol.selection import Selection
+from semievol.types import Example, Outcome, PseudoLabel, Query
+
+Kind = Literal["warm", "evolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What one round did. `incumbent` and `adapter` are names; None is the base model. `seconds` is by step."""
+
+    number: int
+    kind: Kind
+    incumbent: str | None
+    adapter: str
+    labelled: int
+    selected: int
+    threshold: float | None
+    rows: int
+    gate: GateResult
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def promoted(self) -> bool:
+        return self.gate.decision == "promote"
+
+    @property
+    def serving(self) -> str | None:
+        """The adapter that answers after this round."""
+        return self.adapter if self.promoted else self.incumbent
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "promoted": self.promoted, "serving": self.serving}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RoundResult:
+        gate = dict(values["gate"])
+        gate["slices"] = tuple(SliceResult(**part) for part in gate["slices"])
+        known = {key: value for key, value in values.items() if key not in ("gate", "promoted", "serving")}
+        return cls(**known, gate=GateResult(**gate))
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDirectory:
+    """The files of one round."""
+
+    path: Path
+
+    @property
+    def snapshot(self) -> Path:
+        return self.path / "snapshot"
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints of the training."""
+        return self.path / "work"
+
+    def result(self) -> RoundResult | None:
+        """The round's result, or None while it is not finished."""
+        path = self.path / "round.json"
+        if not path.exists():
+            return None
+        try:
+            return RoundResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{path}: is not the result of a round ({error!r}); delete the round to run it again"
+            ) from None
+
+    def write_result(self, result: RoundResult) -> None:
+        write_durably(self.path / "round.json", json.dumps(result.to_json(), indent=1) + "\n")
+
+    def pseudo_labels(self) -> list[PseudoLabel] | None:
+        """The round's pseudo-labels, or None before labelling has finished."""
+        path = self.path / "pseudo_labels.jsonl"
+        return read_pseudo_labels(path) if path.exists() else None
+
+    def write_pseudo_labels(self, labels: Sequence[PseudoLabel], selection: Selection) -> None:
+        write_jsonl(self.path / "pseudo_labels.jsonl", labelled_rows(labels, selection))
+
+    def write_outcomes(self, incumbent: Sequence[Outcome], candidate: Sequence[Outcome]) -> None:
+        rows = [outcome_row(outcome, role="incumbent") for outcome in incumbent]
+        rows += [outcome_row(outcome, role="candidate") for outcome in candidate]
+        write_jsonl(self.path / "outcomes.jsonl", rows)
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The directory of one run."""
+
+    path: Path
+
+    @property
+    def adapters(self) -> Path:
+        return self.path / "adapters"
+
+    def round(self, number: int) -> RoundDirectory:
+        """The files of round `number` (1 is the warm round); the directory is made."""
+        directory = RoundDirectory(self.path / f"round-{number:04d}")
+        directory.path.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def claim(
+        self,
+        config: MethodConfig,
+        examples: Iterable[Example],
+        holdout: Iterable[Example],
+        queries: Iterable[Query],
+    ) -> None:
+        """Write down whose directory this is, or check that it is ours.
+
+        Raises:
+            ConfigError: it holds a run with another configuration or other data.
+        """
+        identity = {
+            "config": config.model_dump(mode="json", exclude={"embedding": {"api_key"}}),
+            "examples": _content_hash(map(example_to_json, examples)),
+            "holdout": _content_hash(map(example_to_json, holdout)),
+            "queries": _content_hash(map(query_to_json, queries)),
+        }
+        path = self.path / "run.json"
+        if not path.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_durably(path, json.dumps(identity, indent=1) + "\n")
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path}: is not valid JSON ({error}); use another directory") from None
+        different = [key for key, value in identity.items() if not isinstance(found, dict) or found.get(key) != value]
+        if different:
+            raise ConfigError(
+                f"{self.path}: holds a run with other {', '.join(different)}; use another directory, or delete this one"
+            )
+
+
+def labelled_rows(labels: Sequence[PseudoLabel], selection: Selection) -> list[dict[str, Any]]:
+    """Pseudo-labels as JSON rows, each with `selected` and, where not selected, the `reason`."""
+    kept = frozenset(selection.kept)
+    rows = []
+    for label in labels:
+        row = {**pseudo_label_to_json(label), "selected": label.query.id in kept}
+        if label.query.id not in kept:
+            row["reason"] = selection.rejected[label.query.id]
+        rows.append(row)
+    return rows
+
+
+def outcome_row(outcome: Outcome, **extra: str) -> dict[str, Any]:
+    """An outcome as a JSON row; an infinite entropy is null, for JSON has none."""
+    return {**extra, **asdict(outcome), "entropy": outcome.entropy if math.isfinite(outcome.entropy) else None}
+
+
+def _content_hash(rows: Iterable[dict[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""The records of the method, in the words of the design.
+
+Owns plain immutable values: no I/O, no torch, no validation beyond what a constructor can say. Every
+pseudo-label carries what explains it (neighbours, candidate answers, adapter); nothing else needs to be looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An unlabeled question of the workload.
+
+    `question` is always set: for a conversation it is the last user turn, and `messages` holds the whole of it.
+    `options` are the choices of a multiple-choice query, in the order in which they are lettered A, B, C...
+    """
+
+    id: str
+    question: str
+    options: tuple[str, ...] | None = None
+    messages: tuple[Message, ...] | None = None
+    category: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A query with its true answer (`answer` is canonical: see `Task.canonical`)."""
+
+    query: Query
+    answer: str
+    source: str | None = None
+
+    @property
+    def id(self) -> str:
+        return self.query.id
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An example retrieved for a query, with its cosine similarity in [-1, 1]."""
+
+    example: Example
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to be answered by one adapter.
+
+    `adapter` None means the base model. `temperature` 0 is greedy and needs `samples` 1. `seed` makes the samples
+    reproducible: sample i of a request depends on (seed, i) alone, whatever else is in the batch.
+    `interactive` requests overtake queued labelling work.
+    """
+
+    messages: tuple[Message, ...]
+    adapter: str | None = None
+    samples: int = 1
+    temperature: float = 0.0
+    max_tokens: int = 32
+    seed: int = 0
+    interactive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled response.
+
+    `logprobs` are the natural-log probabilities of the generated tokens (the end token included, when it was
+    generated) under the model at temperature 1, whatever temperature sampled them. `adapter` is the version
+    that computed every token of it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: Literal["stop", "length"]
+    adapter: str | None
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateAnswer:
+    """One completion, parsed. `answer` None: the text did not parse, and can never be selected."""
+
+    configuration: str
+    text: str
+    answer: str | None
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class PseudoLabel:
+    """The answer chosen for a query, with all that explains it.
+
+    entropy: paper's H in nats per token, the mean over the candidate answers that gave `answer`.
+    agreement: share of all candidate answers that parse to `answer`, in [0, 1].
+    confidence: exp(-entropy) * agreement, in [0, 1]; for people and plots, never for selection.
+    justified: the answer was picked by self-justification because the candidates differed.
+    """
+
+    query: Query
+    answer: str | None
+    entropy: float
+    agreement: float
+    confidence: float
+    justified: bool
+    adapter: str | None
+    neighbours: tuple[tuple[str, float], ...]
+    candidates: tuple[CandidateAnswer, ...]
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One supervised pair: a rendered conversation and the completion that is learned (nothing else is)."""
+
+    id: str
+    messages: tuple[Message, ...]
+    completion: str
+    kind: Literal["example", "pseudo-label"]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one model answered to one held-out example."""
+
+    id: str
+    expected: str
+    answer: str | None
+    correct: bool
+    entropy: float
+    category: str | None = None

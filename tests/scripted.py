@@ -1,0 +1,85 @@
+"""Fakes at the method's protocols: a Generator that answers from a script and an ExampleIndex that lists examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from semievol.errors import AdapterError
+from semievol.types import Completion, Example, GenerationRequest, Neighbour
+
+Script = Callable[[GenerationRequest], Sequence[str | tuple[str, float]]]
+"""The texts (optionally with their entropy in nats per token) that answer a request, one a sample."""
+
+
+def completion(
+    text: str, entropy: float = 0.5, *, prompt_tokens: int = 10, finish_reason: str = "stop", adapter: str | None = None
+) -> Completion:
+    """A completion of two tokens."""
+    assert finish_reason in ("stop", "length")
+    return Completion(
+        text=text,
+        token_ids=(1, 2),
+        logprobs=(-entropy, -entropy),
+        finish_reason="length" if finish_reason == "length" else "stop",
+        adapter=adapter,
+        prompt_tokens=prompt_tokens,
+    )
+
+
+class ScriptedGenerator:
+    """Answers by a script and remembers every call."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.calls: list[list[GenerationRequest]] = []
+        self.adapters: set[str] = set()
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+        self.calls.append(list(requests))
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: GenerationRequest) -> list[Completion]:
+        if request.adapter is not None and request.adapter not in self.adapters:
+            raise AdapterError(f"adapter {request.adapter} is not loaded")
+        texts = self.script(request)
+        assert len(texts) == request.samples
+        return [completion(*((text,) if isinstance(text, str) else text), adapter=request.adapter) for text in texts]
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        self.adapters.add(name)
+
+    async def unload_adapter(self, name: str) -> None:
+        self.adapters.discard(name)
+
+    async def loaded_adapters(self) -> frozenset[str]:
+        return frozenset(self.adapters)
+
+    async def close(self) -> None:
+        self.adapters.clear()
+
+
+class ListIndex:
+    """Every example is a neighbour of every question, in the order of insertion, ever less similar."""
+
+    def __init__(self, examples: Sequence[Example] = ()) -> None:
+        self.examples = {example.id: example for example in examples}
+        self.asked: list[tuple[tuple[str, ...], int]] = []
+
+    def upsert(self, examples: Sequence[Example]) -> None:
+        self.examples |= {example.id: example for example in examples}
+
+    def delete(self, ids: Sequence[str]) -> None:
+        for example_id in ids:
+            self.examples.pop(example_id, None)
+
+    def neighbours(self, questions: Sequence[str], k: int) -> list[list[Neighbour]]:
+        self.asked.append((tuple(questions), k))
+        nearest = [Neighbour(each, 0.9 - 0.1 * rank) for rank, each in enumerate(self.examples.values())]
+        return [nearest[:k] for _ in questions]
+
+    def ids(self) -> frozenset[str]:
+        return frozenset(self.examples)
+
+    def close(self) -> None:
+        pass

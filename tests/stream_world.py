@@ -1,0 +1,210 @@
+"""A workload on a real SQLite file, and a labeller that answers by rule: what the intake's tests are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pydantic_core
+
+from daemon.config_sections import IntakeSettings, LabelsSettings, RetrySettings, StreamSettings
+from daemon.intake import Intake
+from daemon.labels import LabelsIntake
+from daemon.messages import RecordParser
+from daemon.store.database import Database
+from daemon.store.examples import ExampleStore
+from daemon.store.pseudo_labels import PseudoLabelStore
+from daemon.streams.local import LocalStream
+from daemon.streams.protocol import OutgoingRecord, StreamRecord
+from semievol.config import TaskConfig
+from semievol.protocols import ExampleIndex
+from semievol.task import Task
+from semievol.types import CandidateAnswer, Example, Neighbour, PseudoLabel, Query
+
+FAST = RetrySettings(initial_s=0.005, max_s=0.02)
+ANSWERS = ("even", "odd")
+
+
+def pseudo_label(query: Query, adapter: str | None = "a1", answer: str | None = "even") -> PseudoLabel:
+    """A label with everything set, so that a round trip through the store shows what is lost."""
+    entropy = 0.25 if answer else float("inf")
+    candidates = (
+        CandidateAnswer("greedy", "Even.", answer, entropy),
+        CandidateAnswer("sampled", "?", None, float("inf")),
+    )
+    return PseudoLabel(query, answer, entropy, 0.75, 0.5, True, adapter, (("e1", 0.9), ("e2", 0.1)), candidates)
+
+
+class RuleLabeller:
+    """Answers by the length of the question; `before` may raise or wait first."""
+
+    def __init__(self, before: Callable[[Sequence[Query]], object] | None = None) -> None:
+        self.before = before
+        self.calls: list[tuple[str, ...]] = []
+
+    async def label(self, queries: Sequence[Query], adapter: str | None) -> list[PseudoLabel]:
+        self.calls.append(tuple(query.id for query in queries))
+        if self.before is not None:
+            waited = self.before(queries)
+            if asyncio.iscoroutine(waited):
+                await waited
+        return [pseudo_label(query, adapter, ANSWERS[len(query.question) % 2]) for query in queries]
+
+    @property
+    def answered(self) -> list[str]:
+        """Every id that was asked, in order, repetitions included."""
+        return [query_id for call in self.calls for query_id in call]
+
+
+class ListIndex:
+    """An ExampleIndex in a dictionary; `before` may raise first."""
+
+    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
+        self.examples: dict[str, Example] = {}
+        self.before = before
+
+    def upsert(self, examples: Sequence[Example]) -> None:
+        self.before()
+        self.examples.update({example.id: example for example in examples})
+
+    def delete(self, ids: Sequence[str]) -> None:
+        self.before()
+        for example_id in ids:
+            self.examples.pop(example_id, None)
+
+    def neighbours(self, questions: Sequence[str], k: int) -> list[list[Neighbour]]:
+        return [[] for _ in questions]
+
+    def ids(self) -> frozenset[str]:
+        return frozenset(self.examples)
+
+    def close(self) -> None:
+        pass
+
+
+@contextlib.asynccontextmanager
+async def bind() -> AsyncIterator[str | None]:
+    yield "a1"
+
+
+class World:
+    """One workload: database, stream, stores and parser under one directory."""
+
+    def __init__(self, directory: Path, *, workload: str = "w", **stream: object) -> None:
+        self.topics = StreamSettings(**{"poll_interval_s": 0.02, "lock_retry_s": 0.02, **stream})
+        self.database = Database(f"sqlite:///{directory / 'state.db'}")
+        self.database.migrate()
+        self.stream = LocalStream(self.database, self.topics)
+        self.labels = PseudoLabelStore(self.database, workload)
+        self.examples = ExampleStore(self.database, workload)
+        task = Task(TaskConfig(labels=ANSWERS, max_question_chars=100))
+        self.parser = RecordParser(task, max_record_bytes=10_000)
+
+    def intake(self, labeller: object, **options: object) -> Intake:
+        settings = IntakeSettings(
+            **{
+                "batch_size": 4,
+                "poll_timeout_s": 0.02,
+                "commit_interval_s": 0.0,
+                "stop_timeout_s": 5.0,
+                "lag_interval_s": 0.01,
+                "retry": FAST,
+                **{key: value for key, value in options.items() if key in IntakeSettings.model_fields},
+            }
+        )
+        return Intake(
+            options.get("consumer") or self.stream.consumer(self.topics.queries, "intake"),
+            options.get("producer") or self.stream.producer(),
+            self.labels,
+            self.parser,
+            labeller,
+            options.get("bind") or bind,
+            settings,
+            self.topics,
+            options.get("ready"),
+            on_stored=options.get("on_stored"),
+        )
+
+    def labels_intake(self, index: ExampleIndex, **options: object) -> LabelsIntake:
+        settings = LabelsSettings(
+            **{
+                "poll_timeout_s": 0.02,
+                "lag_interval_s": 0.01,
+                "retry": FAST,
+                **{key: value for key, value in options.items() if key in LabelsSettings.model_fields},
+            }
+        )
+        return LabelsIntake(
+            self.stream.consumer(self.topics.labels, "labels"),
+            self.stream.producer(),
+            self.examples,
+            self.labels,
+            index,
+            self.parser,
+            settings,
+            self.topics,
+            on_joined=options.get("on_joined"),
+        )
+
+    async def send(self, topic: str, values: Iterable[object]) -> None:
+        """Publish JSON values (bytes go as they are), keyed by their id."""
+        records = []
+        for value in values:
+            key = str(value["id"]) if isinstance(value, dict) and "id" in value else None
+            records.append(OutgoingRecord(key, value if isinstance(value, bytes) else pydantic_core.to_json(value)))
+        await self.stream.producer().publish(topic, records)
+
+    async def ask(self, *ids: str) -> None:
+        await self.send(self.topics.queries, [{"id": i, "question": f"is {i} even?"} for i in ids])
+
+    async def read(self, topic: str) -> list[StreamRecord]:
+        """Everything in the topic."""
+        consumer = self.stream.consumer(topic, "reader")
+        records: list[StreamRecord] = []
+        while some := await consumer.poll(1000, 0.0):
+            records += some
+        await consumer.close()
+        return records
+
+    async def predictions(self) -> list[dict[str, object]]:
+        return [pydantic_core.from_json(record.value) for record in await self.read(self.topics.predictions)]
+
+    async def dead_letters(self) -> list[tuple[str, str]]:
+        """(reason, source offset) of each."""
+        letters = await self.read(self.topics.dead_letter)
+        return [(letter.headers["reason"], letter.headers["source_offset"]) for letter in letters]
+
+    def committed(self, group: str, topic: str) -> int:
+        """The committed offset, all partitions together."""
+        with self.database.read() as connection:
+            statement = 'select sum(next_offset) from stream_offsets where "group" = ? and topic = ?'
+            return connection.exec_driver_sql(statement, (group, topic)).scalar() or 0
+
+
+def forkserver() -> ForkServerContext:
+    """Starts processes in milliseconds: the imports are done once, in the process that forks them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "daemon.store.migrate", "daemon.store.migrations.versions"])
+    return context
+
+
+async def until(reached: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait for something that tells nobody when it happens."""
+    async with asyncio.timeout(timeout_s):
+        while not reached():  # noqa: ASYNC110 - counters and files have no event
+            await asyncio.sleep(0.005)
+
+
+async def run_until(role: Intake | LabelsIntake, reached: Callable[[], bool]) -> None:
+    """Run the role until `reached`, then stop it; its failure is raised."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(role.run(stop))
+    try:
+        await until(lambda: task.done() or reached())
+    finally:
+        stop.set()
+    await task

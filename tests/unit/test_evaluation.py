@@ -1,0 +1,64 @@
+import math
+
+import pytest
+
+from semievol.config import TaskConfig
+from semievol.errors import AdapterError
+from semievol.evaluation import CHUNK, evaluate
+from semievol.task import Task
+from semievol.types import Example, GenerationRequest, Query
+from tests.scripted import ListIndex, ScriptedGenerator
+
+TASK = Task(TaskConfig(labels=("a", "b")))
+
+
+def examples(count: int) -> list[Example]:
+    return [
+        Example(Query(str(i), f"say {'ab'[i % 2]}", category="odd" if i % 2 else "even"), "a") for i in range(count)
+    ]
+
+
+def says(request: GenerationRequest) -> list[tuple[str, float]]:
+    return [(request.messages[-1].content.removeprefix("say "), 0.5)]
+
+
+async def test_accuracy_is_the_share_of_right_answers_overall_and_by_category() -> None:
+    result = await evaluate(ScriptedGenerator(says), TASK, examples(5), None)
+    assert result.accuracy == 0.6
+    assert result.by_category == {"even": 1.0, "odd": 0.0}
+    assert result.mean_entropy == 0.5
+    assert [(o.id, o.answer, o.correct, o.category) for o in result.outcomes][:2] == [
+        ("0", "a", True, "even"),
+        ("1", "b", False, "odd"),
+    ]
+
+
+async def test_an_answer_that_does_not_parse_is_wrong() -> None:
+    result = await evaluate(ScriptedGenerator(lambda request: ["nonsense"]), TASK, examples(1), None)
+    assert (result.accuracy, result.outcomes[0].answer, result.outcomes[0].correct) == (0.0, None, False)
+
+
+async def test_requests_are_greedy_closed_book_and_a_limited_number_at_a_time() -> None:
+    generator = ScriptedGenerator(says)
+    done: list[int] = []
+    await evaluate(generator, TASK, examples(CHUNK + 2), None, progress=done.append)
+    assert [len(call) for call in generator.calls] == [CHUNK, 2]
+    assert done == [CHUNK, 2]
+    assert {(r.temperature, r.samples, len(r.messages)) for call in generator.calls for r in call} == {(0.0, 1, 1)}
+
+
+async def test_neighbours_are_shown_nearest_last_and_never_the_question_itself() -> None:
+    generator = ScriptedGenerator(says)
+    index = ListIndex(examples(4))
+    await evaluate(generator, TASK, examples(1), None, index=index, neighbours=2)
+    assert [m.content for m in generator.calls[0][0].messages] == ["say a", "a", "say b", "a", "say a"]
+
+
+async def test_without_examples_nothing_is_claimed() -> None:
+    result = await evaluate(ScriptedGenerator(says), TASK, [], None)
+    assert (result.accuracy, result.outcomes, result.mean_entropy) == (0.0, (), math.inf)
+
+
+async def test_an_adapter_that_is_not_loaded_is_an_error() -> None:
+    with pytest.raises(AdapterError, match="not loaded"):
+        await evaluate(ScriptedGenerator(says), TASK, examples(1), "r0001")

@@ -1,0 +1,192 @@
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semievol.embedding import HashingEmbedder
+from semievol.errors import ConfigError, TransientError
+from semievol.example_index import QdrantExampleIndex, point_id
+from semievol.protocols import Vectors
+from semievol.types import Example, Message, Query
+
+EXAMPLES = [
+    Example(Query("card", "my card has not arrived"), "card arrival"),
+    Example(Query("pin", "i forgot my pin"), "change pin"),
+    Example(
+        Query("sum", "is 2 more than 1", ("no", "yes"), (Message("user", "x"),), "maths", {"n": [1]}), "B", "people"
+    ),
+]
+
+
+class CountingEmbedder(HashingEmbedder):
+    """Remembers what it embedded."""
+
+    def __init__(self, dimensions: int = 64, name: str = "counting") -> None:
+        super().__init__(dimensions)
+        self._given_name = name
+        self.texts: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return self._given_name
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        self.texts += texts
+        return super().embed(texts)
+
+
+@pytest.fixture
+def index() -> Iterator[QdrantExampleIndex]:
+    index = QdrantExampleIndex(HashingEmbedder(64), "examples")
+    index.upsert(EXAMPLES)
+    yield index
+    index.close()
+
+
+def test_the_nearest_examples_come_first_and_whole(index: QdrantExampleIndex) -> None:
+    first, second = index.neighbours(["has my card arrived", "is 2 more than 1"], 2)
+    assert first[0].example.id == "card"
+    assert len(first) == 2
+    assert first[0].similarity > first[1].similarity
+    assert second[0].example == EXAMPLES[2]
+    assert second[0].similarity == pytest.approx(1.0, abs=1e-5)
+
+
+def test_similarities_are_those_of_the_embedder(index: QdrantExampleIndex) -> None:
+    embedder = HashingEmbedder(64)
+    expected = embedder.embed(["a pin"]) @ embedder.embed([example.query.question for example in EXAMPLES]).T
+    found = index.neighbours(["a pin"], 3)[0]
+    assert [neighbour.similarity for neighbour in found] == pytest.approx(sorted(expected[0].tolist(), reverse=True))
+
+
+def test_fewer_neighbours_than_asked_when_the_index_holds_fewer(index: QdrantExampleIndex) -> None:
+    assert len(index.neighbours(["x"], 50)[0]) == 3
+    assert index.neighbours(["x", "y"], 0) == [[], []]
+    assert index.neighbours([], 3) == []
+    assert QdrantExampleIndex(HashingEmbedder(64), "empty").neighbours(["x"], 3) == [[]]
+
+
+def test_an_example_is_replaced_and_not_added_twice(index: QdrantExampleIndex) -> None:
+    corrected = Example(EXAMPLES[0].query, "lost card")
+    index.upsert([Example(EXAMPLES[0].query, "an earlier mistake"), corrected])
+    assert index.ids() == {"card", "pin", "sum"}
+    assert index.neighbours(["my card has not arrived"], 1)[0][0].example == corrected
+
+
+def test_a_deleted_example_is_never_a_neighbour_again(index: QdrantExampleIndex) -> None:
+    index.delete(["card", "unknown"])
+    index.delete([])
+    assert index.ids() == {"pin", "sum"}
+    assert {n.example.id for n in index.neighbours(["my card has not arrived"], 9)[0]} == {"pin", "sum"}
+
+
+def test_equal_examples_are_ordered_by_id() -> None:
+    index = QdrantExampleIndex(HashingEmbedder(64), "examples")
+    index.upsert([Example(Query(name, "same words"), name) for name in "dbca"])
+    assert [n.example.id for n in index.neighbours(["same words"], 4)[0]] == ["a", "b", "c", "d"]
+
+
+def test_point_ids_are_the_same_on_every_machine() -> None:
+    assert point_id("card") == "2e59cf8f-96ff-5873-be39-f76f93a113a9"
+
+
+def test_an_index_on_disk_is_found_again_without_embedding(tmp_path: Path) -> None:
+    first = QdrantExampleIndex(CountingEmbedder(), "examples", tmp_path / "index")
+    first.upsert(EXAMPLES)
+    first.delete(["pin"])
+    first.close()
+    first.close()
+    embedder = CountingEmbedder()
+    second = QdrantExampleIndex(embedder, "examples", tmp_path / "index")
+    assert second.ids() == {"card", "sum"}
+    assert embedder.texts == []
+    assert second.neighbours(["is 2 more than 1"], 1)[0][0].example == EXAMPLES[2]
+    second.close()
+
+
+@pytest.mark.parametrize(("name", "dimensions"), [("other", 64), ("counting", 32)])
+def test_another_embedder_rebuilds_the_collection_from_its_own_examples(
+    tmp_path: Path, name: str, dimensions: int
+) -> None:
+    first = QdrantExampleIndex(CountingEmbedder(), "examples", tmp_path / "index")
+    first.upsert(EXAMPLES)
+    first.close()
+    embedder = CountingEmbedder(dimensions, name)
+    second = QdrantExampleIndex(embedder, "examples", tmp_path / "index")
+    assert sorted(embedder.texts) == sorted(example.query.question for example in EXAMPLES)
+    assert second.ids() == {"card", "pin", "sum"}
+    assert second.neighbours(["i forgot my pin"], 1)[0][0].example == EXAMPLES[1]
+    second.close()
+    again = CountingEmbedder(dimensions, name)
+    QdrantExampleIndex(again, "examples", tmp_path / "index").close()
+    assert again.texts == []
+
+
+# The client leaves its handle of the lock file to the garbage collector when the lock is taken.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_directory_held_by_another_process_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    holder = (
+        "import sys; from pathlib import Path; from semievol.embedding import HashingEmbedder;"
+        "from semievol.example_index import QdrantExampleIndex;"
+        "index = QdrantExampleIndex(HashingEmbedder(64), 'examples', Path(sys.argv[1]));"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"index.path: {path} is held by another process; stop that one"):
+            QdrantExampleIndex(HashingEmbedder(64), "examples", path)
+        process.communicate()
+
+
+def test_a_path_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file/index cannot be opened"):
+        QdrantExampleIndex(HashingEmbedder(64), "examples", tmp_path / "file" / "index")
+
+
+def test_path_and_url_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        QdrantExampleIndex(HashingEmbedder(64), "examples", tmp_path, "http://localhost:1")
+
+
+def test_a_server_that_does_not_answer_is_a_transient_error() -> None:
+    with pytest.raises(TransientError, match=r"http://127.0.0.1:1 does not answer"):
+        QdrantExampleIndex(HashingEmbedder(64), "examples", url="http://127.0.0.1:1")
+
+
+def test_threads_may_write_and_read_at_once(tmp_path: Path) -> None:
+    index = QdrantExampleIndex(HashingEmbedder(64), "examples", tmp_path / "index")
+
+    def work(worker: int) -> None:
+        for i in range(10):
+            example_id = f"{worker}-{i}"
+            index.upsert([Example(Query(example_id, f"question {example_id}"), "x")])
+            assert index.neighbours([f"question {example_id}"], 1)[0]
+            if i % 2:
+                index.delete([example_id])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert index.ids() == {f"{worker}-{i}" for worker in range(4) for i in range(0, 10, 2)}
+    index.close()
+
+
+def test_vectors_of_the_local_mode_are_exact() -> None:
+    rng = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(200)]
+    texts = [" ".join(rng.choice(words, size=5)) for _ in range(300)]
+    embedder = HashingEmbedder(128)
+    index = QdrantExampleIndex(embedder, "examples")
+    index.upsert([Example(Query(f"{i:03}", text), "x") for i, text in enumerate(texts)])
+    vectors = embedder.embed(texts)
+    asked = [" ".join(rng.choice(words, size=5)) for _ in range(20)]
+    for found, similarities in zip(index.neighbours(asked, 5), embedder.embed(asked) @ vectors.T, strict=True):
+        assert [n.similarity for n in found] == pytest.approx(sorted(similarities.tolist(), reverse=True)[:5])
