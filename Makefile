@@ -2,7 +2,8 @@
 # Everything that is fetched or built stays in .venv and .cache; `make clean` removes both.
 
 PYTHON ?= python3
-CONFIG ?= semievol.yaml
+# A configuration of your own for `make run`; empty: the demo's, left running after its story.
+CONFIG ?=
 # Options of `semievold demo`, for example DEMO='--seed 1'.
 DEMO   ?=
 # TORCH_BACKEND=cpu takes a torch without CUDA (0.2 GB instead of 5 GB). Empty: what PyPI has.
@@ -32,9 +33,10 @@ demo: $(STAMP)-demo ## Run the whole loop on this machine, no server and no acco
 	@UV="$$(cat .venv/.uv)" $(BIN)/python -m daemon.demo.model --into .cache/models
 	@$(BIN)/semievold demo $(DEMO)
 
-run: $(STAMP)-demo ## Run the daemon with CONFIG=semievol.yaml
-	@test -f "$(CONFIG)" || { echo "make run: no file $(CONFIG); name one with CONFIG=path.yaml" >&2; exit 1; }
-	$(BIN)/semievold run --config $(CONFIG)
+run: $(STAMP)-demo ## Run the demo and leave its daemon running, or run your own CONFIG=path.yaml
+	@$(BIN)/python -m daemon.demo.model --into .cache/models
+	@if [ -n "$(CONFIG)" ]; then $(BIN)/semievold run --config "$(CONFIG)"; \
+	else $(BIN)/semievold demo --keep-running $(DEMO); fi
 
 test: lint types imports unit integration faults ## Run every check and every test
 
@@ -96,5 +98,5 @@ clean: ## Remove .venv, .cache and build leftovers
 
 # .venv/.installed-demo, .venv/.installed-dev, and with a backend .venv/.installed-cpu-demo ...
 $(STAMP)-%: pyproject.toml requirements.lock | .venv/.uv
-	$$(cat .venv/.uv) pip install --python $(BIN)/python $(addprefix --torch-backend ,$(TORCH_BACKEND)) -c requirements.lock -e '.[$*]'
+	$$(cat .venv/.uv) pip install --compile-bytecode --python $(BIN)/python $(addprefix --torch-backend ,$(TORCH_BACKEND)) -c requirements.lock -e '.[$*]'
 	@touch $@

@@ -50,8 +50,22 @@ class Run:
     """One measurement."""
 
     queries_per_s: float
+    cpu_us: float
+    """CPU time per query, microseconds: says the same on a busy machine."""
     resident_mib: float
     """Peak of the process, the imports and the queries that it wrote first included."""
+
+
+class Clock:
+    """Wall and CPU time since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def run(self, queries: int) -> Run:
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return Run(queries / wall, cpu / queries * 1e6, resident)
 
 
 class InstantGenerator:
@@ -98,12 +112,12 @@ async def ask(stream: LocalStream, topic: str, count: int) -> None:
 
 async def run_bare(
     stream: LocalStream, topics: StreamSettings, settings: IntakeSettings, queries: int, commit_interval_s: float
-) -> float:
-    """Consume, publish, commit: what any program over this stream pays; returns seconds."""
+) -> Run:
+    """Consume, publish, commit: what any program over this stream pays."""
     example = PseudoLabel(Query("query-1", "?"), LABELS[0], 0.1, 1.0, 0.9, False, "a1", (("example-1", 0.5),) * 3, ())
     value = prediction_record(example).value
     consumer, producer = stream.consumer(topics.queries, "bench"), stream.producer()
-    started = time.perf_counter()
+    started = Clock()
     seen, next_commit, next_offsets = 0, 0.0, {0: 0}
     while seen < queries:
         records = await consumer.poll(settings.batch_size, settings.poll_timeout_s)
@@ -114,13 +128,13 @@ async def run_bare(
             next_commit = time.monotonic() + commit_interval_s
             await consumer.commit(next_offsets)
     await consumer.commit(next_offsets)
-    return time.perf_counter() - started
+    return started.run(queries)
 
 
 async def run_intake(
     database: Database, stream: LocalStream, topics: StreamSettings, settings: IntakeSettings, queries: int
-) -> float:
-    """The real intake; returns seconds until every query is published and committed."""
+) -> Run:
+    """The real intake, until every query is published and committed."""
     from semievol.collaboration import CollaborativeLabeller
     from semievol.embedding import HashingEmbedder
     from semievol.example_index import QdrantExampleIndex
@@ -152,18 +166,18 @@ async def run_intake(
         topics,
         on_stored=count,
     )
-    started = time.perf_counter()
+    started = Clock()
     await intake.run(stop)
-    elapsed = time.perf_counter() - started
+    run = started.run(queries)
     assert intake.counters.published == queries
     index.close()
-    return elapsed
+    return run
 
 
 def measure(kind: str, path: Path, queries: int, answer: Connection) -> None:
     """One run, in a process of its own."""
 
-    async def main() -> float:
+    async def main() -> Run:
         database, topics, settings = Database(f"sqlite:///{path}"), StreamSettings(), IntakeSettings()
         stream = LocalStream(database, topics)
         await ask(stream, topics.queries, queries)
@@ -172,9 +186,7 @@ def measure(kind: str, path: Path, queries: int, answer: Connection) -> None:
             return await run_bare(stream, topics, settings, queries, interval_s)
         return await run_intake(database, stream, topics, settings, queries)
 
-    elapsed = asyncio.run(main())
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    answer.send(asdict(Run(queries / elapsed, resident)))
+    answer.send(asdict(asyncio.run(main())))
 
 
 def run_apart(kind: str, filled: Path, queries: int) -> Run:
@@ -197,7 +209,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=5000, help="queries per run")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each kind")
     options = parser.parse_args()
-    print(f"{'rows':>8}  {'run':<10} {'queries/s':>10} {'min':>8} {'max':>8} {'resident MiB':>13}")
+    print(f"{'rows':>8}  {'run':<10} {'queries/s':>10} {'min':>8} {'max':>8} {'CPU us':>7} {'resident MiB':>13}")
     for rows in options.rows or [10_000, 100_000]:
         with tempfile.TemporaryDirectory() as directory:
             filled = Path(directory) / "filled.db"
@@ -212,7 +224,7 @@ def main() -> None:
             memory = max(run.resident_mib for run in some)
             print(
                 f"{rows:>8}  {kind:<10} {statistics.median(rates):>10.0f} {min(rates):>8.0f} {max(rates):>8.0f} "
-                f"{memory:>13.0f}"
+                f"{statistics.median(run.cpu_us for run in some):>7.0f} {memory:>13.0f}"
             )
         bare, lazy, intake = (statistics.median(run.queries_per_s for run in some) for some in runs.values())
         print(f"{rows:>8}  intake / bare loop: {intake / bare:.2f}   intake / bare, lazy: {intake / lazy:.2f}")

@@ -7,7 +7,6 @@ does is elsewhere; heavy imports wait until a command needs them.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon import cli_output as output
-from semievol.errors import ConfigError, DataError, SemiEvolError
+from semievol.cli import run_app
+from semievol.errors import ConfigError
 
 if TYPE_CHECKING:
     from daemon.config import DaemonConfig
@@ -41,18 +41,6 @@ def main() -> None:
     _add_roles(app)
     register(app)
     run_app(app)
-
-
-def run_app(app: typer.Typer) -> None:
-    """Run a typer app; our errors become one line and an exit code, never a traceback."""
-    try:
-        app()
-    except (ConfigError, DataError) as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except SemiEvolError as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 def register(app: typer.Typer) -> None:

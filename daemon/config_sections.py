@@ -44,6 +44,9 @@ class StreamSettings(Section):
     own process wake it at once."""
     lock_retry_s: float = Field(default=1.0, gt=0)
     """local only: how often a standby tries to take over partitions that another consumer owns, seconds."""
+    retention_s: float | None = Field(default=None, gt=0)
+    """local only: records are deleted this long after they were written, once every group that reads their topic has
+    passed them. None: never; the file then grows by about 1 kB per query."""
     max_record_bytes: int = Field(default=1_048_576, gt=0)
     """Larger values are dead-lettered unread; 1 MiB is also Kafka's default limit."""
 

@@ -150,6 +150,8 @@ class Intake:
             await self._batches.mark_published()
         except TransientError as error:
             self.counters.health.failed("store", error)
+        else:
+            self.counters.health.answered("store")
 
     async def _housekeep(self, stop: asyncio.Event) -> None:
         now = time.monotonic()

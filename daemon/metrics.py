@@ -6,12 +6,15 @@ states, roles) or names of adapters, of which a process holds few; never a query
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from daemon.round_states import RoundState
+from semievol.types import PseudoLabel
 
 ENTROPY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -65,6 +68,11 @@ class Metrics:
         if step > 0:
             counter.labels(self.workload, *labels).inc(step)
             self._reported[key] = total
+
+    def stored(self, labels: Sequence[PseudoLabel]) -> None:
+        """Labels that became durable; an infinite entropy (nothing parsed) lands in the last bucket."""
+        for label in labels:
+            self.entropy.labels(self.workload).observe(label.entropy)
 
     def show_rounds(self, counts: dict[str, int]) -> None:
         """Rounds by state, zero for the states nobody is in."""

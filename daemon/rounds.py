@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from daemon.round_states import RoundState
 from daemon.store.pseudo_labels import PoolRow
 from daemon.store.rounds import Round
 from daemon.store.stores import Stores
-from semievol.errors import AdapterError, DataError
-from semievol.evaluation import Evaluation, evaluate
+from semievol.errors import AdapterError, ConfigError, DataError
+from semievol.evaluation import Evaluation, evaluate, summarise
 from semievol.gate import GateResult, decide
-from semievol.protocols import Generator
+from semievol.protocols import ExampleIndex, Generator
 from semievol.task import Task
-from semievol.types import PseudoLabel, Query
+from semievol.types import Example, Outcome, PseudoLabel, Query
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class RoundTools:
     stores: Stores
     task: Task
     generator: Generator
+    index: ExampleIndex
     label: Label
     launcher: Launcher
     fleet: AdapterFleet
@@ -94,7 +95,7 @@ class RoundEngine:
         self.progress = {"state": round_.state.value}
         try:
             moved = await self._steps[round_.state](round_)
-        except (FatalError, AdapterError, DataError) as error:
+        except (FatalError, AdapterError, ConfigError, DataError) as error:
             if round_.state is RoundState.PROMOTED:
                 raise
             log.error("round %d failed in %s: %s", round_.number, round_.state, error)
@@ -118,7 +119,9 @@ class RoundEngine:
             await self._refresh_pool(round_)
         parent = await self._parent(round_)
         tools = self._tools
-        chosen = await asyncio.to_thread(snapshot.choose, tools.stores, tools.task, self._config, round_, parent)
+        chosen = await asyncio.to_thread(
+            snapshot.choose, tools.stores, tools.index, tools.task, self._config, round_, parent
+        )
         if round_.kind == "evolve" and not chosen.manifest["selected"]:
             raise FatalError("no pseudo-label was selected; nothing to learn from beyond the examples")
         await asyncio.to_thread(snapshot.write, chosen, self.place.training(round_).snapshot)
@@ -176,10 +179,9 @@ class RoundEngine:
         await tools.fleet.load(_candidate(round_))  # again after a restart: an engine forgets what it had loaded
         holdout = sorted(await asyncio.to_thread(tools.stores.examples.holdout), key=lambda example: example.id)
 
-        async def of(adapter: str | None) -> Evaluation:
-            return await evaluate(tools.generator, tools.task, holdout, adapter, seed=round_.seed)
-
-        incumbent, candidate = await of(round_.incumbent), await of(round_.adapter)
+        known = await self._known_outcomes(round_.incumbent)
+        incumbent = await self._evaluation(round_.incumbent, holdout, known)
+        candidate = await self._evaluation(round_.adapter, holdout, {})
         result = decide(incumbent.outcomes, candidate.outcomes, self._config.gate)
         evidence = _evaluation_json(result, incumbent, candidate)
         outcomes = {"incumbent": incumbent.outcomes, "candidate": candidate.outcomes}
@@ -196,6 +198,24 @@ class RoundEngine:
             )
         exit_state = RoundState.REJECTED if result.decision == "reject" else RoundState.INCONCLUSIVE
         return await self._leave(round_, exit_state, result.reason, outcomes=outcomes, evaluation=evidence)
+
+    async def _evaluation(
+        self, adapter: str | None, holdout: Sequence[Example], known: Mapping[str, Outcome]
+    ) -> Evaluation:
+        """Ask what is not known yet; answers are greedy, so that asking again would give the same."""
+        tools = self._tools
+        asked = await evaluate(tools.generator, tools.task, [e for e in holdout if e.id not in known], adapter)
+        outcomes = {**known, **{outcome.id: outcome for outcome in asked.outcomes}}
+        return summarise(adapter, [replace(outcomes[e.id], category=e.query.category) for e in holdout])
+
+    async def _known_outcomes(self, adapter: str | None) -> dict[str, Outcome]:
+        """What the incumbent answered when it was the candidate, to the examples that are still the same."""
+        if adapter is None:
+            return {}
+        stores = self._tools.stores
+        asked_at, outcomes = await asyncio.to_thread(stores.rounds.outcomes_as_candidate, adapter)
+        changed = await asyncio.to_thread(stores.examples.changed_since, asked_at)
+        return {example_id: outcome for example_id, outcome in outcomes.items() if example_id not in changed}
 
     async def _attest(self, round_: Round) -> Round:
         await self._tools.fleet.load(_candidate(round_))

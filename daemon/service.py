@@ -127,7 +127,7 @@ class Service:
         place = place_of(config)
         engine = RoundEngine(
             config,
-            RoundTools(stores, task, generator, labeller.label, SubprocessLauncher(), fleet, alias),
+            RoundTools(stores, task, generator, index, labeller.label, SubprocessLauncher(), fleet, alias),
             place,
         )
         labels_consumer = stream.consumer(config.stream.labels, f"semievol-{config.workload.name}-labels")
@@ -152,6 +152,7 @@ class Service:
             config.intake,
             config.stream,
             control.warm_ended if config.rounds.wait_for_warm and "control" in self._roles else None,
+            on_stored=metrics.stored,
         )
         observer = Observer(metrics, stores, alias, intake, labels, control, self._roles)
         await self._clean_up(stores, place)

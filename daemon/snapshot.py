@@ -22,6 +22,7 @@ from daemon.store.rounds import Membership, Round
 from daemon.store.stores import Stores
 from semievol.adapter_directory import write_durably
 from semievol.propagation import training_rows
+from semievol.protocols import ExampleIndex
 from semievol.seeds import derive
 from semievol.selection import Scored, select
 from semievol.task import Task
@@ -44,7 +45,9 @@ class Snapshot:
         return {key: value for key, value in self.manifest.items() if not key.endswith("_ids")}
 
 
-def choose(stores: Stores, task: Task, config: DaemonConfig, round_: Round, parent: Path | None) -> Snapshot:
+def choose(
+    stores: Stores, index: ExampleIndex, task: Task, config: DaemonConfig, round_: Round, parent: Path | None
+) -> Snapshot:
     """Decide what the round trains on. Blocking: call it in a thread.
 
     `parent` is the directory of the adapter to continue from; None trains from the base model.
@@ -63,7 +66,10 @@ def choose(stores: Stores, task: Task, config: DaemonConfig, round_: Round, pare
             + [Membership(query_id, False, reason) for query_id, reason in selection.rejected.items()]
         )
     pseudo_labels = stores.pseudo_labels.load(list(kept)) if kept else []
-    rows = tuple(training_rows(examples, pseudo_labels, task, config.training, round_.seed))
+    held_out = [example.id for example in stores.examples.holdout()]
+    rows = tuple(
+        training_rows(examples, pseudo_labels, task, config.training, round_.seed, index=index, holdout=held_out)
+    )
     if round_.options.get("shuffle_labels"):
         rows = shuffled(rows, round_.seed)
     fingerprint = [row.messages for row in rows[:: max(1, len(rows) // config.rounds.fingerprint_prompts)]]

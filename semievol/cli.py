@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of `semievol`."""
+    # Read when torch is loaded: by default its threads spin while they wait, and starve whatever shares their cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     add_installed_commands(app)
     run_app(app)
 
@@ -118,6 +121,9 @@ def train_command(
     pseudo_labels: Annotated[
         Path | None, typer.Option("--pseudo-labels", help="Output of `semievol label`; selection is applied to it.")
     ] = None,
+    parent: Annotated[
+        Path | None, typer.Option(help="Adapter directory to continue from; without it, a fresh LoRA.")
+    ] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Train one adapter on examples and selected pseudo-labels."""
@@ -125,7 +131,7 @@ def train_command(
 
     settings = _load(config)
     with _progress() as watcher:
-        summary = asyncio.run(run_train(settings, examples, pseudo_labels, out, watcher))
+        summary = asyncio.run(run_train(settings, examples, pseudo_labels, out, parent, watcher))
     show(summary, output)
 
 

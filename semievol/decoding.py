@@ -8,7 +8,7 @@ nothing but rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,18 @@ class Prefix:
 
 @torch.inference_mode()
 def decode(
-    model: Any, prompts: Sequence[Sequence[int]], rows: Sequence[Row], *, end_tokens: frozenset[int], padding: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[Row],
+    *,
+    end_tokens: frozenset[int],
+    padding: int,
+    unwanted: Callable[[], bool] = lambda: False,
 ) -> list[Decoded]:
     """Draw every row; result[i] belongs to rows[i].
 
     Each row samples by inverse CDF, one uniform number per token, from a stream of its own: (seed, sample) decide it.
+    `unwanted` is asked before every token; once it says so, what was generated until then is returned.
     """
     prefix, logits = prefill(model, prompts, padding)
     device = logits.device
@@ -83,7 +90,7 @@ def decode(
                 row.logprobs.append(logprob)
                 row.stopped = token in end_tokens
                 live[place] = not row.stopped and len(row.token_ids) < rows[running[place]].max_tokens
-        if not any(live):
+        if not any(live) or unwanted():
             break
         if live.count(False) * 4 >= len(live):  # copying the cache costs about as much as one step over it
             keep = [place for place, alive in enumerate(live) if alive]
@@ -98,6 +105,8 @@ def decode(
 @torch.inference_mode()
 def score(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
     """Log-probabilities of given tokens after a prompt, in one pass (teacher forcing)."""
+    if not completion:
+        return []
     device = model.device
     tokens = torch.tensor([[*prompt, *completion]], device=device)
     logits = model(input_ids=tokens[:, :-1], logits_to_keep=len(completion), use_cache=False).logits[0].float()
@@ -113,7 +122,7 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], padding: int) -> tuple
     """
     device = model.device
     cache: Any = DynamicCache(config=model.config)
-    shared = shared_length(prompts)
+    shared = shared_length(prompts) if can_share(model) else 0
     if shared:
         first = torch.tensor([list(prompts[0][:shared])], device=device)
         model(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -130,6 +139,12 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], padding: int) -> tuple
     )
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     return Prefix(cache, mask, lengths), output.logits[:, -1]
+
+
+def can_share(model: Any) -> bool:
+    """Whether a cache may be continued behind padding: only full attention leaves masked places out exactly."""
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
+    return set(kinds) == {"full_attention"}
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:

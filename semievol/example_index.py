@@ -8,7 +8,9 @@ kept beside the collection.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -37,8 +39,8 @@ class QdrantExampleIndex:
     """An ExampleIndex in Qdrant; all methods may be called from any thread.
 
     Args:
-        embedder: makes all vectors; another name or dimension than last time rebuilds the collection.
-        collection: name of the collection.
+        embedder: makes all vectors; with another name or dimension than last time, all examples are embedded anew.
+        collection: name of the index; its collections are `<name>-<hash of the embedder>` and `<name>.about`.
         path: directory of the local mode; None (and no url): in memory.
         url: a Qdrant server; then path must be None.
         api_key: the server's key.
@@ -60,6 +62,9 @@ class QdrantExampleIndex:
             raise ConfigError("index: set either path (local mode) or url (server), not both")
         self._embedder = embedder
         self._collection = collection
+        identity = f"{embedder.name}\x1f{embedder.dimensions}".encode()
+        self._points = f"{collection}-{hashlib.blake2b(identity, digest_size=4).hexdigest()}"
+        self._about = f"{collection}.about"
         self._local = url is None
         self._where = url or str(path or "memory")
         self._lock = threading.Lock()
@@ -93,7 +98,7 @@ class QdrantExampleIndex:
             # The local mode raises for an unknown point where the server does not.
             known = [point for point in points if point in self._examples] if self._local else points
             if known:
-                self._client.delete(self._collection, points_selector=list(known), wait=True)
+                self._client.delete(self._points, points_selector=list(known), wait=True)
             for point in known:
                 self._examples.pop(point, None)
 
@@ -103,7 +108,7 @@ class QdrantExampleIndex:
             return [[] for _ in questions]
         vectors = self._embedder.embed(questions)
         with self._lock, self._translated():
-            answers = self._client.query_batch_points(self._collection, requests=self._requests(vectors, k))
+            answers = self._client.query_batch_points(self._points, requests=self._requests(vectors, k))
             found = [
                 [Neighbour(self._example(point), max(-1.0, min(1.0, point.score))) for point in answer.points]
                 for answer in answers
@@ -117,7 +122,7 @@ class QdrantExampleIndex:
         with self._lock, self._translated():
             if self._local:
                 return frozenset(example.id for example in self._examples.values())
-            return frozenset(record.payload["id"] for record in self._scroll(["id"]))
+            return frozenset(record.payload["id"] for record in self._scroll(self._points, ["id"]))
 
     def close(self) -> None:
         """Release the directory lock or the connection; safe to call twice."""
@@ -127,39 +132,65 @@ class QdrantExampleIndex:
     # --- Qdrant ----------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """Create the collection, or rebuild it from its own payloads when another embedder filled it."""
-        wanted = {"embedder": self._embedder.name, "dimensions": self._embedder.dimensions}
-        about = f"{self._collection}.about"
-        kept: list[Example] = []
-        if self._client.collection_exists(self._collection):
-            kept = [_decoded(record.payload) for record in self._scroll(True)]
-            if self._client.collection_exists(about):
-                notes = self._client.retrieve(about, ids=[0], with_payload=True)
-                if notes and notes[0].payload == wanted:
-                    if self._local:
-                        self._examples = {point_id(example.id): example for example in kept}
-                    return
-            self._client.delete_collection(self._collection)
-        self._create(self._collection, self._embedder.dimensions)
-        if kept:
-            vectors = self._embedder.embed([example.query.question for example in kept])
-            self._write(kept, vectors.tolist())
-        self._note(about, wanted)
+        """Open the collection that this embedder filled, or copy the examples of another one's into a new collection.
+
+        1. Create `<collection>-<hash of the embedder>` and embed into it what the collection in use holds.
+        2. Note it as the one in use: a crash before this changes nothing, after it the copy is complete.
+        3. Delete the one that was in use.
+        """
+        previous = self._noted()
+        if previous != self._points:
+            self._create(self._points, self._embedder.dimensions)
+            kept = [_decoded(record.payload) for record in self._scroll(previous)] if previous else []
+            if kept:
+                vectors = self._embedder.embed([example.query.question for example in kept])
+                self._write(kept, vectors.tolist())
+            self._note()
+        if self._local:
+            found = [_decoded(record.payload) for record in self._scroll(self._points)]
+            self._examples = {point_id(example.id): example for example in found}
+        for name in self._obsolete():
+            self._client.delete_collection(name)
+
+    def _noted(self) -> str | None:
+        """The collection in use, by the note; None in a new index."""
+        if not self._client.collection_exists(self._about):
+            return None
+        notes = self._client.retrieve(self._about, ids=[0], with_payload=True)
+        name = str(notes[0].payload["collection"]) if notes and notes[0].payload else None
+        return name if name is not None and self._client.collection_exists(name) else None
+
+    def _note(self) -> None:
+        """Write down, in a collection of one point, which collection is in use and who made its vectors."""
+        from qdrant_client import models
+
+        self._create(self._about, 1)
+        content = {
+            "collection": self._points,
+            "embedder": self._embedder.name,
+            "dimensions": self._embedder.dimensions,
+        }
+        self._client.upsert(self._about, points=[models.PointStruct(id=0, vector=[1.0], payload=content)], wait=True)
+
+    def _obsolete(self) -> list[str]:
+        """This index's collections that another embedder filled."""
+        ours = re.compile(re.escape(self._collection) + r"-[0-9a-f]{8}")
+        names = [each.name for each in self._client.get_collections().collections]
+        return [name for name in names if ours.fullmatch(name) and name != self._points]
 
     def _create(self, name: str, dimensions: int) -> None:
         from qdrant_client import models
+        from qdrant_client.http.exceptions import UnexpectedResponse
 
+        if self._client.collection_exists(name):
+            return
         # Vectors have unit length, so the dot product is the cosine; the local mode computes it far faster.
         params = models.VectorParams(size=dimensions, distance=models.Distance.DOT)
-        self._client.create_collection(name, vectors_config=params)
-
-    def _note(self, about: str, content: dict[str, Any]) -> None:
-        """Write down, in a collection of one point, who made the vectors (last: a crash before it rebuilds)."""
-        from qdrant_client import models
-
-        if not self._client.collection_exists(about):
-            self._create(about, 1)
-        self._client.upsert(about, points=[models.PointStruct(id=0, vector=[1.0], payload=content)], wait=True)
+        try:
+            self._client.create_collection(name, vectors_config=params)
+        except UnexpectedResponse as error:
+            if error.status_code != 409:  # another replica was first
+                raise
 
     def _write(self, examples: Sequence[Example], vectors: Sequence[list[float]]) -> None:
         from qdrant_client import models
@@ -168,7 +199,7 @@ class QdrantExampleIndex:
             models.PointStruct(id=point_id(example.id), vector=vector, payload=_encoded(example))
             for example, vector in zip(examples, vectors, strict=True)
         ]
-        self._client.upsert(self._collection, points=points, wait=True)
+        self._client.upsert(self._points, points=points, wait=True)
         if self._local:
             self._examples.update({point_id(example.id): example for example in examples})
 
@@ -189,11 +220,11 @@ class QdrantExampleIndex:
     def _example(self, point: Any) -> Example:
         return self._examples[str(point.id)] if self._local else _decoded(point.payload)
 
-    def _scroll(self, with_payload: bool | list[str]) -> Iterator[Any]:
+    def _scroll(self, collection: str, with_payload: bool | list[str] = True) -> Iterator[Any]:
         offset = None
         while True:
             records, offset = self._client.scroll(
-                self._collection, limit=_PAGE, offset=offset, with_payload=with_payload, with_vectors=False
+                collection, limit=_PAGE, offset=offset, with_payload=with_payload, with_vectors=False
             )
             yield from records
             if offset is None:

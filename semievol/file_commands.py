@@ -7,7 +7,7 @@ inside the functions that need them.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ from semievol.data import read_answers, read_examples, read_pseudo_labels, read_
 from semievol.errors import ConfigError, DataError
 from semievol.evaluation import Evaluation, evaluate
 from semievol.recipe import Run, Watcher, evolve, make_training_job, select_labels
-from semievol.run_directory import RoundResult, RunDirectory, labelled_rows, outcome_row
+from semievol.run_directory import Kind, RoundResult, RunDirectory, labelled_rows, outcome_row
 from semievol.split import is_holdout
 from semievol.task import Task
 from semievol.trainer_process import train_in_subprocess
 from semievol.training_job import write_snapshot
-from semievol.types import Example, PseudoLabel
+from semievol.types import Example, PseudoLabel, Query
 
 if TYPE_CHECKING:
     from semievol.example_index import QdrantExampleIndex
@@ -58,7 +58,7 @@ async def run_evolve(
         raise DataError(f"{files.examples}: leaves no example to train on; add some or lower --holdout")
     unlabeled = read_queries(files.queries, task)
     tested = read_examples(files.test, task) if files.test else []
-    truth = read_answers(files.answers) if files.answers else {}
+    truth = true_answers(files.answers, unlabeled, task) if files.answers else {}
     async with _generator(config) as generator:
         index = _index(config, train_examples) if _wants_neighbours(config) else None
         run = Run(
@@ -87,25 +87,39 @@ async def run_evolve(
     return summary
 
 
-def _round_summary(run: Run, result: RoundResult, truth: dict[str, str]) -> dict[str, Any]:
+def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, str]) -> dict[str, Any]:
     summary = result.to_json()
     labels = run.directory.round(result.number).pseudo_labels() if result.kind == "evolve" else None
     if labels and truth:
         kept = frozenset(select_labels(labels, run.config).kept)
-        summary["precision"] = precision(run.task, labels, truth)
-        summary["selected_precision"] = precision(
-            run.task, [label for label in labels if label.query.id in kept], truth
-        )
+        summary["precision"] = precision(labels, truth)
+        summary["selected_precision"] = precision([label for label in labels if label.query.id in kept], truth)
     return summary
 
 
-def precision(task: Task, labels: Sequence[PseudoLabel], truth: dict[str, str]) -> float | None:
+def true_answers(path: Path, queries: Sequence[Query], task: Task) -> dict[str, str]:
+    """The canonical answers of those queries whose truth the file knows.
+
+    Raises:
+        DataError: an answer is none of the task's.
+    """
+    given = read_answers(path)
+    truth = {}
+    for query in queries:
+        if query.id in given:
+            try:
+                truth[query.id] = task.canonical(given[query.id], query)
+            except DataError as error:
+                raise DataError(f"{path.name}: id {query.id!r}: {error}") from None
+    return truth
+
+
+def precision(labels: Sequence[PseudoLabel], truth: Mapping[str, str]) -> float | None:
     """The share of pseudo-labels that are right, among those whose truth is known; None where it never is."""
     known = [label for label in labels if label.query.id in truth]
     if not known:
         return None
-    right = sum(label.answer == task.canonical(truth[label.query.id], label.query) for label in known)
-    return right / len(known)
+    return sum(label.answer == truth[label.query.id] for label in known) / len(known)
 
 
 async def _test(run: Run, results: Sequence[RoundResult], tested: Sequence[Example]) -> dict[str, Any]:
@@ -152,7 +166,7 @@ async def run_label(
 
 
 async def run_train(
-    config: MethodConfig, examples: Path, pseudo_labels: Path | None, out: Path, watcher: Watcher
+    config: MethodConfig, examples: Path, pseudo_labels: Path | None, out: Path, parent: Path | None, watcher: Watcher
 ) -> dict[str, Any]:
     """`semievol train`: one adapter from examples and, where given, the pseudo-labels that selection keeps."""
     from semievol.propagation import training_rows
@@ -164,9 +178,10 @@ async def run_train(
     index = _index(config, labelled) if config.training.neighbours_in_prompt else None
     chosen = [label for label in labels if label.query.id in kept]
     rows = training_rows(labelled, chosen, task, config.training, config.seed, index=index)
-    job = make_training_job(config, rows, name=out.name, number=0, kind="evolve" if labels else "warm", parent=None)
+    kind: Kind = "evolve" if pseudo_labels else "warm"
+    job = make_training_job(config, rows, number=0, kind=kind, parent=parent)
     write_snapshot(out / "snapshot", job, rows)
-    path = await train_in_subprocess(out / "snapshot", out / "work", out / "adapters", watcher("train, percent", 100))
+    path = await train_in_subprocess(out / "snapshot", out / "work", out / "adapters", watcher("train (%)", 100))
     return {"adapter": path.name, "path": str(path), "rows": len(rows), "pseudo_labels": len(chosen)}
 
 

@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 
 # A batch is cut from a window of the queue this many batches long, so that its prompts are about equally long.
 _WINDOW_BATCHES = 4
-# Samples of one prompt share its prefill but not its cache: this bounds the memory of a batch.
+# Samples of one prompt share its prefill but not its cache: these bound the memory of a batch.
 _ROWS_PER_PROMPT = 8
+_BATCH_TOKENS = 65_536
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +82,10 @@ class _Queue:
         self._jobs: list[_Job] = []
         self._arrivals = itertools.count()
         self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def put(self, jobs: Sequence[_Job]) -> None:
         with self._changed:
@@ -229,7 +234,7 @@ class LocalGenerator(Generator):
         return self._names
 
     async def close(self) -> None:
-        """Stop after the running batch; queued requests fail with TransientError."""
+        """Stop after the running token; unanswered requests fail with TransientError."""
         for answer in self._queue.close():
             answer.settle(TransientError("the generator was closed before it answered"))
         thread = self._thread
@@ -325,7 +330,7 @@ class LocalGenerator(Generator):
         urgent = [job for job in jobs if job.request.interactive]
         pool = sorted(urgent or jobs, key=lambda job: (len(job.tokens), job.tokens))
         low = high = pool.index(jobs[0])
-        different, rows = {tuple(jobs[0].tokens)}, jobs[0].request.samples
+        different, rows, longest = {tuple(jobs[0].tokens)}, jobs[0].request.samples, _longest(jobs[0])
         while high - low + 1 < len(pool):
             shorter = pool[low - 1] if low else None
             longer = pool[high + 1] if high + 1 < len(pool) else None
@@ -335,7 +340,10 @@ class LocalGenerator(Generator):
             )
             different.add(tuple(nearest.tokens))
             rows += nearest.request.samples
+            longest = max(longest, _longest(nearest))
             if len(different) > self._max_batch or rows > self._max_batch * _ROWS_PER_PROMPT:
+                break
+            if rows * longest > _BATCH_TOKENS:
                 break
             low, high = (low - 1, high) if nearest is shorter else (low, high + 1)
         return pool[low : high + 1]
@@ -357,8 +365,17 @@ class LocalGenerator(Generator):
             for sample in range(job.request.samples)
         ]
         decoded = iter(
-            decoding.decode(self._model, list(places), rows, end_tokens=prompts.end_tokens, padding=prompts.padding)
+            decoding.decode(
+                self._model,
+                list(places),
+                rows,
+                end_tokens=prompts.end_tokens,
+                padding=prompts.padding,
+                unwanted=lambda: self._queue.closed or all(job.answer.abandoned for job in batch),
+            )
         )
+        if self._queue.closed:
+            raise TransientError("the generator was closed before it answered")
         return [
             [
                 Completion(
@@ -373,6 +390,11 @@ class LocalGenerator(Generator):
             ]
             for job in batch
         ]
+
+
+def _longest(job: _Job) -> int:
+    """Places in the cache that a row of this request may fill."""
+    return len(job.tokens) + job.request.max_tokens
 
 
 def _translate(error: Exception) -> Exception:

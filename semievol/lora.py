@@ -71,7 +71,7 @@ def train(
     1. Lock `work_dir`; forget what another job left there; return at once when this job is already published.
     2. Train from the last complete checkpoint, or from the start; `progress.json` follows the steps.
     3. Record what the trained weights answer to the fingerprint prompts.
-    4. Publish under `adapters_dir`, then write `result.json`.
+    4. Publish under `adapters_dir`, then write `result.json` and delete the checkpoints.
 
     Raises:
         DataError: the snapshot is unusable or has no rows.
@@ -97,8 +97,6 @@ def train(
 
         weights_dir = work_dir / "adapter"
         fingerprint, summary = lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, weights_dir, progress.report)
-        if not lora_trainer.is_main_process():
-            raise SystemExit(0)
         progress.report(Progress("publishing", summary["steps"], summary["steps"]))
         path = adapter_directory.publish(
             weights_dir,
@@ -113,8 +111,22 @@ def train(
         )
         manifest = adapter_directory.verify(path)
         _write_result(work_dir, {"path": str(path.resolve()), "name": path.name, "content_hash": manifest.content_hash})
+        shutil.rmtree(work_dir / _CHECKPOINTS, ignore_errors=True)
         progress.report(Progress("done", summary["steps"], summary["steps"], summary["last_loss"]))
         return TrainedAdapter(path, path.name, manifest)
+
+
+def assist(snapshot_dir: Path, work_dir: Path) -> None:
+    """Take part in a training as another process than the first (torchrun gave this one a RANK above 0).
+
+    The first process owns lock, progress, checkpoints and publishing; this one computes its share of every batch.
+    """
+    job, rows = read_snapshot(snapshot_dir)
+    if _is_of_job(work_dir, _snapshot_hash(snapshot_dir)) and _finished(work_dir) is not None:
+        return
+    from semievol import lora_trainer
+
+    lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, work_dir / "adapter", lambda _: None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,6 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.parent_pid is not None:
         _end_with_parent(options.parent_pid)
     try:
+        if int(os.environ.get("RANK", "0")) > 0:
+            assist(options.snapshot, options.work)
+            return 0
         trained = train(options.snapshot, options.work, options.adapters)
     except Exception as error:  # the edge of the process: whoever started it reads the text, not a traceback
         text = str(error) if isinstance(error, SemiEvolError) else f"{type(error).__name__}: {error}"
@@ -168,10 +183,7 @@ class _ProgressFile:
 
 @contextlib.contextmanager
 def _locked(work_dir: Path) -> Iterator[None]:
-    """Hold the directory's lock; it ends with the process, however that ends. One process per job takes it."""
-    if int(os.environ.get("RANK", "0")) != 0:
-        yield
-        return
+    """Hold the directory's lock; it ends with the process, however that ends."""
     deadline = time.monotonic() + _LOCK_WAIT_S
     with (work_dir / _LOCK_FILE).open("a") as lock:
         while True:
@@ -194,12 +206,16 @@ def _snapshot_hash(snapshot_dir: Path) -> str:
 
 def _forget_other_job(work_dir: Path, job_hash: str) -> None:
     """Checkpoints of other rows or settings must not be resumed."""
-    path = work_dir / _JOB_HASH_FILE
-    if path.exists() and path.read_text(encoding="ascii").strip() == job_hash:
+    if _is_of_job(work_dir, job_hash):
         return
     shutil.rmtree(work_dir / _CHECKPOINTS, ignore_errors=True)
     (work_dir / RESULT_FILE).unlink(missing_ok=True)
-    adapter_directory.write_durably(path, job_hash + "\n")
+    adapter_directory.write_durably(work_dir / _JOB_HASH_FILE, job_hash + "\n")
+
+
+def _is_of_job(work_dir: Path, job_hash: str) -> bool:
+    path = work_dir / _JOB_HASH_FILE
+    return path.exists() and path.read_text(encoding="ascii").strip() == job_hash
 
 
 def _finished(work_dir: Path) -> TrainedAdapter | None:

@@ -10,6 +10,7 @@ Invariant: batches, initial weights and dropout derive from the job's seed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
@@ -26,7 +27,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 from safetensors.torch import load_file, save_file
-from torch.nn import functional
+from torch.nn import Linear, functional
 from transformers import DynamicCache, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -56,7 +57,7 @@ def run(
     """Train the job and write the adapter's files into `weights_dir`.
 
     Returns:
-        The fingerprint and a summary of the training, both for the manifest.
+        The fingerprint and a summary of the training, both for the manifest; nothing where another process publishes.
     """
     transformers.utils.logging.set_verbosity_error()
     if job.model.dtype == "float16":
@@ -79,10 +80,12 @@ def run(
     arguments = training_arguments(job, checkpoints_dir)
     order = batch_order([row.length for row in tokens], job.training.batch_size, job.epochs, job.seed)
     # Checkpointed layers keep no cache; DistributedDataParallel expects one forward per backward.
-    share = not job.training.gradient_checkpointing and arguments.world_size == 1
+    share = decoding.can_share(model) and not job.training.gradient_checkpointing and arguments.world_size == 1
     trainer = LoraTrainer(adapted, arguments, [tokens[i] for i in order], prompts.padding, share, report)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints_dir))
     steps = trainer.state.global_step
+    if not is_main_process():
+        return [], {}
     if plain:
         model.set_attn_implementation(attention)
     report(Progress("fingerprinting", steps, steps, trainer.last_loss))
@@ -176,19 +179,26 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         )
         assert num_items_in_batch is not None
         loss = (losses.view_as(labels).sum(-1) * weights).sum() / num_items_in_batch
+        loss = loss * self.args.world_size  # gradients are averaged over processes, the divisor counts all their rows
         self._step_loss += loss.item()
         self._tokens += int(inputs["attention_mask"].sum()) + len(labels)
-        scaled: torch.Tensor = (
-            loss * self.args.world_size
-        )  # gradients are averaged over processes, the divisor counts them all
-        return scaled
+        return cast(torch.Tensor, loss)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
 
     def step_done(self, seconds: float) -> Progress:
-        """Close the books of one optimiser step."""
+        """Close the books of one optimiser step.
+
+        Raises:
+            ConfigError: the loss is no longer a number.
+        """
         self.last_loss, self._step_loss = self._step_loss, 0.0
+        if not math.isfinite(self.last_loss):
+            raise ConfigError(
+                f"training.learning_rate: {self.args.learning_rate:g} diverged, the loss of step "
+                f"{self.state.global_step} is {self.last_loss}; lower it"
+            )
         if self.first_loss is None:
             self.first_loss = self.last_loss
         self._seconds += seconds
@@ -277,7 +287,7 @@ def last_checkpoint(checkpoints_dir: Path) -> str | None:
     found = sorted(checkpoints_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     complete = [path for path in found if (path / _COMPLETE).exists()]
     for path in found:
-        if path not in complete:
+        if path not in complete and is_main_process():
             shutil.rmtree(path)
     return str(complete[-1]) if complete else None
 
@@ -293,7 +303,7 @@ def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
         r=job.training.rank,
         lora_alpha=job.training.alpha,
         lora_dropout=job.training.dropout,
-        target_modules="all-linear",
+        target_modules=linear_modules(model),
         task_type="CAUSAL_LM",
         base_model_name_or_path=job.model.name,
     )
@@ -315,6 +325,18 @@ def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
             )
         set_peft_model_state_dict(adapted, weights, adapter_name=_ADAPTER)
     return adapted
+
+
+def linear_modules(model: Any) -> list[str]:
+    """Last names of all linear layers but the vocabulary projection, which servers refuse to adapt.
+
+    PEFT's own "all-linear" may write every layer's full path into the configuration; engines expect these names.
+    """
+    output = model.get_output_embeddings()
+    names = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, Linear) and m is not output}
+    if not names:
+        raise ConfigError("model.name: this model has no linear layers that LoRA could adapt")
+    return sorted(names)
 
 
 class _LowPrecisionProducts(LoraVariant):  # type: ignore[misc]

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from semievol.config import Configuration, TrainingConfig
 from semievol.errors import ConfigError
 from semievol.protocols import ExampleIndex
 from semievol.seeds import derive
+from semievol.split import in_share
 from semievol.task import Task
 from semievol.types import Example, Neighbour, PseudoLabel, Query, TrainingRow
 
@@ -69,12 +71,15 @@ def training_rows(
 ) -> list[TrainingRow]:
     """The training mix: every example (`example_repeats` times when there are pseudo-labels) and every pseudo-label.
 
+    All rows ask closed book, as clients do; `open_book_share` of them have a copy that shows neighbours, as labelling
+    does, so that training for the one does not unlearn the other.
+
     Args:
         examples: the labelled ones, at least one.
         pseudo_labels: the selected ones; one whose true label is among `examples` gives way to it.
         task: renders prompts and completions.
         config: repeats, and neighbours in prompts.
-        seed: the run's seed; the order of the rows is drawn from it.
+        seed: the run's seed; open-book copies and the order of the rows are drawn from it.
         index: needed when `config.neighbours_in_prompt` > 0.
         holdout: ids that must not be trained on, as example or as pseudo-label (a label that arrived late may have
             put a pseudo-labelled query into the holdout).
@@ -87,36 +92,43 @@ def training_rows(
     labelled = [example for example in examples if example.id not in held_out]
     if not labelled:
         raise ValueError("training_rows: no example to train on; examples are always in the mix")
-    if any(label.answer is None for label in pseudo_labels):
-        raise ValueError("training_rows: a pseudo-label without an answer was selected")
     taken = held_out | {example.id for example in labelled}
     trusted = [label for label in pseudo_labels if label.query.id not in taken]
     repeats = config.example_repeats if trusted else 1
 
-    queries = [example.query for example in labelled] + [label.query for label in trusted]
-    shown = _shown(queries, config, seed, index)
     rows: list[TrainingRow] = []
+    learned: list[tuple[Query, TrainingRow]] = []
     for example in labelled:
-        messages = task.prompt(example.query, shown[example.id])
-        for repeat in range(repeats):
-            identity = example.id if repeat == 0 else f"{example.id}#{repeat + 1}"
-            rows.append(TrainingRow(identity, messages, task.completion(example.answer), "example"))
+        row = TrainingRow(example.id, task.prompt(example.query), task.completion(example.answer), "example")
+        rows += [row] + [replace(row, id=f"{row.id}#{repeat}") for repeat in range(2, repeats + 1)]
+        learned.append((example.query, row))
     for label in trusted:
-        assert label.answer is not None
-        messages = task.prompt(label.query, shown[label.query.id])
-        rows.append(TrainingRow(label.query.id, messages, task.completion(label.answer), "pseudo-label"))
+        if label.answer is None:
+            raise ValueError(f"training_rows: the pseudo-label of {label.query.id!r} has no answer")
+        row = TrainingRow(label.query.id, task.prompt(label.query), task.completion(label.answer), "pseudo-label")
+        rows.append(row)
+        learned.append((label.query, row))
+    rows += _open_book_copies(learned, task, config, seed, index)
     random.Random(derive(seed, "training-rows")).shuffle(rows)
     return rows
 
 
-def _shown(
-    queries: Sequence[Query], config: TrainingConfig, seed: int, index: ExampleIndex | None
-) -> dict[str, list[Example]]:
-    """What each training prompt shows, by query id."""
+def _open_book_copies(
+    learned: Sequence[tuple[Query, TrainingRow]],
+    task: Task,
+    config: TrainingConfig,
+    seed: int,
+    index: ExampleIndex | None,
+) -> list[TrainingRow]:
     if config.neighbours_in_prompt == 0:
-        return {query.id: [] for query in queries}
+        return []
     if index is None:
         raise ConfigError("training.neighbours_in_prompt: above 0 needs an example index")
     form = Configuration(name="training", temperature=0.0, neighbours=config.neighbours_in_prompt)
-    found = retrieve(index, queries, config.neighbours_in_prompt)
-    return {query.id: arrange(row, form, query, seed) for query, row in zip(queries, found, strict=True)}
+    salt = str(derive(seed, "open-book"))
+    drawn = [(query, row) for query, row in learned if in_share(query.id, config.open_book_share, salt)]
+    found = retrieve(index, [query for query, _ in drawn], config.neighbours_in_prompt)
+    return [
+        replace(row, id=f"{row.id}@neighbours", messages=task.prompt(query, arrange(shown, form, query, seed)))
+        for (query, row), shown in zip(drawn, found, strict=True)
+    ]

@@ -27,6 +27,7 @@ from semievol.task import Task
 from semievol.training_job import TrainingJob, write_snapshot
 from semievol.types import Example, PseudoLabel, Query, TrainingRow
 
+WORKLOAD = "files"
 FINGERPRINT_PROMPTS = 4
 
 
@@ -119,10 +120,9 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
         rows = _training_mix(run, number, labels, selection)
         continues = incumbent is not None and run.config.training.start_from == "incumbent"
         parent = run.directory.adapters / str(incumbent) if continues else None
-        name = run.directory.path.resolve().name
-        job = make_training_job(run.config, rows, name=name, number=number, kind=kind, parent=parent)
+        job = make_training_job(run.config, rows, number=number, kind=kind, parent=parent)
         write_snapshot(files.snapshot, job, rows)
-        advance = run.watcher(f"round {number}: train, percent", 100)
+        advance = run.watcher(f"round {number}: train (%)", 100)
         path = await run.trainer(files.snapshot, files.work, run.directory.adapters, advance)
     candidate = path.name
     await run.generator.load_adapter(candidate, path)
@@ -181,16 +181,16 @@ def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: S
 
 
 def make_training_job(
-    config: MethodConfig, rows: Sequence[TrainingRow], *, name: str, number: int, kind: Kind, parent: Path | None
+    config: MethodConfig, rows: Sequence[TrainingRow], *, number: int, kind: Kind, parent: Path | None
 ) -> TrainingJob:
     """What the trainer is told: one round's settings, with rate and epochs of its kind.
 
-    `name` is the workload in the adapter's manifest; `parent` the adapter directory to continue from.
+    `parent` is the adapter directory to continue from; None starts afresh.
     """
     training = config.training
     warm = kind == "warm"
     return TrainingJob(
-        workload=name,
+        workload=WORKLOAD,
         round_number=number,
         kind=kind,
         seed=round_seed(config, number),

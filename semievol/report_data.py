@@ -99,7 +99,7 @@ class PoolPoint:
 
 @dataclass(frozen=True, slots=True)
 class CategoryScore:
-    """Test accuracy of one category, before the first round and at the end."""
+    """Test accuracy of one category, before (by the warm adapter, where there was one) and at the end."""
 
     category: str
     before: Score

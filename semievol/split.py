@@ -1,7 +1,7 @@
-"""Which labelled examples are held out: decided by the id alone, for ever.
+"""Shares of a set of ids, decided by each id alone: which examples are held out, for ever.
 
-Owns one pure function, used on files and by the service alike. Invariant: the same id, share and salt give the
-same answer on every machine, and raising the share only adds ids to the holdout.
+Owns two pure functions, used on files and by the service alike. Invariant: the same id, share and salt give the
+same answer on every machine, and raising the share only adds ids.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import hashlib
 
 
 def is_holdout(example_id: str, share: float, salt: str = "") -> bool:
-    """Whether the example is only ever evaluated on.
+    """Whether the example is only ever evaluated on: never retrieved, never trained on.
 
     Args:
         example_id: the example's id.
         share: expected share of held-out examples, in [0, 1].
         salt: separates workloads whose ids coincide.
     """
-    digest = hashlib.blake2b(f"{salt}\x1f{example_id}".encode(), digest_size=8).digest()
+    return in_share(example_id, share, salt)
+
+
+def in_share(key: str, share: float, salt: str) -> bool:
+    """Whether `key` belongs to the share (in [0, 1]) of all keys that its hash with `salt` picks."""
+    digest = hashlib.blake2b(f"{salt}\x1f{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2.0**64

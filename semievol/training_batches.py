@@ -71,18 +71,21 @@ def tokenize(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> 
 def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[int]:
     """The rows of all steps, one after the other: every `batch_size` of them are one optimiser step.
 
-    Each epoch is a fresh permutation. Within windows rows are sorted by length and the batches then shuffled; a last
-    batch that is short stays last.
+    Each epoch is a fresh permutation. Within windows the rows of an epoch are sorted by length and the batches then
+    shuffled; a last batch that is short stays last.
     """
     random = np.random.default_rng(derive(seed, "batches"))
-    count = max(1, round(epochs * len(lengths)))
+    rows = len(lengths)
+    count = max(1, round(epochs * rows))
     stream: list[int] = []
     while len(stream) < count:
-        stream.extend(random.permutation(len(lengths)).tolist())
+        stream.extend(random.permutation(rows).tolist())
     order: list[int] = []
     window_rows = _WINDOW_BATCHES * batch_size
     for start in range(0, count, window_rows):
-        window = sorted(stream[start : min(start + window_rows, count)], key=lambda i: lengths[i])
+        places = range(start, min(start + window_rows, count))
+        # Epochs apart: sorted together, copies of a row would be neighbours and fill a batch.
+        window = [stream[i] for i in sorted(places, key=lambda i: (i // rows, lengths[stream[i]]))]
         full, rest = divmod(len(window), batch_size)
         for batch in random.permutation(full):
             order.extend(window[batch * batch_size : (batch + 1) * batch_size])

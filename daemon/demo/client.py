@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from daemon.demo.settings import ALIAS
+from daemon.demo.settings import ALIAS, INSTRUCTION
 from semievol.errors import SemiEvolError, TransientError
 from semievol.types import Example, Query
 
@@ -146,7 +146,7 @@ class DaemonClient:
             TransientError: the gateway refused or did not answer.
         """
         turns = [
-            {"role": "system", "content": "Name the intent of the support request."},
+            {"role": "system", "content": INSTRUCTION},
             {"role": "user", "content": question},
         ]
         body = {"model": ALIAS, "messages": turns, "temperature": 0, "max_tokens": 8}

@@ -22,8 +22,9 @@ from semievol.task import Task
 from semievol.types import Example, Outcome, Query
 
 POLL_S = 0.5
-CLIENT_PAUSE_S = 0.5
-QUERIES_A_SECOND = 20
+CLIENT_PAUSE_S = 1.0
+QUERIES_A_SECOND = 40
+ROUND_S = 600.0
 ENDED = frozenset({"settled", "rejected", "inconclusive", "failed", "rolled_back", "cancelled"})
 
 
@@ -113,13 +114,14 @@ class Scenario:
         self._say(f"{len(data.examples)} labelled examples arrive; a share is held out for the gate")
         await self._client.publish_labels(data.examples)
         await self._measure("base")
-        traffic = asyncio.create_task(self._stream(data.queries))
+        share = len(data.queries) // self._scale.rounds
+        await self._stream(data.queries[:share])
         await self._round_ended(0)
         for number in range(1, self._scale.rounds + 1):
             await self._round_ended(number)
             if number == 1:
                 await self._label_as_a_person()
-        await traffic
+            await self._stream(data.queries[number * share : (number + 1) * share])
         self._say("a round with shuffled labels is started on purpose: the gate should refuse it")
         answer = await self._client.post("/v1/rounds", {"kind": "warm", "shuffle_labels": True})
         self.story.sabotaged = int(answer["round"])
@@ -133,7 +135,12 @@ class Scenario:
 
     async def _round_ended(self, number: int) -> None:
         """Wait for the end of a round; when it promoted, measure the adapter that serves now."""
+        deadline = time.monotonic() + ROUND_S
         while True:
+            if time.monotonic() > deadline:
+                waiting = (await self._client.get("/v1/status"))["waiting_for"]
+                log = self._client.log
+                raise DemoError(f"round {number} did not end within {ROUND_S:.0f} s: {waiting} (log: {log})")
             rounds = {round_["number"]: round_ for round_ in await self._client.get("/v1/rounds")}
             round_ = rounds.get(number)
             if round_ is not None and round_["state"] in ENDED:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -41,7 +44,19 @@ def run_demo(seed: int, directory: Path, models: Path, *, keep_running: bool, as
     config_path = write_config(directory, model, seed, scale)
     config = load_config(DaemonConfig, config_path, {})
     dataset = generate(seed, scale.labelled_per_intent, scale.queries, scale.test)
-    return asyncio.run(_show(config_path, config, dataset, scale, keep_running, as_json))
+    return asyncio.run(_until_signalled(_show(config_path, config, dataset, scale, keep_running, as_json)))
+
+
+async def _until_signalled(show: Coroutine[Any, Any, int]) -> int:
+    """Run to the end, or until SIGTERM or SIGINT: then the daemon is stopped before this process ends."""
+    task = asyncio.ensure_future(show)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return 130
 
 
 async def _show(

@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 _T = TypeVar("_T")
 
 _TRANSIENT_SQLITE = ("is locked", "disk is full", "disk i/o error", "unable to open")
-_MIGRATION_LOCK = 0x53454D49  # the key of PostgreSQL's advisory lock
+_WRITE_LOCK = 0x53454D49  # the key of PostgreSQL's advisory lock
 
 
 def chunks(items: Sequence[_T], size: int = 500) -> Iterator[Sequence[_T]]:
@@ -55,6 +55,9 @@ class Database:
         # Writers of one process queue here: SQLite's own waiting is a poll with sleeps, and not fair.
         self._turn = threading.Lock() if self._is_sqlite else None
         self._engine = self._build_engine()
+        # SQLite's transactions are snapshots anyway.
+        repeatable = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self._engine.execution_options(**repeatable)
 
     @property
     def file(self) -> Path | None:
@@ -79,17 +82,18 @@ class Database:
         with self._translated(), self._my_turn(), self._engine.connect() as connection:
             connection.execution_options(semievol_write=True)
             with connection.begin():
+                self._lock_server(connection)
                 yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A read-only transaction: all its statements see one state (SQLite; each its own on PostgreSQL).
+        """A read-only transaction: all its statements see one state.
 
         Raises:
             TransientStoreError: busy or away.
             StoreError: the statement or the schema is wrong.
         """
-        with self._translated(), self._engine.connect() as connection, connection.begin() as transaction:
+        with self._translated(), self._reader.connect() as connection, connection.begin() as transaction:
             yield connection
             transaction.rollback()
 
@@ -122,8 +126,6 @@ class Database:
         from daemon.store.migrate import upgrade  # Alembic is slow to import and needed once
 
         with self.write() as connection:
-            if not self._is_sqlite:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             upgrade(connection)
 
     def close(self) -> None:
@@ -146,6 +148,13 @@ class Database:
             yield
         finally:
             self._turn.release()
+
+    def _lock_server(self, connection: Connection) -> None:
+        """One writer at a time on PostgreSQL too: stores check and then act, and need no retries of their own."""
+        if not self._is_sqlite:
+            timeout = sa.func.set_config("lock_timeout", f"{int(self._busy_timeout_s * 1000)}ms", True)
+            connection.execute(sa.select(timeout))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITE_LOCK)))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -97,6 +97,12 @@ class ExampleStore:
         """The examples that only the gate may see."""
         return self._select(examples.c.holdout.is_(True))
 
+    def changed_since(self, at: float) -> frozenset[str]:
+        """Ids added, changed or retracted since `at` (UTC seconds)."""
+        statement = sa.select(examples.c.id).where(self._mine(), examples.c.updated_at >= at)
+        with self._database.read() as connection:
+            return frozenset(connection.execute(statement).scalars())
+
     def unindexed(self) -> list[Example]:
         """Training examples that the index lacks or holds in an older form."""
         return self._select(examples.c.holdout.is_(False), examples.c.indexed.is_(False))

@@ -251,6 +251,30 @@ class RoundStore:
         with self._database.read() as connection:
             return {row.query_id: row.selected for row in connection.execute(statement)}
 
+    def outcomes_as_candidate(self, adapter: str) -> tuple[float, dict[str, Outcome]]:
+        """When the evaluation of `adapter` in its own round began, and what it answered, by example id."""
+        made = select(rounds.c.number).where(rounds.c.workload == self._workload, rounds.c.adapter == adapter)
+        found = select(round_outcomes).where(
+            round_outcomes.c.workload == self._workload,
+            round_outcomes.c.role == "candidate",
+            round_outcomes.c.number.in_(made),
+        )
+        loaded = select(func.max(round_events.c.at)).where(
+            round_events.c.workload == self._workload,
+            round_events.c.to_state == RoundState.LOADED.value,
+            round_events.c.number.in_(made),
+        )
+        with self._database.read() as connection:
+            rows = list(connection.execute(found).mappings())
+            began_at = connection.execute(loaded).scalar()
+        outcomes = {
+            row["example_id"]: Outcome(
+                row["example_id"], row["expected"], row["answer"], row["correct"], row["entropy"]
+            )
+            for row in rows
+        }
+        return began_at or 0.0, outcomes
+
     def _move(
         self,
         connection: Connection,

@@ -31,6 +31,8 @@ from daemon.store.tables import stream_offsets, stream_records
 from daemon.streams.protocol import OutgoingRecord, StreamRecord
 from semievol.errors import ConfigError
 
+DELETION_INTERVAL_S = 600.0
+
 
 class LocalStream:
     """The stream of one database file. One object per process: its producers wake its consumers at once.
@@ -53,24 +55,7 @@ class LocalStream:
         return LocalConsumer(self._database, self._settings, topic, group, directory, self._bells[topic])
 
     def producer(self) -> LocalProducer:
-        return LocalProducer(self._database, self._settings.partitions, self._bells)
-
-    def delete_before(self, at: float) -> int:
-        """Delete records written before `at` (UTC seconds) that every group of their topic has passed; how many.
-
-        The newest record of a partition stays, because offsets continue from it.
-        """
-        c, o = stream_records.c, stream_offsets.c
-        newest = stream_records.alias()
-        last = (
-            sa.select(sa.func.max(newest.c.offset))
-            .where(newest.c.topic == c.topic, newest.c.partition == c.partition)
-            .scalar_subquery()
-        )
-        unread = sa.exists().where(o.topic == c.topic, o.partition == c.partition, o.next_offset <= c.offset)
-        with _translated(), self._database.write() as connection:
-            statement = sa.delete(stream_records).where(c.timestamp < at, c.offset < last, ~unread)
-            return connection.execute(statement).rowcount
+        return LocalProducer(self._database, self._settings, self._bells)
 
 
 class LocalConsumer:
@@ -214,11 +199,13 @@ class LocalConsumer:
 class LocalProducer:
     """Appends to topics; returns when the transaction is on disk."""
 
-    def __init__(self, database: Database, partitions: int, bells: defaultdict[str, _Bell]) -> None:
+    def __init__(self, database: Database, settings: StreamSettings, bells: defaultdict[str, _Bell]) -> None:
         self._database = database
-        self._partitions = partitions
+        self._partitions = settings.partitions
+        self._retention_s = settings.retention_s
         self._bells = bells
         self._unkeyed = itertools.count()
+        self._next_deletion: dict[str, float] = {}  # by topic
 
     async def publish(self, topic: str, records: Sequence[OutgoingRecord]) -> None:
         if records:
@@ -252,12 +239,28 @@ class LocalProducer:
                     for offset, record in enumerate(some, start=0 if newest is None else newest + 1)
                 ]
             connection.execute(sa.insert(stream_records), rows)
+            if self._retention_s is not None and time.monotonic() >= self._next_deletion.get(topic, 0.0):
+                self._next_deletion[topic] = time.monotonic() + min(DELETION_INTERVAL_S, self._retention_s)
+                _delete_read(connection, topic, now - self._retention_s)
 
     def _partition(self, key: str | None) -> int:
         if self._partitions == 1:
             return 0
         number = next(self._unkeyed) if key is None else zlib.crc32(key.encode("utf-8", "surrogatepass"))
         return number % self._partitions
+
+
+def _delete_read(connection: sa.Connection, topic: str, before: float) -> None:
+    """Delete what was written earlier and every group of the topic has passed.
+
+    The newest record of a partition stays, because offsets continue from it.
+    """
+    c, o = stream_records.c, stream_offsets.c
+    other = stream_records.alias().c
+    newest = sa.select(sa.func.max(other.offset)).where(other.topic == c.topic, other.partition == c.partition)
+    unread = sa.exists().where(o.topic == c.topic, o.partition == c.partition, o.next_offset <= c.offset)
+    old = (c.topic == topic, c.timestamp < before, c.offset < newest.scalar_subquery())
+    connection.execute(sa.delete(stream_records).where(*old, ~unread))
 
 
 class _FileLock:

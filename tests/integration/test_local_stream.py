@@ -190,20 +190,29 @@ async def test_lag_is_known_before_the_first_poll(tmp_path: Path) -> None:
     assert await world.stream.consumer("t", "g").lag() == 2
 
 
-async def test_deleting_keeps_what_a_group_has_not_read_and_offsets_go_on(tmp_path: Path) -> None:
-    world = World(tmp_path)
+async def test_old_records_are_deleted_once_every_group_has_read_them(tmp_path: Path) -> None:
+    world = World(tmp_path, retention_s=1e-6)
     producer, consumer = world.stream.producer(), world.stream.consumer("t", "g")
-    await producer.publish("t", out("a", "b", "c", "d"))
-    await consumer.poll(10, 0.0)
+
+    def kept() -> list[int]:
+        with world.database.read() as connection:
+            query = "select offset from stream_records where topic = 't' order by offset"
+            return list(connection.exec_driver_sql(query).scalars())
+
+    await consumer.poll(1, 0.0)
+    await consumer.commit({0: 0})
+    await producer.publish("t", out("a", "b", "c"))
+    await producer.publish("t", out("d"))
+    assert kept() == [0, 1, 2, 3]
     await consumer.commit({0: 2})
-    later = time.time() + 1
-    assert world.stream.delete_before(0.0) == 0
-    assert world.stream.delete_before(later) == 2
-    await consumer.commit({0: 4})
-    assert world.stream.delete_before(later) == 1
     await producer.publish("t", out("e"))
-    records = await consumer.poll(10, 0.0)
-    assert [record.offset for record in records] == [4]
+    assert kept() == [2, 3, 4]
+    await consumer.commit({0: 5})
+    await producer.publish("other", out("x"))
+    assert kept() == [2, 3, 4]
+    await producer.publish("t", out("f"))
+    assert kept() == [5]
+    assert [record.offset for record in await world.stream.consumer("t", "new").poll(10, 0.0)] == [5]
 
 
 def test_a_server_database_is_refused_with_the_way_out() -> None:

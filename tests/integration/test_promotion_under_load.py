@@ -9,12 +9,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.daemon_process import COLOURS, TOKEN, DaemonProcess, example, query, tiny_config
+from tests.daemon_process import TOKEN, DaemonProcess, example, query, tiny_config
 
 pytestmark = pytest.mark.timeout(300)
 
 CLIENTS, MOVES = 8, 6
-QUESTIONS = [f"{COLOURS[number % len(COLOURS)]} {number}" for number in range(12)]
+# Nothing that was taught: on the task itself two good adapters answer alike, and a mixture could not be told.
+QUESTIONS = [f"what about {'xyzw'[number % 4] * (number + 1)} and {number * 37}?" for number in range(12)]
 
 
 async def ask(session: aiohttp.ClientSession, url: str, question: str) -> tuple[str, str]:

@@ -108,10 +108,32 @@ def test_an_index_on_disk_is_found_again_without_embedding(tmp_path: Path) -> No
     second.close()
 
 
+def test_a_crash_while_another_embedder_takes_over_loses_nothing(tmp_path: Path) -> None:
+    class CrashingEmbedder(CountingEmbedder):
+        def embed(self, texts: Sequence[str]) -> Vectors:
+            raise KeyboardInterrupt
+
+    first = QdrantExampleIndex(CountingEmbedder(), "examples", tmp_path / "index")
+    first.upsert(EXAMPLES)
+    first.close()
+    with pytest.raises(KeyboardInterrupt):
+        QdrantExampleIndex(CrashingEmbedder(name="other"), "examples", tmp_path / "index")
+    second = QdrantExampleIndex(CountingEmbedder(name="other"), "examples", tmp_path / "index")
+    assert second.ids() == {"card", "pin", "sum"}
+    second.close()
+
+
+def test_indexes_of_one_directory_do_not_touch_each_other(tmp_path: Path) -> None:
+    for name, embedder in [("a", "one"), ("b", "two"), ("a", "three"), ("b", "two")]:
+        index = QdrantExampleIndex(CountingEmbedder(name=embedder), name, tmp_path / "index")
+        index.upsert([Example(Query(name, name), name)])
+        assert index.ids() == {name}
+        index.close()
+    assert len(list((tmp_path / "index" / "collection").iterdir())) == 4
+
+
 @pytest.mark.parametrize(("name", "dimensions"), [("other", 64), ("counting", 32)])
-def test_another_embedder_rebuilds_the_collection_from_its_own_examples(
-    tmp_path: Path, name: str, dimensions: int
-) -> None:
+def test_another_embedder_embeds_the_same_examples_anew(tmp_path: Path, name: str, dimensions: int) -> None:
     first = QdrantExampleIndex(CountingEmbedder(), "examples", tmp_path / "index")
     first.upsert(EXAMPLES)
     first.close()

@@ -84,7 +84,7 @@ def test_without_an_example_there_is_nothing_to_train_on() -> None:
 
 
 def test_a_pseudo_label_without_an_answer_is_refused() -> None:
-    with pytest.raises(ValueError, match="without an answer"):
+    with pytest.raises(ValueError, match="'q' has no answer"):
         training_rows(EXAMPLES, [pseudo_label("q", None)], TASK, TrainingConfig(), 0)
 
 
@@ -116,18 +116,32 @@ def test_the_order_of_the_rows_is_drawn_from_the_seed() -> None:
     assert order(1) != order(2)
 
 
-def test_training_prompts_show_neighbours_when_configured_and_never_the_row_itself() -> None:
-    config = TrainingConfig(neighbours_in_prompt=2)
-    with pytest.raises(ConfigError, match="needs an example index"):
-        training_rows(EXAMPLES, [], TASK, config, 0)
-    rows = {
-        row.id: row for row in training_rows(EXAMPLES, [pseudo_label("q")], TASK, config, 0, index=ListIndex(EXAMPLES))
-    }
-    assert [m.content for m in rows["e0"].messages] == [
-        "question 2",
-        "answer 2",
-        "question 1",
-        "answer 1",
+def test_open_book_copies_stand_beside_the_closed_book_rows_and_never_show_the_row_itself() -> None:
+    config = TrainingConfig(neighbours_in_prompt=2, example_repeats=2)
+    index = ListIndex(EXAMPLES)
+    rows = {row.id: row for row in training_rows(EXAMPLES, [pseudo_label("q")], TASK, config, 0, index=index)}
+    assert len(rows) == 10 + 1 + 6
+    assert [m.content for m in rows["e0"].messages] == ["question 0"]
+    assert [m.content for m in rows["e0@neighbours"].messages] == [
+        *("question 2", "answer 2", "question 1", "answer 1"),
         "question 0",
     ]
-    assert [m.content for m in rows["q"].messages] == ["question 1", "answer 1", "question 0", "answer 0", "asked q"]
+    assert [m.content for m in rows["q@neighbours"].messages][::2] == ["question 1", "question 0", "asked q"]
+    assert (rows["q@neighbours"].completion, rows["q@neighbours"].kind) == ("guess", "pseudo-label")
+
+
+def test_only_the_configured_share_has_an_open_book_copy() -> None:
+    config = TrainingConfig(neighbours_in_prompt=1, open_book_share=0.25)
+    examples = [Example(Query(str(i), f"question {i}"), "x") for i in range(400)]
+
+    def copies(seed: int) -> set[str]:
+        rows = training_rows(examples, [], TASK, config, seed, index=ListIndex(examples))
+        return {row.id for row in rows if row.id.endswith("@neighbours")}
+
+    assert 70 < len(copies(1)) < 130
+    assert copies(1) == copies(1) != copies(2)
+
+
+def test_open_book_copies_need_an_index() -> None:
+    with pytest.raises(ConfigError, match="needs an example index"):
+        training_rows(EXAMPLES, [], TASK, TrainingConfig(neighbours_in_prompt=2), 0)

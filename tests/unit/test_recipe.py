@@ -103,7 +103,7 @@ async def test_a_snapshot_holds_examples_and_selected_pseudo_labels_and_no_holdo
     assert sorted(row.id for row in warm) == ["e0", "e1", "e2", "e3"]
     assert sorted(row.id for row in evolved) == ["e0", "e1", "e2", "e3", "q0", "q1", "q2", "q3", "q4"]
     job, _ = read_snapshot(world.trained[1])
-    assert (job.workload, job.round_number, job.kind, job.parent) == ("run", 2, "evolve", None)
+    assert (job.workload, job.round_number, job.kind, job.parent) == ("files", 2, "evolve", None)
     assert len(job.fingerprint_prompts) == 4
 
 
@@ -183,6 +183,6 @@ async def test_the_steps_are_announced_with_their_size(tmp_path: Path) -> None:
     watched = Run(**{name: getattr(run, name) for name in run.__slots__ if name != "watcher"}, watcher=watch)
     await evolve(watched, 1)
     assert announced["round 2: label"] == [10, 10]
-    assert announced["round 2: train, percent"] == [100, 100]
+    assert announced["round 2: train (%)"] == [100, 100]
     assert announced["round 2: evaluate adapter-2"] == [12, 12]
     assert all(total == done for total, done in announced.values())

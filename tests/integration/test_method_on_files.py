@@ -1,0 +1,95 @@
+"""The commands `semievol evolve|label|train|eval` with a tiny random model: real files, real training, no meaning."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semievol.adapter_directory import verify
+from semievol.config import MethodConfig
+from semievol.config_file import load_config
+from semievol.data import read_pseudo_labels
+from semievol.errors import DataError
+from semievol.file_commands import precision, run_eval, run_label, run_train, true_answers
+from semievol.recipe import no_watcher
+from semievol.task import Task
+from semievol.types import Query
+from tests.tiny_model import make_tiny_model
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a model, a configuration and data."""
+    directory = tmp_path_factory.mktemp("files")
+    make_tiny_model(directory / "model")
+    (directory / "c.yaml").write_text(
+        "embedding: {kind: hashing, dimensions: 32}\n"
+        "task: {labels: [a, b], max_answer_tokens: 3}\n"
+        "labelling: {configurations: [{name: greedy, temperature: 0, neighbours: 1}, {name: sampled, samples: 2}]}\n"
+        "selection: {theta: 1.0, min_agreement: 0}\n"
+        "training: {learning_rate: 0.01, epochs: 6, warm_epochs: 8, rank: 4, batch_size: 4, threads: 1}\n"
+        "gate: {min_holdout: 5}\n"
+    )
+    rows = [{"id": f"e{i}", "question": f"say {'ab'[i % 2]} {i}", "answer": "ab"[i % 2]} for i in range(24)]
+    write(directory / "labeled.jsonl", rows)
+    queries = [{"id": f"q{i}", "question": f"say {'ab'[i % 2]} q{i}"} for i in range(8)]
+    write(directory / "unlabeled.jsonl", queries)
+    write(directory / "answers.jsonl", [{"id": f"q{i}", "answer": "ab"[i % 2]} for i in range(8)])
+    return directory
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_evolve_leaves_a_complete_run(world: Path) -> None:
+    options = ["--examples", "labeled.jsonl", "--queries", "unlabeled.jsonl", "--out", "run", "-c", "c.yaml"]
+    result = subprocess.run(
+        [sys.executable, "-m", "semievol.cli", "evolve", *options, "--test", "labeled.jsonl", "-o", "json"],
+        cwd=world,
+        env={**os.environ, "SEMIEVOL__MODEL__NAME": str(world / "model"), "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["examples"] + summary["holdout"] == 24
+    assert [each["kind"] for each in summary["rounds"]] == ["warm", "evolve"]
+    for each in summary["rounds"]:
+        manifest = verify(world / "run" / "adapters" / each["adapter"])
+        assert (manifest.round_number, manifest.parent) == (each["number"], None)
+        assert 0 <= summary["test"][each["adapter"]]["accuracy"] <= 1
+    assert len(read_pseudo_labels(world / "run" / "round-0002" / "pseudo_labels.jsonl")) == 8
+    assert json.loads((world / "run" / "summary.json").read_text()) == summary
+
+
+async def test_label_train_and_eval_work_hand_in_hand(world: Path) -> None:
+    config = load_config(MethodConfig, world / "c.yaml", {"SEMIEVOL__MODEL__NAME": str(world / "model")})
+    examples, labels = world / "labeled.jsonl", world / "new" / "labels.jsonl"
+    labelled = await run_label(config, examples, world / "unlabeled.jsonl", labels, None, no_watcher)
+    assert (labelled["labelled"], labelled["adapter"]) == (8, None)
+    known = true_answers(
+        world / "answers.jsonl", [label.query for label in read_pseudo_labels(labels)], Task(config.task)
+    )
+    assert precision(read_pseudo_labels(labels), known) is not None
+    trained = await run_train(config, examples, labels, world / "new", None, no_watcher)
+    assert trained["rows"] == 24 + labelled["selected"]
+    outcomes, adapter = world / "new" / "outcomes.jsonl", Path(trained["path"])
+    evaluated = await run_eval(config, examples, adapter, examples, 2, outcomes, no_watcher)
+    assert (evaluated["count"], evaluated["adapter"]) == (24, trained["adapter"])
+    rows = [json.loads(line) for line in outcomes.read_text().splitlines()]
+    assert sum(row["correct"] for row in rows) == pytest.approx(24 * evaluated["accuracy"])
+
+
+def test_a_true_answer_outside_the_set_is_named_before_the_run_begins(world: Path) -> None:
+    config = load_config(MethodConfig, world / "c.yaml", {"SEMIEVOL__MODEL__NAME": "none"})
+    write(world / "wrong.jsonl", [{"id": "q1", "answer": "z"}])
+    with pytest.raises(DataError, match=r"wrong.jsonl: id 'q1': field 'answer': 'z' is not one of the 2 labels"):
+        true_answers(world / "wrong.jsonl", [Query("q0", "x"), Query("q1", "x")], Task(config.task))
