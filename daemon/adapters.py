@@ -32,6 +32,7 @@ class AdapterFleet:
         self._stores = stores
         self._generator = generator
         self._alias = alias
+        self.defect: str | None = None
 
     async def version(self, name: str) -> AdapterVersion:
         """The registry's row of `name`.
@@ -75,17 +76,22 @@ class AdapterFleet:
         return attest(entries, candidate, base, other, FINGERPRINT_TOLERANCE)
 
     async def reconcile(self) -> None:
-        """Load what should be loaded and is not; a defect of the previous version is reported, not fatal."""
+        """Load what should be loaded and is not. A defect is kept in `defect`, not raised: the daemon lives on, not
+        ready, and an operator can roll back or promote another version.
+        """
         state = self._alias.state
         loaded = await self._generator.loaded_adapters()
-        if state.adapter is not None and state.adapter not in loaded:
-            await self.load(state.adapter)
-            log.info("loaded the serving adapter %s", state.adapter)
-        if state.previous is not None and state.previous not in loaded:
+        self.defect = None
+        for role, name in (("serving", state.adapter), ("previous", state.previous)):
+            if name is None or name in loaded:
+                continue
             try:
-                await self.load(state.previous)
+                await self.load(name)
+                log.info("loaded the %s adapter %s", role, name)
             except AdapterError as error:
-                log.warning("the previous adapter cannot be loaded, a rollback would fail: %s", error)
+                log.error("the %s adapter cannot be loaded: %s", role, error)
+                if role == "serving":
+                    self.defect = str(error)
 
     async def release(self, drain_s: float, keep: frozenset[str] = frozenset()) -> None:
         """Unload every version that is neither serving, previous nor in `keep`, once its requests have ended."""

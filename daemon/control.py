@@ -67,8 +67,7 @@ class Control:
         return self._step is None and self._stepping is None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Load what serves, then look around every half second until stopped."""
-        await self._fleet.reconcile()
+        """Look around every half second until stopped."""
         try:
             while not stop.is_set():
                 try:
@@ -218,4 +217,5 @@ class Control:
     async def _move(self, adapter: str | None) -> dict[str, Any]:
         before = self._alias.adapter
         self._alias.follow(await asyncio.to_thread(self._stores.alias.move, adapter))
+        await self._fleet.reconcile()
         return {"from": before, "to": self._alias.adapter}

@@ -17,6 +17,7 @@ from daemon.alias import Alias
 from daemon.config import GatewayConfig
 from daemon.metrics import Metrics
 from daemon.web import error, guarded, read_json
+from semievol.errors import AdapterError
 from semievol.protocols import Generator
 from semievol.types import Completion, GenerationRequest, Message
 
@@ -114,6 +115,8 @@ class Gateway:
         try:
             async with self._alias.bind() as adapter:
                 answers = (await self._generator.generate([_generation(asked, adapter)]))[0]
+        except AdapterError as missing:
+            return error(503, "adapter_unavailable", str(missing))
         finally:
             self._in_flight -= 1
         body = _response(self._served_alias, answers, asked.logprobs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from daemon.adapters import AdapterFleet
 from daemon.alias import Alias
 from daemon.control import Control
 from daemon.intake import Intake
@@ -26,6 +27,7 @@ class Observer:
         metrics: Metrics,
         stores: Stores,
         alias: Alias,
+        fleet: AdapterFleet,
         intake: Intake,
         labels: LabelsIntake,
         control: Control,
@@ -34,6 +36,7 @@ class Observer:
         self._metrics = metrics
         self._stores = stores
         self._alias = alias
+        self._fleet = fleet
         self._intake = intake
         self._labels = labels
         self._control = control
@@ -42,6 +45,8 @@ class Observer:
     def missing(self) -> dict[str, str]:
         """What keeps the process from being ready, by part; empty when it is."""
         missing: dict[str, str] = {}
+        if self._fleet.defect:
+            missing["adapter"] = self._fleet.defect
         if "intake" in self._roles and self._intake.counters.degraded:
             missing["intake"] = self._intake.counters.degraded
         if "labels" in self._roles and self._labels.counters.degraded:

@@ -154,8 +154,9 @@ class Service:
             control.warm_ended if config.rounds.wait_for_warm and "control" in self._roles else None,
             on_stored=metrics.stored,
         )
-        observer = Observer(metrics, stores, alias, intake, labels, control, self._roles)
+        observer = Observer(metrics, stores, alias, fleet, intake, labels, control, self._roles)
         await self._clean_up(stores, place)
+        await fleet.reconcile()  # before any front listens: the first request must find its adapter
 
         # Stages stop in this order: new work first, the round's step next, the fronts last.
         if "intake" in self._roles:
@@ -165,7 +166,6 @@ class Service:
         if "control" in self._roles:
             supervisor.add("control", control.run, stage=1)
         else:
-            await fleet.reconcile()
             supervisor.add("alias", lambda stop: follow_alias(stores, alias, fleet, stop), stage=1)
         if "gateway" in self._roles:
             token = ensure_token(config.gateway.token, directory / "gateway.token")

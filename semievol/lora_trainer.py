@@ -82,7 +82,8 @@ def run(
     # Checkpointed layers keep no cache; DistributedDataParallel expects one forward per backward.
     share = decoding.can_share(model) and not job.training.gradient_checkpointing and arguments.world_size == 1
     trainer = LoraTrainer(adapted, arguments, [tokens[i] for i in order], prompts.padding, share, report)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints_dir))
+    checkpoint = last_checkpoint(checkpoints_dir)
+    trainer.train(resume_from_checkpoint=checkpoint)
     steps = trainer.state.global_step
     if not is_main_process():
         return [], {}
@@ -93,6 +94,7 @@ def run(
     write_adapter(adapted, job, weights_dir)
     fingerprint = take_fingerprint(model, prompts, job)
     return fingerprint, trainer.summary() | {
+        "resumed_from_step": 0 if checkpoint is None else int(checkpoint.rpartition("-")[2]),
         "rows": len(rows),
         "pseudo_labels": sum(row.kind == "pseudo-label" for row in rows),
         "learning_rate": job.learning_rate,

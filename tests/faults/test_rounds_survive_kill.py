@@ -66,6 +66,12 @@ def test_a_warm_round_killed_in_every_state_goes_on_to_its_promotion(tmp_path: P
     assert survivor.chat("red 1").headers["x-semievol-adapter"] == rounds[0]["adapter"]
     assert survivor.stop() == 0
     assert_whole(stores, survivor)
+    again = DaemonProcess(config)
+    again.start()
+    again.wait_ready()
+    answer = again.chat("red 1")  # the very first request after a start finds its adapter
+    assert (answer.status_code, answer.headers.get("x-semievol-adapter")) == (200, rounds[0]["adapter"])
+    assert again.stop() == 0
     moves = [event["to_state"] for event in stores.rounds.events(0)]
     assert len(moves) == len(set(moves)) == 9
 

@@ -53,7 +53,8 @@ async def move_under_load(daemon: DaemonProcess) -> tuple[list[tuple[str, str, s
 
         alone = {}
         for _ in range(2):
-            alone[await rollback()] = await answers_alone(session, gateway)
+            serving = await rollback()
+            alone[serving] = await answers_alone(session, gateway)
         clients = [asyncio.create_task(client(offset)) for offset in range(CLIENTS)]
         for _ in range(MOVES):
             before = len(seen)
