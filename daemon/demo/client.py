@@ -38,7 +38,11 @@ class Reply:
 
 @dataclass(slots=True)
 class Memory:
-    """Resident memory of the demo's processes together, bytes; the peak over all samples."""
+    """Resident memory of the demo's processes together, bytes; the peak over all samples.
+
+    Pages that several processes share (torch's libraries) count once, as they take memory once: the kernel's
+    proportional set size where there is one, else the resident set size.
+    """
 
     now: int = 0
     peak: int = 0
@@ -51,8 +55,9 @@ class Memory:
         me = psutil.Process()
         for process in (me, *me.children(recursive=True)):
             try:
-                total += process.memory_info().rss
-            except psutil.NoSuchProcess:
+                full = process.memory_full_info()
+                total += getattr(full, "pss", full.rss)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         self.now, self.peak = total, max(self.peak, total)
 

@@ -67,7 +67,7 @@ def _settings(directory: Path, model: Path, seed: int, scale: Scale) -> dict[str
         "rounds": {"refresh": False},
         "rollout": {"watch_s": 2.0},
         # One core for the trainer, one for the daemon: threads of both on the same two cores would wait for each other.
-        "generation": {"threads": 1},
+        "generation": {"threads": 1, "max_batch": 16},
         "artifacts": {"directory": str((directory / "data").resolve())},
         "api": {"port": 0},
         "gateway": {"port": 0},

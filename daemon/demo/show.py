@@ -89,7 +89,7 @@ async def _show(
             if as_json:
                 typer.echo(json.dumps(summary, indent=1))
             else:
-                print_summary(found, summary, Console())
+                print_summary(found, summary, Console() if sys.stdout.isatty() else Console(width=WIDTH))
                 typer.echo(f"\nreport: {page}\nexplain a query: semievol explain {dataset.queries[0].id} -c {path}")
             if keep_running:
                 screen.say(f"the daemon goes on (Ctrl-C ends it): {client.endpoints}, tokens in {data}")
@@ -97,6 +97,7 @@ async def _show(
     return 0
 
 
+WIDTH = 132  # of the summary where no terminal says how wide it is
 COLUMNS = ("round", "ended as", "test before", "test after", "holdout", "p", "pool", "selected", "precision", "s")
 
 
