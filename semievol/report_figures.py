@@ -104,7 +104,7 @@ def accuracy_over_rounds(data: ReportData) -> Figure:
 def categories(data: ReportData) -> Figure:
     """Test accuracy per category, before and after."""
     name, title = "categories", "Accuracy by category"
-    caption = "Hollow circle: before (by the warm adapter, where there was one). Filled diamond: at the end. The longest changes come first."
+    caption = "Hollow circle: before (the warm adapter). Filled diamond: at the end. The longest changes come first."
     if not data.categories:
         return Figure(name, title, caption, note="No test examples with categories were evaluated.")
     ordered = sorted(data.categories, key=lambda c: -abs(c.after.accuracy - c.before.accuracy))
