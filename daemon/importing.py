@@ -15,7 +15,7 @@ from daemon.config import DaemonConfig
 from daemon.errors import PoisonRecord
 from daemon.messages import RecordParser, label_record, query_record
 from daemon.store.stores import Stores
-from daemon.streams.local import LocalStream
+from daemon.streams.opening import open_stream
 from daemon.streams.protocol import OutgoingRecord, StreamRecord
 from semievol.data import read_examples, read_queries
 from semievol.errors import DataError
@@ -58,7 +58,7 @@ async def publish_file(
                 continue
             yield OutgoingRecord(parsed.id, value)
 
-    producer = LocalStream(stores.database, config.stream).producer()
+    producer = open_stream(config.stream, stores.database).producer()
     published = 0
     if source == "-":  # published as it comes: a pipe may never end
         for batch in _batches(checked(sys.stdin.buffer)):
@@ -74,7 +74,7 @@ async def publish_file(
 
 async def retract_labels(config: DaemonConfig, stores: Stores, ids: Sequence[str]) -> dict[str, Any]:
     """Publish a null value for each id: the labels role takes these examples back."""
-    producer = LocalStream(stores.database, config.stream).producer()
+    producer = open_stream(config.stream, stores.database).producer()
     await producer.publish(config.stream.labels, [OutgoingRecord(example_id, None) for example_id in ids])
     await producer.close()
     return {"topic": config.stream.labels, "retracted": len(ids)}

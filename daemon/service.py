@@ -21,6 +21,7 @@ from daemon.alias import Alias
 from daemon.api import Api, ApiTools
 from daemon.config import DaemonConfig
 from daemon.control import Control
+from daemon.engine import open_engine
 from daemon.gateway import Gateway
 from daemon.idle import IdleWatch
 from daemon.intake import Intake
@@ -31,7 +32,7 @@ from daemon.metrics import Metrics
 from daemon.observer import Observer
 from daemon.rounds import RoundEngine, RoundPlace, RoundTools
 from daemon.store.stores import Stores, open_stores
-from daemon.streams.local import LocalStream
+from daemon.streams.opening import open_stream
 from daemon.supervisor import Supervisor
 from daemon.web import ensure_token, run_server
 from semievol import adapter_directory
@@ -39,7 +40,6 @@ from semievol.collaboration import CollaborativeLabeller
 from semievol.embedding import build_embedder
 from semievol.errors import ConfigError
 from semievol.example_index import QdrantExampleIndex
-from semievol.local_generator import LocalGenerator
 from semievol.task import Task
 
 log = logging.getLogger(__name__)
@@ -98,12 +98,9 @@ class Service:
             open_stores, config.store_url, config.workload.name, config.workload.served_alias
         )
         stack.callback(stores.database.close)
-        stream = LocalStream(stores.database, config.stream)
+        stream = open_stream(config.stream, stores.database)
         task = Task(config.task)
-        generator = LocalGenerator(
-            config.model, threads=config.generation.threads, max_batch=config.generation.max_batch
-        )
-        stack.push_async_callback(generator.close)
+        generator = await open_engine(config, stack)
         embedder = await asyncio.to_thread(build_embedder, config.embedding)
         index = await asyncio.to_thread(
             lambda: QdrantExampleIndex(
@@ -122,7 +119,6 @@ class Service:
         producer = stream.producer()
         stack.push_async_callback(producer.close)
         metrics = Metrics(config.workload.name)
-        await generator.start()
 
         place = place_of(config)
         engine = RoundEngine(

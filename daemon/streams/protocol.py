@@ -94,3 +94,13 @@ class StreamProducer(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Stream(Protocol):
+    """One way to a stream; a process opens one."""
+
+    def consumer(self, topic: str, group: str) -> StreamConsumer:
+        """A member of `group` that owns nothing until its first poll."""
+        ...
+
+    def producer(self) -> StreamProducer: ...

@@ -1,0 +1,18 @@
+"""Chooses the stream that the configuration names; drivers are imported only when they are used."""
+
+from __future__ import annotations
+
+from daemon.config_sections import StreamSettings
+from daemon.store.database import Database
+from daemon.streams.protocol import Stream
+
+
+def open_stream(settings: StreamSettings, database: Database) -> Stream:
+    """The stream of `settings.kind`.
+
+    Raises:
+        ConfigError: the settings do not fit the stream (local needs an SQLite file).
+    """
+    from daemon.streams.local import LocalStream
+
+    return LocalStream(database, settings)
