@@ -1,4 +1,6 @@
-"""A workload on a real SQLite file, and a labeller that answers by rule: what the intake's tests are made of."""
+"""A workload on a real database, its stream on an SQLite file, and a labeller that answers by rule: what the intake's
+tests are made of.
+"""
 
 from __future__ import annotations
 
@@ -92,17 +94,29 @@ async def bind() -> AsyncIterator[str | None]:
 
 
 class World:
-    """One workload: database, stream, stores and parser under one directory."""
+    """One workload: database, stream, stores and parser under one directory.
 
-    def __init__(self, directory: Path, *, workload: str = "w", **stream: object) -> None:
+    Args:
+        url: the state, when it is not the SQLite file that holds the stream.
+    """
+
+    def __init__(self, directory: Path, *, url: str | None = None, workload: str = "w", **stream: object) -> None:
         self.topics = StreamSettings(**{"poll_interval_s": 0.02, "lock_retry_s": 0.02, **stream})
-        self.database = Database(f"sqlite:///{directory / 'state.db'}")
-        self.database.migrate()
-        self.stream = LocalStream(self.database, self.topics)
+        self.stream_database = Database(f"sqlite:///{directory / 'state.db'}")
+        self.stream_database.migrate()
+        self.database = self.stream_database
+        if url is not None and not url.startswith("sqlite"):
+            self.database = Database(url, workload)
+            self.database.migrate()
+        self.stream = LocalStream(self.stream_database, self.topics)
         self.labels = PseudoLabelStore(self.database, workload)
         self.examples = ExampleStore(self.database, workload)
         task = Task(TaskConfig(labels=ANSWERS, max_question_chars=100))
         self.parser = RecordParser(task, max_record_bytes=10_000)
+
+    def close(self) -> None:
+        self.database.close()
+        self.stream_database.close()
 
     def intake(self, labeller: object, **options: object) -> Intake:
         settings = IntakeSettings(
@@ -180,7 +194,7 @@ class World:
 
     def committed(self, group: str, topic: str) -> int:
         """The committed offset, all partitions together."""
-        with self.database.read() as connection:
+        with self.stream_database.read() as connection:
             statement = 'select sum(next_offset) from stream_offsets where "group" = ? and topic = ?'
             return connection.exec_driver_sql(statement, (group, topic)).scalar() or 0
 
