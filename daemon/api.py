@@ -40,7 +40,7 @@ class ApiTools:
     producer: StreamProducer
     metrics: Metrics
     readiness: Callable[[], Mapping[str, str]]
-    waiting_for: Callable[[], str]
+    process: Callable[[], Mapping[str, Any]]
     observe: Callable[[], Awaitable[None]]
 
 
@@ -98,7 +98,7 @@ class Api:
     async def _status(self, _request: web.Request) -> web.Response:
         alias = self._config.workload.served_alias
         seen = await asyncio.to_thread(operations.status, self._tools.stores, self._tools.place, alias)
-        return web.json_response({**seen, "waiting_for": self._tools.waiting_for()})
+        return web.json_response({**seen, **self._tools.process()})
 
     async def _rounds(self, _request: web.Request) -> web.Response:
         return await self._view(operations.rounds, self._tools.place)

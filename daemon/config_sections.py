@@ -17,7 +17,7 @@ class RetrySettings(Section):
 
     initial_s: float = Field(default=0.5, gt=0)
     """Upper bound of the first wait, seconds; it doubles with every failure. The wait is drawn below its bound."""
-    max_s: float = Field(default=30.0, gt=0)
+    max_s: float = Field(default=10.0, gt=0)
     """The bound never grows past this, seconds: what a recovered component waits at most to be used again."""
 
 
