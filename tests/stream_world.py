@@ -1,4 +1,6 @@
-"""A workload on a real SQLite file, and a labeller that answers by rule: what the intake's tests are made of."""
+"""A workload on a real database, its stream on an SQLite file, and a labeller that answers by rule: what the intake's
+tests are made of.
+"""
 
 from __future__ import annotations
 
@@ -92,13 +94,21 @@ async def bind() -> AsyncIterator[str | None]:
 
 
 class World:
-    """One workload: database, stream, stores and parser under one directory; `stream` may name a real broker."""
+    """One workload: database, stream, stores and parser under one directory; `stream` may name a real broker.
 
-    def __init__(self, directory: Path, *, workload: str = "w", **stream: object) -> None:
+    Args:
+        url: the state, when it is not the SQLite file that holds the stream.
+    """
+
+    def __init__(self, directory: Path, *, url: str | None = None, workload: str = "w", **stream: object) -> None:
         self.topics = StreamSettings(**{"poll_interval_s": 0.02, "lock_retry_s": 0.02, **stream})
-        self.database = Database(f"sqlite:///{directory / 'state.db'}")
-        self.database.migrate()
-        self.stream = open_stream(self.topics, self.database)
+        self.stream_database = Database(f"sqlite:///{directory / 'state.db'}")
+        self.stream_database.migrate()
+        self.database = self.stream_database
+        if url is not None and not url.startswith("sqlite"):
+            self.database = Database(url, workload)
+            self.database.migrate()
+        self.stream = open_stream(self.topics, self.stream_database)
         self._producer: StreamProducer | None = None
         self.labels = PseudoLabelStore(self.database, workload)
         self.examples = ExampleStore(self.database, workload)
@@ -161,6 +171,7 @@ class World:
         if self._producer is not None:
             await self._producer.close()
         self.database.close()
+        self.stream_database.close()
 
     async def send(self, topic: str, values: Iterable[object]) -> None:
         """Publish JSON values (bytes go as they are), keyed by their id."""
