@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,10 +29,10 @@ REPORT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A program of this machine, the Debian package that has it, and the tests that are skipped without it."""
+    """A program of this machine, Debian packages of which any has it, and the tests that are skipped without it."""
 
     name: str
-    package: str
+    packages: tuple[str, ...]
     skipped: str
     present: Callable[[], bool]
 
@@ -70,10 +71,11 @@ def has_promtool() -> bool:
 
 
 NEEDS = (
-    Need("PostgreSQL", "postgresql", "tests on PostgreSQL", has_postgresql),
-    Need("Java 17", "default-jre-headless", "tests on Kafka", has_java),
-    Need("Maven", "maven", "tests on Kafka", has_maven_or_jars),
-    Need("promtool", "prometheus", "the check of deploy/prometheus", has_promtool),
+    Need("PostgreSQL", ("postgresql",), "tests on PostgreSQL", has_postgresql),
+    # Which Java a release has: 17, only newer ones, or an older one by default.
+    Need("Java 17", ("openjdk-17-jre-headless", "default-jre-headless"), "tests on Kafka", has_java),
+    Need("Maven", ("maven",), "tests on Kafka", has_maven_or_jars),
+    Need("promtool", ("prometheus",), "the check of deploy/prometheus", has_promtool),
 )
 
 FETCHES = (
@@ -86,7 +88,7 @@ def main() -> int:
     """Bring everything; returns the exit code."""
     missing = [need for need in NEEDS if not need.present()]
     if missing and may_install():
-        install([need.package for need in missing])
+        install(missing)
         missing = [need for need in missing if not need.present()]
     lines = [missing_line(missing, debian=is_debian())] if missing else []
     absent = {need.name for need in missing}
@@ -115,20 +117,26 @@ def may_install() -> bool:
 def missing_line(missing: Sequence[Need], *, debian: bool) -> str:
     """One line: what is missing, what is skipped for it, and how to have it."""
     skipped = " and ".join(dict.fromkeys(need.skipped for need in missing))
-    packages = " ".join(need.package for need in missing)
+    packages = " ".join(need.packages[0] for need in missing)
     remedy = f"as root: apt-get install {packages}" if debian else "install it with your system's package manager"
     return f"missing: {', '.join(need.name for need in missing)}; skipped for it: {skipped} ({remedy})"
 
 
-def install(packages: Sequence[str]) -> None:
-    """Install Debian packages; the lists are renewed only when they do not do."""
-    name = f"Debian's packages {' '.join(packages)}"
-    command = ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120", *packages]
-    if run(command, name, 900) is None:
-        return
-    problem = run(["apt-get", "update"], "Debian's package lists", 300) or run(command, name, 900)
-    if problem is not None:
-        say(f"apt-get could not install {' '.join(packages)}: {problem}")
+def install(needs: Sequence[Need]) -> None:
+    """Install the first package of each need that the machine's lists have; they are renewed once when they lack it."""
+    if not all(_install_one(need) for need in needs):
+        run(["apt-get", "update"], "Debian's package lists", 300)
+        for need in needs:
+            if not need.present() and not _install_one(need):
+                say(f"apt-get could not install {' or '.join(need.packages)}")
+
+
+def _install_one(need: Need) -> bool:
+    options = ["--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
+    return any(
+        run(["apt-get", "install", *options, package], f"Debian's package {package}", 900) is None
+        for package in need.packages
+    )
 
 
 def run(command: Sequence[str], name: str, timeout_s: float) -> str | None:
@@ -139,8 +147,15 @@ def run(command: Sequence[str], name: str, timeout_s: float) -> str | None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     begun = time.monotonic()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        # A session of its own: what is given up is ended with its children.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,
         )
         try:
             patience_s = QUIET_S
@@ -155,7 +170,7 @@ def run(command: Sequence[str], name: str, timeout_s: float) -> str | None:
                 return f"gave up after {timeout_s:.0f} s"
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if process.returncode == 0:
             return None

@@ -11,7 +11,7 @@ from tests.servers.set_up import Need
 
 
 def need(name: str, package: str, *, present: bool) -> Need:
-    return Need(name, package, f"tests on {name}", lambda: present)
+    return Need(name, (package,), f"tests on {name}", lambda: present)
 
 
 @pytest.fixture
