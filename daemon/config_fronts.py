@@ -78,4 +78,6 @@ class GatewayConfig(ServerConfig):
             return None
         if not value.startswith(("http://", "https://")):
             raise ValueError("give an address that starts with http:// or https://")
+        if "@" in value:
+            raise ValueError("an address must hold no password; set gateway.embeddings_token by environment")
         return value.rstrip("/").removesuffix("/v1")

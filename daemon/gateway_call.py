@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,6 +101,8 @@ def refusal(status: int, code: str, message: str, call: Call, replica: str | Non
     return response
 
 
-def presentable(text: str) -> str:
-    """A server's message without its addresses and file paths, which are not the client's business."""
+def presentable(text: str, secrets: Iterable[str] = ()) -> str:
+    """A server's message without secrets, addresses and file paths, which are not the client's business."""
+    for secret in secrets:
+        text = text.replace(secret, "[secret]")
     return _PATH.sub("[path]", _ADDRESS.sub("[address]", text))[:MAX_MESSAGE_CHARS]

@@ -7,6 +7,7 @@ is healthy (the pool). Invariant: every byte of an answer comes from one replica
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import json
 import logging
@@ -97,7 +98,7 @@ class ProxyBackend:
                     if answer.status != 200:
                         return await _refused(call, replica, answer)
                     streamed = answer.content_type == "text/event-stream"
-                    rewriter = StreamRewriter(quoted(call.alias or ""), _error_event)
+                    rewriter = StreamRewriter(quoted(call.alias or ""), functools.partial(_error_event, replica))
                     begin = await _first_events(answer, rewriter) if streamed else await answer.read()
             except TimeoutError as failure:
                 raise _ReplicaFailed("timed out before its first byte", down=True) from failure
@@ -224,15 +225,15 @@ async def _refused(call: Call, replica: Upstream, answer: aiohttp.ClientResponse
         raise _ReplicaFailed(f"answered {status}: it does not accept our token", down=True)
     if status == 404 and call.alias is not None and (call.adapter or replica.base_model).encode() in body:
         raise _ReplicaFailed(f"does not have {call.adapter or replica.base_model}", down=True)
-    code, message = _explained(body, status)
+    code, message = _explained(body, status, replica)
     response = refusal(status, code, message, call, replica.name)
     if "Retry-After" in answer.headers:
         response.headers["Retry-After"] = answer.headers["Retry-After"]
     return response
 
 
-def _explained(body: bytes, status: int) -> tuple[str, str]:
-    """(code, message) of an error body in OpenAI's shape or FastAPI's."""
+def _explained(body: bytes, status: int, replica: Upstream) -> tuple[str, str]:
+    """(code, message) of an error body in OpenAI's shape or FastAPI's, fit for clients."""
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError):
@@ -241,12 +242,14 @@ def _explained(body: bytes, status: int) -> tuple[str, str]:
     fields = fields["error"] if isinstance(fields.get("error"), dict) else fields
     message = fields.get("message") or fields.get("detail") or f"the model's server answered {status}"
     code = fields.get("type") or "bad_request"
-    return presentable(str(code)), presentable(message if isinstance(message, str) else json.dumps(message))
+    text = message if isinstance(message, str) else json.dumps(message)
+    secrets = [value.removeprefix("Bearer ") for value in replica.headers.values()]
+    return presentable(str(code), secrets), presentable(text, secrets)
 
 
-def _error_event(payload: bytes) -> bytes:
+def _error_event(replica: Upstream, payload: bytes) -> bytes:
     """An error within a stream, with a message that is fit for clients."""
-    code, message = _explained(payload, 500)
+    code, message = _explained(payload, 500, replica)
     return json.dumps(error_body(500, code, message)).encode()
 
 
