@@ -8,10 +8,10 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 from aiohttp import web
@@ -134,24 +134,31 @@ class Double:
         return response
 
 
-class DoublePool:
+class Server(Protocol):
+    """Something that listens."""
+
+    @property
+    def url(self) -> str: ...
+
+
+class ListPool:
     """The servers that are not known to be down, least busy first."""
 
-    def __init__(self, doubles: Iterable[Double]) -> None:
-        self.doubles = {double.name: double for double in doubles}
+    def __init__(self, servers: Mapping[str, Server]) -> None:
+        self.servers = servers
         self.down: dict[str, str] = {}
         self.busy: Counter[str] = Counter()
 
     @asynccontextmanager
     async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[Upstream]:
-        up = [name for name in self.doubles if name not in self.down]
+        up = [name for name in self.servers if name not in self.down]
         candidates = [name for name in up if name not in avoid] or up
         if not candidates:
             raise TransientError(f"no replica at http://127.0.0.1:1234 answers with {adapter}")
         name = min(candidates, key=lambda candidate: self.busy[candidate])
         self.busy[name] += 1
         try:
-            yield Upstream(name, self.doubles[name].url, {"Authorization": f"Bearer {REPLICA_TOKEN}"})
+            yield Upstream(name, self.servers[name].url, {"Authorization": f"Bearer {REPLICA_TOKEN}"})
         finally:
             self.busy[name] -= 1
 
@@ -162,9 +169,9 @@ class DoublePool:
 class Front:
     """A gateway over doubles, listening."""
 
-    def __init__(self, doubles: list[Double], session: aiohttp.ClientSession) -> None:
+    def __init__(self, doubles: list[Double], pool: ListPool, session: aiohttp.ClientSession) -> None:
         self.doubles = doubles
-        self.pool = DoublePool(doubles)
+        self.pool = pool
         self.alias = Alias(AliasState("v1", None, 1))
         self.metrics = Metrics("tests")
         self.stop = asyncio.Event()
@@ -187,13 +194,14 @@ class Front:
 @asynccontextmanager
 async def front(
     doubles: list[Double],
+    servers: Mapping[str, Server] | None = None,
     *,
     feedback: Feedback | None = None,
     capture: Capture | None = None,
     embeddings: Upstream | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
-    """A running gateway over started doubles; both are stopped at the end."""
+    """A running gateway over doubles, which are started, or over servers that run; it is stopped at the end."""
     async with AsyncExitStack() as stack:
         for double in doubles:
             await double.start()
@@ -201,7 +209,7 @@ async def front(
         session = await stack.enter_async_context(
             aiohttp.ClientSession(headers={"Authorization": f"Bearer {GATEWAY_TOKEN}"})
         )
-        made = Front(doubles, session)
+        made = Front(doubles, ListPool(servers or {double.name: double for double in doubles}), session)
         config = GatewayConfig(port=0, **settings)
         backend = ProxyBackend(made.pool, config, made.metrics)
         stack.push_async_callback(backend.close)
