@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.config import DaemonConfig, ServerConfig
+from daemon.config import DaemonConfig
+from daemon.config_fronts import ServerConfig
 from semievol.errors import SemiEvolError
 
 MIN_FREE_BYTES = 5 * 2**30

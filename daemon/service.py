@@ -22,7 +22,8 @@ from daemon.api import Api, ApiTools
 from daemon.config import DaemonConfig
 from daemon.control import Control
 from daemon.engine import open_engine
-from daemon.gateway import Gateway
+from daemon.gateway import Gateway, open_gateway_tools
+from daemon.gateway_local import LocalBackend
 from daemon.idle import IdleWatch
 from daemon.intake import Intake
 from daemon.labels import LabelsIntake
@@ -165,12 +166,14 @@ class Service:
             supervisor.add("alias", lambda stop: follow_alias(stores, alias, fleet, stop), stage=1)
         if "gateway" in self._roles:
             token = ensure_token(config.gateway.token, directory / "gateway.token")
-            front = Gateway(config.gateway, config.workload.served_alias, generator, alias, metrics, token)
-            supervisor.add(
-                "gateway",
-                lambda stop: run_server(front.app(), config.gateway, "gateway", self._bound("gateway"), stop),
-                stage=2,
-            )
+            backend = LocalBackend(generator)
+            ends = open_gateway_tools(config, backend, stores.pseudo_labels, parser, producer, metrics)
+            for used in filter(None, (ends.backend, ends.embeddings)):
+                stack.push_async_callback(used.close)
+            front = Gateway(config.gateway, config.workload.served_alias, ends, alias, metrics, token)
+            supervisor.add("gateway", lambda stop: front.run(self._bound("gateway"), stop), stage=2)
+            if ends.capture is not None:
+                supervisor.add("capture", ends.capture.run, stage=3)  # after the gateway: it publishes what is queued
         tools = ApiTools(
             stores,
             place,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -22,6 +23,7 @@ from semievol.errors import ConfigError
 PREFIX = "SEMIEVOL__"
 _FILE_SUFFIX = "_FILE"
 _SHOWN_PROBLEMS = 5
+_CREDENTIALS = re.compile(r"://[^@/\s]*@")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -191,7 +193,7 @@ def _explain(model_class: type[BaseModel], error: ValidationError, source: str) 
     texts = [_explain_one(model_class, problem) for problem in problems[:_SHOWN_PROBLEMS]]
     if len(problems) > _SHOWN_PROBLEMS:
         texts.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")
-    return f"{source}: " + "; ".join(texts)
+    return f"{source}: " + _CREDENTIALS.sub("://***@", "; ".join(texts))
 
 
 def _explain_one(model_class: type[BaseModel], problem: Any) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.servers.kafka import KafkaBroker
 from tests.servers.postgres import PostgresServer
+from tests.servers.vllm import vllm_pair, vllm_server, vllm_servers  # noqa: F401
 
 # Before torch and tokenizers are imported anywhere: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
