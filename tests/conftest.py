@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.vllm import vllm_pair, vllm_server, vllm_servers  # noqa: F401
+
 # Before torch and tokenizers are imported anywhere: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
