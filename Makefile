@@ -17,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check lint format types imports unit integration faults bench lock clean model
+.PHONY: help setup demo run test check lint format types imports unit integration faults bench lock clean model servers
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -59,10 +59,10 @@ imports: $(STAMP)-dev ## Check who may import whom
 unit: $(STAMP)-dev ## Run the unit tests
 	$(BIN)/pytest tests/unit
 
-integration: $(STAMP)-dev model ## Run the tests against real files, processes and models
+integration: $(STAMP)-dev model servers ## Run the tests against real files, processes and models
 	$(BIN)/pytest tests/integration
 
-faults: $(STAMP)-dev model ## Run the tests that kill and corrupt things
+faults: $(STAMP)-dev model servers ## Run the tests that kill and corrupt things
 	$(BIN)/pytest tests/faults
 
 bench: $(STAMP)-dev model ## Measure every claim of the README
@@ -70,6 +70,12 @@ bench: $(STAMP)-dev model ## Measure every claim of the README
 
 model: $(STAMP)-dev
 	@UV="$$(cat .venv/.uv)" $(BIN)/python -m daemon.demo.model --into .cache/models
+
+# Modules that fetch what a test server is made of, once, or say what is missing.
+SERVERS := tests.servers.kafka
+
+servers: $(STAMP)-dev
+	@for server in $(SERVERS); do $(BIN)/python -m $$server || exit 1; done
 
 lock: .venv/.uv ## Resolve requirements.lock again from pyproject.toml
 	@$$(cat .venv/.uv) pip compile --universal --python-version 3.11 --all-extras pyproject.toml \
