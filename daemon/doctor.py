@@ -36,6 +36,7 @@ def examine(config: DaemonConfig) -> list[Finding]:
         ("packages", _packages),
         ("artifacts", _artifacts),
         ("state", _state),
+        ("stream", _stream),
         ("model", _model),
         ("embedding", _embedding),
         ("api", lambda c: _port(c.api, "api")),
@@ -77,6 +78,16 @@ def _state(config: DaemonConfig) -> str:
     finally:
         database.close()
     return database.description
+
+
+def _stream(config: DaemonConfig) -> str:
+    if config.stream.kind == "local":
+        return "topics in the state's SQLite file"
+    from daemon.streams.kafka import KafkaStream
+
+    missing = KafkaStream(config.stream).topics.missing()
+    answered = f"Kafka answers at {', '.join(config.stream.kafka.bootstrap_servers)}"
+    return f"{answered}; to be created: {', '.join(missing)}" if missing else f"{answered}; all topics exist"
 
 
 def _model(config: DaemonConfig) -> str:

@@ -32,6 +32,7 @@ from daemon.launch import SubprocessLauncher
 from daemon.messages import RecordParser
 from daemon.metrics import Metrics
 from daemon.observer import Observer
+from daemon.reading import group_of
 from daemon.rounds import RoundEngine, RoundPlace, RoundTools
 from daemon.store.stores import Stores, open_stores
 from daemon.streams.opening import open_stream
@@ -129,7 +130,7 @@ class Service:
             RoundTools(stores, task, generator, index, labeller.label, SubprocessLauncher(), fleet, alias),
             place,
         )
-        labels_consumer = stream.consumer(config.stream.labels, f"semievol-{config.workload.name}-labels")
+        labels_consumer = stream.consumer(config.stream.labels, group_of(config.workload.name, "labels"))
         labels = LabelsIntake(
             labels_consumer,
             producer,
@@ -142,7 +143,7 @@ class Service:
         )
         control = Control(config, stores, engine, fleet, alias, labels_consumer.lag)
         intake = Intake(
-            stream.consumer(config.stream.queries, f"semievol-{config.workload.name}-intake"),
+            stream.consumer(config.stream.queries, group_of(config.workload.name, "intake")),
             producer,
             stores.pseudo_labels,
             parser,

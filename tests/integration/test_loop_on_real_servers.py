@@ -1,4 +1,4 @@
-"""The whole loop on Kafka, PostgreSQL and two vLLM replicas: queries become predictions, a round is promoted under load.
+"""The whole loop on Kafka, PostgreSQL and two vLLM replicas: every query is answered, a round is promoted under load.
 
 Everything is the real thing: the daemon process, the broker, the database, both servers and the training.
 """

@@ -23,7 +23,7 @@ PASSWORD = "password-of-the-tests"
 ADMIN, LIMITED = "semievol", "limited"
 """SASL users: the first may do everything, the second nothing."""
 
-START_S = 60.0
+START_S = 120.0
 STOP_S = 20.0
 READY = "Kafka Server started"
 
@@ -225,9 +225,17 @@ def _java(memory: str) -> list[str]:
     return ["java", memory, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS / 'lib'}/*"]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Fetch, or say in one line what is missing and skipped for it."""
     lacking = missing()
+    if lacking is None:
+        try:
+            fetch()
+        except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+            lacking = str(error)
     if lacking is not None:
         print(f"{lacking}; tests against a broker are skipped", file=sys.stderr)
-    else:
-        fetch()
+
+
+if __name__ == "__main__":
+    main()
