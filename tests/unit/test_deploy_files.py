@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from daemon.config import ROLES
+from daemon.config import ROLES, DaemonConfig
 from daemon.metrics import Metrics
+from semievol.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -51,6 +52,17 @@ def test_every_shipped_yaml_file_parses(file: Path) -> None:
 # --- the daemon in it -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", sorted({"intake", "labels", "gateway", *named("control-*")}))
+def test_the_shipped_configuration_is_valid_in_the_environment_of_every_role(name: str) -> None:
+    values = example_environment()
+    environment = {key: filled(str(value), values) for key, value in SERVICES[name]["environment"].items()}
+    config = load_config(DaemonConfig, DEPLOY / "semievol.yaml", environment)
+    assert config.stream.kind == "kafka"
+    assert config.generation.kind == "vllm"
+    assert config.store_url.startswith("postgresql+psycopg://semievol:0123456789abcdef@postgres:")
+    assert "0123456789abcdef" not in json.dumps(config.public())
+
+
 def test_every_role_runs_in_both_profiles() -> None:
     for profile in ("cpu", "gpu"):
         running = [
@@ -68,6 +80,15 @@ def test_the_engine_sees_the_adapters_where_the_daemon_has_them_and_cannot_write
     place = f"adapters:{config['artifacts']['directory']}/adapters"
     assert all(place in SERVICES[name]["volumes"] for name in ("intake", "gateway", "control-cpu", "control-gpu"))
     assert all(f"{place}:ro" in service["volumes"] for service in named("vllm-*").values())
+
+
+def test_the_engine_takes_the_rank_that_is_trained_and_the_versions_that_are_loaded() -> None:
+    config = DaemonConfig.model_validate(yaml.safe_load((DEPLOY / "semievol.yaml").read_text("utf-8")))
+    flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in SERVICES["vllm-cpu"]["command"])
+    assert int(flags["max-lora-rank"]) >= config.training.rank
+    assert int(flags["max-loras"]) > config.generation.max_adapters
+    assert flags["served-model-name"] == config.generation.base_name
+    assert SERVICES["vllm-gpu"]["command"] == SERVICES["vllm-cpu"]["command"]
 
 
 # --- closed by default ----------------------------------------------------------------------------------------------
