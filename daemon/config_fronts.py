@@ -63,6 +63,8 @@ class GatewayConfig(ServerConfig):
     """A replica that does not take the connection within this time is given up for another."""
     retries: int = Field(default=2, ge=0)
     """Attempts on other replicas, with the same adapter version, when one fails before the client got a byte."""
+    replica_wait_s: float = Field(default=5.0, ge=0)
+    """While no replica can answer with the version of a request, it waits so long for one; then 503."""
     drain_s: float = Field(default=20.0, ge=0)
     """What running requests get to finish after a stop; keep it below stop_deadline_s. New ones are answered 503."""
     embeddings_url: str | None = None

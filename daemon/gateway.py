@@ -22,14 +22,16 @@ from daemon.config_fronts import GatewayConfig
 from daemon.gateway_call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, Backend, Call, refusal
 from daemon.gateway_capture import Capture
 from daemon.gateway_feedback import Feedback
+from daemon.gateway_local import LocalBackend
 from daemon.gateway_proxy import OneServer, ProxyBackend
 from daemon.messages import RecordParser
 from daemon.metrics import Metrics
 from daemon.store.pseudo_labels import PseudoLabelStore
 from daemon.streams.protocol import StreamProducer
-from daemon.upstream import Upstream
+from daemon.upstream import ReplicaPool, Upstream
 from daemon.web import error, guarded, read_json, serve
 from semievol.errors import AdapterError, SemiEvolError, TransientError
+from semievol.protocols import Generator
 
 OPEN_PATHS = frozenset({"/healthz"})
 CLIENT_GONE = "499"
@@ -209,14 +211,16 @@ class Gateway:
 
 def open_gateway_tools(
     config: DaemonConfig,
-    backend: Backend,
+    generator: Generator,
+    replicas: ReplicaPool | None,
     pseudo_labels: PseudoLabelStore,
     parser: RecordParser,
     producer: StreamProducer,
     metrics: Metrics,
 ) -> GatewayTools:
-    """What the settings ask for around `backend`."""
+    """What the settings ask for; requests go to `replicas`, or without them to `generator`."""
     settings = config.gateway
+    backend = LocalBackend(generator) if replicas is None else ProxyBackend(replicas, settings, metrics)
     capture = embeddings = None
     if settings.capture.share > 0:
         instruction = config.task.instruction
