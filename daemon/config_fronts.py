@@ -57,8 +57,8 @@ class GatewayConfig(ServerConfig):
     timeout_s: float = Field(default=300.0, gt=0)
     """From admission to the last byte, attempts on other replicas included; then 504, or an error event in a stream."""
     idle_timeout_s: float = Field(default=60.0, gt=0)
-    """A replica that sends nothing for so long before or within a stream is given up. Answers that are not streamed
-    come whole: they have until timeout_s."""
+    """A replica that sends nothing for so long before or within a stream is given up, and so is a client that does not
+    finish its request. Answers that are not streamed come whole: they have until timeout_s."""
     connect_timeout_s: float = Field(default=2.0, gt=0)
     """A replica that does not take the connection within this time is given up for another."""
     retries: int = Field(default=2, ge=0)

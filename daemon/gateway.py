@@ -141,8 +141,7 @@ class Gateway:
         return web.json_response({"object": "list", "data": [serving]})
 
     async def _feedback(self, request: web.Request) -> web.Response:
-        _check_content_type(request)
-        return await self._tools.feedback(request)
+        return await self._tools.feedback(await self._object(request))
 
     async def _ask(self, path: str, request: web.Request) -> web.StreamResponse:
         """Admit a request for the alias, bind it, and have it answered."""
@@ -187,7 +186,11 @@ class Gateway:
 
     async def _object(self, request: web.Request) -> dict[str, Any]:
         _check_content_type(request)
-        body = await read_json(request)
+        try:
+            async with asyncio.timeout(self._config.idle_timeout_s):
+                body = await read_json(request)
+        except TimeoutError as late:
+            raise web.HTTPRequestTimeout(text="body: it did not come within gateway.idle_timeout_s") from late
         if not isinstance(body, dict):
             raise web.HTTPBadRequest(text="body: not a JSON object")
         return body
