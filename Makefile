@@ -88,9 +88,6 @@ down: ## Stop the containers; volumes stay (docker compose down --volumes remove
 model: $(STAMP)-dev
 	@UV="$$(cat .venv/.uv)" $(BIN)/python -m daemon.demo.model --into .cache/models
 
-# Modules that fetch what a test server is made of, once, or say what is missing.
-SERVERS := tests.servers.kafka
-
 lock: .venv/.uv ## Resolve requirements.lock again from pyproject.toml
 	@$$(cat .venv/.uv) pip compile --universal --python-version 3.11 --all-extras pyproject.toml \
 	  --no-header --no-annotate --quiet -o requirements.lock

@@ -57,12 +57,14 @@ class GatewayConfig(ServerConfig):
     timeout_s: float = Field(default=300.0, gt=0)
     """From admission to the last byte, attempts on other replicas included; then 504, or an error event in a stream."""
     idle_timeout_s: float = Field(default=60.0, gt=0)
-    """A replica that sends nothing for so long before or within a stream is given up. Answers that are not streamed
-    come whole: they have until timeout_s."""
+    """A replica that sends nothing for so long before or within a stream is given up, and so is a client that does not
+    finish its request. Answers that are not streamed come whole: they have until timeout_s."""
     connect_timeout_s: float = Field(default=2.0, gt=0)
     """A replica that does not take the connection within this time is given up for another."""
     retries: int = Field(default=2, ge=0)
     """Attempts on other replicas, with the same adapter version, when one fails before the client got a byte."""
+    replica_wait_s: float = Field(default=5.0, ge=0)
+    """While no replica can answer with the version of a request, it waits so long for one; then 503."""
     drain_s: float = Field(default=20.0, ge=0)
     """What running requests get to finish after a stop; keep it below stop_deadline_s. New ones are answered 503."""
     embeddings_url: str | None = None

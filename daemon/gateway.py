@@ -22,14 +22,16 @@ from daemon.config_fronts import GatewayConfig
 from daemon.gateway_call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, Backend, Call, refusal
 from daemon.gateway_capture import Capture
 from daemon.gateway_feedback import Feedback
+from daemon.gateway_local import LocalBackend
 from daemon.gateway_proxy import OneServer, ProxyBackend
 from daemon.messages import RecordParser
 from daemon.metrics import Metrics
 from daemon.store.pseudo_labels import PseudoLabelStore
 from daemon.streams.protocol import StreamProducer
-from daemon.upstream import Upstream
+from daemon.upstream import ReplicaPool, Upstream
 from daemon.web import error, guarded, read_json, serve
 from semievol.errors import AdapterError, SemiEvolError, TransientError
+from semievol.protocols import Generator
 
 OPEN_PATHS = frozenset({"/healthz"})
 CLIENT_GONE = "499"
@@ -139,8 +141,7 @@ class Gateway:
         return web.json_response({"object": "list", "data": [serving]})
 
     async def _feedback(self, request: web.Request) -> web.Response:
-        _check_content_type(request)
-        return await self._tools.feedback(request)
+        return await self._tools.feedback(await self._object(request))
 
     async def _ask(self, path: str, request: web.Request) -> web.StreamResponse:
         """Admit a request for the alias, bind it, and have it answered."""
@@ -185,7 +186,11 @@ class Gateway:
 
     async def _object(self, request: web.Request) -> dict[str, Any]:
         _check_content_type(request)
-        body = await read_json(request)
+        try:
+            async with asyncio.timeout(self._config.idle_timeout_s):
+                body = await read_json(request)
+        except TimeoutError as late:
+            raise web.HTTPRequestTimeout(text="body: it did not come within gateway.idle_timeout_s") from late
         if not isinstance(body, dict):
             raise web.HTTPBadRequest(text="body: not a JSON object")
         return body
@@ -209,14 +214,16 @@ class Gateway:
 
 def open_gateway_tools(
     config: DaemonConfig,
-    backend: Backend,
+    generator: Generator,
+    replicas: ReplicaPool | None,
     pseudo_labels: PseudoLabelStore,
     parser: RecordParser,
     producer: StreamProducer,
     metrics: Metrics,
 ) -> GatewayTools:
-    """What the settings ask for around `backend`."""
+    """What the settings ask for; requests go to `replicas`, or without them to `generator`."""
     settings = config.gateway
+    backend = LocalBackend(generator) if replicas is None else ProxyBackend(replicas, settings, metrics)
     capture = embeddings = None
     if settings.capture.share > 0:
         instruction = config.task.instruction

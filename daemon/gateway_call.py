@@ -27,6 +27,8 @@ EMBEDDINGS = "/v1/embeddings"
 
 MAX_MESSAGE_CHARS = 2_000
 
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost:\d+", re.I)
 _PATH = re.compile(r"(?<![\w.~/])~?/[\w.@+-]+(?:/[\w.@+-]*)+")
 
@@ -61,7 +63,7 @@ class Call:
         """
         body = self.body if self.alias is None else {**self.body, "model": model}
         try:
-            return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+            return _TO_JSON(body).encode()
         except ValueError as failure:
             raise web.HTTPBadRequest(text=f"body: {failure}") from failure
 

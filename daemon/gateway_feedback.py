@@ -7,6 +7,7 @@ feedback again changes nothing: a label is kept by its id.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic_core
@@ -16,7 +17,7 @@ from daemon.errors import PoisonRecord
 from daemon.messages import SCHEMA_VERSION, RecordParser, label_record
 from daemon.store.pseudo_labels import PseudoLabelStore, content_hash
 from daemon.streams.protocol import StreamProducer, StreamRecord
-from daemon.web import error, read_json
+from daemon.web import error
 from semievol.data import query_to_json
 from semievol.types import Example, Query
 
@@ -35,10 +36,7 @@ class Feedback:
         self._parser = parser
         self._producer = producer
 
-    async def __call__(self, request: web.Request) -> web.Response:
-        body = await read_json(request)
-        if not isinstance(body, dict):
-            return error(400, "invalid_request", "body: not a JSON object")
+    async def __call__(self, body: Mapping[str, Any]) -> web.Response:
         unknown = sorted(body.keys() - FIELDS)
         if unknown:
             return error(400, "invalid_request", f"{unknown[0]}: unknown field; known: {', '.join(sorted(FIELDS))}")
@@ -68,7 +66,7 @@ class Feedback:
         stored = await asyncio.to_thread(self._pseudo_labels.get, str(query_id).strip())
         return None if stored is None else stored.label.query
 
-    def _label(self, asked: dict[str, Any]) -> Example:
+    def _label(self, asked: Mapping[str, Any]) -> Example:
         """The example that the feedback makes.
 
         Raises:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 FORWARDED_HEADERS = ("traceparent", "tracestate")
 # Below the 5 s after which vLLM closes an idle connection: a request must not meet that moment.
 KEEP_ALIVE_S = 3.0
+WAIT_S = 0.05
+"""How often a request that waits for a replica asks for one."""
 _LARGE_BYTES = 1024 * 1024
 _ERROR_BYTES = 65_536
 
@@ -60,24 +62,24 @@ class ProxyBackend:
         await self._session.close()
 
     async def answer(self, call: Call) -> web.StreamResponse:
+        now = asyncio.get_running_loop().time
+        patience = min(call.deadline, now() + self._settings.replica_wait_s)
         failed: list[str] = []
-        while True:
+        while len(failed) <= self._settings.retries:
             try:
                 async with self._pool.lend(call.adapter, avoid=failed) as replica:
                     try:
                         return await self._forward(call, replica)
                     except _ReplicaFailed as failure:
-                        log.warning("replica %s did not answer a request: %s", replica.name, failure)
-                        self._metrics.upstream_failures.labels(self._metrics.workload, replica.name).inc()
-                        if failure.down:
-                            self._pool.failed(replica.name, str(failure))
+                        self._count(replica, failure, "did not answer a request")
                         failed.append(replica.name)
             except TransientError as none:
-                raise TransientError(presentable(str(none))) from none
-            if asyncio.get_running_loop().time() >= call.deadline:
+                if now() >= patience:
+                    raise TransientError(presentable(str(none))) from none
+                await asyncio.sleep(WAIT_S)
+            if now() >= call.deadline:
                 raise TimeoutError
-            if len(failed) > self._settings.retries:
-                raise TransientError(f"{len(failed)} attempts failed; try again")
+        raise TransientError(f"{len(failed)} attempts failed; try again")
 
     async def _forward(self, call: Call, replica: Upstream) -> web.StreamResponse:
         """One attempt.
@@ -147,14 +149,17 @@ class ProxyBackend:
                         await response.write(events)
                 await response.write_eof()
         except _ReplicaFailed as failure:
-            log.warning("replica %s broke off a stream: %s", replica.name, failure)
-            self._metrics.upstream_failures.labels(self._metrics.workload, replica.name).inc()
-            if failure.down:
-                self._pool.failed(replica.name, str(failure))
+            self._count(replica, failure, "broke off a stream")
             await _end_with_error(response)
         except (ConnectionResetError, TimeoutError):
             _hang_up(call.request)  # the client has left, or does not read
         return response
+
+    def _count(self, replica: Upstream, failure: _ReplicaFailed, what: str) -> None:
+        log.warning("replica %s %s: %s", replica.name, what, failure)
+        self._metrics.upstream_failures.labels(self._metrics.workload, replica.name).inc()
+        if failure.down:
+            self._pool.failed(replica.name, str(failure))
 
 
 class OneServer:
@@ -165,12 +170,10 @@ class OneServer:
 
     @asynccontextmanager
     async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[Upstream]:
-        if avoid:
-            raise TransientError(f"the {self._server.name} server did not answer; try again")
         yield self._server
 
     def failed(self, name: str, reason: str) -> None:
-        """The next request tries again."""
+        """It is tried again."""
 
 
 async def _first_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter) -> bytes:

@@ -23,8 +23,6 @@ from daemon.config import DaemonConfig
 from daemon.control import Control
 from daemon.engine import open_engine
 from daemon.gateway import Gateway, open_gateway_tools
-from daemon.gateway_local import LocalBackend
-from daemon.gateway_proxy import ProxyBackend
 from daemon.idle import IdleWatch
 from daemon.intake import Intake
 from daemon.labels import LabelsIntake
@@ -170,12 +168,9 @@ class Service:
             supervisor.add("alias", lambda stop: follow_alias(stores, alias, fleet, stop), stage=1)
         if "gateway" in self._roles:
             token = ensure_token(config.gateway.token, directory / "gateway.token")
-            backend = (
-                LocalBackend(generator)
-                if answering.replicas is None
-                else ProxyBackend(answering.replicas, config.gateway, metrics)
+            ends = open_gateway_tools(
+                config, generator, answering.replicas, stores.pseudo_labels, parser, producer, metrics
             )
-            ends = open_gateway_tools(config, backend, stores.pseudo_labels, parser, producer, metrics)
             for used in filter(None, (ends.backend, ends.embeddings)):
                 stack.push_async_callback(used.close)
             front = Gateway(config.gateway, config.workload.served_alias, ends, alias, metrics, token)

@@ -154,12 +154,22 @@ async def test_a_stream_that_does_not_begin_is_asked_of_another_replica() -> Non
 
 
 async def test_when_nothing_answers_the_error_says_so_without_addresses() -> None:
-    async with front([Double("a", "500"), Double("b", "reset")]) as it:
+    async with front([Double("a", "503"), Double("b", "reset")], replica_wait_s=0.1) as it:
         async with it.ask() as response:
             body = await response.json()
         assert response.status == 503
         assert response.headers["x-semievol-adapter"] == "v1"
         assert "127.0.0.1" not in str(body)
+
+
+async def test_a_request_waits_a_while_for_a_replica_that_comes_back() -> None:
+    async with front([Double("a", "reset")]) as it:
+        asking = asyncio.create_task(read(it.ask()))
+        await until(lambda: it.pool.down)
+        it.doubles[0].fault = ""
+        it.pool.down.clear()
+        headers, _ = await asking
+        assert headers["x-semievol-replica"] == "a"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -238,6 +238,17 @@ async def test_bad_bodies_are_the_clients_mistake_and_never_ours(path: str) -> N
         assert it.doubles[0].asked == []
 
 
+async def test_a_client_that_does_not_finish_its_request_is_not_waited_for() -> None:
+    async with front([Double("a")], idle_timeout_s=0.2) as it:
+        host, port = it.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {GATEWAY_TOKEN}\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert b" 408 " in await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+        await writer.wait_closed()
+
+
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
