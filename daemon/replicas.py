@@ -88,6 +88,11 @@ class ReplicaSet:
         """Every replica as it is now, for metrics and people."""
         return [replica.view() for replica in self._replicas.values()]
 
+    async def looked(self) -> None:
+        """Wait until a look at some replica has ended."""
+        async with self._changed:
+            await self._changed.wait()
+
     # --- who answers ----------------------------------------------------------------------------------------------
 
     @asynccontextmanager
