@@ -41,7 +41,7 @@ class ApiTools:
     producer: StreamProducer
     metrics: Metrics
     readiness: Callable[[], Mapping[str, str]]
-    waiting_for: Callable[[], str]
+    process: Callable[[], Mapping[str, Any]]
     observe: Callable[[], Awaitable[None]]
     replicas: Callable[[], Sequence[ReplicaView]]
 
@@ -101,7 +101,7 @@ class Api:
         alias = self._config.workload.served_alias
         seen = await asyncio.to_thread(operations.status, self._tools.stores, self._tools.place, alias)
         replicas = [asdict(replica) for replica in self._tools.replicas()]
-        return web.json_response({**seen, "waiting_for": self._tools.waiting_for(), "replicas": replicas})
+        return web.json_response({**seen, **self._tools.process(), "replicas": replicas})
 
     async def _rounds(self, _request: web.Request) -> web.Response:
         return await self._view(operations.rounds, self._tools.place)

@@ -36,19 +36,32 @@ class WorkloadConfig(Section):
 class StoreConfig(Section):
     """Where state lives."""
 
-    url: str | None = None
-    """SQLAlchemy URL. None: the SQLite file `state.db` under artifacts.directory."""
+    url: str | None = Field(default=None, repr=False)
+    """SQLAlchemy URL, `postgresql+psycopg://user:password@host/database`; set it by environment when it holds a
+    password. None: the SQLite file `state.db` under artifacts.directory."""
+
+
+class LeaseConfig(Section):
+    """How several controllers of one workload agree on the one that leads (PostgreSQL)."""
+
+    ttl_s: float = Field(default=10.0, ge=1)
+    """A leader that has not renewed its lease for this long (it does so three times as often) is replaced by a standby.
+    Longer than any pause of a healthy process, or the lead changes for nothing."""
 
 
 class IndexConfig(Section):
     """Where the retrievable examples live."""
 
     path: Path | None = None
-    """Directory of the embedded Qdrant. None: `index` under artifacts.directory."""
+    """Directory of the embedded Qdrant, which the one process with the labels role opens. None: `index` under
+    artifacts.directory."""
     url: str | None = None
     """A Qdrant server; then `path` is not used."""
     api_key: str | None = Field(default=None, repr=False)
     """Key of the Qdrant server; set it by environment."""
+    follow_interval_s: float = Field(default=2.0, gt=0)
+    """Without `url`, processes that lack the labels role keep a copy of the index in memory; how often they look for
+    changed examples, seconds."""
 
 
 class TriggerConfig(Section):
@@ -120,6 +133,7 @@ class DaemonConfig(MethodConfig):
     intake: IntakeSettings = IntakeSettings()
     labels: LabelsSettings = LabelsSettings()
     store: StoreConfig = StoreConfig()
+    lease: LeaseConfig = LeaseConfig()
     index: IndexConfig = IndexConfig()
     generation: GenerationConfig = GenerationConfig()
     trigger: TriggerConfig = TriggerConfig()

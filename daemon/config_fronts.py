@@ -16,7 +16,8 @@ class ServerConfig(Section):
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 inside a container."""
     port: int = Field(ge=0, le=65535)
-    """TCP port; 0 picks a free one (written to `endpoints.json` under artifacts.directory)."""
+    """TCP port; 0 picks a free one, written to `endpoints.json` under artifacts.directory (by a process of one role to
+    `endpoints-ROLE.json`)."""
     token: str | None = Field(default=None, repr=False, min_length=16)
     """Bearer token; set it by environment. None: one is made at first start and kept in a 0600 file."""
     max_body_bytes: int = Field(default=1_048_576, gt=0)

@@ -1,7 +1,7 @@
-"""The control role: observes, triggers, advances the open round, carries out operators' requests.
+"""The control role: observes, triggers, advances the open round, carries out operators' requests; or stands by.
 
 Owns the loop and the one step that is running; decisions are in trigger, gate and round_states, effects in
-rounds. Invariant: one controller acts at a time (a lock held by the composition root), one step runs at a time.
+rounds. Invariant: it acts only while its process leads (daemon.lease), and one step runs at a time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any, Literal
 from daemon.adapters import AdapterFleet
 from daemon.alias import Alias
 from daemon.config import DaemonConfig
-from daemon.errors import StateConflict
-from daemon.round_states import CANCELLABLE, RoundState
+from daemon.errors import LeaseLost, StateConflict
+from daemon.lease import ControlLease
+from daemon.round_states import CANCELLABLE, UNDECIDED, RoundState
 from daemon.rounds import RoundEngine
 from daemon.store.requests import OperatorRequest
 from daemon.store.rounds import Round
@@ -30,18 +31,22 @@ from semievol.seeds import derive
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-# Rounds that ended without the gate's word: what they would have learned from still counts as new.
-UNDECIDED = frozenset({RoundState.FAILED, RoundState.CANCELLED})
-MAX_BACKOFF_S = 30.0
+STANDBY_POLL_S = 0.1
+MAX_BACKOFF_S = 15.0
 
 
 class Control:
-    """Runs the rounds of one workload."""
+    """Runs the rounds of one workload.
+
+    Args:
+        stores: those whose writes are checked against the lease.
+    """
 
     def __init__(
         self,
         config: DaemonConfig,
         stores: Stores,
+        lease: ControlLease,
         engine: RoundEngine,
         fleet: AdapterFleet,
         alias: Alias,
@@ -49,6 +54,8 @@ class Control:
     ) -> None:
         self._config = config
         self._stores = stores
+        self._lease = lease
+        self._term: int | None = None  # the one in which this process works; None: it stands by
         self._engine = engine
         self._fleet = fleet
         self._alias = alias
@@ -58,7 +65,6 @@ class Control:
         self._backoff_s = 0.0
         self._next_try = 0.0
         self.waiting_for = "starting"
-        self.warm_ended = asyncio.Event()
         self.last_error: str | None = None
 
     @property
@@ -66,12 +72,21 @@ class Control:
         """No round is open and the last look found no reason to start one."""
         return self._step is None and self._stepping is None
 
+    @property
+    def leads(self) -> bool:
+        """This process works as the leader."""
+        return self._term is not None
+
     async def run(self, stop: asyncio.Event) -> None:
-        """Look around every half second until stopped."""
+        """Look around every half second while this process leads, until stopped."""
         try:
             while not stop.is_set():
                 try:
-                    await self.look()
+                    if await self._take_lead():
+                        await self.look()
+                except LeaseLost as lost:
+                    log.warning("control: %s", lost)
+                    await self._stand_by()
                 except TransientError as error:  # the state is away for a moment; the next look tries again
                     self.last_error = str(error)
                     log.warning("control: %s", error)
@@ -79,11 +94,40 @@ class Control:
         finally:
             await self._stop_step()
 
+    async def _take_lead(self) -> bool:
+        """Whether this process leads; at the begin of a term it takes over the state as it stands, at its end it stops.
+
+        The open round, if there is one, goes on from where the former leader left it.
+        """
+        term = self._lease.term
+        if term is None:
+            if self._term is not None:
+                log.warning("control: the lease has run out; standing by")
+                await self._stand_by()
+            self.waiting_for = "the lease: another process leads"
+            return False
+        if term == self._term:
+            return True
+        await self._stop_step()
+        self._lease.begin(term)
+        self._alias.follow(await asyncio.to_thread(self._stores.alias.get))
+        await self._engine.remove_unfinished()
+        await self._fleet.reconcile()
+        self._term, self._backoff_s, self._next_try = term, 0.0, 0.0
+        log.info("control: leads (epoch %d)", term)
+        return True
+
+    async def _stand_by(self) -> None:
+        """Stop the running step (a training is stopped too) and forget what was being done."""
+        self._term = self._stepping = self.last_error = None
+        await self._stop_step()
+
     async def _pause(self, stop: asyncio.Event) -> None:
-        """Until the next look is due: the step ended, the stop came, or half a second passed."""
+        """Until the next look is due: the step ended, the stop came, or some time passed."""
         stopped = asyncio.create_task(stop.wait())
         waits: set[asyncio.Task[Any]] = {stopped} if self._step is None else {stopped, self._step}
-        await asyncio.wait(waits, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+        poll_s = STANDBY_POLL_S if self._term is None else POLL_S
+        await asyncio.wait(waits, timeout=poll_s, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
 
     async def look(self) -> None:
@@ -125,8 +169,6 @@ class Control:
 
     async def _trigger(self) -> Round | None:
         seen = await self._observe()
-        if seen.warm_ended:
-            self.warm_ended.set()
         decision = decide(seen, self._config.trigger)
         self.waiting_for = decision.reason
         if not isinstance(decision, Start):
@@ -149,7 +191,7 @@ class Control:
         now = time.time()
         decided = [r for r in rounds if r.ended and r.state not in UNDECIDED]
         at_last = max((r.snapshot["labelled_total"] for r in decided if r.snapshot), default=0)
-        warm_ended = self._alias.state.generation > 0 or any(r.kind == "warm" for r in decided)
+        warm_ended = await asyncio.to_thread(self._stores.rounds.warm_ended) or self._alias.state.generation > 0
         failed = rounds[0].reason if rounds and rounds[0].state is RoundState.FAILED else None
         return Observation(
             training_examples=counts.training,
@@ -179,7 +221,7 @@ class Control:
     async def _on_start_round(self, payload: dict[str, Any]) -> dict[str, Any]:
         kind = payload.get("kind", "evolve")
         options = {"shuffle_labels": True} if payload.get("shuffle_labels") else {}
-        planned = await self._plan(kind, str(payload.get("reason") or "by hand"), options)
+        planned = await self._plan(kind, str(payload.get("reason") or "by hand")[:200], options)
         return {"round": planned.number}
 
     async def _on_cancel_round(self, payload: dict[str, Any]) -> dict[str, Any]:

@@ -65,3 +65,7 @@ class RecordRefused(FatalError):  # noqa: N818 - named by meaning
 
 class StateConflict(SemiEvolError):  # noqa: N818 - named by meaning
     """What was asked for does not fit the present state (a round is open, nothing to roll back); ask again later."""
+
+
+class LeaseLost(SemiEvolError):  # noqa: N818 - named by meaning
+    """Another process leads now; nothing was written, and this one stands by."""

@@ -21,11 +21,14 @@ QUIET_LOOKS = 4
 class IdleWatch:
     """Looks every second; four quiet looks in a row are idleness."""
 
-    def __init__(self, stores: Stores, intake: Intake, labels: LabelsIntake, control: Control) -> None:
+    def __init__(
+        self, stores: Stores, intake: Intake, labels: LabelsIntake, control: Control, warm_ended: asyncio.Event
+    ) -> None:
         self._stores = stores
         self._intake = intake
         self._labels = labels
         self._control = control
+        self._warm_ended = warm_ended
 
     async def run(self, stop: asyncio.Event, request_stop: Callable[[str], None]) -> None:
         quiet = 0
@@ -36,12 +39,12 @@ class IdleWatch:
                 await stop.wait()
 
     async def _quiet(self) -> bool:
-        if not self._control.idle:
+        if not (self._control.leads and self._control.idle):
             return False
         pending = await asyncio.to_thread(self._stores.requests.pending)
         if pending:
             return False
         if await self._labels.backlog() > 0 or "still arriving" in self._control.waiting_for:
             return False
-        held = not self._control.warm_ended.is_set()  # without enough examples the queries wait, however long
+        held = not self._warm_ended.is_set()  # without enough examples the queries wait, however long
         return held or (await self._intake.backlog() == 0 and self._intake.counters.in_flight == 0)

@@ -56,6 +56,7 @@ class Metrics:
         self.pool = gauge("pseudo_labels", "Stored pseudo-labels.")
         self.rounds = gauge("rounds", "Rounds by state.", "state")
         self.round_accuracy = gauge("holdout_accuracy", "Accuracy on the holdout at the last gate.", "role")
+        self.leader = gauge("leader", "1 while this process leads, 0 while it stands by.")
         self.alias_generation = gauge("alias_generation", "How often the alias was moved.")
         self.serving = gauge("serving_adapter", "1 for the adapter that serves.", "adapter")
         self.replica_up = gauge(

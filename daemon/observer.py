@@ -6,16 +6,24 @@ Owns no numbers of its own. Called at scrape time, so that an idle daemon does n
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
+from typing import Any
 
 from daemon.adapters import AdapterFleet
 from daemon.alias import Alias
+from daemon.batches import IntakeCounters
 from daemon.control import Control
+from daemon.following import StateFollower
 from daemon.intake import Intake
-from daemon.labels import LabelsIntake
+from daemon.labels import LabelsCounters, LabelsIntake
+from daemon.lease import ControlLease
 from daemon.metrics import Metrics
 from daemon.replicas import ReplicaSet
 from daemon.store.stores import Stores
+from semievol.errors import TransientError
+
+log = logging.getLogger(__name__)
 
 WINDOW = 200
 
@@ -28,44 +36,63 @@ class Observer:
         metrics: Metrics,
         stores: Stores,
         alias: Alias,
-        fleet: AdapterFleet,
-        intake: Intake,
-        labels: LabelsIntake,
-        control: Control,
-        roles: frozenset[str],
+        *,
+        fleet: AdapterFleet | None = None,
+        follower: StateFollower | None = None,
+        intake: Intake | None = None,
+        labels: LabelsIntake | None = None,
+        control: Control | None = None,
+        lease: ControlLease | None = None,
         replicas: ReplicaSet | None = None,
     ) -> None:
         self._metrics = metrics
         self._stores = stores
         self._alias = alias
         self._fleet = fleet
+        self._follower = follower
         self._intake = intake
         self._labels = labels
         self._control = control
-        self._roles = roles
+        self._lease = lease
         self._replicas = replicas
 
     def missing(self) -> dict[str, str]:
-        """What keeps the process from being ready, by part; empty when it is."""
-        missing: dict[str, str] = {}
-        if self._fleet.defect:
-            missing["adapter"] = self._fleet.defect
-        if "intake" in self._roles and self._intake.counters.degraded:
-            missing["intake"] = self._intake.counters.degraded
-        if "labels" in self._roles and self._labels.counters.degraded:
-            missing["labels"] = self._labels.counters.degraded
-        if "control" in self._roles and self._control.last_error:
-            missing["control"] = self._control.last_error
-        return missing
+        """What keeps the process from being ready, by part; empty when it is (a standby is ready)."""
+        found = {
+            "adapter": (self._fleet and self._fleet.defect) or (self._follower and self._follower.defect),
+            "intake": self._intake and self._intake.counters.degraded,
+            "labels": self._labels and self._labels.counters.degraded,
+            "control": self._control and self._control.last_error,
+            "lease": self._lease and self._lease.problem,
+        }
+        return {part: str(problem) for part, problem in found.items() if problem}
+
+    def process(self) -> dict[str, Any]:
+        """What is to be known of this very process: whether it leads, and what the controller waits for."""
+        if self._control is None:
+            return {"leader": False}
+        return {"leader": self._control.leads, "waiting_for": self._control.waiting_for}
 
     async def observe(self) -> None:
-        """Bring every metric up to date."""
-        self._count_intake()
-        self._count_labels()
-        await self._show_state()
+        """Bring every metric up to date; those of the state stay as they are while it is away."""
+        if self._intake is not None:
+            self._count_intake(self._intake.counters)
+        if self._labels is not None:
+            self._count_labels(self._labels.counters)
+        m = self._metrics
+        if self._control is not None:
+            m.leader.labels(m.workload).set(self._control.leads)
+        m.alias_generation.labels(m.workload).set(self._alias.state.generation)
+        m.show_serving(self._alias.adapter)
+        if self._replicas is not None:
+            m.show_replicas(self._replicas.show())
+        try:
+            await self._show_state()
+        except TransientError as error:
+            log.warning("metrics of the state are as they were: %s", error)
 
-    def _count_intake(self) -> None:
-        m, seen = self._metrics, self._intake.counters
+    def _count_intake(self, seen: IntakeCounters) -> None:
+        m = self._metrics
         m.advance(m.received, seen.received)
         m.advance(m.labelled, seen.labelled)
         m.advance(m.duplicates, seen.duplicates)
@@ -75,8 +102,8 @@ class Observer:
         m.in_flight.labels(m.workload).set(seen.in_flight)
         m.lag.labels(m.workload, "intake").set(seen.lag)
 
-    def _count_labels(self) -> None:
-        m, seen = self._metrics, self._labels.counters
+    def _count_labels(self, seen: LabelsCounters) -> None:
+        m = self._metrics
         m.advance(m.labels_received, seen.received)
         m.advance(m.joined, seen.joined_right, "yes")
         m.advance(m.joined, seen.joined_wrong, "no")
@@ -102,7 +129,3 @@ class Observer:
         if last is not None:
             m.round_accuracy.labels(m.workload, "incumbent").set(last["incumbent_accuracy"])
             m.round_accuracy.labels(m.workload, "candidate").set(last["candidate_accuracy"])
-        m.alias_generation.labels(m.workload).set(self._alias.state.generation)
-        m.show_serving(self._alias.adapter)
-        if self._replicas is not None:
-            m.show_replicas(self._replicas.show())

@@ -12,6 +12,7 @@ from typing import Any
 from daemon.errors import StateConflict
 from daemon.launch import read_progress
 from daemon.rounds import RoundPlace
+from daemon.store.leases import LeaseState
 from daemon.store.rounds import Round
 from daemon.store.stores import Stores
 
@@ -22,8 +23,10 @@ def status(stores: Stores, place: RoundPlace, alias: str) -> dict[str, Any]:
     examples, labels = stores.examples.counts(), stores.pseudo_labels.counts()
     open_round = stores.rounds.open()
     window = stores.pseudo_labels.window(200)
+    lease = stores.leases.get()
     return {
         "alias": alias,
+        "lease": None if lease is None else _lease(lease),
         "serving": serving.adapter,
         "previous": serving.previous,
         "promotions": serving.generation,
@@ -32,6 +35,12 @@ def status(stores: Stores, place: RoundPlace, alias: str) -> dict[str, Any]:
         "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},
         "round": None if open_round is None else round_summary(open_round, place),
     }
+
+
+def _lease(lease: LeaseState) -> dict[str, Any]:
+    """Who leads; `held` is false when its time has run out and nobody has taken over."""
+    left_s = lease.left_s if math.isfinite(lease.left_s) else None
+    return {"holder": lease.holder, "epoch": lease.epoch, "held": lease.left_s > 0, "left_s": left_s}
 
 
 def round_summary(round_: Round, place: RoundPlace | None = None) -> dict[str, Any]:

@@ -158,10 +158,14 @@ class ReplicaSet:
         return await self._proof_within(adapter.name)
 
     async def unload(self, name: str) -> None:
-        """Not wanted from now on; each replica forgets it when no request of this process runs on it any more."""
+        """Not wanted from now on; each replica forgets it when no request of this process runs on it any more.
+
+        A process that does not lead only stops wanting it: the leader has it unloaded.
+        """
         self._others.pop(name, None)
         self._wake_all()
-        await self._wait(lambda: all(name not in r.models for r in self.replicas if r.answers), self._timeout_s)
+        if self._reconciler.loads():
+            await self._wait(lambda: all(name not in r.models for r in self.replicas if r.answers), self._timeout_s)
 
     async def loaded(self) -> frozenset[str]:
         """What any replica holds, also one that does not answer just now: its engine may still read the files."""

@@ -41,6 +41,8 @@ MAIN_PATH = (
     S.SETTLED,
 )
 ENDED = frozenset({S.SETTLED, S.REJECTED, S.INCONCLUSIVE, S.FAILED, S.ROLLED_BACK, S.CANCELLED})
+# Rounds that ended without the gate's word: what they would have learned from still counts as new.
+UNDECIDED = frozenset({S.FAILED, S.CANCELLED})
 CANCELLABLE = frozenset(MAIN_PATH[: MAIN_PATH.index(S.PROMOTED)])
 
 _EXITS: dict[RoundState, frozenset[RoundState]] = {

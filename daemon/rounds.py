@@ -24,6 +24,7 @@ from daemon.round_states import RoundState
 from daemon.store.pseudo_labels import PoolRow
 from daemon.store.rounds import Round
 from daemon.store.stores import Stores
+from semievol import adapter_directory
 from semievol.errors import AdapterError, ConfigError, DataError
 from semievol.evaluation import Evaluation, evaluate, summarise
 from semievol.gate import GateResult, decide
@@ -106,6 +107,13 @@ class RoundEngine:
     async def cancel(self, round_: Round, reason: str) -> Round:
         """End an open round that has not been promoted."""
         return await self._leave(round_, RoundState.CANCELLED, reason)
+
+    async def remove_unfinished(self) -> None:
+        """Remove what a killed publication left, unless a round may still finish it."""
+        if await asyncio.to_thread(self._rounds.open) is None:
+            await asyncio.to_thread(
+                adapter_directory.remove_unfinished, self.place.adapters, self._config.workload.name
+            )
 
     async def _leave(self, round_: Round, exit_state: RoundState, reason: str, **columns: Any) -> Round:
         moved = await asyncio.to_thread(

@@ -1,7 +1,8 @@
 """The composition root: builds the parts a process needs for its roles, connects them, runs them, takes them down.
 
-Owns construction order and lifetimes, nothing else: every decision is in the module that is built here. Invariant: what
-was opened is closed in the opposite order, whatever fails in between.
+Owns construction order and lifetimes, nothing else: every decision is in the module that is built here. A process
+builds only what its roles need: the gateway no index, the labels role no model. Invariant: what was opened is closed in
+the opposite order, whatever fails in between.
 """
 
 from __future__ import annotations
@@ -14,38 +15,46 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.adapters import AdapterFleet
 from daemon.alias import Alias
 from daemon.api import Api, ApiTools
-from daemon.config import DaemonConfig
+from daemon.config import ROLES, DaemonConfig
+from daemon.config_sections import RetrySettings
 from daemon.control import Control
 from daemon.engine import open_engine
+from daemon.following import StateFollower
 from daemon.gateway import Gateway, open_gateway_tools
 from daemon.idle import IdleWatch
+from daemon.index_follower import IndexFollower
 from daemon.intake import Intake
 from daemon.labels import LabelsIntake
 from daemon.launch import SubprocessLauncher
+from daemon.lease import ControlLease
 from daemon.messages import RecordParser
 from daemon.metrics import Metrics
 from daemon.observer import Observer
 from daemon.reading import group_of
+from daemon.replicas import ReplicaSet
+from daemon.retry import Health, Stopped, until_answered
 from daemon.rounds import RoundEngine, RoundPlace, RoundTools
-from daemon.store.stores import Stores, open_stores
+from daemon.store.stores import Stores, open_stores, stores_over
 from daemon.streams.opening import open_stream
+from daemon.streams.protocol import Stream, StreamProducer
 from daemon.supervisor import Supervisor
 from daemon.web import ensure_token, run_server
 from semievol import adapter_directory
 from semievol.collaboration import CollaborativeLabeller
-from semievol.embedding import build_embedder
-from semievol.errors import AdapterError, ConfigError, TransientError
-from semievol.example_index import QdrantExampleIndex
+from semievol.errors import ConfigError
+from semievol.protocols import ExampleIndex, Generator
 from semievol.task import Task
 
 log = logging.getLogger(__name__)
 
-FOLLOW_S = 0.5
+NEEDS_INDEX = frozenset({"intake", "labels", "control"})
+NEEDS_ENGINE = frozenset({"intake", "control", "gateway"})
 
 
 def place_of(config: DaemonConfig) -> RoundPlace:
@@ -67,6 +76,31 @@ def serve(config: DaemonConfig, roles: Sequence[str], *, exit_when_idle: bool = 
     return asyncio.run(Service(config, roles, exit_when_idle=exit_when_idle).run())
 
 
+@dataclass(slots=True)
+class Parts:
+    """What the roles of one process share; None: no role of this process needs it."""
+
+    supervisor: Supervisor
+    stack: AsyncExitStack
+    stores: Stores
+    stream: Stream
+    producer: StreamProducer
+    task: Task
+    parser: RecordParser
+    metrics: Metrics
+    alias: Alias
+    lease: ControlLease | None = None
+    index: ExampleIndex | None = None
+    generator: Generator | None = None
+    replicas: ReplicaSet | None = None
+    labeller: CollaborativeLabeller | None = None
+    fleet: AdapterFleet | None = None
+    follower: StateFollower | None = None
+    labels: LabelsIntake | None = None
+    control: Control | None = None
+    intake: Intake | None = None
+
+
 class Service:
     """One process of the daemon."""
 
@@ -74,6 +108,7 @@ class Service:
         self._config = config
         self._roles = frozenset(roles)
         self._exit_when_idle = exit_when_idle
+        self._directory = config.artifacts.directory.resolve()
         self._endpoints: dict[str, str] = {}
 
     async def run(self) -> int:
@@ -83,125 +118,219 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.request_stop, signal.Signals(number).name)
         async with AsyncExitStack() as stack:
-            await self._build(supervisor, stack)
+            try:
+                await self._build(supervisor, stack)
+            except Stopped:  # while it waited for the state to answer
+                return 0
             code = await supervisor.run()
         if supervisor.failure is not None:
             log.error("stopped: %s", supervisor.failure)
         return code
 
     async def _build(self, supervisor: Supervisor, stack: AsyncExitStack) -> None:
-        config = self._config
-        directory = config.artifacts.directory.resolve()
-        directory.mkdir(parents=True, exist_ok=True)
-        if "control" in self._roles:
-            stack.enter_context(single_controller(directory / "control.lock"))
-        stores = await asyncio.to_thread(
-            open_stores, config.store_url, config.workload.name, config.workload.served_alias
-        )
+        """Stages stop in this order: new work first, the round's step next, the lease and the fronts last."""
+        config, roles = self._config, self._roles
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # A kernel lock is free the moment its owner dies. It suffices where all controllers are on this machine.
+        exclusive = "control" in roles and config.store_url.startswith("sqlite")
+        if exclusive:
+            stack.enter_context(single_controller(self._directory / "control.lock", "artifacts.directory"))
+        stores = await self._open_stores(supervisor)
         stack.callback(stores.database.close)
+        if exclusive and stores.database.file is not None:  # two artifacts directories may share one state
+            lock = stores.database.file.with_name(stores.database.file.name + ".control.lock")
+            stack.enter_context(single_controller(lock, "store.url"))
         stream = open_stream(config.stream, stores.database)
-        task = Task(config.task)
-        answering = await open_engine(config, stack, controls="control" in self._roles)
-        generator = answering.generator
-        embedder = await asyncio.to_thread(build_embedder, config.embedding)
-        index = await asyncio.to_thread(
-            lambda: QdrantExampleIndex(
-                embedder,
-                config.workload.name,
-                None if config.index.url else config.index.path or directory / "index",
-                config.index.url,
-                config.index.api_key,
-            )
-        )
-        stack.callback(index.close)
-        alias = Alias(await asyncio.to_thread(stores.alias.get))
-        fleet = AdapterFleet(stores, answering.servers, alias)
-        labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed)
-        parser = RecordParser(task, config.stream.max_record_bytes)
         producer = stream.producer()
         stack.push_async_callback(producer.close)
-        metrics = Metrics(config.workload.name)
-
-        place = place_of(config)
-        engine = RoundEngine(
-            config,
-            RoundTools(stores, task, generator, index, labeller.label, SubprocessLauncher(), fleet, alias),
-            place,
-        )
-        labels_consumer = stream.consumer(config.stream.labels, group_of(config.workload.name, "labels"))
-        labels = LabelsIntake(
-            labels_consumer,
-            producer,
-            stores.examples,
-            stores.pseudo_labels,
-            index,
-            parser,
-            config.labels,
-            config.stream,
-        )
-        control = Control(config, stores, engine, fleet, alias, labels_consumer.lag)
-        intake = Intake(
-            stream.consumer(config.stream.queries, group_of(config.workload.name, "intake")),
-            producer,
-            stores.pseudo_labels,
-            parser,
-            labeller,
-            alias.bind,
-            config.intake,
-            config.stream,
-            control.warm_ended if config.rounds.wait_for_warm and "control" in self._roles else None,
-            on_stored=metrics.stored,
-        )
-        replicas = answering.replicas
-        observer = Observer(metrics, stores, alias, fleet, intake, labels, control, self._roles, replicas)
-        await self._clean_up(stores, place)
-        await fleet.reconcile()  # before any front listens: the first request must find its adapter
-
-        # Stages stop in this order: new work first, the round's step next, the fronts last.
-        if "intake" in self._roles:
-            supervisor.add("intake", intake.run, stage=0)
-        if "labels" in self._roles:
-            supervisor.add("labels", labels.run, stage=0)
-        if "control" in self._roles:
-            supervisor.add("control", control.run, stage=1)
-        else:
-            supervisor.add("alias", lambda stop: follow_alias(stores, alias, fleet, stop), stage=1)
-        if "gateway" in self._roles:
-            token = ensure_token(config.gateway.token, directory / "gateway.token")
-            ends = open_gateway_tools(
-                config, generator, answering.replicas, stores.pseudo_labels, parser, producer, metrics
-            )
-            for used in filter(None, (ends.backend, ends.embeddings)):
-                stack.push_async_callback(used.close)
-            front = Gateway(config.gateway, config.workload.served_alias, ends, alias, metrics, token)
-            supervisor.add("gateway", lambda stop: front.run(self._bound("gateway"), stop), stage=2)
-            if ends.capture is not None:
-                supervisor.add("capture", ends.capture.run, stage=3)  # after the gateway: it publishes what is queued
-        tools = ApiTools(
-            stores,
-            place,
-            parser,
-            producer,
-            metrics,
-            observer.missing,
-            lambda: control.waiting_for,
-            observer.observe,
-            (lambda: []) if replicas is None else replicas.show,
-        )
-        api = Api(config, tools, ensure_token(config.api.token, directory / "api.token"))
-        supervisor.add("api", lambda stop: run_server(api.app(), config.api, "api", self._bound("api"), stop), stage=2)
-        if replicas is not None:
-            supervisor.add("replicas", replicas.run, stage=3)
-        if answering.server is not None:
-            supervisor.add("vllm", answering.server.run, stage=4)
-        if self._exit_when_idle:
-            watch = IdleWatch(stores, intake, labels, control)
+        task = Task(config.task)
+        parser = RecordParser(task, config.stream.max_record_bytes)
+        alias = Alias(await asyncio.to_thread(stores.alias.get))
+        parts = Parts(supervisor, stack, stores, stream, producer, task, parser, Metrics(config.workload.name), alias)
+        if roles & NEEDS_INDEX:
+            await self._open_index(parts)
+        if "labels" in roles:
+            self._add_labels(parts)
+        if "control" in roles:
+            parts.lease = ControlLease(stores.leases, config.lease.ttl_s, exclusive=exclusive)
+            supervisor.add("lease", parts.lease.run, stage=2)
+        if roles & NEEDS_ENGINE:
+            await self._open_engine(parts)
+        if "intake" in roles:
+            self._add_intake(parts)
+        if "gateway" in roles:
+            self._add_gateway(parts)
+        self._add_api(parts)
+        if self._exit_when_idle and parts.intake and parts.labels and parts.control and parts.follower:
+            watch = IdleWatch(stores, parts.intake, parts.labels, parts.control, parts.follower.warm_ended)
             supervisor.add("idle-watch", lambda stop: watch.run(stop, supervisor.request_stop), stage=0)
 
-    async def _clean_up(self, stores: Stores, place: RoundPlace) -> None:
-        """Remove what a killed publication left, unless a round may still finish it."""
-        if "control" in self._roles and await asyncio.to_thread(stores.rounds.open) is None:
-            await asyncio.to_thread(adapter_directory.remove_unfinished, place.adapters, self._config.workload.name)
+    async def _open_stores(self, supervisor: Supervisor) -> Stores:
+        """The state; a server that does not answer yet is waited for, as after a common start of all machines."""
+        config = self._config
+        alias = config.workload.served_alias
+        return await until_answered(
+            "state",
+            lambda: asyncio.to_thread(open_stores, config.store_url, config.workload.name, alias),
+            RetrySettings(),
+            Health(),
+            supervisor.stop_requested,
+        )
+
+    async def _open_index(self, parts: Parts) -> None:
+        """The embedded directory belongs to the labels role; without it, and without a server, a copy in memory."""
+        from semievol.embedding import build_embedder
+        from semievol.example_index import QdrantExampleIndex
+
+        config = self._config
+        owns = "labels" in self._roles
+        path = (config.index.path or self._directory / "index") if owns and not config.index.url else None
+        embedder = await asyncio.to_thread(build_embedder, config.embedding)
+        index = await asyncio.to_thread(
+            QdrantExampleIndex, embedder, config.workload.name, path, config.index.url, config.index.api_key
+        )
+        parts.stack.callback(index.close)
+        parts.index = index
+        if not owns and not config.index.url:
+            follower = IndexFollower(parts.stores.examples, index, config.index.follow_interval_s)
+            stop = parts.supervisor.stop_requested
+            await until_answered("state", follower.catch_up, RetrySettings(), Health(), stop)
+            parts.supervisor.add("index", follower.run, stage=1)
+
+    def _add_labels(self, parts: Parts) -> None:
+        assert parts.index is not None
+        parts.labels = LabelsIntake(
+            parts.stream.consumer(self._config.stream.labels, group_of(self._config.workload.name, "labels")),
+            parts.producer,
+            parts.stores.examples,
+            parts.stores.pseudo_labels,
+            parts.index,
+            parts.parser,
+            self._config.labels,
+            self._config.stream,
+        )
+        parts.supervisor.add("labels", parts.labels.run, stage=0)
+
+    async def _open_engine(self, parts: Parts) -> None:
+        """What answers, the adapters in it, and who decides which of them serves: this process or the state."""
+        config = self._config
+        engine = await open_engine(
+            config,
+            parts.stack,
+            loads=lambda: parts.control is not None and parts.control.leads,
+            launches="control" in self._roles,
+        )
+        parts.generator, parts.replicas = engine.generator, engine.replicas
+        if engine.replicas is not None:
+            parts.supervisor.add("replicas", engine.replicas.run, stage=3)
+        if engine.server is not None:
+            parts.supervisor.add("vllm", engine.server.run, stage=4)
+        stores = parts.stores
+        if parts.lease is not None:  # every write of the controller is bound to its lease
+            database = stores.database.checked(parts.lease.check)
+            stores = stores_over(database, config.workload.name, config.workload.served_alias)
+        parts.fleet = AdapterFleet(stores, engine.servers, parts.alias)
+        if parts.index is not None:
+            parts.labeller = CollaborativeLabeller(
+                parts.generator, parts.index, parts.task, config.labelling, config.seed
+            )
+        if parts.lease is not None:
+            parts.control = self._control(parts, stores, parts.lease)
+            parts.supervisor.add("control", parts.control.run, stage=1)
+        control = parts.control
+        parts.follower = StateFollower(
+            parts.stores, parts.alias, parts.fleet, lambda: control is not None and control.leads
+        )
+        parts.supervisor.add("follower", parts.follower.run, stage=1)
+        await parts.fleet.reconcile()  # before any front listens: the first request must find its adapter
+
+    def _control(self, parts: Parts, stores: Stores, lease: ControlLease) -> Control:
+        assert parts.generator is not None
+        assert parts.index is not None
+        assert parts.labeller is not None
+        assert parts.fleet is not None
+        tools = RoundTools(
+            stores,
+            parts.task,
+            parts.generator,
+            parts.index,
+            parts.labeller.label,
+            SubprocessLauncher(),
+            parts.fleet,
+            parts.alias,
+        )
+        engine = RoundEngine(self._config, tools, place_of(self._config))
+        # Where the labels role is another process, its quiet (trigger.labels_quiet_s) is all that is known of it.
+        lag = no_lag if parts.labels is None else parts.labels.backlog
+        return Control(self._config, stores, lease, engine, parts.fleet, parts.alias, lag)
+
+    def _add_intake(self, parts: Parts) -> None:
+        assert parts.labeller is not None
+        assert parts.follower is not None
+        config = self._config
+        parts.intake = Intake(
+            parts.stream.consumer(config.stream.queries, group_of(config.workload.name, "intake")),
+            parts.producer,
+            parts.stores.pseudo_labels,
+            parts.parser,
+            parts.labeller,
+            parts.alias.bind,
+            config.intake,
+            config.stream,
+            parts.follower.warm_ended if config.rounds.wait_for_warm else None,
+            on_stored=parts.metrics.stored,
+        )
+        parts.supervisor.add("intake", parts.intake.run, stage=0)
+
+    def _add_gateway(self, parts: Parts) -> None:
+        assert parts.generator is not None
+        config = self._config
+        token = ensure_token(config.gateway.token, self._directory / "gateway.token")
+        ends = open_gateway_tools(
+            config,
+            parts.generator,
+            parts.replicas,
+            parts.stores.pseudo_labels,
+            parts.parser,
+            parts.producer,
+            parts.metrics,
+        )
+        for used in filter(None, (ends.backend, ends.embeddings)):
+            parts.stack.push_async_callback(used.close)
+        front = Gateway(config.gateway, config.workload.served_alias, ends, parts.alias, parts.metrics, token)
+        parts.supervisor.add("gateway", lambda stop: front.run(self._bound("gateway"), stop), stage=2)
+        if ends.capture is not None:
+            parts.supervisor.add("capture", ends.capture.run, stage=3)  # after the gateway: it publishes what is queued
+
+    def _add_api(self, parts: Parts) -> None:
+        control = parts.control
+        observer = Observer(
+            parts.metrics,
+            parts.stores,
+            parts.alias,
+            fleet=parts.fleet,
+            follower=parts.follower,
+            intake=parts.intake,
+            labels=parts.labels,
+            control=control,
+            lease=parts.lease,
+            replicas=parts.replicas,
+        )
+        tools = ApiTools(
+            parts.stores,
+            place_of(self._config),
+            parts.parser,
+            parts.producer,
+            parts.metrics,
+            observer.missing,
+            observer.process,
+            observer.observe,
+            (lambda: []) if parts.replicas is None else parts.replicas.show,
+        )
+        api = Api(self._config, tools, ensure_token(self._config.api.token, self._directory / "api.token"))
+        parts.supervisor.add(
+            "api", lambda stop: run_server(api.app(), self._config.api, "api", self._bound("api"), stop), stage=2
+        )
 
     def _bound(self, name: str) -> Callable[[str, int], None]:
         """Write down where the fronts listen, once all of them do: clients may let the kernel pick the ports."""
@@ -209,48 +338,29 @@ class Service:
         def remember(host: str, port: int) -> None:
             self._endpoints[name] = f"http://{host}:{port}"
             if self._roles.isdisjoint({"gateway"} - self._endpoints.keys()) and "api" in self._endpoints:
-                adapter_directory.write_durably(
-                    self._config.artifacts.directory.resolve() / "endpoints.json",
-                    json.dumps(self._endpoints, indent=1),
-                )
+                role = "" if self._roles == set(ROLES) else "-" + "-".join(sorted(self._roles))
+                content = json.dumps(self._endpoints, indent=1)
+                adapter_directory.write_durably(self._directory / f"endpoints{role}.json", content)
 
         return remember
 
 
+async def no_lag() -> int:
+    """Nothing is known to be behind."""
+    return 0
+
+
 @contextmanager
-def single_controller(path: Path) -> Iterator[None]:
-    """Hold the controller's lock; the kernel releases it however the process ends.
+def single_controller(path: Path, setting: str) -> Iterator[None]:
+    """Hold a controller's lock file; the kernel releases it however the process ends.
 
     Raises:
-        ConfigError: another process on this machine holds it.
+        ConfigError: another process on this machine holds it; `setting` is what the two have in common.
     """
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigError(
-                f"artifacts.directory: another daemon runs on {path.parent}; stop it or use another directory"
-            ) from None
+            where = path.parent if setting == "artifacts.directory" else path
+            raise ConfigError(f"{setting}: another daemon runs on {where}; stop it or use another one") from None
         yield
-
-
-async def follow_alias(stores: Stores, alias: Alias, fleet: AdapterFleet, stop: asyncio.Event) -> None:
-    """In a process without the control role: follow the alias once what it points at can be answered with here.
-
-    Until then requests stay on the version before, which the controller keeps loaded.
-    """
-    while not stop.is_set():
-        stored = await asyncio.to_thread(stores.alias.get)
-        if stored.generation > alias.state.generation:
-            try:
-                if stored.adapter is not None:
-                    await fleet.load(stored.adapter)
-                alias.follow(stored)
-                await fleet.reconcile()
-            except (AdapterError, TransientError) as error:
-                log.warning("the alias moved to %s, which cannot be followed yet: %s", stored.adapter, error)
-        try:
-            async with asyncio.timeout(FOLLOW_S):
-                await stop.wait()
-        except TimeoutError:
-            continue

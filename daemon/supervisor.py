@@ -49,6 +49,11 @@ class Supervisor:
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
+    @property
+    def stop_requested(self) -> asyncio.Event:
+        """Set once the stop was asked for; for what is waited for before the tasks run."""
+        return self._stopping
+
     async def run(self) -> int:
         """Run until asked to stop or a task ends by itself; returns the exit code."""
         for entry in self._entries:

@@ -43,9 +43,17 @@ def ensure_token(configured: str | None, file: Path) -> str:
         return file.read_text(encoding="ascii").strip()
     file.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_urlsafe(32)
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # Linked when it is whole: of several processes that start together one wins, and the others read its token.
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as handle:
         handle.write(token + "\n")
+    try:
+        os.link(temporary, file)
+    except FileExistsError:
+        return file.read_text(encoding="ascii").strip()
+    finally:
+        temporary.unlink()
     return token
 
 

@@ -40,6 +40,8 @@ _CHECKPOINTS = "checkpoints"
 
 _LOCK_WAIT_S = 30.0
 _ORPHANED_EXIT_CODE = 75
+BUSY_EXIT_CODE = 69
+"""Another process trains in the working directory; to be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = str(error) if isinstance(error, SemiEvolError) else f"{type(error).__name__}: {error}"
         text = " ".join(text.split())
         print(f"training failed: {text}", file=sys.stderr)
-        if not isinstance(error, TransientError):  # another trainer owns the directory
-            _report_failure(options.work, type(error).__name__, text)
+        if isinstance(error, TransientError):  # another trainer owns the directory, and its files
+            return BUSY_EXIT_CODE
+        _report_failure(options.work, type(error).__name__, text)
         return 1
     result = {"path": str(trained.path), "name": trained.name, "content_hash": trained.manifest.content_hash}
     print(json.dumps(result), flush=True)

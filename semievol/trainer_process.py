@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from semievol.errors import AdapterError
+from semievol.errors import AdapterError, TransientError
+from semievol.lora import BUSY_EXIT_CODE
 from semievol.protocols import Progress
 
 # torch's large buffers make glibc map and unmap memory at every step; keeping it saves a third of a step on a CPU.
@@ -35,6 +36,7 @@ async def train_in_subprocess(snapshot: Path, work: Path, adapters: Path, progre
 
     Raises:
         AdapterError: the training failed; the text holds the last line of its log.
+        TransientError: another process trains in `work`, one whose daemon has stopped leading, say.
     """
     arguments = ["--snapshot", str(snapshot), "--work", str(work), "--adapters", str(adapters)]
     with _opened_log(work) as log:
@@ -52,6 +54,8 @@ async def train_in_subprocess(snapshot: Path, work: Path, adapters: Path, progre
             if watching is not None:
                 watching.cancel()
             await _stop(process)
+    if process.returncode == BUSY_EXIT_CODE:
+        raise TransientError(_last_line(work / "trainer.log"))
     if process.returncode != 0:
         raise AdapterError(f"training failed with exit code {process.returncode}: {_last_line(work / 'trainer.log')}")
     return Path(json.loads(output.decode().strip().splitlines()[-1])["path"])

@@ -62,6 +62,17 @@ def postgres() -> Iterator[PostgresServer]:
         server.close()
 
 
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL of this test alone, to be stopped and killed."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.fixture(scope="session")
 def migrated(postgres: PostgresServer) -> str:
     """The name of a database at the newest schema, to be copied: migrating each test's own would take its time."""

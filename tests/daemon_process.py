@@ -71,10 +71,19 @@ def tiny_config(directory: Path, **overrides: Mapping[str, Any]) -> Path:
 
 
 class DaemonProcess:
-    """One `semievold run`; `script` replaces the entry point (a script that dies on purpose, say)."""
+    """One `semievold run`, or one `role` alone; `script` replaces the entry point (one that dies on purpose, say)."""
 
-    def __init__(self, config: Path, script: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        script: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        role: str = "run",
+    ) -> None:
         self.config = config
+        self.role = role
+        self._suffix = "" if role == "run" else f"-{role}"
         self.data = Path(yaml.safe_load(config.read_text())["artifacts"]["directory"])
         self._command = [sys.executable, *(["-m", "daemon.cli"] if script is None else [str(script)])]
         self._environment = {**os.environ, **(environment or {})}
@@ -82,15 +91,28 @@ class DaemonProcess:
 
     def start(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
-        (self.data / "endpoints.json").unlink(missing_ok=True)
-        with (self.data / "daemon.log").open("ab") as log:
+        self._endpoints.unlink(missing_ok=True)
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command, "run", "--config", str(self.config)],
+                [*self._command, self.role, "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env=self._environment,
                 cwd=Path(__file__).parent.parent,
             )
+
+    @property
+    def _endpoints(self) -> Path:
+        return self.data / f"endpoints{self._suffix}.json"
+
+    @property
+    def _log(self) -> Path:
+        return self.data / f"daemon{self._suffix}.log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def running(self) -> bool:
@@ -131,10 +153,10 @@ class DaemonProcess:
         self.wait_until(lambda: self.get("/readyz").status_code == 200)
 
     def log(self, lines: int = 40) -> str:
-        return "\n".join((self.data / "daemon.log").read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     def url(self, front: str) -> str:
-        return str(json.loads((self.data / "endpoints.json").read_text())[front])
+        return str(json.loads(self._endpoints.read_text())[front])
 
     def get(self, path: str, front: str = "api") -> httpx.Response:
         return self._call("GET", front, path, None)

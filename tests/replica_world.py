@@ -85,7 +85,7 @@ async def replica_world(
         max_adapters=config.max_adapters,
         timeout_s=60.0,
     )
-    reconciler.loads = loads
+    reconciler.loads = lambda: loads
     replicas = ReplicaSet(config, reconciler, min_share=0.5, timeout_s=timeout_s)
     generator = VllmGenerator(client, replicas, timeout_s=60.0)
     await replicas.start()

@@ -152,20 +152,24 @@ class Database:
             yield connection
             transaction.rollback()
 
+    def insert(self, table: Table) -> Any:
+        """The dialect's INSERT, which knows ON CONFLICT."""
+        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+
     def insert_new(
         self, connection: Connection, table: Table, rows: Sequence[Row], returning: sa.Column[Any]
     ) -> set[Any]:
         """Insert the rows whose primary key is free; the values of `returning` of those inserted."""
         if not rows:
             return set()
-        statement = self._insert(table).on_conflict_do_nothing(index_elements=_key(table)).returning(returning)
+        statement = self.insert(table).on_conflict_do_nothing(index_elements=_key(table)).returning(returning)
         return set(connection.execute(statement, rows).scalars())
 
     def upsert(self, connection: Connection, table: Table, rows: Sequence[Row], update: Sequence[str]) -> None:
         """Insert the rows, or set the columns `update` of those whose primary key is taken."""
         if not rows:
             return
-        statement = self._insert(table)
+        statement = self.insert(table)
         statement = statement.on_conflict_do_update(
             index_elements=_key(table), set_={name: statement.excluded[name] for name in update}
         )
@@ -188,9 +192,6 @@ class Database:
         self._engine.dispose()
 
     # --- inside -------------------------------------------------------------------------------------------------
-
-    def _insert(self, table: Table) -> Any:
-        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
@@ -298,6 +299,8 @@ def _checked(url: str) -> URL:
         raise ConfigError("store.url: the driver is psycopg; write postgresql+psycopg://user@host/database")
     if backend == "postgresql" and importlib.util.find_spec("psycopg") is None:
         raise ConfigError("store.url: PostgreSQL needs the package psycopg: pip install 'semievol[postgres]'")
+    if backend == "postgresql" and "password" in parsed.query:
+        raise ConfigError("store.url: write the password before the @, where it is kept out of logs")
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError("store.url: an in-memory SQLite database loses everything; write sqlite:////path.db")
     return parsed

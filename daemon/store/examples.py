@@ -89,9 +89,10 @@ class ExampleStore:
             return None
         return _stored(row)
 
-    def training(self) -> list[Example]:
-        """The examples that may be trained on and retrieved."""
-        return self._select(examples.c.holdout.is_(False))
+    def training(self, among: Sequence[str] | None = None) -> list[Example]:
+        """The examples that may be trained on and retrieved; those `among` the given ids (of which few), or all."""
+        chosen = sa.true() if among is None else examples.c.id.in_(among)
+        return self._select(examples.c.holdout.is_(False), chosen)
 
     def holdout(self) -> list[Example]:
         """The examples that only the gate may see."""
@@ -99,9 +100,14 @@ class ExampleStore:
 
     def changed_since(self, at: float) -> frozenset[str]:
         """Ids added, changed or retracted since `at` (UTC seconds)."""
-        statement = sa.select(examples.c.id).where(self._mine(), examples.c.updated_at >= at)
+        return frozenset(self.changes(at))
+
+    def changes(self, at: float) -> dict[str, float]:
+        """{id: when it was last added, changed or retracted} of those for which that was since `at` (UTC seconds)."""
+        columns = examples.c["id", "updated_at"]
+        statement = sa.select(*columns).where(self._mine(), examples.c.updated_at >= at)
         with self._database.read() as connection:
-            return frozenset(connection.execute(statement).scalars())
+            return {row.id: row.updated_at for row in connection.execute(statement)}
 
     def unindexed(self) -> list[Example]:
         """Training examples that the index lacks or holds in an older form."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
 
 from daemon.errors import StateConflict
-from daemon.round_states import ENDED, RoundState, allowed
+from daemon.round_states import ENDED, UNDECIDED, RoundState, allowed
 from daemon.store.aliases import move_alias
 from daemon.store.database import Database
 from daemon.store.tables import adapters, round_events, round_members, round_outcomes, rounds
@@ -137,6 +137,15 @@ class RoundStore:
         )
         with self._database.read() as connection:
             return [_round(row) for row in connection.execute(statement).mappings()]
+
+    def warm_ended(self) -> bool:
+        """A warm round has been decided, either way."""
+        decided = [state.value for state in ENDED - UNDECIDED]
+        statement = select(rounds.c.number).where(
+            rounds.c.workload == self._workload, rounds.c.kind == "warm", rounds.c.state.in_(decided)
+        )
+        with self._database.read() as connection:
+            return connection.execute(statement.limit(1)).scalar() is not None
 
     def begin_attempt(self, number: int) -> int:
         """Count one more start of the current state; returns the count."""

@@ -8,6 +8,7 @@ from daemon.store.adapters import AdapterStore
 from daemon.store.aliases import AliasStore
 from daemon.store.database import Database
 from daemon.store.examples import ExampleStore
+from daemon.store.leases import LeaseStore
 from daemon.store.pseudo_labels import PseudoLabelStore
 from daemon.store.requests import RequestStore
 from daemon.store.rounds import RoundStore
@@ -24,13 +25,23 @@ class Stores:
     adapters: AdapterStore
     alias: AliasStore
     requests: RequestStore
+    leases: LeaseStore
 
 
 def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True) -> Stores:
     """Open the state; `migrate` brings the schema to this version first."""
     database = Database(url, workload)
     if migrate:
-        database.migrate()
+        try:
+            database.migrate()
+        except BaseException:
+            database.close()
+            raise
+    return stores_over(database, workload, alias)
+
+
+def stores_over(database: Database, workload: str, alias: str) -> Stores:
+    """The repositories over a database that is open."""
     return Stores(
         database=database,
         examples=ExampleStore(database, workload),
@@ -39,4 +50,5 @@ def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True) ->
         adapters=AdapterStore(database, workload),
         alias=AliasStore(database, workload, alias),
         requests=RequestStore(database, workload),
+        leases=LeaseStore(database, workload),
     )

@@ -216,3 +216,15 @@ operator_requests = Table(
     Column("updated_at", Float, nullable=False),
     Index("ix_operator_requests_state", "workload", "state"),
 )
+
+# --- who leads ----------------------------------------------------------------------------------------------------
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("role", String(20), primary_key=True),
+    Column("holder", String(200), nullable=False),  # of the last lease, also after its end
+    Column("epoch", Integer, nullable=False),  # +1 whenever the lease is taken; a write of an older epoch is refused
+    Column("expires_at", Float, nullable=False),  # by the clock of the database; 0: released
+)

@@ -29,8 +29,14 @@ def dying_event(
 
     if DIE_BEFORE_COMMIT:
         os.kill(os.getpid(), signal.SIGKILL)
-    # The pool gets the connection back only after the commit has reached the file.
-    event.listen(connection.engine.pool, "reset", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    # The pool gets the connection back only after the commit has reached the file. Others come back meanwhile.
+    mine = connection.connection.dbapi_connection
+
+    def die(returned: Any, *_: Any) -> None:
+        if returned is mine:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(connection.engine.pool, "reset", die)
 
 
 rounds.RoundStore._event = dying_event  # type: ignore[method-assign]

@@ -32,33 +32,22 @@ def db(url: str) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
-    """A server that no other test uses, to be stopped and killed."""
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
 def count(database: Database) -> int:
     with database.read() as connection:
         return connection.execute(sa.select(sa.func.count()).select_from(stream_offsets)).scalar_one()
 
 
-def test_connections_mend_themselves_when_the_server_returns(own_server: PostgresServer) -> None:
-    db = Database(own_server.create_database())
+def test_connections_mend_themselves_when_the_server_returns(own_postgres: PostgresServer) -> None:
+    db = Database(own_postgres.create_database())
     db.migrate()
     for mode in ("fast", "immediate"):
         assert count(db) == 0
-        own_server.stop(mode)  # type: ignore[arg-type]
+        own_postgres.stop(mode)  # type: ignore[arg-type]
         with pytest.raises(TransientStoreError, match="127"):
             count(db)
         with pytest.raises(TransientStoreError), db.write():
             pass
-        own_server.start()
+        own_postgres.start()
         assert count(db) == 0
     with db.write() as connection:
         db.upsert(connection, stream_offsets, [ROW], ["next_offset"])
@@ -66,12 +55,12 @@ def test_connections_mend_themselves_when_the_server_returns(own_server: Postgre
     db.close()
 
 
-def test_a_server_that_dies_inside_a_transaction_is_a_transient_error(own_server: PostgresServer) -> None:
-    db = Database(own_server.create_database())
+def test_a_server_that_dies_inside_a_transaction_is_a_transient_error(own_postgres: PostgresServer) -> None:
+    db = Database(own_postgres.create_database())
     db.migrate()
     with pytest.raises(TransientStoreError), db.write() as connection:  # noqa: PT012 - it dies in the middle
         db.upsert(connection, stream_offsets, [ROW], ["next_offset"])
-        own_server.restart("immediate")
+        own_postgres.restart("immediate")
         connection.execute(sa.select(stream_offsets))
     assert count(db) == 0
     db.close()

@@ -11,15 +11,8 @@ from semievol.embedding import HashingEmbedder
 from semievol.errors import ConfigError, TransientError
 from semievol.example_index import QdrantExampleIndex, point_id
 from semievol.protocols import Vectors
-from semievol.types import Example, Message, Query
-
-EXAMPLES = [
-    Example(Query("card", "my card has not arrived"), "card arrival"),
-    Example(Query("pin", "i forgot my pin"), "change pin"),
-    Example(
-        Query("sum", "is 2 more than 1", ("no", "yes"), (Message("user", "x"),), "maths", {"n": [1]}), "B", "people"
-    ),
-]
+from semievol.types import Example, Query
+from tests.example_index_contract import EXAMPLES, ExampleIndexContract
 
 
 class CountingEmbedder(HashingEmbedder):
@@ -39,55 +32,14 @@ class CountingEmbedder(HashingEmbedder):
         return super().embed(texts)
 
 
-@pytest.fixture
-def index() -> Iterator[QdrantExampleIndex]:
-    index = QdrantExampleIndex(HashingEmbedder(64), "examples")
-    index.upsert(EXAMPLES)
-    yield index
-    index.close()
+class TestLocalMode(ExampleIndexContract):
+    """The contract, in memory."""
 
-
-def test_the_nearest_examples_come_first_and_whole(index: QdrantExampleIndex) -> None:
-    first, second = index.neighbours(["has my card arrived", "is 2 more than 1"], 2)
-    assert first[0].example.id == "card"
-    assert len(first) == 2
-    assert first[0].similarity > first[1].similarity
-    assert second[0].example == EXAMPLES[2]
-    assert second[0].similarity == pytest.approx(1.0, abs=1e-5)
-
-
-def test_similarities_are_those_of_the_embedder(index: QdrantExampleIndex) -> None:
-    embedder = HashingEmbedder(64)
-    expected = embedder.embed(["a pin"]) @ embedder.embed([example.query.question for example in EXAMPLES]).T
-    found = index.neighbours(["a pin"], 3)[0]
-    assert [neighbour.similarity for neighbour in found] == pytest.approx(sorted(expected[0].tolist(), reverse=True))
-
-
-def test_fewer_neighbours_than_asked_when_the_index_holds_fewer(index: QdrantExampleIndex) -> None:
-    assert len(index.neighbours(["x"], 50)[0]) == 3
-    assert index.neighbours(["x", "y"], 0) == [[], []]
-    assert index.neighbours([], 3) == []
-    assert QdrantExampleIndex(HashingEmbedder(64), "empty").neighbours(["x"], 3) == [[]]
-
-
-def test_an_example_is_replaced_and_not_added_twice(index: QdrantExampleIndex) -> None:
-    corrected = Example(EXAMPLES[0].query, "lost card")
-    index.upsert([Example(EXAMPLES[0].query, "an earlier mistake"), corrected])
-    assert index.ids() == {"card", "pin", "sum"}
-    assert index.neighbours(["my card has not arrived"], 1)[0][0].example == corrected
-
-
-def test_a_deleted_example_is_never_a_neighbour_again(index: QdrantExampleIndex) -> None:
-    index.delete(["card", "unknown"])
-    index.delete([])
-    assert index.ids() == {"pin", "sum"}
-    assert {n.example.id for n in index.neighbours(["my card has not arrived"], 9)[0]} == {"pin", "sum"}
-
-
-def test_equal_examples_are_ordered_by_id() -> None:
-    index = QdrantExampleIndex(HashingEmbedder(64), "examples")
-    index.upsert([Example(Query(name, "same words"), name) for name in "dbca"])
-    assert [n.example.id for n in index.neighbours(["same words"], 4)[0]] == ["a", "b", "c", "d"]
+    @pytest.fixture
+    def index(self) -> Iterator[QdrantExampleIndex]:
+        index = QdrantExampleIndex(HashingEmbedder(64), "examples")
+        yield index
+        index.close()
 
 
 def test_point_ids_are_the_same_on_every_machine() -> None:
