@@ -88,15 +88,17 @@ class KafkaStreamProducer:
         return oversized
 
     def _failed(self, client: Any, topic: str, error: Exception) -> SemiEvolError:
-        """The error in our terms. A client that is not merely waiting for a broker is not used again."""
+        """The error in our terms.
+
+        The client is not used again: what it still holds would be delivered some day, beside the caller's next attempt.
+        """
         meaning = translate(error, self._kafka)
         if isinstance(meaning, RecordRefused):
             return RecordRefused(f"topic {topic}: {meaning} (a compacted topic takes no record without a key)")
-        if not getattr(error, "retriable", False):
-            with self._opening:
-                if self._client is client:
-                    self._client = None
-            _end(client)
+        with self._opening:
+            if self._client is client:
+                self._client = None
+        _abandon(client)
         return meaning
 
     def _open(self) -> Any:
@@ -121,15 +123,19 @@ class KafkaStreamProducer:
         self._pool.shutdown(wait=False, cancel_futures=True)
         with self._opening:
             client, self._client = self._client, None
-        if client is not None:
-            _end(client)
+        if client is None:
+            return
+        try:
+            client.close(timeout=CLOSE_S)
+        except kafka_errors.KafkaError as error:
+            logger.warning("records were given up when the Kafka producer closed: %s", error)
+            _abandon(client)
 
 
-def _end(client: Any) -> None:
-    try:
-        client.close(timeout=CLOSE_S)
-    except kafka_errors.KafkaError as error:  # nothing waits for these records: their publish has failed
-        logger.warning("the Kafka producer did not end cleanly: %s", error)
+def _abandon(client: Any) -> None:
+    """Give up what was not delivered. The client's own `close` would first wait for it, and then leave its thread."""
+    client._sender.force_close()
+    client._sender.join(CLOSE_S)
 
 
 def _too_large(topic: str, record: OutgoingRecord) -> RecordRefused:
