@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from daemon.config_fronts import ApiConfig, GatewayConfig
+from daemon.config_generation import GenerationConfig
 from daemon.config_sections import IntakeSettings, LabelsSettings, StreamSettings
 from semievol.config import MethodConfig, Section
 
@@ -48,15 +49,6 @@ class IndexConfig(Section):
     """A Qdrant server; then `path` is not used."""
     api_key: str | None = Field(default=None, repr=False)
     """Key of the Qdrant server; set it by environment."""
-
-
-class GenerationConfig(Section):
-    """The engine that answers."""
-
-    max_batch: int = Field(default=32, gt=0)
-    """Prompts per forward pass of the embedded generator."""
-    threads: int | None = Field(default=None, gt=0)
-    """CPU threads of the embedded generator. None: all cores."""
 
 
 class TriggerConfig(Section):
@@ -104,6 +96,11 @@ class RolloutConfig(Section):
     """Roll back when mean agreement falls by more than this against the labels made before."""
     drain_s: float = Field(default=60.0, gt=0)
     """Longest wait for requests on a version before it is unloaded; it stays loaded when they have not ended."""
+    min_attested_share: float = Field(default=0.5, gt=0, le=1)
+    """Of the replicas that answer, at least this share (and at least one) must have proved that it serves the
+    candidate; those that fail the proof while others pass it are taken out, and all the rest must have passed."""
+    attest_timeout_s: float = Field(default=120.0, gt=0)
+    """How long a round waits for that, seconds; then it fails, naming replica and cause."""
 
 
 class ArtifactsConfig(Section):
@@ -143,6 +140,12 @@ class DaemonConfig(MethodConfig):
     def _check(self) -> DaemonConfig:
         if self.api.port == self.gateway.port and self.api.port != 0:
             raise ValueError("api.port and gateway.port are the same; give each its own")
+        launch = self.generation.launch_settings
+        if self.generation.launch and launch.max_lora_rank is not None and launch.max_lora_rank < self.training.rank:
+            raise ValueError(
+                f"generation.launch_settings.max_lora_rank: {launch.max_lora_rank} is below training.rank "
+                f"{self.training.rank}; raise it, or leave it out"
+            )
         return self
 
     @property

@@ -1,7 +1,7 @@
 """What the daemon counts, as Prometheus metrics on a registry of its own.
 
 Owns names, help texts and labels; whoever does the work calls the methods. Label values are closed sets (reasons,
-states, roles) or names of adapters, of which a process holds few; never a query id.
+states, roles) or names of adapters and replicas, of which a process holds few; never a query id.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from daemon.replica import ReplicaView
 from daemon.round_states import RoundState
 from semievol.types import PseudoLabel
 
@@ -57,6 +58,16 @@ class Metrics:
         self.round_accuracy = gauge("holdout_accuracy", "Accuracy on the holdout at the last gate.", "role")
         self.alias_generation = gauge("alias_generation", "How often the alias was moved.")
         self.serving = gauge("serving_adapter", "1 for the adapter that serves.", "adapter")
+        self.replica_up = gauge(
+            "replica_up", "1 for a replica that gets requests; else why it gets none.", "replica", "reason"
+        )
+        self.replica_attested = gauge(
+            "replica_attested",
+            "1 for an adapter that a replica proved; 0 for one that it failed.",
+            "replica",
+            "adapter",
+        )
+        self.replica_running = gauge("replica_running", "Requests of this process on a replica.", "replica")
         self.requests = counter("gateway_requests_total", "Gateway requests.", "code")
         self.latency = histogram("gateway_seconds", "Gateway requests, admission to answer.", LATENCY_BUCKETS)
         self.upstream_failures = counter(
@@ -90,6 +101,16 @@ class Metrics:
         """The serving adapter alone carries a 1; older ones vanish."""
         self.serving.clear()
         self.serving.labels(self.workload, adapter or "base").set(1)
+
+    def show_replicas(self, replicas: Sequence[ReplicaView]) -> None:
+        """Replicas as they are now; those that are gone vanish."""
+        for gauge in (self.replica_up, self.replica_attested, self.replica_running):
+            gauge.clear()
+        for replica in replicas:
+            self.replica_up.labels(self.workload, replica.name, replica.reason).set(replica.state == "up")
+            self.replica_running.labels(self.workload, replica.name).set(replica.running)
+            for adapter, attestation in replica.adapters.items():
+                self.replica_attested.labels(self.workload, replica.name, adapter).set(attestation.passed)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -14,6 +14,7 @@ from daemon.control import Control
 from daemon.intake import Intake
 from daemon.labels import LabelsIntake
 from daemon.metrics import Metrics
+from daemon.replicas import ReplicaSet
 from daemon.store.stores import Stores
 
 WINDOW = 200
@@ -32,6 +33,7 @@ class Observer:
         labels: LabelsIntake,
         control: Control,
         roles: frozenset[str],
+        replicas: ReplicaSet | None = None,
     ) -> None:
         self._metrics = metrics
         self._stores = stores
@@ -41,6 +43,7 @@ class Observer:
         self._labels = labels
         self._control = control
         self._roles = roles
+        self._replicas = replicas
 
     def missing(self) -> dict[str, str]:
         """What keeps the process from being ready, by part; empty when it is."""
@@ -101,3 +104,5 @@ class Observer:
             m.round_accuracy.labels(m.workload, "candidate").set(last["candidate_accuracy"])
         m.alias_generation.labels(m.workload).set(self._alias.state.generation)
         m.show_serving(self._alias.adapter)
+        if self._replicas is not None:
+            m.show_replicas(self._replicas.show())

@@ -38,7 +38,7 @@ from daemon.web import ensure_token, run_server
 from semievol import adapter_directory
 from semievol.collaboration import CollaborativeLabeller
 from semievol.embedding import build_embedder
-from semievol.errors import ConfigError
+from semievol.errors import AdapterError, ConfigError, TransientError
 from semievol.example_index import QdrantExampleIndex
 from semievol.task import Task
 
@@ -100,7 +100,8 @@ class Service:
         stack.callback(stores.database.close)
         stream = open_stream(config.stream, stores.database)
         task = Task(config.task)
-        generator = await open_engine(config, stack)
+        answering = await open_engine(config, stack, controls="control" in self._roles)
+        generator = answering.generator
         embedder = await asyncio.to_thread(build_embedder, config.embedding)
         index = await asyncio.to_thread(
             lambda: QdrantExampleIndex(
@@ -113,7 +114,7 @@ class Service:
         )
         stack.callback(index.close)
         alias = Alias(await asyncio.to_thread(stores.alias.get))
-        fleet = AdapterFleet(stores, generator, alias)
+        fleet = AdapterFleet(stores, answering.servers, alias)
         labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed)
         parser = RecordParser(task, config.stream.max_record_bytes)
         producer = stream.producer()
@@ -150,7 +151,8 @@ class Service:
             control.warm_ended if config.rounds.wait_for_warm and "control" in self._roles else None,
             on_stored=metrics.stored,
         )
-        observer = Observer(metrics, stores, alias, fleet, intake, labels, control, self._roles)
+        replicas = answering.replicas
+        observer = Observer(metrics, stores, alias, fleet, intake, labels, control, self._roles, replicas)
         await self._clean_up(stores, place)
         await fleet.reconcile()  # before any front listens: the first request must find its adapter
 
@@ -165,7 +167,9 @@ class Service:
             supervisor.add("alias", lambda stop: follow_alias(stores, alias, fleet, stop), stage=1)
         if "gateway" in self._roles:
             token = ensure_token(config.gateway.token, directory / "gateway.token")
-            ends = open_gateway_tools(config, generator, None, stores.pseudo_labels, parser, producer, metrics)
+            ends = open_gateway_tools(
+                config, generator, answering.replicas, stores.pseudo_labels, parser, producer, metrics
+            )
             for used in filter(None, (ends.backend, ends.embeddings)):
                 stack.push_async_callback(used.close)
             front = Gateway(config.gateway, config.workload.served_alias, ends, alias, metrics, token)
@@ -181,9 +185,14 @@ class Service:
             observer.missing,
             lambda: control.waiting_for,
             observer.observe,
+            (lambda: []) if replicas is None else replicas.show,
         )
         api = Api(config, tools, ensure_token(config.api.token, directory / "api.token"))
         supervisor.add("api", lambda stop: run_server(api.app(), config.api, "api", self._bound("api"), stop), stage=2)
+        if replicas is not None:
+            supervisor.add("replicas", replicas.run, stage=3)
+        if answering.server is not None:
+            supervisor.add("vllm", answering.server.run, stage=4)
         if self._exit_when_idle:
             watch = IdleWatch(stores, intake, labels, control)
             supervisor.add("idle-watch", lambda stop: watch.run(stop, supervisor.request_stop), stage=0)
@@ -225,13 +234,20 @@ def single_controller(path: Path) -> Iterator[None]:
 
 
 async def follow_alias(stores: Stores, alias: Alias, fleet: AdapterFleet, stop: asyncio.Event) -> None:
-    """In a process without the control role: load what the alias will point at, then follow it."""
+    """In a process without the control role: follow the alias once what it points at can be answered with here.
+
+    Until then requests stay on the version before, which the controller keeps loaded.
+    """
     while not stop.is_set():
         stored = await asyncio.to_thread(stores.alias.get)
         if stored.generation > alias.state.generation:
-            if stored.adapter is not None:
-                await fleet.load(stored.adapter)
-            alias.follow(stored)
+            try:
+                if stored.adapter is not None:
+                    await fleet.load(stored.adapter)
+                alias.follow(stored)
+                await fleet.reconcile()
+            except (AdapterError, TransientError) as error:
+                log.warning("the alias moved to %s, which cannot be followed yet: %s", stored.adapter, error)
         try:
             async with asyncio.timeout(FOLLOW_S):
                 await stop.wait()
