@@ -34,6 +34,7 @@ ALIAS = "bench"
 CLIENTS = 16
 TOKENS = 16
 PACE_S = 0.25
+START_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             model = options.model_dir or vllm.make_served_model(Path(directory) / "model")
             server = vllm.VllmServer(model, Path(directory), dtype="bfloat16" if options.model_dir else "float32")
-            with vllm.running(server):
-                compare(f"vLLM, {model.name}", server.url, "base", options)
+            server.start()
+            try:
+                server.wait(START_S)
+                compare(f"vLLM, {options.model_dir or 'a tiny model'}", server.url, "base", options)
+            finally:
+                server.stop()
 
 
 if __name__ == "__main__":

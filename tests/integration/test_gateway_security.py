@@ -279,6 +279,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         directory,
         trigger={"min_examples": 999},
         gateway={"port": 0, "embeddings_url": "http://127.0.0.1:9"},
+        stream={"kafka": {"security_protocol": "SASL_SSL", "sasl_username": "me"}},  # set, and not used
     )
     environment = {"__".join(("SEMIEVOL", *path)).upper(): value for path, value in SECRETS.items()}
     process = DaemonProcess(config, environment=environment)
