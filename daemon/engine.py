@@ -5,6 +5,7 @@ Owns the choice by `generation.kind` alone. What was opened is closed with the c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -29,15 +30,24 @@ class Engine:
     """The server that this process launched; None: there is none."""
 
 
-async def open_engine(config: DaemonConfig, stack: AsyncExitStack, *, controls: bool) -> Engine:
-    """The engine of `generation`; `controls` says whether this process loads and unloads adapters in servers.
+async def open_engine(
+    config: DaemonConfig, stack: AsyncExitStack, *, leads: Callable[[], bool], launches: bool
+) -> Engine:
+    """The engine of `generation`.
+
+    Args:
+        config: the whole configuration.
+        stack: closes what is opened.
+        leads: whether this process is, just now, the one that loads and unloads adapters in servers; a second one
+            that does not know of an open round's candidate would unload it.
+        launches: whether this process starts the server of `generation.launch`; the others find it there.
 
     Raises:
         ConfigError: the model cannot be loaded, or the server cannot be launched.
     """
     if config.generation.kind == "local":
         return await _open_local(config, stack)
-    return await _open_replicas(config, stack, controls)
+    return await _open_replicas(config, stack, leads, launches)
 
 
 async def _open_local(config: DaemonConfig, stack: AsyncExitStack) -> Engine:
@@ -49,13 +59,15 @@ async def _open_local(config: DaemonConfig, stack: AsyncExitStack) -> Engine:
     return Engine(generator, LocalServers(generator, config.model.dtype))
 
 
-async def _open_replicas(config: DaemonConfig, stack: AsyncExitStack, controls: bool) -> Engine:
+async def _open_replicas(
+    config: DaemonConfig, stack: AsyncExitStack, leads: Callable[[], bool], launches: bool
+) -> Engine:
     from semievol.vllm_client import VllmClient
     from semievol.vllm_generator import VllmGenerator
 
     settings, directory = config.generation, config.artifacts.directory.resolve()
     server = None
-    if settings.launch and controls:
+    if settings.launch and launches:
         environment = dict(settings.launch_settings.environment)
         if settings.api_key is not None:
             environment["VLLM_API_KEY"] = settings.api_key
@@ -74,8 +86,8 @@ async def _open_replicas(config: DaemonConfig, stack: AsyncExitStack, controls: 
         adapters_path=settings.adapters_path,
         max_adapters=settings.max_adapters,
         timeout_s=settings.timeout_s,
+        loads=leads,
     )
-    reconciler.loads = controls
     rollout = config.rollout
     replicas = ReplicaSet(
         settings, reconciler, min_share=rollout.min_attested_share, timeout_s=rollout.attest_timeout_s

@@ -1,14 +1,14 @@
 """Brings one replica to what is wanted: warm, the wanted adapters loaded and proved, the others unloaded.
 
 Owns the requests to one replica that no client sent. Owns neither what is wanted nor when to look (replicas).
-Invariant: only the process with the control role loads and unloads; every process proves for itself.
+Invariant: only the controller loads and unloads; every process proves for itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from daemon.adapter_servers import HeldAdapter
@@ -37,6 +37,7 @@ class ReplicaReconciler:
         adapters_path: str | None,
         max_adapters: int,
         timeout_s: float,
+        loads: Callable[[], bool],
     ) -> None:
         """Keep the settings.
 
@@ -48,6 +49,7 @@ class ReplicaReconciler:
             adapters_path: the same directory as the replicas see it. None: the same path.
             max_adapters: versions on a replica at a time.
             timeout_s: of one answer.
+            loads: whether this process is, just now, the one that loads and unloads.
         """
         self._client = client
         self._dtype = dtype
@@ -56,8 +58,7 @@ class ReplicaReconciler:
         self._path = PurePosixPath(adapters_path or str(self._directory))
         self._max_adapters = max_adapters
         self._timeout_s = timeout_s
-        self.loads = True
-        """Whether this process is the one that loads and unloads."""
+        self._loads = loads
 
     async def look(self, replica: Replica) -> None:
         """Ask for its health and its models.
@@ -80,11 +81,15 @@ class ReplicaReconciler:
         if not replica.warm:
             await self._client.complete(replica.upstream, _WARM_UP, self._timeout_s)
             replica.warm = True
-        if self.loads:
+        if self._loads():
             await self._unload_unwanted(replica, {adapter.name for adapter in wanted})
         for adapter in wanted:
-            if replica.needs_proof(adapter.name) and (self.loads or adapter.name in replica.models):
+            if replica.needs_proof(adapter.name) and (self._loads() or adapter.name in replica.models):
                 await self._prove(replica, adapter, serving)
+
+    def owns(self, name: str) -> bool:
+        """Whether an adapter of that name is this workload's."""
+        return name.startswith(self._own_prefix)
 
     def served_path(self, adapter: HeldAdapter) -> str:
         """The adapter's directory as the replicas see it.
@@ -100,7 +105,7 @@ class ReplicaReconciler:
 
     async def _prove(self, replica: Replica, adapter: HeldAdapter, serving: str | None) -> None:
         try:
-            if self.loads and not await self._have_loaded(replica, adapter):
+            if self._loads() and not await self._have_loaded(replica, adapter):
                 return
             incumbent = serving if serving != adapter.name and serving in replica.marks else None
             attestation = await self._ask_fingerprint(replica, adapter, incumbent)
@@ -144,7 +149,7 @@ class ReplicaReconciler:
     async def _unload_unwanted(self, replica: Replica, wanted: set[str]) -> None:
         """Only this workload's versions, and only when no request of this process runs on them."""
         for name in sorted(replica.adapters - wanted):
-            if name.startswith(self._own_prefix) and not replica.running[name]:
+            if self.owns(name) and not replica.running[name]:
                 replica.forget(name)  # before the server is told: no request may find it in between
                 await self._client.unload(replica.upstream, name)
                 replica.models -= {name}

@@ -100,7 +100,9 @@ class Service:
         stack.callback(stores.database.close)
         stream = open_stream(config.stream, stores.database)
         task = Task(config.task)
-        answering = await open_engine(config, stack, controls="control" in self._roles)
+        answering = await open_engine(
+            config, stack, leads=lambda: "control" in self._roles, launches="control" in self._roles
+        )
         generator = answering.generator
         embedder = await asyncio.to_thread(build_embedder, config.embedding)
         index = await asyncio.to_thread(
