@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
+from daemon.config_fronts import ApiConfig, GatewayConfig
 from daemon.config_generation import GenerationConfig
 from daemon.config_sections import IntakeSettings, LabelsSettings, StreamSettings
 from semievol.config import MethodConfig, Section
@@ -102,35 +103,6 @@ class RolloutConfig(Section):
     """How long a round waits for that, seconds; then it fails, naming replica and cause."""
 
 
-class ServerConfig(Section):
-    """A listening HTTP endpoint with a token of its own."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 inside a container."""
-    port: int = Field(ge=0, le=65535)
-    """TCP port; 0 picks a free one (written to `endpoints.json` under artifacts.directory)."""
-    token: str | None = Field(default=None, repr=False, min_length=16)
-    """Bearer token; set it by environment. None: one is made at first start and kept in a 0600 file."""
-    max_body_bytes: int = Field(default=1_048_576, gt=0)
-    """Larger requests are refused with 413."""
-
-
-class ApiConfig(ServerConfig):
-    """The admin API with /metrics, /healthz and /readyz."""
-
-    port: int = Field(default=8321, ge=0, le=65535)
-    """TCP port; 0 picks a free one."""
-
-
-class GatewayConfig(ServerConfig):
-    """The OpenAI-compatible front that clients ask."""
-
-    port: int = Field(default=8320, ge=0, le=65535)
-    """TCP port; 0 picks a free one."""
-    max_in_flight: int = Field(default=256, gt=0)
-    """Requests admitted at once; more are answered 429."""
-
-
 class ArtifactsConfig(Section):
     """Files of the daemon: state, snapshots, adapters."""
 
@@ -190,7 +162,7 @@ class DaemonConfig(MethodConfig):
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-SECRET_KEYS = frozenset({"token", "api_key", "password", "sasl_password"})
+SECRET_KEYS = frozenset({"token", "embeddings_token", "api_key", "password", "sasl_password"})
 
 
 def _redact(value: dict[str, object]) -> dict[str, object]:
@@ -198,7 +170,7 @@ def _redact(value: dict[str, object]) -> dict[str, object]:
     for key, item in value.items():
         if key in SECRET_KEYS and item is not None:
             out[key] = "***"
-        elif key == "url" and isinstance(item, str) and "@" in item:
+        elif key.endswith("url") and isinstance(item, str) and "@" in item:
             scheme, _, rest = item.partition("://")
             out[key] = f"{scheme}://***@{rest.rpartition('@')[2]}"
         elif isinstance(item, dict):

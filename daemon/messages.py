@@ -22,6 +22,8 @@ from semievol.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query, Role
 
 SCHEMA_VERSION = 1
+MAX_NAME_CHARS = 200
+"""Categories and sources are names; the state's columns end there."""
 MAX_DETAIL_CHARS = 400
 """Dead-letter details are for people, and header space is small."""
 
@@ -96,6 +98,8 @@ class RecordParser:
         if record.value is None:
             if not record.key:
                 raise PoisonRecord(Reason.NO_KEY, "a null value retracts the label that its key names; set the key")
+            if "\0" in record.key:
+                raise PoisonRecord(Reason.INVALID_FIELD, "the key contains a NUL character; no label has such an id")
             return Retraction(record.key)
         parsed = self._validated(_LabelRecord, record.value)
         query = self._query(parsed)
@@ -103,7 +107,7 @@ class RecordParser:
             answer = self._task.canonical(str(parsed.answer), query)
         except DataError as error:
             raise PoisonRecord(Reason.ANSWER_NOT_ALLOWED, _short(str(error))) from error
-        return Example(query, answer, _optional_text(parsed.source))
+        return Example(query, answer, _optional_text("source", parsed.source))
 
     def _validated(self, model: type[_Record], value: bytes) -> _Record:
         if len(value) > self._max_record_bytes:
@@ -141,7 +145,7 @@ class RecordParser:
             question=question,
             options=None if parsed.options is None else tuple(map(str, parsed.options)),
             messages=messages,
-            category=_optional_text(parsed.category),
+            category=_optional_text("category", parsed.category),
             metadata={**{k: v for k, v in extra.items() if k not in KNOWN_FIELDS}, **(parsed.metadata or {})},
         )
         try:
@@ -258,8 +262,15 @@ def _refuse_nul(value: bytes) -> None:
             raise PoisonRecord(Reason.INVALID_FIELD, "a text contains a NUL character (\\u0000); remove it")
 
 
-def _optional_text(value: str | int | None) -> str | None:
-    return None if value is None else str(value)
+def _optional_text(field: str, value: str | int | None) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    if len(text) > MAX_NAME_CHARS:
+        raise PoisonRecord(
+            Reason.INVALID_FIELD, f"{field}: {len(text)} characters are more than {MAX_NAME_CHARS}; shorten it"
+        )
+    return text
 
 
 def _poison(error: ValidationError, value: bytes) -> PoisonRecord:

@@ -70,6 +70,13 @@ class Metrics:
         self.replica_running = gauge("replica_running", "Requests of this process on a replica.", "replica")
         self.requests = counter("gateway_requests_total", "Gateway requests.", "code")
         self.latency = histogram("gateway_seconds", "Gateway requests, admission to answer.", LATENCY_BUCKETS)
+        self.upstream_failures = counter(
+            "gateway_upstream_failures_total", "Attempts that a replica failed.", "replica"
+        )
+        self.captured = counter("gateway_captured_total", "Client queries published to the queries topic.")
+        self.capture_dropped = counter(
+            "gateway_capture_dropped_total", "Client queries of the sampled share that were not captured.", "reason"
+        )
         self._reported: dict[tuple[str, ...], float] = {}
 
     def advance(self, counter: Counter, total: float, *labels: str) -> None:

@@ -22,7 +22,7 @@ from daemon.api import Api, ApiTools
 from daemon.config import DaemonConfig
 from daemon.control import Control
 from daemon.engine import open_engine
-from daemon.gateway import Gateway
+from daemon.gateway import Gateway, open_gateway_tools
 from daemon.idle import IdleWatch
 from daemon.intake import Intake
 from daemon.labels import LabelsIntake
@@ -30,6 +30,7 @@ from daemon.launch import SubprocessLauncher
 from daemon.messages import RecordParser
 from daemon.metrics import Metrics
 from daemon.observer import Observer
+from daemon.reading import group_of
 from daemon.rounds import RoundEngine, RoundPlace, RoundTools
 from daemon.store.stores import Stores, open_stores
 from daemon.streams.opening import open_stream
@@ -129,7 +130,7 @@ class Service:
             RoundTools(stores, task, generator, index, labeller.label, SubprocessLauncher(), fleet, alias),
             place,
         )
-        labels_consumer = stream.consumer(config.stream.labels, f"semievol-{config.workload.name}-labels")
+        labels_consumer = stream.consumer(config.stream.labels, group_of(config.workload.name, "labels"))
         labels = LabelsIntake(
             labels_consumer,
             producer,
@@ -142,7 +143,7 @@ class Service:
         )
         control = Control(config, stores, engine, fleet, alias, labels_consumer.lag)
         intake = Intake(
-            stream.consumer(config.stream.queries, f"semievol-{config.workload.name}-intake"),
+            stream.consumer(config.stream.queries, group_of(config.workload.name, "intake")),
             producer,
             stores.pseudo_labels,
             parser,
@@ -169,12 +170,15 @@ class Service:
             supervisor.add("alias", lambda stop: follow_alias(stores, alias, fleet, stop), stage=1)
         if "gateway" in self._roles:
             token = ensure_token(config.gateway.token, directory / "gateway.token")
-            front = Gateway(config.gateway, config.workload.served_alias, generator, alias, metrics, token)
-            supervisor.add(
-                "gateway",
-                lambda stop: run_server(front.app(), config.gateway, "gateway", self._bound("gateway"), stop),
-                stage=2,
+            ends = open_gateway_tools(
+                config, generator, answering.replicas, stores.pseudo_labels, parser, producer, metrics
             )
+            for used in filter(None, (ends.backend, ends.embeddings)):
+                stack.push_async_callback(used.close)
+            front = Gateway(config.gateway, config.workload.served_alias, ends, alias, metrics, token)
+            supervisor.add("gateway", lambda stop: front.run(self._bound("gateway"), stop), stage=2)
+            if ends.capture is not None:
+                supervisor.add("capture", ends.capture.run, stage=3)  # after the gateway: it publishes what is queued
         tools = ApiTools(
             stores,
             place,

@@ -195,3 +195,25 @@ class MethodConfig(Section):
     gate: GateConfig = GateConfig()
     seed: int = Field(default=0, ge=0)
     """Every random choice of a run derives from this number."""
+
+
+SERVICE_SECTIONS = frozenset(
+    {
+        "api",
+        "artifacts",
+        "gateway",
+        "generation",
+        "index",
+        "intake",
+        "labels",
+        "lease",
+        "rollout",
+        "rounds",
+        "stop_deadline_s",
+        "store",
+        "stream",
+        "trigger",
+        "workload",
+    }
+)
+"""The daemon's own keys in a file that both programs read: a run on files passes over them, the daemon checks them."""

@@ -7,11 +7,15 @@ Invariant: a write transaction takes the write lock when it begins, so that what
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import logging
+import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +35,30 @@ Row = Mapping[str, Any]
 _T = TypeVar("_T")
 
 _TRANSIENT_SQLITE = ("is locked", "disk is full", "disk i/o error", "unable to open")
-_WRITE_LOCK = 0x53454D49  # the key of PostgreSQL's advisory lock
+_WRITE_LOCK = 0x53454D49  # the first key of PostgreSQL's advisory locks; the second is the workload's
+_MIGRATION = 0
+
+# A host that is gone answers nothing, not even a refusal: without these a call would wait for hours.
+_POSTGRES_CONNECTION: Mapping[str, int] = {
+    "connect_timeout": 5,  # seconds
+    "keepalives": 1,
+    "keepalives_idle": 5,  # seconds
+    "keepalives_interval": 3,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds
+}
+# A process that is stopped (SIGSTOP, a frozen container) inside a transaction keeps its locks; the server takes them
+# back after this. Far longer than any pause of ours between two statements.
+_MAX_PAUSE_MS = 10_000
+# libpq gives no error code for a refused connection, so the server's words must do (in English: another language is
+# merely tried again for ever). What is wrong, and the way out.
+_REFUSALS = (
+    (r"password authentication failed|no password supplied", "check user and password"),
+    (r"role .* does not exist", "create the user, or correct its name"),
+    (r"database .* does not exist", "create the database, or correct its name"),
+    (r"no pg_hba\.conf entry", "allow this host and user in the server's pg_hba.conf"),
+    (r"permission denied for database", "grant CONNECT on the database"),
+)
 
 
 def chunks(items: Sequence[_T], size: int = 500) -> Iterator[Sequence[_T]]:
@@ -45,19 +72,25 @@ class Database:
 
     Args:
         url: an SQLAlchemy URL, `sqlite:////absolute/state.db` or `postgresql+psycopg://...`.
+        workload: on PostgreSQL writers of other workloads are not waited for.
         busy_timeout_s: how long a write waits for other writers before TransientStoreError.
+
+    Raises:
+        ConfigError: the URL cannot work.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 30.0) -> None:
+    def __init__(self, url: str, workload: str = "", *, busy_timeout_s: float = 30.0) -> None:
         self._url = _checked(url)
         self._busy_timeout_s = busy_timeout_s
+        self._lock_key = _lock_key(workload)
+        self._check: Callable[[Connection], None] | None = None
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         # Writers of one process queue here: SQLite's own waiting is a poll with sleeps, and not fair.
         self._turn = threading.Lock() if self._is_sqlite else None
         self._engine = self._build_engine()
         # SQLite's transactions are snapshots anyway.
-        repeatable = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
-        self._reader = self._engine.execution_options(**repeatable)
+        repeatable = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reader = self._engine.execution_options(**({} if self._is_sqlite else repeatable))
 
     @property
     def file(self) -> Path | None:
@@ -78,12 +111,33 @@ class Database:
         Raises:
             TransientStoreError: busy, full or away.
             StoreError: the statement or the schema is wrong.
+            ConfigError: the server refuses the connection, and will refuse it again.
         """
-        with self._translated(), self._my_turn(), self._engine.connect() as connection:
-            connection.execution_options(semievol_write=True)
-            with connection.begin():
-                self._lock_server(connection)
-                yield connection
+        with self._writing(self._lock_key) as connection:
+            if self._check is not None:
+                self._check(connection)
+            yield connection
+
+    @contextmanager
+    def statement(self) -> Iterator[Connection]:
+        """A transaction for one statement that is atomic by itself: it waits for no other writer on PostgreSQL.
+
+        Raises: as `write`.
+        """
+        with self._writing(None) as connection:
+            yield connection
+
+    def checked(self, check: Callable[[Connection], None]) -> Database:
+        """The same database, whose every write first asks `check` in its own transaction; what that raises ends it."""
+        twin = copy.copy(self)
+        twin._check = check
+        return twin
+
+    def clock(self) -> sa.ColumnElement[float]:
+        """Now by the database's clock, UTC seconds: the one clock that all processes share."""
+        if self._is_sqlite:
+            return (sa.func.julianday("now") - 2440587.5) * 86400.0
+        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -92,6 +146,7 @@ class Database:
         Raises:
             TransientStoreError: busy or away.
             StoreError: the statement or the schema is wrong.
+            ConfigError: the server refuses the connection, and will refuse it again.
         """
         with self._translated(), self._reader.connect() as connection, connection.begin() as transaction:
             yield connection
@@ -125,7 +180,7 @@ class Database:
         """
         from daemon.store.migrate import upgrade  # Alembic is slow to import and needed once
 
-        with self.write() as connection:
+        with self._writing(_MIGRATION) as connection:
             upgrade(connection)
 
     def close(self) -> None:
@@ -149,12 +204,27 @@ class Database:
         finally:
             self._turn.release()
 
-    def _lock_server(self, connection: Connection) -> None:
-        """One writer at a time on PostgreSQL too: stores check and then act, and need no retries of their own."""
-        if not self._is_sqlite:
-            timeout = sa.func.set_config("lock_timeout", f"{int(self._busy_timeout_s * 1000)}ms", True)
-            connection.execute(sa.select(timeout))
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITE_LOCK)))
+    @contextmanager
+    def _writing(self, lock_key: int | None) -> Iterator[Connection]:
+        with self._translated(), self._my_turn(), self._engine.connect() as connection:
+            connection.execution_options(semievol_write=True)
+            with connection.begin():
+                if not self._is_sqlite:
+                    self._lock_server(connection, lock_key)
+                yield connection
+
+    def _lock_server(self, connection: Connection, key: int | None) -> None:
+        """One writer of a workload at a time on PostgreSQL too: stores check and then act, and need no retries.
+
+        One statement, because each is a way to the server and back; PostgreSQL evaluates its columns in order.
+        """
+        columns = [
+            sa.func.set_config("lock_timeout", f"{int(self._busy_timeout_s * 1000)}ms", True),
+            sa.func.set_config("idle_in_transaction_session_timeout", f"{_MAX_PAUSE_MS}ms", True),
+        ]
+        if key is not None:
+            columns.append(sa.func.pg_advisory_xact_lock(sa.cast(_WRITE_LOCK, sa.Integer), sa.cast(key, sa.Integer)))
+        connection.execute(sa.select(*columns))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -163,6 +233,8 @@ class Database:
         except exc.TimeoutError as error:
             raise TransientStoreError(f"{self.description}: no free connection: {error}") from error
         except exc.DBAPIError as error:
+            if (way_out := _refusal(error)) is not None:
+                raise ConfigError(f"store.url: {self.description}: {error.orig}; {way_out}") from error
             text = f"{self.description}: {error.orig}"
             raise (TransientStoreError if _is_transient(error) else StoreError)(text) from error
 
@@ -174,7 +246,9 @@ class Database:
             "json_deserializer": pydantic_core.from_json,
         }
         if not self._is_sqlite:
-            return sa.create_engine(self._url, pool_pre_ping=True, **options)
+            # What the URL says itself (?connect_timeout=30) goes before.
+            arguments = {key: value for key, value in _POSTGRES_CONNECTION.items() if key not in self._url.query}
+            return sa.create_engine(self._url, pool_pre_ping=True, connect_args=arguments, **options)
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(self._url, **options)
@@ -220,9 +294,29 @@ def _checked(url: str) -> URL:
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise ConfigError(f"store.url: {backend} is not supported; use sqlite:////path.db or postgresql+psycopg://...")
+    if backend == "postgresql" and parsed.get_driver_name() != "psycopg":
+        raise ConfigError("store.url: the driver is psycopg; write postgresql+psycopg://user@host/database")
+    if backend == "postgresql" and importlib.util.find_spec("psycopg") is None:
+        raise ConfigError("store.url: PostgreSQL needs the package psycopg: pip install 'semievol[postgres]'")
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError("store.url: an in-memory SQLite database loses everything; write sqlite:////path.db")
     return parsed
+
+
+def _lock_key(workload: str) -> int:
+    """A signed 32-bit number, as advisory locks take; two workloads with one number merely wait for each other."""
+    number = zlib.crc32(workload.encode())
+    key = number - 2**32 if number >= 2**31 else number
+    return key if key != _MIGRATION else 1
+
+
+def _refusal(error: exc.DBAPIError) -> str | None:
+    """The way out when the server refuses every connection with this URL; None for every other error."""
+    if not isinstance(error, exc.OperationalError) or isinstance(error.orig, sqlite3.Error):
+        return None
+    if getattr(error.orig, "sqlstate", None) is not None:  # a statement failed, not a connection
+        return None
+    return next((way_out for words, way_out in _REFUSALS if re.search(words, str(error.orig))), None)
 
 
 def _is_transient(error: exc.DBAPIError) -> bool:

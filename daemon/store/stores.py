@@ -28,7 +28,7 @@ class Stores:
 
 def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True) -> Stores:
     """Open the state; `migrate` brings the schema to this version first."""
-    database = Database(url)
+    database = Database(url, workload)
     if migrate:
         database.migrate()
     return Stores(

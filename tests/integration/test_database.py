@@ -1,5 +1,6 @@
 import sqlite3
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,24 +24,41 @@ def offset_row(group: str, offset: int) -> dict[str, object]:
     return {"group": group, "topic": "t", "partition": 0, "next_offset": offset}
 
 
-def migrate(path: str) -> None:
-    Database(f"sqlite:///{path}").migrate()
+def migrate(url: str) -> None:
+    mine = Database(url)
+    mine.migrate()
+    mine.close()
 
 
-def count_up(path: str, times: int) -> None:
-    mine = Database(f"sqlite:///{path}")
+def count_up(url: str, times: int) -> None:
+    mine = Database(url)
     for _ in range(times):
         with mine.write() as connection:
             now = connection.execute(sa.select(stream_offsets.c.next_offset)).scalar_one()
             connection.execute(sa.update(stream_offsets).values(next_offset=now + 1))
+    mine.close()
 
 
-def test_the_migrated_schema_is_the_tables(tmp_path: Path) -> None:
-    db = database(tmp_path)
+@pytest.fixture
+def db(store_url: str) -> Iterator[Database]:
+    database = Database(store_url)
+    database.migrate()
+    yield database
+    database.close()
+
+
+def test_the_migrated_schema_is_the_tables(empty_url: str) -> None:
+    db = Database(empty_url)
     db.migrate()
     with db.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
+    db.close()
+
+
+def test_the_migrated_indexes_have_the_conditions_of_the_tables(tmp_path: Path) -> None:
+    db = database(tmp_path)
+    db.migrate()
     # Autogenerate does not compare the conditions of partial indexes.
     fresh = sa.create_engine("sqlite://")
     metadata.create_all(fresh)
@@ -50,9 +68,7 @@ def test_the_migrated_schema_is_the_tables(tmp_path: Path) -> None:
     fresh.dispose()
 
 
-def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
-    database(tmp_path).migrate()
-    db = database(tmp_path)
+def test_migrating_twice_changes_nothing(db: Database) -> None:
     with db.write() as connection:
         db.upsert(connection, stream_offsets, [offset_row("g", 1)], ["next_offset"])
     db.migrate()
@@ -60,9 +76,9 @@ def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
         assert connection.execute(sa.select(stream_offsets.c.next_offset)).scalars().all() == [1]
 
 
-def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
-    path = str(tmp_path / "new" / "state.db")
-    processes = [forkserver().Process(target=migrate, args=(path,)) for _ in range(4)]
+def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
+    url = empty_url.replace("/state.db", "/new/state.db")
+    processes = [forkserver().Process(target=migrate, args=(url,)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -70,18 +86,14 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0] * 4
 
 
-def test_a_newer_schema_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    db = database(tmp_path)
-    db.migrate()
+def test_a_newer_schema_is_refused_with_the_way_out(db: Database) -> None:
     with db.write() as connection:
         connection.exec_driver_sql("update alembic_version set version_num = '9999'")
     with pytest.raises(SchemaError, match=r"9999.*newer semievol.*restore the backup"):
-        database(tmp_path).migrate()
+        db.migrate()
 
 
-def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
-    db = database(tmp_path)
-    db.migrate()
+def test_a_failed_block_leaves_nothing(db: Database) -> None:
     with pytest.raises(RuntimeError), db.write() as connection:  # noqa: PT012 - the block is what fails
         db.upsert(connection, stream_offsets, [offset_row("g", 1)], ["next_offset"])
         raise RuntimeError
@@ -89,9 +101,7 @@ def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
         assert connection.execute(sa.select(stream_offsets)).all() == []
 
 
-def test_insert_new_returns_the_rows_that_were_free(tmp_path: Path) -> None:
-    db = database(tmp_path)
-    db.migrate()
+def test_insert_new_returns_the_rows_that_were_free(db: Database) -> None:
     rows = [offset_row(f"g{n}", n) for n in range(1500)]
     with db.write() as connection:
         assert db.insert_new(connection, stream_offsets, rows[:3], stream_offsets.c.group) == {"g0", "g1", "g2"}
@@ -100,21 +110,17 @@ def test_insert_new_returns_the_rows_that_were_free(tmp_path: Path) -> None:
         assert db.insert_new(connection, stream_offsets, [], stream_offsets.c.group) == set()
 
 
-def test_threads_that_read_then_write_do_not_lose_updates(tmp_path: Path) -> None:
-    db = database(tmp_path)
-    db.migrate()
+def test_threads_that_read_then_write_do_not_lose_updates(db: Database, store_url: str) -> None:
     with db.write() as connection:
         db.upsert(connection, stream_offsets, [offset_row("g", 0)], ["next_offset"])
     with ThreadPoolExecutor(8) as pool:
-        for future in [pool.submit(count_up, str(tmp_path / "state.db"), 20) for _ in range(8)]:
+        for future in [pool.submit(count_up, store_url, 20) for _ in range(8)]:
             future.result()
     with db.read() as connection:
         assert connection.execute(sa.select(stream_offsets.c.next_offset)).scalar_one() == 160
 
 
-def test_a_reader_sees_one_state_while_others_write(tmp_path: Path) -> None:
-    db = database(tmp_path)
-    db.migrate()
+def test_a_reader_sees_one_state_while_others_write(db: Database) -> None:
     with db.read() as reader:
         assert reader.execute(sa.select(sa.func.count()).select_from(stream_offsets)).scalar_one() == 0
         with db.write() as connection:

@@ -1,10 +1,12 @@
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from daemon.store.examples import ExampleCounts
 from semievol.types import Example, Message, Query
 from tests.stream_world import World
+
+NewWorld = Callable[..., World]
 
 
 def example(identity: str, answer: str = "even", **fields: object) -> Example:
@@ -15,15 +17,15 @@ def ids(examples: list[Example]) -> list[str]:
     return [item.id for item in examples]
 
 
-def test_an_example_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_an_example_comes_back_as_it_was(new_world: NewWorld) -> None:
     query = Query("é", "?", ("a", "b"), (Message("user", "?"),), "cat", {"x": [1, None]})
-    world = World(tmp_path)
+    world = new_world()
     world.examples.upsert([(Example(query, "even", "crm"), False)])
     assert world.examples.training() == [Example(query, "even", "crm")]
 
 
-def test_holdout_and_training_are_apart(tmp_path: Path) -> None:
-    store = World(tmp_path).examples
+def test_holdout_and_training_are_apart(new_world: NewWorld) -> None:
+    store = new_world().examples
     store.upsert([(example("b"), False), (example("a"), False), (example("h"), True)])
     assert ids(store.training()) == ["a", "b"]
     assert ids(store.holdout()) == ["h"]
@@ -31,8 +33,8 @@ def test_holdout_and_training_are_apart(tmp_path: Path) -> None:
     assert store.counts() == ExampleCounts(training=2, holdout=1, retracted=0, unindexed=2)
 
 
-def test_an_example_never_changes_sides(tmp_path: Path) -> None:
-    store = World(tmp_path).examples
+def test_an_example_never_changes_sides(new_world: NewWorld) -> None:
+    store = new_world().examples
     store.upsert([(example("h"), True), (example("t"), False)])
     stored = store.upsert([(example("h", "odd"), False), (example("t", "odd"), True)])
     assert [(item.example.id, item.holdout) for item in stored] == [("h", True), ("t", False)]
@@ -41,8 +43,8 @@ def test_an_example_never_changes_sides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 1200])
-def test_only_changed_examples_are_to_be_indexed_again(tmp_path: Path, count: int) -> None:
-    store = World(tmp_path).examples
+def test_only_changed_examples_are_to_be_indexed_again(new_world: NewWorld, count: int) -> None:
+    store = new_world().examples
     rows = [(example(f"e{n}"), False) for n in range(count)]
     assert {item.change for item in store.upsert(rows)} == {"new"}
     store.mark_indexed(f"e{n}" for n in range(count))
@@ -53,14 +55,14 @@ def test_only_changed_examples_are_to_be_indexed_again(tmp_path: Path, count: in
     assert ids(store.unindexed()) == ["e0"]
 
 
-def test_of_several_with_one_id_the_last_wins(tmp_path: Path) -> None:
-    store = World(tmp_path).examples
+def test_of_several_with_one_id_the_last_wins(new_world: NewWorld) -> None:
+    store = new_world().examples
     stored = store.upsert([(example("a"), False), (example("b"), False), (example("a", "odd"), False)])
     assert [(item.example.id, item.example.answer) for item in stored] == [("a", "odd"), ("b", "even")]
 
 
-def test_a_retracted_example_is_gone_until_it_is_labelled_again(tmp_path: Path) -> None:
-    store = World(tmp_path).examples
+def test_a_retracted_example_is_gone_until_it_is_labelled_again(new_world: NewWorld) -> None:
+    store = new_world().examples
     store.upsert([(example("a"), False)])
     store.mark_indexed(["a"])
     store.retract(["a", "unknown"])
@@ -70,16 +72,16 @@ def test_a_retracted_example_is_gone_until_it_is_labelled_again(tmp_path: Path) 
     assert ids(store.unindexed()) == ["a"]
 
 
-def test_workloads_do_not_see_each_other(tmp_path: Path) -> None:
-    one, other = World(tmp_path, workload="one").examples, World(tmp_path, workload="other").examples
+def test_workloads_do_not_see_each_other(new_world: NewWorld) -> None:
+    one, other = new_world(workload="one").examples, new_world(workload="other").examples
     one.upsert([(example("a"), False)])
     assert other.training() == []
     other.retract(["a"])
     assert one.get("a") is not None
 
 
-def test_the_last_change_is_remembered(tmp_path: Path) -> None:
-    store = World(tmp_path).examples
+def test_the_last_change_is_remembered(new_world: NewWorld) -> None:
+    store = new_world().examples
     assert store.last_change() is None
     store.upsert([(example("a"), False)])
     first = store.last_change()

@@ -110,6 +110,7 @@ def test_a_null_value_retracts_the_label_of_its_key() -> None:
             "JSON object",
         ),
         (b'{"id": "a", "question": "x\\u0000"}', Reason.INVALID_FIELD, "NUL"),
+        ({"id": "a", "question": "x", "category": "c" * 201}, Reason.INVALID_FIELD, "category: 201"),
         (b"x" * 2001, Reason.TOO_LARGE, "max_record_bytes"),
         (None, Reason.NO_VALUE, "null"),
         ({"question": "x"}, Reason.MISSING_FIELD, "id: missing"),

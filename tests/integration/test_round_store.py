@@ -1,4 +1,4 @@
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,8 +13,10 @@ ADAPTER = {"name": "w-r0000-aaaa", "path": "/adapters/a", "content_hash": "ff", 
 
 
 @pytest.fixture
-def stores(tmp_path: Path) -> Stores:
-    return open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "assistant")
+def stores(store_url: str) -> Iterator[Stores]:
+    stores = open_stores(store_url, "w", "assistant")
+    yield stores
+    stores.database.close()
 
 
 def planned(stores: Stores) -> int:
