@@ -6,6 +6,7 @@ implementation for the engine in this process, which is one replica: itself.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from daemon.attestation import Attestation, FingerprintEntry, Proof, attest
 from semievol.errors import AdapterError
 from semievol.protocols import Generator
 from semievol.types import Completion
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class LocalServers:
             try:
                 await self.load(adapter)
             except AdapterError as error:
+                log.error("adapter %s cannot be loaded: %s", adapter.name, error)
                 if adapter is serving:
                     self._defect = str(error)
 

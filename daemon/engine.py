@@ -31,22 +31,23 @@ class Engine:
 
 
 async def open_engine(
-    config: DaemonConfig, stack: AsyncExitStack, *, loads: Callable[[], bool], launches: bool
+    config: DaemonConfig, stack: AsyncExitStack, *, leads: Callable[[], bool], launches: bool
 ) -> Engine:
     """The engine of `generation`.
 
     Args:
         config: the whole configuration.
         stack: closes what is opened.
-        loads: whether this process loads and unloads adapters in servers now: the leader alone does.
-        launches: whether it starts the server of `generation.launch`.
+        leads: whether this process is, just now, the one that loads and unloads adapters in servers; a second one
+            that does not know of an open round's candidate would unload it.
+        launches: whether this process starts the server of `generation.launch`; the others find it there.
 
     Raises:
         ConfigError: the model cannot be loaded, or the server cannot be launched.
     """
     if config.generation.kind == "local":
         return await _open_local(config, stack)
-    return await _open_replicas(config, stack, loads, launches)
+    return await _open_replicas(config, stack, leads, launches)
 
 
 async def _open_local(config: DaemonConfig, stack: AsyncExitStack) -> Engine:
@@ -59,7 +60,7 @@ async def _open_local(config: DaemonConfig, stack: AsyncExitStack) -> Engine:
 
 
 async def _open_replicas(
-    config: DaemonConfig, stack: AsyncExitStack, loads: Callable[[], bool], launches: bool
+    config: DaemonConfig, stack: AsyncExitStack, leads: Callable[[], bool], launches: bool
 ) -> Engine:
     from semievol.vllm_client import VllmClient
     from semievol.vllm_generator import VllmGenerator
@@ -85,7 +86,7 @@ async def _open_replicas(
         adapters_path=settings.adapters_path,
         max_adapters=settings.max_adapters,
         timeout_s=settings.timeout_s,
-        loads=loads,
+        loads=leads,
     )
     rollout = config.rollout
     replicas = ReplicaSet(

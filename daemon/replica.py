@@ -61,6 +61,8 @@ class Replica:
         self.blamed: str | None = None
         """In quarantine, for this reason: it gets no request at all."""
         self.running: Counter[str | None] = Counter()
+        self.slow_looks = 0
+        """How many in a row got no answer in time."""
         self.looks = 0
         """How often it was looked at."""
         self.wake = asyncio.Event()

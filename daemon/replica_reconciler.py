@@ -37,7 +37,7 @@ class ReplicaReconciler:
         adapters_path: str | None,
         max_adapters: int,
         timeout_s: float,
-        loads: Callable[[], bool] = lambda: True,
+        loads: Callable[[], bool],
     ) -> None:
         """Keep the settings.
 
@@ -49,7 +49,7 @@ class ReplicaReconciler:
             adapters_path: the same directory as the replicas see it. None: the same path.
             max_adapters: versions on a replica at a time.
             timeout_s: of one answer.
-            loads: whether this process is the one that loads and unloads now.
+            loads: whether this process is, just now, the one that loads and unloads.
         """
         self._client = client
         self._dtype = dtype
@@ -86,6 +86,10 @@ class ReplicaReconciler:
         for adapter in wanted:
             if replica.needs_proof(adapter.name) and (self.loads() or adapter.name in replica.models):
                 await self._prove(replica, adapter, serving)
+
+    def owns(self, name: str) -> bool:
+        """Whether an adapter of that name is this workload's."""
+        return name.startswith(self._own_prefix)
 
     def served_path(self, adapter: HeldAdapter) -> str:
         """The adapter's directory as the replicas see it.
@@ -145,7 +149,7 @@ class ReplicaReconciler:
     async def _unload_unwanted(self, replica: Replica, wanted: set[str]) -> None:
         """Only this workload's versions, and only when no request of this process runs on them."""
         for name in sorted(replica.adapters - wanted):
-            if name.startswith(self._own_prefix) and not replica.running[name]:
+            if self.owns(name) and not replica.running[name]:
                 replica.forget(name)  # before the server is told: no request may find it in between
                 await self._client.unload(replica.upstream, name)
                 replica.models -= {name}

@@ -25,10 +25,12 @@ from daemon.replica import Replica, ReplicaView
 from daemon.replica_reconciler import ReplicaReconciler
 from daemon.upstream import Upstream
 from semievol.errors import AdapterError, TransientError
+from semievol.vllm_client import ServerDownError
 
 log = logging.getLogger(__name__)
 
 _FIRST_LOOK_S = 30.0
+_SLOW_LOOKS = 2
 
 
 class ReplicaSet:
@@ -168,8 +170,8 @@ class ReplicaSet:
             await self._wait(lambda: all(name not in r.models for r in self.replicas if r.answers), self._timeout_s)
 
     async def loaded(self) -> frozenset[str]:
-        """What any replica holds, also one that does not answer just now: its engine may still read the files."""
-        held = {name for replica in self._replicas.values() for name in replica.adapters}
+        """What any replica holds of this workload, also one that does not answer now: it may still read the files."""
+        held = {name for replica in self._replicas.values() for name in replica.adapters if self._reconciler.owns(name)}
         return frozenset(held | {adapter.name for adapter in self._wanted()})
 
     async def load_adapter(self, name: str, path: Path) -> None:
@@ -291,10 +293,14 @@ class ReplicaSet:
         try:
             await self._reconciler.look(replica)
         except TransientError as error:
+            replica.slow_looks += 1
+            if replica.answers and replica.slow_looks < _SLOW_LOOKS and not isinstance(error, ServerDownError):
+                return  # late, as under load: one more chance before all that it proved is forgotten
             if replica.answers or replica.looks == 0:
                 log.warning("replica %s does not answer: %s", replica.name, error)
             replica.fell_silent(str(error))
             return
+        replica.slow_looks = 0
         if not self._wants_known:
             return
         try:

@@ -217,7 +217,7 @@ class Service:
         engine = await open_engine(
             config,
             parts.stack,
-            loads=lambda: parts.control is not None and parts.control.leads,
+            leads=lambda: parts.control is not None and parts.control.leads,
             launches="control" in self._roles,
         )
         parts.generator, parts.replicas = engine.generator, engine.replicas

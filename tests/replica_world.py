@@ -69,7 +69,13 @@ class World:
 
 @asynccontextmanager
 async def replica_world(
-    servers: Sequence[VllmServer], adapters: Path, *, loads: bool = True, timeout_s: float = 60.0, **settings: Any
+    servers: Sequence[VllmServer],
+    adapters: Path,
+    *,
+    loads: bool = True,
+    timeout_s: float = 60.0,
+    patience_s: float = 60.0,
+    **settings: Any,
 ) -> AsyncIterator[World]:
     """The set of `servers` for versions in `adapters`; `settings` are those of `generation`."""
     config = GenerationConfig.model_validate(
@@ -84,10 +90,10 @@ async def replica_world(
         adapters_path=config.adapters_path,
         max_adapters=config.max_adapters,
         timeout_s=60.0,
+        loads=lambda: loads,
     )
-    reconciler.loads = lambda: loads
     replicas = ReplicaSet(config, reconciler, min_share=0.5, timeout_s=timeout_s)
-    generator = VllmGenerator(client, replicas, timeout_s=60.0)
+    generator = VllmGenerator(client, replicas, timeout_s=patience_s)
     await replicas.start()
     try:
         yield World(replicas, generator)
