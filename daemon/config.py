@@ -154,6 +154,8 @@ class DaemonConfig(MethodConfig):
     def _check(self) -> DaemonConfig:
         if self.api.port == self.gateway.port and self.api.port != 0:
             raise ValueError("api.port and gateway.port are the same; give each its own")
+        if self.labelling.structured and self.generation.kind == "local":
+            raise ValueError("labelling.structured needs generation.kind vllm; turn it off, or set the kind")
         launch = self.generation.launch_settings
         if self.generation.launch and launch.max_lora_rank is not None and launch.max_lora_rank < self.training.rank:
             raise ValueError(

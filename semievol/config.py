@@ -110,6 +110,10 @@ class LabellingConfig(Section):
     """Where candidates differ, show them to the model and let it pick; off: the majority decides."""
     batch_size: int = Field(default=32, gt=0)
     """Queries labelled together."""
+    structured: bool = False
+    """vLLM only: let nothing but the task's closed set of answers be written. Every answer then parses, also one that
+    the model did not mean, and entropy is that among the allowed answers: lower, and blind to what else would have been
+    said. Off, because selection relies on both."""
 
     @model_validator(mode="after")
     def _check(self) -> LabellingConfig:

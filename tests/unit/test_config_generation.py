@@ -58,3 +58,8 @@ def test_a_launched_server_must_be_able_to_load_what_is_trained() -> None:
 def test_the_key_of_the_servers_is_never_shown() -> None:
     settings = GenerationConfig(kind="vllm", replicas=("http://a:1",), api_key="very-secret")
     assert "very-secret" not in repr(settings)
+
+
+def test_answers_from_a_closed_set_need_a_server() -> None:
+    with pytest.raises(ValidationError, match=r"labelling\.structured needs generation\.kind vllm"):
+        DaemonConfig.model_validate({"workload": "x", "model": {"name": "m"}, "labelling": {"structured": True}})
