@@ -8,6 +8,8 @@ CONFIG ?=
 DEMO   ?=
 # TORCH_BACKEND=cpu takes a torch without CUDA (0.2 GB instead of 5 GB). Empty: what PyPI has.
 TORCH_BACKEND ?=
+# What `make up` runs vLLM and the training on: cpu or gpu. Empty: COMPOSE_PROFILES of deploy/.env.
+PROFILE ?=
 
 BIN   := .venv/bin
 STAMP := .venv/.installed$(addprefix -,$(TORCH_BACKEND))
@@ -17,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check lint format types imports unit integration faults bench lock clean model
+.PHONY: help setup demo run test check lint format types imports unit integration faults bench servers up down lock clean model
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -26,6 +28,7 @@ help: ## Show this list
 	@echo
 	@echo "  TORCH_BACKEND=cpu   install a torch without CUDA (much smaller; needs download.pytorch.org)"
 	@echo "  PYTHON=PATH         the interpreter that .venv is made from (3.11 or newer)"
+	@echo "  PROFILE=cpu|gpu     what make up runs vLLM and the training on"
 
 setup: $(STAMP)-dev ## Make .venv with everything for development
 
@@ -38,7 +41,7 @@ run: $(STAMP)-demo ## Run the demo and leave its daemon running, or run your own
 	@if [ -n "$(CONFIG)" ]; then $(BIN)/semievold run --config "$(CONFIG)"; \
 	else $(BIN)/semievold demo --keep-running $(DEMO); fi
 
-test: lint types imports unit integration faults ## Run every check and every test
+test: lint types imports unit integration faults ## Run every check and every test; brings the servers that they need
 
 check: lint types imports unit ## Run the quick checks (under a minute)
 
@@ -59,14 +62,28 @@ imports: $(STAMP)-dev ## Check who may import whom
 unit: $(STAMP)-dev ## Run the unit tests
 	$(BIN)/pytest tests/unit
 
-integration: $(STAMP)-dev model ## Run the tests against real files, processes and models
+integration: $(STAMP)-dev model servers ## Run the tests against real files, processes, models and servers
 	$(BIN)/pytest tests/integration
 
-faults: $(STAMP)-dev model ## Run the tests that kill and corrupt things
+faults: $(STAMP)-dev model servers ## Run the tests that kill and corrupt things
 	$(BIN)/pytest tests/faults
 
-bench: $(STAMP)-dev model ## Measure every claim of the README
+bench: $(STAMP)-dev model servers ## Measure every claim of the README
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+servers: $(STAMP)-dev ## Bring Kafka, PostgreSQL and vLLM for tests: into .cache, on Debian as root also packages
+	@$(BIN)/python -m tests.servers.set_up
+
+up: deploy/.env ## Start everything in containers (deploy/compose.yaml); PROFILE=cpu or gpu
+	@$(need-compose)
+	@$(COMPOSE) $(addprefix --profile ,$(PROFILE)) up --detach --build
+	@$(COMPOSE) --profile cpu --profile gpu ps
+	@echo "make: gateway http://127.0.0.1:8320, API :8321, Grafana :3000, Prometheus :9090, Kafka :9094 unless" \
+	  "deploy/.env says otherwise; tokens and passwords are in deploy/.env"
+
+down: ## Stop the containers; volumes stay (docker compose down --volumes removes them)
+	@$(need-compose)
+	@$(COMPOSE) --profile cpu --profile gpu down
 
 model: $(STAMP)-dev
 	@UV="$$(cat .venv/.uv)" $(BIN)/python -m daemon.demo.model --into .cache/models
@@ -78,6 +95,25 @@ lock: .venv/.uv ## Resolve requirements.lock again from pyproject.toml
 clean: ## Remove .venv, .cache and build leftovers
 	rm -rf .venv .cache build dist *.egg-info .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- containers -----------------------------------------------------------------------------------------------------
+
+COMPOSE := docker compose --file deploy/compose.yaml
+
+define need-compose
+docker compose version >/dev/null 2>&1 || { \
+  echo "make: this needs Docker with the Compose plugin 2.20.3 or newer, and 'docker compose version' does not answer;" \
+    "see https://docs.docker.com/compose/install/ (Debian, Ubuntu: docker-compose-plugin of Docker's repository)" >&2; exit 1; }; \
+docker info >/dev/null 2>&1 || { \
+  echo "make: no Docker engine answers ('docker info' says why); start it, or join the group that may use it" >&2; exit 1; }
+endef
+
+# Every secret is drawn here, once; an existing file is never touched.
+deploy/.env: | deploy/.env.example
+	@umask 077; while IFS= read -r line; do case "$$line" in \
+	  *=change-me) echo "$${line%change-me}$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')";; *) echo "$$line";; esac; \
+	done < deploy/.env.example > $@
+	@echo "make: wrote $@ with new secrets"
 
 # --- set-up -------------------------------------------------------------------------------------------------------
 

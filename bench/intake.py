@@ -13,101 +13,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import multiprocessing
-import random
-import resource
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from parts.instant_intake import LABELS, Clock, Run, ask, fill, run_intake
+
 from daemon.config_sections import IntakeSettings, StreamSettings
-from daemon.intake import Intake
-from daemon.messages import RecordParser, prediction_record, query_record
+from daemon.messages import prediction_record
 from daemon.store.database import Database
-from daemon.store.pseudo_labels import NewLabel, PseudoLabelStore, content_hash
 from daemon.streams.local import LocalStream
 from daemon.streams.protocol import OutgoingRecord
-from semievol.config import LabellingConfig, TaskConfig
-from semievol.task import Task
-from semievol.types import CandidateAnswer, Completion, Example, GenerationRequest, PseudoLabel, Query
-
-LABELS = tuple(f"intent {number}" for number in range(20))
-TEXT = """what is my card balance please transfer money to the account of noel and tell me when it will arrive how do
-    i change the pin of a lost travel card book flight hotel table for two tomorrow weather in paris"""
-WORDS = TEXT.split()
-WORKLOAD = "bench"
-EXAMPLES = 500
-
-
-@dataclass(frozen=True)
-class Run:
-    """One measurement."""
-
-    queries_per_s: float
-    cpu_us: float
-    """CPU time per query, microseconds: says the same on a busy machine."""
-    resident_mib: float
-    """Peak of the process, the imports and the queries that it wrote first included."""
-
-
-class Clock:
-    """Wall and CPU time since it was made."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def run(self, queries: int) -> Run:
-        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return Run(queries / wall, cpu / queries * 1e6, resident)
-
-
-class InstantGenerator:
-    """Answers at once, a bit differently per prompt; all candidates agree, as they mostly do in service."""
-
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
-        answers = []
-        for request in requests:
-            text = LABELS[request.seed % 2]
-            done = Completion(text, (5, 6, 7), (-0.1, -0.2, -0.05), "stop", request.adapter, 120)
-            answers.append([done] * request.samples)
-        return answers
-
-
-def question(rng: random.Random) -> str:
-    return " ".join(rng.choices(WORDS, k=10)) + "?"
-
-
-def fill(path: Path, rows: int) -> None:
-    """A store that holds so many published pseudo-labels."""
-    rng = random.Random(rows)
-    database = Database(f"sqlite:///{path}")
-    database.migrate()
-    store = PseudoLabelStore(database, WORKLOAD)
-    candidates = tuple(CandidateAnswer("sampled", LABELS[0], LABELS[0], 0.12) for _ in range(4))
-    near = tuple((f"example-{number}", 0.5) for number in range(3))
-    for start in range(0, rows, 1000):
-        labels = [
-            PseudoLabel(Query(f"stored-{n}", question(rng)), LABELS[0], 0.1, 1.0, 0.9, False, "a1", near, candidates)
-            for n in range(start, min(start + 1000, rows))
-        ]
-        store.add([NewLabel(label, content_hash(label.query), "stored", 0, start) for label in labels])
-        store.mark_published(label.query.id for label in labels)
-    database.close()
-
-
-async def ask(stream: LocalStream, topic: str, count: int) -> None:
-    rng = random.Random(1)
-    producer = stream.producer()
-    for start in range(0, count, 500):
-        queries = [Query(f"query-{n}", question(rng)) for n in range(start, min(start + 500, count))]
-        await producer.publish(topic, [query_record(query) for query in queries])
+from semievol.types import PseudoLabel, Query
 
 
 async def run_bare(
@@ -129,49 +51,6 @@ async def run_bare(
             await consumer.commit(next_offsets)
     await consumer.commit(next_offsets)
     return started.run(queries)
-
-
-async def run_intake(
-    database: Database, stream: LocalStream, topics: StreamSettings, settings: IntakeSettings, queries: int
-) -> Run:
-    """The real intake, until every query is published and committed."""
-    from semievol.collaboration import CollaborativeLabeller
-    from semievol.embedding import HashingEmbedder
-    from semievol.example_index import QdrantExampleIndex
-
-    rng = random.Random(2)
-    index = QdrantExampleIndex(HashingEmbedder(), WORKLOAD)
-    index.upsert([Example(Query(f"example-{n}", question(rng)), rng.choice(LABELS)) for n in range(EXAMPLES)])
-    task = Task(TaskConfig(labels=LABELS))
-    labeller = CollaborativeLabeller(InstantGenerator(), index, task, LabellingConfig(), 0)  # type: ignore[arg-type]
-
-    @contextlib.asynccontextmanager
-    async def bind() -> AsyncIterator[str | None]:
-        yield "a1"
-
-    stop = asyncio.Event()
-
-    def count(_: Sequence[PseudoLabel]) -> None:
-        if intake.counters.labelled == queries:
-            stop.set()  # what is in flight is published and committed before the intake ends
-
-    intake = Intake(
-        stream.consumer(topics.queries, "bench"),
-        stream.producer(),
-        PseudoLabelStore(database, WORKLOAD),
-        RecordParser(task, topics.max_record_bytes),
-        labeller,
-        bind,
-        settings,
-        topics,
-        on_stored=count,
-    )
-    started = Clock()
-    await intake.run(stop)
-    run = started.run(queries)
-    assert intake.counters.published == queries
-    index.close()
-    return run
 
 
 def measure(kind: str, path: Path, queries: int, answer: Connection) -> None:

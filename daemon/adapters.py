@@ -1,7 +1,8 @@
-"""The adapters that an engine holds: loads what is wanted, unloads what nobody uses, deletes what nobody needs.
+"""The adapters that should be loaded: from registry rows to held versions, released and deleted when nobody needs them.
 
-Owns the move from registry rows to loaded weights and the clean-up of directories. Invariant: the serving and the
-previous version are loaded (instant rollback), and a directory is deleted only after its version was unloaded.
+Owns which versions are wanted and the clean-up of directories; who loads them is behind AdapterServers. Invariant: the
+serving and the previous version are loaded (instant rollback), and a directory is deleted only after its version was
+unloaded.
 """
 
 from __future__ import annotations
@@ -10,29 +11,30 @@ import asyncio
 import logging
 import shutil
 
+from daemon.adapter_servers import AdapterServers, HeldAdapter
 from daemon.alias import Alias
-from daemon.attestation import Attestation, FingerprintEntry, attest
+from daemon.attestation import FingerprintEntry, Proof
 from daemon.store.adapters import AdapterVersion
 from daemon.store.stores import Stores
 from semievol import adapter_directory
 from semievol.errors import AdapterError
-from semievol.protocols import Generator
-from semievol.types import Completion, GenerationRequest, Message
 
 log = logging.getLogger(__name__)
 
-# bf16 batches of another size round differently; trained and served weights stayed within 0.02 nats per token.
-FINGERPRINT_TOLERANCE = 0.1
-
 
 class AdapterFleet:
-    """The versions that one engine answers with."""
+    """The versions that the engine of this process, or its replicas, answer with."""
 
-    def __init__(self, stores: Stores, generator: Generator, alias: Alias) -> None:
+    def __init__(self, stores: Stores, servers: AdapterServers, alias: Alias) -> None:
         self._stores = stores
-        self._generator = generator
+        self._servers = servers
         self._alias = alias
-        self.defect: str | None = None
+        self._defect: str | None = None
+
+    @property
+    def defect(self) -> str | None:
+        """Why the serving version cannot be answered with; None when it can."""
+        return self._defect or self._servers.defect
 
     async def version(self, name: str) -> AdapterVersion:
         """The registry's row of `name`.
@@ -48,66 +50,68 @@ class AdapterFleet:
         return found
 
     async def load(self, name: str) -> None:
-        """Verify the directory against its marker and the registry, then load it."""
+        """Verify the directory against its marker and the registry, then have it loaded.
+
+        Raises:
+            AdapterError: the directory is unusable, or a replica cannot serve it; the text names it and the cause.
+            TransientError: nobody answers now.
+        """
+        await self._servers.load(await self._held(name))
+
+    async def attest(self, name: str) -> Proof:
+        """Ask the fingerprint of `name` of the engine or of every replica.
+
+        Raises:
+            AdapterError: the directory is unusable.
+            TransientError: nobody answers now.
+        """
+        return await self._servers.prove(await self._held(name))
+
+    async def reconcile(self) -> None:
+        """Have loaded what the alias names. A defect is kept in `defect`, not raised: the daemon lives on, not
+        ready, and an operator can roll back or promote another version.
+        """
+        state = self._alias.state
+        self._defect = None
+        held: dict[str, HeldAdapter | None] = {}
+        for role, name in (("serving", state.adapter), ("previous", state.previous)):
+            held[role] = None
+            if name is None:
+                continue
+            try:
+                held[role] = await self._held(name)
+            except AdapterError as error:
+                log.error("the %s adapter cannot be loaded: %s", role, error)
+                if role == "serving":
+                    self._defect = str(error)
+        await self._servers.keep(held["serving"], held["previous"])
+
+    async def _held(self, name: str) -> HeldAdapter:
         found = await self.version(name)
         manifest = await asyncio.to_thread(adapter_directory.verify, found.path)
         if manifest.content_hash != found.content_hash:
             raise AdapterError(f"{found.path}: content hash differs from the one registered; the files were replaced")
-        await self._generator.load_adapter(name, found.path)
-
-    async def attest(self, name: str) -> Attestation:
-        """Ask the fingerprint of `name` of the engine, and of the base and the incumbent beside it."""
-        found = await self.version(name)
-        manifest = await asyncio.to_thread(adapter_directory.verify, found.path)
-        entries = [FingerprintEntry(tuple(e["token_ids"]), tuple(e["logprobs"])) for e in manifest.fingerprint]
-        prompts = [tuple(Message(**message) for message in e["messages"]) for e in manifest.fingerprint]
-        lengths = [len(entry.token_ids) for entry in entries]
-        incumbent = self._alias.adapter
-
-        async def ask(adapter: str | None) -> list[Completion]:
-            requests = [
-                GenerationRequest(prompt, adapter, max_tokens=length)
-                for prompt, length in zip(prompts, lengths, strict=True)
-            ]
-            return [answers[0] for answers in await self._generator.generate(requests)]
-
-        candidate, base = await ask(name), await ask(None)
-        other = await ask(incumbent) if incumbent not in (None, name) else None
-        return attest(entries, candidate, base, other, FINGERPRINT_TOLERANCE)
-
-    async def reconcile(self) -> None:
-        """Load what should be loaded and is not. A defect is kept in `defect`, not raised: the daemon lives on, not
-        ready, and an operator can roll back or promote another version.
-        """
-        state = self._alias.state
-        loaded = await self._generator.loaded_adapters()
-        self.defect = None
-        for role, name in (("serving", state.adapter), ("previous", state.previous)):
-            if name is None or name in loaded:
-                continue
-            try:
-                await self.load(name)
-                log.info("loaded the %s adapter %s", role, name)
-            except AdapterError as error:
-                log.error("the %s adapter cannot be loaded: %s", role, error)
-                if role == "serving":
-                    self.defect = str(error)
+        try:
+            fingerprint = tuple(FingerprintEntry.from_record(record) for record in manifest.fingerprint)
+        except (KeyError, TypeError) as error:
+            raise AdapterError(f"{found.path}: its manifest's fingerprint is unreadable ({error!r})") from error
+        return HeldAdapter(name, found.path, fingerprint)
 
     async def release(self, drain_s: float, keep: frozenset[str] = frozenset()) -> None:
         """Unload every version that is neither serving, previous nor in `keep`, once its requests have ended."""
         state = self._alias.state
-        for name in await self._generator.loaded_adapters():
+        for name in await self._servers.loaded():
             if name in keep or name in (state.adapter, state.previous):
                 continue
             if await self._alias.drained(name, drain_s):
-                await self._generator.unload_adapter(name)
+                await self._servers.unload(name)
                 log.info("unloaded adapter %s", name)
             else:
                 log.warning("adapter %s still has running requests after %.0f s; it stays loaded", name, drain_s)
 
     async def delete_old(self, keep: int) -> None:
         """Delete the directories of all but the newest `keep` retired and rejected versions."""
-        loaded = await self._generator.loaded_adapters()
+        loaded = await self._servers.loaded()
         versions = await asyncio.to_thread(self._stores.adapters.all)
         idle = [v for v in versions if v.state in ("retired", "rejected") and v.name not in loaded]
         for version in idle[: max(0, len(idle) - keep)]:

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiohttp import web
@@ -20,6 +20,7 @@ from daemon.config import DaemonConfig
 from daemon.errors import PoisonRecord, StateConflict
 from daemon.messages import RecordParser
 from daemon.metrics import Metrics
+from daemon.replica import ReplicaView
 from daemon.rounds import RoundPlace
 from daemon.store.requests import RequestKind
 from daemon.store.stores import Stores
@@ -42,6 +43,7 @@ class ApiTools:
     readiness: Callable[[], Mapping[str, str]]
     process: Callable[[], Mapping[str, Any]]
     observe: Callable[[], Awaitable[None]]
+    replicas: Callable[[], Sequence[ReplicaView]]
 
 
 class Api:
@@ -98,7 +100,8 @@ class Api:
     async def _status(self, _request: web.Request) -> web.Response:
         alias = self._config.workload.served_alias
         seen = await asyncio.to_thread(operations.status, self._tools.stores, self._tools.place, alias)
-        return web.json_response({**seen, **self._tools.process()})
+        replicas = [asdict(replica) for replica in self._tools.replicas()]
+        return web.json_response({**seen, **self._tools.process(), "replicas": replicas})
 
     async def _rounds(self, _request: web.Request) -> web.Response:
         return await self._view(operations.rounds, self._tools.place)

@@ -50,6 +50,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_adapters_app(), name="adapters")
     app.add_typer(_queries_app(), name="queries")
     app.add_typer(_labels_app(), name="labels")
+    app.add_typer(_offsets_app(), name="offsets")
     app.add_typer(_config_app(), name="config")
 
 
@@ -277,6 +278,35 @@ def _importer(what: str) -> Callable[..., None]:
         output.show(report, output_format)
 
     return import_
+
+
+def _offsets_app() -> typer.Typer:
+    app = typer.Typer(help="How far the intakes have read: show, reset.", no_args_is_help=True)
+
+    @app.command(help="Committed and newest offset of every partition, by role.")
+    def show(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from daemon import reading
+
+        with opened(config) as (settings, stores, _place):
+            output.show(reading.offsets(settings, stores), output_format)
+
+    @app.command(
+        help="Read again from another place, or skip. The role must not run; known queries stay labelled once."
+    )
+    def reset(
+        role: Annotated[str, typer.Option(help="intake or labels")],
+        to: Annotated[
+            str, typer.Option(help="earliest, latest, an offset, or a time such as 2026-01-31T12:00:00+00:00")
+        ],
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        from daemon import reading
+
+        with opened(config) as (settings, stores, _place):
+            output.show(reading.reset(settings, stores, role, to), output_format)
+
+    return app
 
 
 def _config_app() -> typer.Typer:

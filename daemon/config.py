@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
+from daemon.config_fronts import ApiConfig, GatewayConfig
+from daemon.config_generation import GenerationConfig
 from daemon.config_sections import IntakeSettings, LabelsSettings, StreamSettings
 from semievol.config import MethodConfig, Section
 
@@ -62,15 +64,6 @@ class IndexConfig(Section):
     changed examples, seconds."""
 
 
-class GenerationConfig(Section):
-    """The engine that answers."""
-
-    max_batch: int = Field(default=32, gt=0)
-    """Prompts per forward pass of the embedded generator."""
-    threads: int | None = Field(default=None, gt=0)
-    """CPU threads of the embedded generator. None: all cores."""
-
-
 class TriggerConfig(Section):
     """When a round starts by itself. By hand: `semievol rounds start`."""
 
@@ -116,36 +109,11 @@ class RolloutConfig(Section):
     """Roll back when mean agreement falls by more than this against the labels made before."""
     drain_s: float = Field(default=60.0, gt=0)
     """Longest wait for requests on a version before it is unloaded; it stays loaded when they have not ended."""
-
-
-class ServerConfig(Section):
-    """A listening HTTP endpoint with a token of its own."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 inside a container."""
-    port: int = Field(ge=0, le=65535)
-    """TCP port; 0 picks a free one, written to `endpoints.json` under artifacts.directory (by a process of one role to
-    `endpoints-ROLE.json`)."""
-    token: str | None = Field(default=None, repr=False, min_length=16)
-    """Bearer token; set it by environment. None: one is made at first start and kept in a 0600 file."""
-    max_body_bytes: int = Field(default=1_048_576, gt=0)
-    """Larger requests are refused with 413."""
-
-
-class ApiConfig(ServerConfig):
-    """The admin API with /metrics, /healthz and /readyz."""
-
-    port: int = Field(default=8321, ge=0, le=65535)
-    """TCP port; 0 picks a free one."""
-
-
-class GatewayConfig(ServerConfig):
-    """The OpenAI-compatible front that clients ask."""
-
-    port: int = Field(default=8320, ge=0, le=65535)
-    """TCP port; 0 picks a free one."""
-    max_in_flight: int = Field(default=256, gt=0)
-    """Requests admitted at once; more are answered 429."""
+    min_attested_share: float = Field(default=0.5, gt=0, le=1)
+    """Of the replicas that answer, at least this share (and at least one) must have proved that it serves the
+    candidate; those that fail the proof while others pass it are taken out, and all the rest must have passed."""
+    attest_timeout_s: float = Field(default=120.0, gt=0)
+    """How long a round waits for that, seconds; then it fails, naming replica and cause."""
 
 
 class ArtifactsConfig(Section):
@@ -186,6 +154,14 @@ class DaemonConfig(MethodConfig):
     def _check(self) -> DaemonConfig:
         if self.api.port == self.gateway.port and self.api.port != 0:
             raise ValueError("api.port and gateway.port are the same; give each its own")
+        if self.labelling.structured and self.generation.kind == "local":
+            raise ValueError("labelling.structured needs generation.kind vllm; turn it off, or set the kind")
+        launch = self.generation.launch_settings
+        if self.generation.launch and launch.max_lora_rank is not None and launch.max_lora_rank < self.training.rank:
+            raise ValueError(
+                f"generation.launch_settings.max_lora_rank: {launch.max_lora_rank} is below training.rank "
+                f"{self.training.rank}; raise it, or leave it out"
+            )
         return self
 
     @property
@@ -202,7 +178,7 @@ class DaemonConfig(MethodConfig):
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-SECRET_KEYS = frozenset({"token", "api_key", "password", "sasl_password"})
+SECRET_KEYS = frozenset({"token", "embeddings_token", "api_key", "password", "sasl_password"})
 
 
 def _redact(value: dict[str, object]) -> dict[str, object]:
@@ -210,7 +186,7 @@ def _redact(value: dict[str, object]) -> dict[str, object]:
     for key, item in value.items():
         if key in SECRET_KEYS and item is not None:
             out[key] = "***"
-        elif key == "url" and isinstance(item, str) and "@" in item:
+        elif key.endswith("url") and isinstance(item, str) and "@" in item:
             scheme, _, rest = item.partition("://")
             out[key] = f"{scheme}://***@{rest.rpartition('@')[2]}"
         elif isinstance(item, dict):

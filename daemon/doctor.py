@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.config import DaemonConfig, ServerConfig
+from daemon.config import DaemonConfig
+from daemon.config_fronts import ServerConfig
 from semievol.errors import SemiEvolError
 
 MIN_FREE_BYTES = 5 * 2**30
@@ -35,6 +36,7 @@ def examine(config: DaemonConfig) -> list[Finding]:
         ("packages", _packages),
         ("artifacts", _artifacts),
         ("state", _state),
+        ("stream", _stream),
         ("model", _model),
         ("embedding", _embedding),
         ("api", lambda c: _port(c.api, "api")),
@@ -76,6 +78,16 @@ def _state(config: DaemonConfig) -> str:
     finally:
         database.close()
     return database.description
+
+
+def _stream(config: DaemonConfig) -> str:
+    if config.stream.kind == "local":
+        return "topics in the state's SQLite file"
+    from daemon.streams.kafka import KafkaStream
+
+    missing = KafkaStream(config.stream).topics.missing()
+    answered = f"Kafka answers at {', '.join(config.stream.kafka.bootstrap_servers)}"
+    return f"{answered}; to be created: {', '.join(missing)}" if missing else f"{answered}; all topics exist"
 
 
 def _model(config: DaemonConfig) -> str:

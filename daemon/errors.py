@@ -59,6 +59,10 @@ class TransientStreamError(TransientError):
     """The stream did not answer; records may have been published and will be published again."""
 
 
+class RecordRefused(FatalError):  # noqa: N818 - named by meaning
+    """The stream refuses a record however often it is sent: it is larger than its topic takes, or lacks a key."""
+
+
 class StateConflict(SemiEvolError):  # noqa: N818 - named by meaning
     """What was asked for does not fit the present state (a round is open, nothing to roll back); ask again later."""
 

@@ -1,7 +1,7 @@
 """What the daemon counts, as Prometheus metrics on a registry of its own.
 
 Owns names, help texts and labels; whoever does the work calls the methods. Label values are closed sets (reasons,
-states, roles) or names of adapters, of which a process holds few; never a query id.
+states, roles) or names of adapters and replicas, of which a process holds few; never a query id.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from daemon.replica import ReplicaView
 from daemon.round_states import RoundState
 from semievol.types import PseudoLabel
 
@@ -58,8 +59,25 @@ class Metrics:
         self.leader = gauge("leader", "1 while this process leads, 0 while it stands by.")
         self.alias_generation = gauge("alias_generation", "How often the alias was moved.")
         self.serving = gauge("serving_adapter", "1 for the adapter that serves.", "adapter")
+        self.replica_up = gauge(
+            "replica_up", "1 for a replica that gets requests; else why it gets none.", "replica", "reason"
+        )
+        self.replica_attested = gauge(
+            "replica_attested",
+            "1 for an adapter that a replica proved; 0 for one that it failed.",
+            "replica",
+            "adapter",
+        )
+        self.replica_running = gauge("replica_running", "Requests of this process on a replica.", "replica")
         self.requests = counter("gateway_requests_total", "Gateway requests.", "code")
         self.latency = histogram("gateway_seconds", "Gateway requests, admission to answer.", LATENCY_BUCKETS)
+        self.upstream_failures = counter(
+            "gateway_upstream_failures_total", "Attempts that a replica failed.", "replica"
+        )
+        self.captured = counter("gateway_captured_total", "Client queries published to the queries topic.")
+        self.capture_dropped = counter(
+            "gateway_capture_dropped_total", "Client queries of the sampled share that were not captured.", "reason"
+        )
         self._reported: dict[tuple[str, ...], float] = {}
 
     def advance(self, counter: Counter, total: float, *labels: str) -> None:
@@ -84,6 +102,16 @@ class Metrics:
         """The serving adapter alone carries a 1; older ones vanish."""
         self.serving.clear()
         self.serving.labels(self.workload, adapter or "base").set(1)
+
+    def show_replicas(self, replicas: Sequence[ReplicaView]) -> None:
+        """Replicas as they are now; those that are gone vanish."""
+        for gauge in (self.replica_up, self.replica_attested, self.replica_running):
+            gauge.clear()
+        for replica in replicas:
+            self.replica_up.labels(self.workload, replica.name, replica.reason).set(replica.state == "up")
+            self.replica_running.labels(self.workload, replica.name).set(replica.running)
+            for adapter, attestation in replica.adapters.items():
+                self.replica_attested.labels(self.workload, replica.name, adapter).set(attestation.passed)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

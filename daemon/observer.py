@@ -19,6 +19,7 @@ from daemon.intake import Intake
 from daemon.labels import LabelsCounters, LabelsIntake
 from daemon.lease import ControlLease
 from daemon.metrics import Metrics
+from daemon.replicas import ReplicaSet
 from daemon.store.stores import Stores
 from semievol.errors import TransientError
 
@@ -42,6 +43,7 @@ class Observer:
         labels: LabelsIntake | None = None,
         control: Control | None = None,
         lease: ControlLease | None = None,
+        replicas: ReplicaSet | None = None,
     ) -> None:
         self._metrics = metrics
         self._stores = stores
@@ -52,6 +54,7 @@ class Observer:
         self._labels = labels
         self._control = control
         self._lease = lease
+        self._replicas = replicas
 
     def missing(self) -> dict[str, str]:
         """What keeps the process from being ready, by part; empty when it is (a standby is ready)."""
@@ -81,6 +84,8 @@ class Observer:
             m.leader.labels(m.workload).set(self._control.leads)
         m.alias_generation.labels(m.workload).set(self._alias.state.generation)
         m.show_serving(self._alias.adapter)
+        if self._replicas is not None:
+            m.show_replicas(self._replicas.show())
         try:
             await self._show_state()
         except TransientError as error:

@@ -252,6 +252,7 @@ class RoundEngine:
         alias = self._config.workload.served_alias
         moved = await asyncio.to_thread(self._rounds.promote, round_.number, alias, adapter)
         self._tools.alias.follow(await asyncio.to_thread(self._tools.stores.alias.get))
+        await self._tools.fleet.reconcile()
         return moved
 
     async def _watch(self, round_: Round) -> Round:
@@ -279,6 +280,7 @@ class RoundEngine:
         alias = self._config.workload.served_alias
         moved = await asyncio.to_thread(self._rounds.roll_back, round_.number, alias, round_.incumbent, reason)
         self._tools.alias.follow(await asyncio.to_thread(self._tools.stores.alias.get))
+        await self._tools.fleet.reconcile()
         return moved
 
 

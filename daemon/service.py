@@ -26,7 +26,7 @@ from daemon.config_sections import RetrySettings
 from daemon.control import Control
 from daemon.engine import open_engine
 from daemon.following import StateFollower
-from daemon.gateway import Gateway
+from daemon.gateway import Gateway, open_gateway_tools
 from daemon.idle import IdleWatch
 from daemon.index_follower import IndexFollower
 from daemon.intake import Intake
@@ -36,6 +36,8 @@ from daemon.lease import ControlLease
 from daemon.messages import RecordParser
 from daemon.metrics import Metrics
 from daemon.observer import Observer
+from daemon.reading import group_of
+from daemon.replicas import ReplicaSet
 from daemon.retry import Health, Stopped, until_answered
 from daemon.rounds import RoundEngine, RoundPlace, RoundTools
 from daemon.store.stores import Stores, open_stores, stores_over
@@ -90,6 +92,7 @@ class Parts:
     lease: ControlLease | None = None
     index: ExampleIndex | None = None
     generator: Generator | None = None
+    replicas: ReplicaSet | None = None
     labeller: CollaborativeLabeller | None = None
     fleet: AdapterFleet | None = None
     follower: StateFollower | None = None
@@ -197,7 +200,7 @@ class Service:
     def _add_labels(self, parts: Parts) -> None:
         assert parts.index is not None
         parts.labels = LabelsIntake(
-            parts.stream.consumer(self._config.stream.labels, f"semievol-{self._config.workload.name}-labels"),
+            parts.stream.consumer(self._config.stream.labels, group_of(self._config.workload.name, "labels")),
             parts.producer,
             parts.stores.examples,
             parts.stores.pseudo_labels,
@@ -211,12 +214,22 @@ class Service:
     async def _open_engine(self, parts: Parts) -> None:
         """What answers, the adapters in it, and who decides which of them serves: this process or the state."""
         config = self._config
-        parts.generator = await open_engine(config, parts.stack)
+        engine = await open_engine(
+            config,
+            parts.stack,
+            leads=lambda: parts.control is not None and parts.control.leads,
+            launches="control" in self._roles,
+        )
+        parts.generator, parts.replicas = engine.generator, engine.replicas
+        if engine.replicas is not None:
+            parts.supervisor.add("replicas", engine.replicas.run, stage=3)
+        if engine.server is not None:
+            parts.supervisor.add("vllm", engine.server.run, stage=4)
         stores = parts.stores
         if parts.lease is not None:  # every write of the controller is bound to its lease
             database = stores.database.checked(parts.lease.check)
             stores = stores_over(database, config.workload.name, config.workload.served_alias)
-        parts.fleet = AdapterFleet(stores, parts.generator, parts.alias)
+        parts.fleet = AdapterFleet(stores, engine.servers, parts.alias)
         if parts.index is not None:
             parts.labeller = CollaborativeLabeller(
                 parts.generator, parts.index, parts.task, config.labelling, config.seed
@@ -256,7 +269,7 @@ class Service:
         assert parts.follower is not None
         config = self._config
         parts.intake = Intake(
-            parts.stream.consumer(config.stream.queries, f"semievol-{config.workload.name}-intake"),
+            parts.stream.consumer(config.stream.queries, group_of(config.workload.name, "intake")),
             parts.producer,
             parts.stores.pseudo_labels,
             parts.parser,
@@ -273,14 +286,21 @@ class Service:
         assert parts.generator is not None
         config = self._config
         token = ensure_token(config.gateway.token, self._directory / "gateway.token")
-        front = Gateway(
-            config.gateway, config.workload.served_alias, parts.generator, parts.alias, parts.metrics, token
+        ends = open_gateway_tools(
+            config,
+            parts.generator,
+            parts.replicas,
+            parts.stores.pseudo_labels,
+            parts.parser,
+            parts.producer,
+            parts.metrics,
         )
-        parts.supervisor.add(
-            "gateway",
-            lambda stop: run_server(front.app(), config.gateway, "gateway", self._bound("gateway"), stop),
-            stage=2,
-        )
+        for used in filter(None, (ends.backend, ends.embeddings)):
+            parts.stack.push_async_callback(used.close)
+        front = Gateway(config.gateway, config.workload.served_alias, ends, parts.alias, parts.metrics, token)
+        parts.supervisor.add("gateway", lambda stop: front.run(self._bound("gateway"), stop), stage=2)
+        if ends.capture is not None:
+            parts.supervisor.add("capture", ends.capture.run, stage=3)  # after the gateway: it publishes what is queued
 
     def _add_api(self, parts: Parts) -> None:
         control = parts.control
@@ -294,6 +314,7 @@ class Service:
             labels=parts.labels,
             control=control,
             lease=parts.lease,
+            replicas=parts.replicas,
         )
         tools = ApiTools(
             parts.stores,
@@ -304,6 +325,7 @@ class Service:
             observer.missing,
             observer.process,
             observer.observe,
+            (lambda: []) if parts.replicas is None else parts.replicas.show,
         )
         api = Api(self._config, tools, ensure_token(self._config.api.token, self._directory / "api.token"))
         parts.supervisor.add(

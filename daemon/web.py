@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import os
 import secrets
@@ -15,9 +14,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pydantic_core
 from aiohttp import web
 
-from daemon.config import ServerConfig
+from daemon.config_fronts import ServerConfig
 from semievol.errors import ConfigError, SemiEvolError, TransientError
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def error(status: int, code: str, message: str) -> web.Response:
     """An error in OpenAI's shape, which clients of both fronts understand."""
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)
+    return web.json_response(error_body(status, code, message), status=status)
+
+
+def error_body(status: int, code: str, message: str) -> dict[str, dict[str, str | None]]:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def ensure_token(configured: str | None, file: Path) -> str:
@@ -70,6 +75,9 @@ def guarded(token: str, open_paths: frozenset[str]) -> Any:
             return error(503, "unavailable", str(failure))
         except SemiEvolError as failure:
             return error(400, "bad_request", str(failure))
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return error(500, "internal_error", "an unexpected error; the daemon's log has it")
 
     return middleware
 
@@ -78,23 +86,39 @@ async def read_json(request: web.Request) -> Any:
     """The body as JSON.
 
     Raises:
-        web.HTTPBadRequest: it is not JSON, or not UTF-8.
+        web.HTTPBadRequest: it is not JSON, not UTF-8, or nested too deeply.
     """
     try:
-        return json.loads(await request.read())
-    except (ValueError, UnicodeDecodeError) as failure:
+        return pydantic_core.from_json(await request.read(), allow_inf_nan=False)
+    except ValueError as failure:
         raise web.HTTPBadRequest(text=f"body: not JSON: {failure}") from failure
 
 
 async def serve(
-    app: web.Application, config: ServerConfig, name: str, bound: Callable[[str, int], None]
+    app: web.Application,
+    config: ServerConfig,
+    name: str,
+    bound: Callable[[str, int], None],
+    *,
+    cancel_when_gone: bool = False,
+    shutdown_timeout_s: float = 5.0,
 ) -> web.AppRunner:
     """Listen; `bound` is told the address that was taken.
+
+    Args:
+        app: the front.
+        config: where it listens.
+        name: its section in the configuration.
+        bound: called with host and port.
+        cancel_when_gone: a handler is cancelled when its client has left.
+        shutdown_timeout_s: what running handlers get when the runner is cleaned up.
 
     Raises:
         ConfigError: the port is taken.
     """
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=shutdown_timeout_s, handler_cancellation=cancel_when_gone
+    )
     await runner.setup()
     site = web.TCPSite(runner, config.host, config.port)
     try:

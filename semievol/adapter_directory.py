@@ -37,7 +37,9 @@ class Manifest:
 
     `content_hash` (sha256, hex) covers the weights and the LoRA configuration, not this manifest: equal training gives
     equal hashes whenever it ran. `files` holds their sizes in bytes. `fingerprint` is what the trained weights answer
-    to the fingerprint prompts: `{"messages", "token_ids", "logprobs"}` each. `created_at` is seconds since the epoch.
+    to the fingerprint prompts: `{"messages", "token_ids", "logprobs", "margins", "base"}` each, where `margins` says
+    how far the second best token was behind and `base` holds the same three of the untrained weights. `created_at` is
+    seconds since the epoch.
     """
 
     name: str

@@ -158,10 +158,10 @@ def eval_command(
 
 
 def _load(path: Path | None) -> MethodConfig:
-    from semievol.config import MethodConfig
+    from semievol.config import SERVICE_SECTIONS, MethodConfig
     from semievol.config_file import load_config
 
-    return load_config(MethodConfig, path)
+    return load_config(MethodConfig, path, foreign=SERVICE_SECTIONS)
 
 
 @contextmanager

@@ -127,7 +127,11 @@ class CollaborativeLabeller:
             temperature=configuration.temperature,
             max_tokens=self._task.config.max_answer_tokens,
             seed=derive(self._seed, "label", query.id, configuration.name),
+            choices=self._choices(query),
         )
+
+    def _choices(self, query: Query) -> tuple[str, ...] | None:
+        return self._task.choices(query) if self._config.structured else None
 
     def _collect(
         self,
@@ -174,6 +178,7 @@ class CollaborativeLabeller:
             adapter=adapter,
             max_tokens=self._task.config.max_answer_tokens,
             seed=derive(self._seed, "justify", answers.query.id),
+            choices=self._choices(answers.query),
         )
 
     # --- conclusion ------------------------------------------------------------------------------------------------

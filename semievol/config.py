@@ -110,6 +110,10 @@ class LabellingConfig(Section):
     """Where candidates differ, show them to the model and let it pick; off: the majority decides."""
     batch_size: int = Field(default=32, gt=0)
     """Queries labelled together."""
+    structured: bool = False
+    """vLLM only: let nothing but the task's closed set of answers be written. Every answer then parses, also one that
+    the model did not mean, and entropy is that among the allowed answers: lower, and blind to what else would have been
+    said. Off, because selection relies on both."""
 
     @model_validator(mode="after")
     def _check(self) -> LabellingConfig:
@@ -195,3 +199,25 @@ class MethodConfig(Section):
     gate: GateConfig = GateConfig()
     seed: int = Field(default=0, ge=0)
     """Every random choice of a run derives from this number."""
+
+
+SERVICE_SECTIONS = frozenset(
+    {
+        "api",
+        "artifacts",
+        "gateway",
+        "generation",
+        "index",
+        "intake",
+        "labels",
+        "lease",
+        "rollout",
+        "rounds",
+        "stop_deadline_s",
+        "store",
+        "stream",
+        "trigger",
+        "workload",
+    }
+)
+"""The daemon's own keys in a file that both programs read: a run on files passes over them, the daemon checks them."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +23,18 @@ from semievol.errors import ConfigError
 PREFIX = "SEMIEVOL__"
 _FILE_SUFFIX = "_FILE"
 _SHOWN_PROBLEMS = 5
+_CREDENTIALS = re.compile(r"://[^@/\s]*@")
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_config(model_class: type[Model], path: Path | None, env: Mapping[str, str] | None = None) -> Model:
+def load_config(
+    model_class: type[Model],
+    path: Path | None,
+    env: Mapping[str, str] | None = None,
+    *,
+    foreign: Collection[str] = (),
+) -> Model:
     """Read `path` (None: defaults only), apply the overrides, and validate.
 
     `SEMIEVOL__SECTION__KEY=value` sets `section.key`; the value is read as YAML unless the key holds text.
@@ -36,13 +44,15 @@ def load_config(model_class: type[Model], path: Path | None, env: Mapping[str, s
         model_class: the class of the whole configuration.
         path: YAML file; None: only defaults and overrides.
         env: the environment; None: the process's own.
+        foreign: top-level sections of another program that shares the file; they are passed over.
 
     Raises:
         ConfigError: naming file or variable, key and fix.
     """
     values = _read_yaml(path) if path is not None else {}
+    values = {key: value for key, value in values.items() if key not in foreign}
     for name, text in sorted((os.environ if env is None else env).items()):
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and _keys(name)[0] not in foreign:
             _override(model_class, values, name, text)
     try:
         return model_class.model_validate(values)
@@ -91,9 +101,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _keys(name: str) -> list[str]:
+    return name.removeprefix(PREFIX).lower().split("__")
+
+
 def _override(model_class: type[BaseModel], values: dict[str, Any], name: str, text: str) -> None:
     """Set the key that the variable `name` stands for in `values`."""
-    keys = name.removeprefix(PREFIX).lower().split("__")
+    keys = _keys(name)
     section: Any = model_class
     target = values
     for depth, key in enumerate(keys):
@@ -179,7 +193,7 @@ def _explain(model_class: type[BaseModel], error: ValidationError, source: str) 
     texts = [_explain_one(model_class, problem) for problem in problems[:_SHOWN_PROBLEMS]]
     if len(problems) > _SHOWN_PROBLEMS:
         texts.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")
-    return f"{source}: " + "; ".join(texts)
+    return f"{source}: " + _CREDENTIALS.sub("://***@", "; ".join(texts))
 
 
 def _explain_one(model_class: type[BaseModel], problem: Any) -> str:

@@ -107,12 +107,27 @@ def score(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> list[
     """Log-probabilities of given tokens after a prompt, in one pass (teacher forcing)."""
     if not completion:
         return []
-    device = model.device
-    tokens = torch.tensor([[*prompt, *completion]], device=device)
-    logits = model(input_ids=tokens[:, :-1], logits_to_keep=len(completion), use_cache=False).logits[0].float()
-    chosen = torch.tensor(list(completion), device=device)
+    logits = _forced_logits(model, prompt, completion)
+    chosen = torch.tensor(list(completion), device=logits.device)
     result: list[float] = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].tolist()
     return result
+
+
+@torch.inference_mode()
+def margins(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    """How far the second best token was behind the best one at each place of a completion, nats (teacher forcing)."""
+    if not completion:
+        return []
+    best = _forced_logits(model, prompt, completion).topk(2, dim=-1).values
+    result: list[float] = (best[:, 0] - best[:, 1]).tolist()
+    return result
+
+
+def _forced_logits(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
+    """The logits from which each completion token was drawn, shape (tokens, vocabulary), fp32."""
+    tokens = torch.tensor([[*prompt, *completion]], device=model.device)
+    logits: torch.Tensor = model(input_ids=tokens[:, :-1], logits_to_keep=len(completion), use_cache=False).logits[0]
+    return logits.float()
 
 
 def prefill(model: Any, prompts: Sequence[Sequence[int]], padding: int) -> tuple[Prefix, torch.Tensor]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.config import ModelConfig
-from semievol.errors import AdapterError, DataError, SemiEvolError, TransientError
+from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
 from semievol.language_model import Prompts, load_model, load_prompts
 from semievol.protocols import Generator
 from semievol.types import Completion, GenerationRequest, Message
@@ -172,6 +172,8 @@ class LocalGenerator(Generator):
         await self._command(self._ensure_model)
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+        if any(request.choices is not None for request in requests):
+            raise ConfigError("labelling.structured: the generator in this process cannot hold to a set; turn it off")
         for adapter in {request.adapter for request in requests}:
             if adapter is not None and adapter not in self._names:
                 raise AdapterError(f"adapter {adapter} is not loaded")

@@ -92,7 +92,7 @@ def run(
     report(Progress("fingerprinting", steps, steps, trainer.last_loss))
     weights_dir.mkdir(parents=True, exist_ok=True)
     write_adapter(adapted, job, weights_dir)
-    fingerprint = take_fingerprint(model, prompts, job)
+    fingerprint = take_fingerprint(adapted, prompts, job)
     return fingerprint, trainer.summary() | {
         "resumed_from_step": 0 if checkpoint is None else int(checkpoint.rpartition("-")[2]),
         "rows": len(rows),
@@ -375,24 +375,39 @@ def write_adapter(adapted: Any, job: TrainingJob, directory: Path) -> None:
     (directory / adapter_directory.CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
-def take_fingerprint(model: Any, prompts: Prompts, job: TrainingJob) -> list[dict[str, Any]]:
-    """What the weights answer greedily to the fingerprint prompts, all in one batch, as a generator would."""
+def take_fingerprint(adapted: Any, prompts: Prompts, job: TrainingJob) -> list[dict[str, Any]]:
+    """What trained and base weights answer greedily to the fingerprint prompts, as a generator would.
+
+    The base model's answers let whoever compares later tell rounding from other weights. All prompts in one batch.
+    """
     if not job.fingerprint_prompts:
         return []
-    model.eval()
+    adapted.eval()
     tokens = [prompts.prompt_tokens(messages) for messages in job.fingerprint_prompts]
-    different = [list(prompt) for prompt in dict.fromkeys(map(tuple, tokens))]
-    rows = [decoding.Row(different.index(prompt), 0, 0, 0.0, _FINGERPRINT_TOKENS) for prompt in tokens]
     for prompt in tokens:
         prompts.check_length(len(prompt), _FINGERPRINT_TOKENS)
+    trained = _greedy(adapted, prompts, tokens)
+    with adapted.disable_adapter():
+        base = _greedy(adapted, prompts, tokens)
+    return [
+        {"messages": [asdict(message) for message in messages], **answer, "base": of_base}
+        for messages, answer, of_base in zip(job.fingerprint_prompts, trained, base, strict=True)
+    ]
+
+
+def _greedy(adapted: Any, prompts: Prompts, tokens: Sequence[list[int]]) -> list[dict[str, Any]]:
+    """Each prompt's greedy answer: tokens, log-probabilities, and how far behind the second best token was."""
+    model = adapted.get_base_model()
+    different = [list(prompt) for prompt in dict.fromkeys(map(tuple, tokens))]
+    rows = [decoding.Row(different.index(prompt), 0, 0, 0.0, _FINGERPRINT_TOKENS) for prompt in tokens]
     decoded = decoding.decode(model, different, rows, end_tokens=prompts.end_tokens, padding=prompts.padding)
     return [
         {
-            "messages": [asdict(message) for message in messages],
             "token_ids": answer.token_ids,
             "logprobs": [round(logprob, 6) for logprob in answer.logprobs],
+            "margins": [round(margin, 6) for margin in decoding.margins(model, prompt, answer.token_ids)],
         }
-        for messages, answer in zip(job.fingerprint_prompts, decoded, strict=True)
+        for prompt, answer in zip(tokens, decoded, strict=True)
     ]
 
 

@@ -222,6 +222,12 @@ class Task:
         content = f"{question}\n\nCandidate answers:\n{listing}\n\nReply with the {kind} only.\nAnswer:"
         return (*before, Message("user", content))
 
+    def choices(self, query: Query) -> tuple[str, ...] | None:
+        """The texts of all answers to `query`; None where the set is open."""
+        if self.config.form == "multiple_choice":
+            return tuple(self._letters(query))
+        return None if self._labels is None else tuple(map(self.completion, self._labels.values()))
+
     def completion(self, answer: str) -> str:
         """The text that the model learns to say for a canonical `answer`."""
         return answer

@@ -64,7 +64,8 @@ class GenerationRequest:
 
     `adapter` None means the base model. `temperature` 0 is greedy and needs `samples` 1. `seed` makes the samples
     reproducible: sample i of a request depends on (seed, i) alone, whatever else is in the batch.
-    `interactive` requests overtake queued labelling work.
+    `interactive` requests overtake queued labelling work. `choices` are the only texts that may be answered; None lets
+    the model write freely. With choices, log-probabilities are those among the tokens that a choice could go on with.
     """
 
     messages: tuple[Message, ...]
@@ -74,6 +75,7 @@ class GenerationRequest:
     max_tokens: int = 32
     seed: int = 0
     interactive: bool = False
+    choices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

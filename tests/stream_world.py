@@ -20,8 +20,8 @@ from daemon.messages import RecordParser
 from daemon.store.database import Database
 from daemon.store.examples import ExampleStore
 from daemon.store.pseudo_labels import PseudoLabelStore
-from daemon.streams.local import LocalStream
-from daemon.streams.protocol import OutgoingRecord, StreamRecord
+from daemon.streams.opening import open_stream
+from daemon.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
 from semievol.config import TaskConfig
 from semievol.protocols import ExampleIndex
 from semievol.task import Task
@@ -94,7 +94,7 @@ async def bind() -> AsyncIterator[str | None]:
 
 
 class World:
-    """One workload: database, stream, stores and parser under one directory.
+    """One workload: database, stream, stores and parser under one directory; `stream` may name a real broker.
 
     Args:
         url: the state, when it is not the SQLite file that holds the stream.
@@ -108,15 +108,12 @@ class World:
         if url is not None and not url.startswith("sqlite"):
             self.database = Database(url, workload)
             self.database.migrate()
-        self.stream = LocalStream(self.stream_database, self.topics)
+        self.stream = open_stream(self.topics, self.stream_database)
+        self._producer: StreamProducer | None = None
         self.labels = PseudoLabelStore(self.database, workload)
         self.examples = ExampleStore(self.database, workload)
         task = Task(TaskConfig(labels=ANSWERS, max_question_chars=100))
         self.parser = RecordParser(task, max_record_bytes=10_000)
-
-    def close(self) -> None:
-        self.database.close()
-        self.stream_database.close()
 
     def intake(self, labeller: object, **options: object) -> Intake:
         settings = IntakeSettings(
@@ -132,7 +129,7 @@ class World:
         )
         return Intake(
             options.get("consumer") or self.stream.consumer(self.topics.queries, "intake"),
-            options.get("producer") or self.stream.producer(),
+            options.get("producer") or self.producer,
             self.labels,
             self.parser,
             labeller,
@@ -154,7 +151,7 @@ class World:
         )
         return LabelsIntake(
             self.stream.consumer(self.topics.labels, "labels"),
-            self.stream.producer(),
+            self.producer,
             self.examples,
             self.labels,
             index,
@@ -164,23 +161,38 @@ class World:
             on_joined=options.get("on_joined"),
         )
 
+    @property
+    def producer(self) -> StreamProducer:
+        if self._producer is None:
+            self._producer = self.stream.producer()
+        return self._producer
+
+    async def close(self) -> None:
+        if self._producer is not None:
+            await self._producer.close()
+        self.database.close()
+        self.stream_database.close()
+
     async def send(self, topic: str, values: Iterable[object]) -> None:
         """Publish JSON values (bytes go as they are), keyed by their id."""
         records = []
         for value in values:
             key = str(value["id"]) if isinstance(value, dict) and "id" in value else None
             records.append(OutgoingRecord(key, value if isinstance(value, bytes) else pydantic_core.to_json(value)))
-        await self.stream.producer().publish(topic, records)
+        await self.producer.publish(topic, records)
 
     async def ask(self, *ids: str) -> None:
         await self.send(self.topics.queries, [{"id": i, "question": f"is {i} even?"} for i in ids])
 
     async def read(self, topic: str) -> list[StreamRecord]:
         """Everything in the topic."""
+        written = sum(each.lag for each in await asyncio.to_thread(self.stream.offsets, topic, "reader"))
         consumer = self.stream.consumer(topic, "reader")
         records: list[StreamRecord] = []
-        while some := await consumer.poll(1000, 0.0):
-            records += some
+        async with asyncio.timeout(60):
+            while len(records) < written:
+                records += await consumer.poll(1000, 0.5)
+                consumer.revoked()
         await consumer.close()
         return records
 
@@ -194,9 +206,7 @@ class World:
 
     def committed(self, group: str, topic: str) -> int:
         """The committed offset, all partitions together."""
-        with self.stream_database.read() as connection:
-            statement = 'select sum(next_offset) from stream_offsets where "group" = ? and topic = ?'
-            return connection.exec_driver_sql(statement, (group, topic)).scalar() or 0
+        return sum(each.committed for each in self.stream.offsets(topic, group))
 
 
 def forkserver() -> ForkServerContext:

@@ -17,7 +17,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,10 +25,10 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from daemon.config_sections import StreamSettings
-from daemon.errors import TransientStoreError, TransientStreamError
+from daemon.errors import StateConflict, TransientStoreError, TransientStreamError
 from daemon.store.database import Database
 from daemon.store.tables import stream_offsets, stream_records
-from daemon.streams.protocol import OutgoingRecord, StreamRecord
+from daemon.streams.protocol import OutgoingRecord, PartitionOffsets, ResetTarget, StreamRecord
 from semievol.errors import ConfigError
 
 DELETION_INTERVAL_S = 600.0
@@ -51,11 +51,60 @@ class LocalStream:
 
     def consumer(self, topic: str, group: str) -> LocalConsumer:
         """A member of `group` that owns nothing until its first poll."""
-        directory = self._locks / quote(group, safe="") / quote(topic, safe="")
+        directory = self._lock_directory(topic, group)
         return LocalConsumer(self._database, self._settings, topic, group, directory, self._bells[topic])
 
     def producer(self) -> LocalProducer:
         return LocalProducer(self._database, self._settings, self._bells)
+
+    def offsets(self, topic: str, group: str) -> list[PartitionOffsets]:
+        c, o = stream_records.c, stream_offsets.c
+        committed = sa.select(o.partition, o.next_offset).where(o.topic == topic, o.group == group)
+        newest = (
+            sa.select(c.partition, sa.func.max(c.offset).label("newest")).where(c.topic == topic).group_by(c.partition)
+        )
+        with _translated(), self._database.read() as connection:
+            stored = {row.partition: row.next_offset for row in connection.execute(committed)}
+            ends = {row.partition: row.newest + 1 for row in connection.execute(newest)}
+        partitions = sorted({*range(self._settings.partitions), *stored, *ends})
+        return [PartitionOffsets(p, stored.get(p, 0), ends.get(p, stored.get(p, 0))) for p in partitions]
+
+    def reset(self, topic: str, group: str, target: ResetTarget) -> None:
+        rows = [
+            {
+                "group": group,
+                "topic": topic,
+                "partition": each.partition,
+                "next_offset": self._place(topic, each, target),
+            }
+            for each in self.offsets(topic, group)
+        ]
+        with ExitStack() as held:
+            for row in rows:
+                lock = _FileLock.take(self._lock_directory(topic, group) / f"{row['partition']}.lock")
+                if lock is None:
+                    raise StateConflict(
+                        f"consumer group {group} has an active member; stop the process that reads {topic}"
+                    )
+                held.callback(lock.release)
+            with _translated(), self._database.write() as connection:
+                self._database.upsert(connection, stream_offsets, rows, ["next_offset"])
+
+    def _place(self, topic: str, partition: PartitionOffsets, target: ResetTarget) -> int:
+        c = stream_records.c
+        wanted = [c.topic == topic, c.partition == partition.partition]
+        if target.kind == "latest":
+            return partition.end
+        if target.kind == "timestamp":
+            wanted.append(c.timestamp >= target.value)
+        elif target.kind == "offset":
+            wanted.append(c.offset >= int(target.value))
+        with _translated(), self._database.read() as connection:
+            first = connection.execute(sa.select(sa.func.min(c.offset)).where(*wanted)).scalar()
+        return partition.end if first is None else int(first)
+
+    def _lock_directory(self, topic: str, group: str) -> Path:
+        return self._locks / quote(group, safe="") / quote(topic, safe="")
 
 
 class LocalConsumer:

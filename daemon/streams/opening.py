@@ -11,8 +11,12 @@ def open_stream(settings: StreamSettings, database: Database) -> Stream:
     """The stream of `settings.kind`.
 
     Raises:
-        ConfigError: the settings do not fit the stream (local needs an SQLite file).
+        ConfigError: the settings do not fit the stream (local needs an SQLite file), or its package is not installed.
     """
+    if settings.kind == "kafka":
+        from daemon.streams.kafka import KafkaStream
+
+        return KafkaStream(settings)
     from daemon.streams.local import LocalStream
 
     return LocalStream(database, settings)

@@ -7,7 +7,7 @@ Invariant: an offset is committed only by the consumer that owns its partition, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 
 class StreamRecord(NamedTuple):
@@ -32,6 +32,28 @@ class OutgoingRecord(NamedTuple):
     key: str | None
     value: bytes | None
     headers: Mapping[str, str] = {}
+
+
+class PartitionOffsets(NamedTuple):
+    """How far a group has come on one partition; a group that never committed stands where it would begin."""
+
+    partition: int
+    committed: int
+    end: int
+
+    @property
+    def lag(self) -> int:
+        return max(0, self.end - self.committed)
+
+
+class ResetTarget(NamedTuple):
+    """Where a group is to go on: at either end, at the first record from a time on, or at an offset.
+
+    `value` is UTC seconds or the offset; a target outside the partition means its nearer end.
+    """
+
+    kind: Literal["earliest", "latest", "timestamp", "offset"]
+    value: float = 0.0
 
 
 class StreamConsumer(Protocol):
@@ -74,7 +96,11 @@ class StreamConsumer(Protocol):
         ...
 
     async def lag(self) -> int:
-        """Records of the owned partitions that are not committed yet."""
+        """Records of the owned partitions that are not committed yet.
+
+        Raises:
+            TransientStreamError: the stream did not answer.
+        """
         ...
 
     async def close(self) -> None:
@@ -104,3 +130,20 @@ class Stream(Protocol):
         ...
 
     def producer(self) -> StreamProducer: ...
+
+    def offsets(self, topic: str, group: str) -> list[PartitionOffsets]:
+        """How far the group has come, by partition; blocks.
+
+        Raises:
+            TransientStreamError: the stream did not answer.
+        """
+        ...
+
+    def reset(self, topic: str, group: str, target: ResetTarget) -> None:
+        """Let the group go on from `target` on every partition; blocks.
+
+        Raises:
+            StateConflict: the group has active members.
+            TransientStreamError: the stream did not answer; call it again.
+        """
+        ...

@@ -119,7 +119,8 @@ def test_the_api_and_the_gateway_answer_nothing_without_their_token(daemon: Daem
 def test_bad_gateway_requests_are_refused_by_field(daemon: DaemonProcess) -> None:
     assert daemon.chat("red", temperature=-1).json()["error"]["message"].startswith("temperature")
     assert daemon.post("/v1/chat/completions", {"model": "tiny"}, front="gateway").status_code == 400
-    assert daemon.post("/v1/chat/completions", {"model": "gpt", "messages": []}, front="gateway").status_code == 400
+    assert daemon.post("/v1/chat/completions", {"model": "tiny", "messages": []}, front="gateway").status_code == 400
+    assert daemon.post("/v1/chat/completions", {"model": "gpt", "messages": []}, front="gateway").status_code == 404
     too_long = daemon.chat("x" * 5000)
     assert too_long.status_code == 400
     assert "tokens" in too_long.json()["error"]["message"]

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -110,10 +109,22 @@ def test_results_are_printed_as_json_or_as_a_table(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.split() == ["serving", "None", "rounds.1.gate.p", "0.1235"]
 
 
-def test_help_answers_within_a_second() -> None:
-    started = time.perf_counter()
-    assert run("--help").returncode == 0
-    first = time.perf_counter() - started
-    started = time.perf_counter()
-    run("--help")
-    assert min(first, time.perf_counter() - started) < 1.0
+def test_help_with_the_daemons_commands_imports_nothing_heavy() -> None:
+    heavy = [
+        "torch",
+        "transformers",
+        "peft",
+        "sentence_transformers",
+        "qdrant_client",
+        "numpy",
+        "sqlalchemy",
+        "aiohttp",
+    ]
+    program = (
+        "import sys; from semievol import cli; sys.argv = ['semievol', '--help']\n"
+        "try: cli.main()\n"
+        f"finally: print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "explain" in result.stdout
+    assert result.stderr.strip() == "[]"

@@ -203,3 +203,12 @@ async def test_no_queries_need_no_call() -> None:
 def test_neighbours_without_an_index_are_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="need an example index"):
         CollaborativeLabeller(ScriptedGenerator(lambda request: []), None, TASK, BOTH, 0)
+
+
+async def test_structured_labelling_allows_the_closed_set_alone() -> None:
+    generator = ScriptedGenerator(script("a", ["a", "b", "a"], pick="a"))
+    config = BOTH.model_copy(update={"structured": True})
+    await labeller(generator, config).label([QUERY], None)
+    assert [request.choices for call in generator.calls for request in call] == [("a", "b", "c")] * 3
+    await labeller(generator).label([QUERY], None)
+    assert generator.calls[-1][0].choices is None

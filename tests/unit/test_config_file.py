@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from semievol.config import LabellingConfig, MethodConfig, Section
+from daemon.config import DaemonConfig
+from semievol.config import SERVICE_SECTIONS, LabellingConfig, MethodConfig, Section
 from semievol.config_file import load_config
 from semievol.errors import ConfigError
 
@@ -161,3 +162,15 @@ def test_the_methods_configuration_needs_a_model_and_checks_deep_keys(tmp_path: 
     with pytest.raises(ConfigError, match=r"configurations\[0\]: temperature 0 gives one answer: set samples to 1"):
         load_config(MethodConfig, path, {})
     assert load_config(MethodConfig, None, {"SEMIEVOL__MODEL__NAME": "m"}).labelling == LabellingConfig()
+
+
+def test_a_run_on_files_reads_the_daemons_file_and_still_refuses_unknown_keys(tmp_path: Path) -> None:
+    assert DaemonConfig.model_fields.keys() - MethodConfig.model_fields.keys() <= SERVICE_SECTIONS
+    assert SERVICE_SECTIONS.isdisjoint(MethodConfig.model_fields)
+    path = write(tmp_path, "workload: w\nmodel: {name: m}\ntrigger: {max_rounds: 1}")
+    env = {"SEMIEVOL__API__TOKEN": "t", "SEMIEVOL__SEED": "3"}
+    assert load_config(MethodConfig, path, env, foreign=SERVICE_SECTIONS).seed == 3
+    with pytest.raises(ConfigError, match="trigger: unknown key"):
+        load_config(MethodConfig, path, {})
+    with pytest.raises(ConfigError, match="modle: unknown key; did you mean model"):
+        load_config(MethodConfig, write(tmp_path, "modle: {name: m}"), {}, foreign=SERVICE_SECTIONS)

@@ -233,3 +233,10 @@ def test_self_justification_lists_the_candidates_in_the_last_turn() -> None:
     *before, last = CLOSED.justify_prompt(INTENT, [example("e", "first", "card arrival")], ["card arrival", "x"])
     assert [message.role for message in before] == ["user", "assistant"]
     assert last.content.startswith("where is my card\n\nCandidate answers:\n- card arrival\n- x\n\n")
+
+
+def test_the_choices_are_all_that_can_be_answered() -> None:
+    query = Query("q", "which?", options=("red", "green", "blue"))
+    assert Task(TaskConfig(form="multiple_choice")).choices(query) == ("A", "B", "C")
+    assert Task(TaskConfig(labels=("refund", "delivery"))).choices(Query("q", "?")) == ("refund", "delivery")
+    assert Task(TaskConfig()).choices(Query("q", "?")) is None

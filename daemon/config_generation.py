@@ -1,0 +1,125 @@
+"""Settings of the engine that answers prompts: in this process, or vLLM servers.
+
+Invariant: no imports beyond pydantic, so that reading a configuration loads no driver.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from semievol.config import Section
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes for --max-lora-rank."""
+
+
+class LaunchSettings(Section):
+    """A vLLM server that the daemon starts and supervises itself (`generation.launch`)."""
+
+    command: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """What starts it, without its flags. None: `-m vllm.entrypoints.openai.api_server` of the daemon's interpreter."""
+    port: int = Field(default=8330, ge=1, le=65535)
+    """Where it listens, on 127.0.0.1 alone."""
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
+    """Largest rank that it can load. None: training.rank, rounded up to what vLLM allows."""
+    max_model_len: int | None = Field(default=None, gt=0)
+    """Longest prompt and answer together, tokens. None: the model's own."""
+    arguments: tuple[str, ...] = ()
+    """Further flags, for example `--gpu-memory-utilization 0.6` as two items."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Further environment variables of the server."""
+
+
+class GenerationConfig(Section):
+    """The engine that answers."""
+
+    kind: Literal["local", "vllm"] = "local"
+    """local: the model runs in this process. vllm: one or more vLLM servers over HTTP."""
+    max_batch: int = Field(default=32, gt=0)
+    """local only: prompts per forward pass."""
+    threads: int | None = Field(default=None, gt=0)
+    """local only: CPU threads. None: all cores."""
+    replicas: tuple[str, ...] = ()
+    """vllm only: the servers' addresses, each `http://host:port`."""
+    dns: str | None = None
+    """vllm only, instead of replicas: `http://name:port`, where the name stands for all of them (headless Service)."""
+    dns_interval_s: float = Field(default=5.0, gt=0)
+    """vllm only: how often the name is resolved again, seconds."""
+    api_key: str | None = Field(default=None, repr=False)
+    """vllm only: the servers' --api-key; set it by environment."""
+    base_name: str = Field(default="base", min_length=1)
+    """vllm only: the servers' --served-model-name, under which they answer with the base model alone."""
+    concurrency: int = Field(default=32, gt=0)
+    """vllm only: labelling requests on one replica at a time; what clients ask is not held back by it."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """vllm only: what one request gets for all its attempts on all replicas together, seconds."""
+    max_adapters: int = Field(default=3, ge=2)
+    """vllm only: versions loaded on a replica at a time: serving, candidate, previous. Keep it below the servers'
+    --max-loras: with one to spare, no running request loses its slot while another version is loaded."""
+    adapters_path: str | None = None
+    """vllm only: `artifacts.directory`/adapters as the servers see it (an absolute path). None: the same path."""
+    watch_interval_s: float = Field(default=1.0, gt=0)
+    """vllm only: how often each replica is asked for its health and its models, seconds."""
+    launch: bool = False
+    """vllm only, instead of replicas: start one vLLM server on this machine and keep it running."""
+    launch_settings: LaunchSettings = LaunchSettings()
+    """How it is started."""
+
+    @field_validator("replicas")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        checked = tuple(_address(each, "generation.replicas") for each in value)
+        if len(set(checked)) != len(checked):
+            raise ValueError("generation.replicas: an address is listed twice; remove one")
+        return checked
+
+    @field_validator("dns")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        return None if value is None else _address(value, "generation.dns")
+
+    @field_validator("adapters_path")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        if value is not None and not Path(value).is_absolute():
+            raise ValueError(
+                f"generation.adapters_path: {value!r} is relative; give the absolute path that the servers see"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GenerationConfig:
+        given = [key for key in ("replicas", "dns", "launch") if getattr(self, key)]
+        if self.kind == "local" and given:
+            raise ValueError(f"generation.{given[0]}: is for kind vllm; set generation.kind: vllm, or remove it")
+        if self.kind == "vllm" and len(given) != 1:
+            raise ValueError(
+                "generation: kind vllm wants exactly one of replicas (a list of addresses), dns (a name for all of "
+                f"them) and launch (true: start one here); {', '.join(given) or 'none'} given"
+            )
+        return self
+
+
+def lora_rank(needed: int) -> int:
+    """The smallest rank that vLLM takes for --max-lora-rank and that `needed` fits in.
+
+    Raises:
+        ValueError: it is above the largest.
+    """
+    fitting = [rank for rank in LORA_RANKS if rank >= needed]
+    if not fitting:
+        raise ValueError(f"training.rank: vLLM serves ranks up to {LORA_RANKS[-1]}, not {needed}; lower it")
+    return fitting[0]
+
+
+def _address(value: str, key: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ValueError(f"{key}: {value!r} is not an address like http://host:8000 (no path, no /v1)")
+    if parts.username or parts.password:
+        raise ValueError(f"{key}: an address must hold no password; set generation.api_key by environment")
+    return value.rstrip("/")

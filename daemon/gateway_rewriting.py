@@ -1,0 +1,93 @@
+"""The model's name in answers: the replica's name for a version becomes the alias again, and nothing else changes.
+
+Owns the bytes of answers and of event streams, no I/O. The usual answer has its `model` before anything nested, and is
+cut there without being parsed; any other is parsed. Invariant: parsed, an answer differs from what came in the value of
+its top-level `model` alone, however the stream was cut into chunks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+_STRING = rb'"(?:[^"\\]|\\.)*+"'
+_FLAT_MEMBER = rb'(?!"model")"[^"\\]*+"\s*:\s*(?:' + _STRING + rb"|[-+.\w]++)\s*,\s*"
+_MODEL = re.compile(rb"\s*\{\s*(?:" + _FLAT_MEMBER + rb')*+"model"\s*:\s*(' + _STRING + rb")", re.DOTALL)
+_ID = re.compile(rb'\s*(?:data:\s*)?\{\s*"id"\s*:\s*"([\w.:-]{1,200})"')
+_ERROR_EVENT = re.compile(rb'\s*\{\s*"error"')
+_EVENT_ENDS = (b"\n\n", b"\n\r\n")
+
+
+def quoted(name: str) -> bytes:
+    """The name as a JSON string."""
+    return json.dumps(name).encode()
+
+
+def replace_model(document: bytes, name: bytes) -> bytes:
+    """The JSON object with `name` (a JSON string) as its top-level `model`, where it has one that is a string."""
+    if found := _MODEL.match(document):
+        return b"".join((document[: found.start(1)], name, document[found.end(1) :]))
+    if b"model" not in document and b"\\" not in document:
+        return document
+    try:
+        value = json.loads(document)
+    except (ValueError, RecursionError):
+        return document
+    if not isinstance(value, dict) or not isinstance(value.get("model"), str):
+        return document
+    value["model"] = json.loads(name)
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def answer_id(start: bytes) -> str | None:
+    """The id at the start of an answer or of a stream's first event, when it is where servers put it."""
+    found = _ID.match(start)
+    return None if found is None else found[1].decode()
+
+
+def begins_with_error(event: bytes) -> bool:
+    """Whether the first event of a stream says that there will be no answer."""
+    return event.startswith(b"data:") and _ERROR_EVENT.match(event[5:]) is not None
+
+
+class StreamRewriter:
+    """Rewrites the events of one stream as their bytes arrive; only whole events come out.
+
+    Args:
+        name: what to put for `model`, as a JSON string.
+        on_error: rewrites the JSON of an error event.
+    """
+
+    def __init__(self, name: bytes, on_error: Callable[[bytes], bytes]) -> None:
+        self._name = name
+        self._on_error = on_error
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The events that are whole now.
+
+        Raises:
+            ValueError: an event is larger than any that a server of this kind sends.
+        """
+        data = self._rest + data
+        cut = max(data.rfind(end) + len(end) if end in data else 0 for end in _EVENT_ENDS)
+        if len(data) - cut > MAX_EVENT_BYTES:
+            raise ValueError("an event of the stream does not end")
+        self._rest = data[cut:]
+        return b"\n".join(map(self._line, data[:cut].split(b"\n"))) if cut else b""
+
+    def end(self) -> bytes:
+        """What came after the last whole event."""
+        rest, self._rest = self._rest, b""
+        return b"\n".join(map(self._line, rest.split(b"\n"))) if rest else b""
+
+    def _line(self, line: bytes) -> bytes:
+        if not line.startswith(b"data:"):
+            return line
+        payload = line[5:]
+        if _ERROR_EVENT.match(payload):
+            return b"data: " + self._on_error(payload)
+        return b"data:" + replace_model(payload, self._name)
