@@ -150,8 +150,13 @@ def test_the_standby_ends_the_round_of_a_leader_that_was_killed(pair: Pair) -> N
     pair.main.start()
     pair.main.wait_ready(START_S)
     pair.assert_main_serves()
+    before = pair.stores.leases.get()
     assert pair.standby.stop() == 0
-    pair.main.wait_until(lambda: pair.main.status()["leader"], 5.0)  # released, not run out
+    released = pair.stores.leases.get()
+    assert before is not None
+    assert released is not None
+    assert released.left_s < 0 or released.epoch > before.epoch  # given up, or already taken by the other
+    pair.main.wait_until(lambda: pair.main.status()["leader"], RECOVERY_S)
 
 
 def test_a_leader_that_was_paused_wakes_up_as_a_standby(pair: Pair) -> None:
