@@ -211,8 +211,8 @@ class Control:
         state: Literal["done", "refused"] = "done"
         try:
             answer = await getattr(self, f"_on_{request.kind}")(request.payload)
-        except TransientError:
-            raise  # the request stays pending and is tried at the next look
+        except (TransientError, LeaseLost):
+            raise  # the request stays pending: it is tried at the next look, or by the next leader
         except SemiEvolError as error:
             answer, state = {"error": str(error)}, "refused"
         log.info("request %d (%s): %s %s", request.id, request.kind, state, answer)

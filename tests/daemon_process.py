@@ -149,8 +149,8 @@ class DaemonProcess:
             time.sleep(0.05)
         raise AssertionError(f"not within {timeout_s:.0f} s:\n{self.log()}")
 
-    def wait_ready(self) -> None:
-        self.wait_until(lambda: self.get("/readyz").status_code == 200)
+    def wait_ready(self, timeout_s: float = 90.0) -> None:
+        self.wait_until(lambda: self.get("/readyz").status_code == 200, timeout_s)
 
     def log(self, lines: int = 40) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])

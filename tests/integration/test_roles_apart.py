@@ -34,7 +34,7 @@ def test_the_roles_work_together_as_four_processes(tmp_path: Path) -> None:
             daemon.start()
             stack.callback(end, daemon)
         for daemon in (labels, gateway, intake, control):
-            daemon.wait_ready()
+            daemon.wait_ready(300.0)  # four processes import at once
 
         intake.publish("queries", [query(number) for number in range(12)])
         labels.publish("labels", [example(number) for number in range(60)])
