@@ -65,12 +65,18 @@ class Control:
         self._backoff_s = 0.0
         self._next_try = 0.0
         self.waiting_for = "starting"
-        self.last_error: str | None = None
+        self._look_error: str | None = None
+        self._step_error: str | None = None
 
     @property
     def idle(self) -> bool:
         """No round is open and the last look found no reason to start one."""
         return self._step is None and self._stepping is None
+
+    @property
+    def last_error(self) -> str | None:
+        """What did not answer at the last look or the last step; None: everything did."""
+        return self._step_error or self._look_error
 
     @property
     def leads(self) -> bool:
@@ -84,11 +90,12 @@ class Control:
                 try:
                     if await self._take_lead():
                         await self.look()
+                    self._look_error = None
                 except LeaseLost as lost:
                     log.warning("control: %s", lost)
                     await self._stand_by()
                 except TransientError as error:  # the state is away for a moment; the next look tries again
-                    self.last_error = str(error)
+                    self._look_error = str(error)
                     log.warning("control: %s", error)
                 await self._pause(stop)
         finally:
@@ -119,7 +126,7 @@ class Control:
 
     async def _stand_by(self) -> None:
         """Stop the running step (a training is stopped too) and forget what was being done."""
-        self._term = self._stepping = self.last_error = None
+        self._term = self._stepping = self._step_error = None
         await self._stop_step()
 
     async def _pause(self, stop: asyncio.Event) -> None:
@@ -153,10 +160,10 @@ class Control:
         except TransientError as error:
             self._backoff_s = min(MAX_BACKOFF_S, max(1.0, self._backoff_s * 2))
             self._next_try = time.monotonic() + self._backoff_s * random.uniform(0.8, 1.2)
-            self.last_error = str(error)
+            self._step_error = str(error)
             log.warning("round step will be tried again in %.0f s: %s", self._backoff_s, error)
             return
-        self._backoff_s, self.last_error = 0.0, None
+        self._backoff_s, self._step_error = 0.0, None
         if moved.ended:
             self._stepping = None
 

@@ -66,6 +66,9 @@ class Supervisor:
         try:
             await entry.run(entry.stop)
         except asyncio.CancelledError:
+            if not entry.stop.is_set():  # not by us: a call inside it was cancelled, and the role is gone
+                self.failure = self.failure or f"task {entry.name} was cancelled"
+                self.request_stop(self.failure)
             raise
         except Exception as error:
             log.exception("task %s failed", entry.name)

@@ -40,8 +40,8 @@ class Shared:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.wanted = False  # somebody polls: join the group
         self.closing = False
+        self._ended = False
         self.owned: frozenset[int] = frozenset()
         self.joined = False
         self.jobs: deque[tuple[Callable[..., object], concurrent.futures.Future[object]]] = deque()
@@ -80,6 +80,15 @@ class Shared:
             self._failure = failure
             self._wake()
 
+    def end(self) -> None:
+        """The thread does nothing more: whoever waits for it is told so."""
+        with self.changed:
+            self._ended = True
+            for _, answer in self.jobs:
+                if answer.set_running_or_notify_cancel():
+                    answer.set_exception(_reader_ended())
+            self.jobs.clear()
+
     @property
     def full(self) -> bool:
         return len(self._buffer) >= BUFFER_RECORDS or self._buffered_bytes >= BUFFER_BYTES
@@ -117,8 +126,11 @@ class Shared:
         """Have the reading thread call `job` with its client."""
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
         with self.changed:
-            self.jobs.append((job, answer))  # type: ignore[arg-type]
-            self.changed.notify()
+            if self._ended:
+                answer.set_exception(_reader_ended())
+            else:
+                self.jobs.append((job, answer))  # type: ignore[arg-type]
+                self.changed.notify()
         return answer
 
     async def something(self, seconds: float) -> None:
@@ -204,7 +216,6 @@ class KafkaStreamConsumer:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._shared.wanted = True
             reader = Reader(self._settings, self._topics, self._topic, self._group, self._shared)
             self._thread = threading.Thread(target=reader.run, name=f"kafka-read-{self._topic}", daemon=True)
             self._thread.start()
@@ -214,13 +225,17 @@ class KafkaStreamConsumer:
         return self._topics.offsets(self._topic, self._group)
 
     async def _answer(self, job: Callable[[Reader], T]) -> T:
-        if self._thread is None or not self._thread.is_alive():
-            raise TransientStreamError("the reader of the topic has ended")
+        if self._thread is None:
+            raise _reader_ended()
         asked = self._shared.ask(job)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(asked), ANSWER_S)
         except TimeoutError:
             raise TransientStreamError(f"Kafka did not answer within {ANSWER_S:.0f} s") from None
+
+
+def _reader_ended() -> TransientStreamError:
+    return TransientStreamError("the reader of the topic has ended")
 
 
 def _size(record: StreamRecord) -> int:

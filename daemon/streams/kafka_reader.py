@@ -35,6 +35,8 @@ PAUSED_WAIT_S = 0.2
 """How long the thread sleeps between two polls while the buffer is full; a taken record or a job wakes it."""
 RETRY_S = 0.5
 CLOSE_S = 5.0
+_GONE = -1
+"""No offset: the partition was revoked."""
 
 
 class Reader:
@@ -65,8 +67,7 @@ class Reader:
                         shared.changed.wait_for(lambda: shared.closing, RETRY_S)
         finally:
             self._leave()
-            for _, answer in shared.jobs:
-                answer.cancel()
+            shared.end()
 
     def _turn(self) -> None:
         if self._client is None:
@@ -143,8 +144,9 @@ class Reader:
                 if self._settings.auto_offset_reset == "latest":
                     self._store({partition: start})
                 committed = start
-            self._committed[partition] = committed
-            self._unsettled.pop(partition, None)
+            # The client's thread may have taken the partition away meanwhile; then its offset is somebody else's.
+            if self._unsettled.pop(partition, _GONE) is not _GONE:
+                self._committed[partition] = committed
 
     # --- jobs ---------------------------------------------------------------------------------------------------
 

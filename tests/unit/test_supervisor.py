@@ -36,6 +36,19 @@ async def test_a_task_that_ends_by_itself_is_a_failure() -> None:
     assert supervisor.failure == "task short ended unexpectedly"
 
 
+async def test_a_task_that_was_cancelled_from_inside_is_a_failure() -> None:
+    supervisor = Supervisor(stop_deadline_s=1.0)
+
+    async def waits_for_what_is_cancelled(stop: Stop) -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer.cancel()
+        await answer
+
+    supervisor.add("reader", waits_for_what_is_cancelled, stage=0)
+    assert await supervisor.run() == 1
+    assert supervisor.failure == "task reader was cancelled"
+
+
 async def test_stages_stop_one_after_the_other() -> None:
     supervisor = Supervisor(stop_deadline_s=5.0)
     order: list[str] = []
