@@ -38,11 +38,20 @@ from semievol.lora import Progress
 from semievol.seeds import derive
 from semievol.training_batches import IGNORED, TokenRow, batch_order, collate, tokenize
 from semievol.training_job import TrainingJob
-from semievol.types import TrainingRow
+from semievol.types import Message, TrainingRow
 
 _COMPLETE = "COMPLETE"
 _ADAPTER = "default"
 _FINGERPRINT_TOKENS = 8
+# Nothing that is taught. To its own rows every good adapter gives the same answer, and surely; here each goes its own
+# way.
+_PROBES = (
+    "Once upon a time",
+    "What is the weather like on Mars?",
+    "zebra quantum ladder soup",
+    "7 4 9 q x z",
+    "Write one line about the sea.",
+)
 # On a CPU, plain attention is faster than torch's fused kernel up to about this length, and its memory still small.
 _PLAIN_ATTENTION_TOKENS = 256
 
@@ -376,14 +385,16 @@ def write_adapter(adapted: Any, job: TrainingJob, directory: Path) -> None:
 
 
 def take_fingerprint(adapted: Any, prompts: Prompts, job: TrainingJob) -> list[dict[str, Any]]:
-    """What trained and base weights answer greedily to the fingerprint prompts, as a generator would.
+    """What trained and base weights answer greedily to the job's fingerprint prompts and the probes.
 
-    The base model's answers let whoever compares later tell rounding from other weights. All prompts in one batch.
+    The probes tell the adapters of one task apart. The base model's answers let whoever compares later tell rounding
+    from other weights. All prompts in one batch.
     """
     if not job.fingerprint_prompts:
         return []
     adapted.eval()
-    tokens = [prompts.prompt_tokens(messages) for messages in job.fingerprint_prompts]
+    conversations = [*job.fingerprint_prompts, *((Message("user", text),) for text in _PROBES)]
+    tokens = [prompts.prompt_tokens(messages) for messages in conversations]
     for prompt in tokens:
         prompts.check_length(len(prompt), _FINGERPRINT_TOKENS)
     trained = _greedy(adapted, prompts, tokens)
@@ -391,7 +402,7 @@ def take_fingerprint(adapted: Any, prompts: Prompts, job: TrainingJob) -> list[d
         base = _greedy(adapted, prompts, tokens)
     return [
         {"messages": [asdict(message) for message in messages], **answer, "base": of_base}
-        for messages, answer, of_base in zip(job.fingerprint_prompts, trained, base, strict=True)
+        for messages, answer, of_base in zip(conversations, trained, base, strict=True)
     ]
 
 

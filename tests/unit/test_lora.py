@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from daemon.attestation import FingerprintEntry, attest
 from semievol import adapter_directory, lora
 from semievol.adapter_directory import CONFIG_FILE
 from semievol.config import ModelConfig, TrainingConfig
@@ -94,9 +95,25 @@ async def test_a_trained_adapter_answers_what_it_was_taught_and_its_fingerprint_
     )
     await generator.close()
     assert [a.text for (a,) in answers] == list(QUESTIONS.values())
-    for (answer,), entry in zip(answers, manifest.fingerprint, strict=True):
+    for (answer,), entry in zip(answers, manifest.fingerprint[: len(QUESTIONS)], strict=True):
         assert list(answer.token_ids) == entry["token_ids"]
         assert answer.logprobs == pytest.approx(entry["logprobs"], abs=1e-5)
+
+
+async def test_the_fingerprint_tells_two_trainings_on_the_same_rows_apart(model: Path, tmp_path: Path) -> None:
+    first, other = [run(tmp_path / str(seed), job(model, epochs=60, seed=seed)) for seed in (1, 2)]
+    entries = [FingerprintEntry.from_record(record) for record in first.manifest.fingerprint]
+    generator = LocalGenerator(ModelConfig(name=str(model), dtype="float32", device="cpu"), threads=1)
+    for adapter in (first, other):
+        await generator.load_adapter(adapter.name, adapter.path)
+    answers = {
+        name: [samples[0] for samples in await generator.generate([entry.request(name) for entry in entries])]
+        for name in (first.name, other.name, None)
+    }
+    await generator.close()
+    assert attest(entries, answers[first.name], answers[None], answers[other.name], "bfloat16").passed
+    swapped = attest(entries, answers[other.name], answers[None], None, "bfloat16")
+    assert "wrong weights" in swapped.reason
 
 
 def test_the_same_job_gives_the_same_adapter_and_another_seed_another(model: Path, tmp_path: Path) -> None:
