@@ -15,7 +15,7 @@ from typing import Any
 
 from semievol.types import Completion, GenerationRequest, Message
 
-# Nats per token. Kernels of one precision stayed within a quarter of these (docs/decisions/0005).
+# Nats per token: what is allowed however little the base model's answers deviate (measured: docs/decisions/0005).
 FLOORS: Mapping[str, float] = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.02}
 NOISE_FACTOR = 4.0
 CAP = 0.25
@@ -23,8 +23,9 @@ CAP = 0.25
 # The same weights under two names answer alike to the last bit; two trainings on nearly the same rows came as near as
 # 2e-4 where both were sure of their answers.
 SAME = 1e-5
-# Where the two best tokens are nearer than this, rounding may choose the other one.
-TIE = 0.1
+# Nats: where the two best tokens are nearer than this, rounding may choose the other one. A bfloat16 logit between 16
+# and 32 is a multiple of 0.125.
+TIES: Mapping[str, float] = {"float32": 0.01, "bfloat16": 0.3, "float16": 0.05}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,11 @@ class Proof:
     replicas: Mapping[str, Attestation] = field(default_factory=dict)
 
 
-def deviation(expected: Sequence[Answer], answers: Sequence[Completion]) -> float:
+def deviation(expected: Sequence[Answer], answers: Sequence[Completion], tie: float) -> float:
     """Mean absolute difference of log-probability over the recorded tokens.
 
     Only the common prefix of tokens is comparable. From the first different token on, each recorded token counts as one
-    nat, so that another continuation is never near; unless the two best tokens were as good as equal there, and the
+    nat, so that another continuation is never near; unless the two best tokens were within `tie` nats there, and the
     answer took the other one: then what follows is not compared.
     """
     total, count = 0.0, 0
@@ -100,7 +101,7 @@ def deviation(expected: Sequence[Answer], answers: Sequence[Completion]) -> floa
         total += sum(abs(a - b) for a, b in zip(entry.logprobs[:same], answer.logprobs[:same], strict=True))
         if same == len(entry.token_ids):
             count += same
-        elif _tie(entry, answer, same):
+        elif _is_tie(entry, answer, same, tie):
             total += abs(entry.logprobs[same] - answer.logprobs[same])
             count += same + 1
         else:
@@ -127,10 +128,11 @@ def attest(
         return Attestation(False, "its manifest holds no fingerprint, so nothing can be proved")
     adapted = [entry.adapted for entry in expected]
     recorded_base = [entry.base for entry in expected if entry.base is not None]
-    noise = deviation(recorded_base, base) if len(recorded_base) == len(expected) else None
+    tie = TIES[dtype]
+    noise = deviation(recorded_base, base, tie) if len(recorded_base) == len(expected) else None
     allowed = tolerance(dtype, noise)
-    own, to_base = deviation(adapted, candidate), deviation(adapted, base)
-    to_incumbent = None if incumbent is None else deviation(adapted, incumbent)
+    own, to_base = deviation(adapted, candidate, tie), deviation(adapted, base, tie)
+    to_incumbent = None if incumbent is None else deviation(adapted, incumbent, tie)
     slack = max(FLOORS[dtype], noise or 0.0)
 
     def verdict(passed: bool, reason: str) -> Attestation:
@@ -175,8 +177,8 @@ def _common(ours: Sequence[int], theirs: Sequence[int]) -> int:
     return same
 
 
-def _tie(entry: Answer, answer: Completion, place: int) -> bool:
+def _is_tie(entry: Answer, answer: Completion, place: int, tie: float) -> bool:
     """Whether rounding alone explains that the answer goes another way at `place`."""
-    if place >= len(entry.margins) or place >= len(answer.logprobs) or entry.margins[place] >= TIE:
+    if place >= len(entry.margins) or place >= len(answer.logprobs) or entry.margins[place] >= tie:
         return False
-    return abs(entry.logprobs[place] - answer.logprobs[place]) < TIE
+    return abs(entry.logprobs[place] - answer.logprobs[place]) < tie

@@ -95,18 +95,18 @@ def test_without_a_fingerprint_nothing_is_proved() -> None:
 
 
 def test_another_continuation_counts_one_nat_per_recorded_token() -> None:
-    assert deviation([entry.adapted for entry in entries()], answers([((1,), (0.0,)), ((1,), (0.0,))])) == 1.0
+    assert deviation([entry.adapted for entry in entries()], answers([((1,), (0.0,)), ((1,), (0.0,))]), 0.3) == 1.0
 
 
 def test_a_shorter_answer_is_not_taken_for_the_same_one() -> None:
     given = answers([((5, 6), (-0.1, -0.2)), ((8, 9), (-0.5, -0.6))])
-    assert deviation([entry.adapted for entry in entries()], given) == 0.2
+    assert deviation([entry.adapted for entry in entries()], given, 0.3) == 0.2
 
 
 def test_where_two_tokens_were_as_good_as_equal_the_other_one_may_be_taken() -> None:
     other = answers([((5, 1, 2), (-0.1, -0.22, -3.0)), ((8, 9), (-0.5, -0.6))])
-    assert deviation([entry.adapted for entry in entries(margin=0.01)], other) == pytest.approx(0.02 / 4)
-    assert deviation([entry.adapted for entry in entries(margin=1.0)], other) == pytest.approx(2 / 5)
+    assert deviation([entry.adapted for entry in entries(margin=0.01)], other, 0.3) == pytest.approx(0.02 / 4)
+    assert deviation([entry.adapted for entry in entries(margin=1.0)], other, 0.3) == pytest.approx(2 / 5)
 
 
 def test_a_fingerprint_without_the_base_models_answers_is_judged_by_precision_alone() -> None:
