@@ -15,7 +15,7 @@ from daemon.adapter_servers import HeldAdapter
 from daemon.attestation import Attestation, attest
 from daemon.replica import Replica
 from semievol import adapter_directory
-from semievol.errors import AdapterError
+from semievol.errors import AdapterError, DataError
 from semievol.types import Completion, GenerationRequest, Message
 from semievol.vllm_client import VllmClient
 
@@ -32,7 +32,7 @@ class ReplicaReconciler:
         client: VllmClient,
         *,
         dtype: str,
-        own_prefix: str,
+        workload: str,
         adapters_directory: Path,
         adapters_path: str | None,
         max_adapters: int,
@@ -44,7 +44,7 @@ class ReplicaReconciler:
         Args:
             client: speaks to the replicas.
             dtype: of the model; decides how exactly fingerprints must agree.
-            own_prefix: adapters whose names start so are this workload's, and are unloaded when nobody wants them.
+            workload: its versions, and nobody else's, are unloaded when nobody wants them.
             adapters_directory: where versions are published; nothing outside it is ever loaded.
             adapters_path: the same directory as the replicas see it. None: the same path.
             max_adapters: versions on a replica at a time.
@@ -53,7 +53,7 @@ class ReplicaReconciler:
         """
         self._client = client
         self._dtype = dtype
-        self._own_prefix = own_prefix
+        self._workload = workload
         self._directory = adapters_directory.resolve()
         self._path = PurePosixPath(adapters_path or str(self._directory))
         self._max_adapters = max_adapters
@@ -72,8 +72,12 @@ class ReplicaReconciler:
             log.info("replica %s answers", replica.name)
         replica.was_seen(models)
 
-    async def tend(self, replica: Replica, wanted: Sequence[HeldAdapter], serving: str | None) -> None:
+    async def tend(
+        self, replica: Replica, wanted: Sequence[HeldAdapter], serving: str | None, protected: frozenset[str]
+    ) -> None:
         """Warm it up, unload what nobody wants, load and prove the rest, in the order of `wanted`.
+
+        `protected` names what is never unloaded, wanted or not.
 
         Raises:
             TransientError: it stopped answering meanwhile.
@@ -82,14 +86,14 @@ class ReplicaReconciler:
             await self._client.complete(replica.upstream, _WARM_UP, self._timeout_s)
             replica.warm = True
         if self.loads():
-            await self._unload_unwanted(replica, {adapter.name for adapter in wanted})
+            await self._unload_unwanted(replica, protected | {adapter.name for adapter in wanted})
         for adapter in wanted:
             if replica.needs_proof(adapter.name) and (self.loads() or adapter.name in replica.models):
                 await self._prove(replica, adapter, serving)
 
     def owns(self, name: str) -> bool:
         """Whether an adapter of that name is this workload's."""
-        return name.startswith(self._own_prefix)
+        return adapter_directory.is_version_of(name, self._workload)
 
     def served_path(self, adapter: HeldAdapter) -> str:
         """The adapter's directory as the replicas see it.
@@ -109,7 +113,7 @@ class ReplicaReconciler:
                 return
             incumbent = serving if serving != adapter.name and serving in replica.marks else None
             attestation = await self._ask_fingerprint(replica, adapter, incumbent)
-        except AdapterError as error:
+        except (AdapterError, DataError) as error:  # it cannot hold the adapter, or refuses the fingerprint's prompts
             attestation = Attestation(False, str(error))
             replica.models -= {adapter.name}
         if attestation.passed:
@@ -146,7 +150,7 @@ class ReplicaReconciler:
         other = None if incumbent is None else await ask(incumbent)
         return attest(adapter.fingerprint, candidate, base, other, self._dtype)
 
-    async def _unload_unwanted(self, replica: Replica, wanted: set[str]) -> None:
+    async def _unload_unwanted(self, replica: Replica, wanted: frozenset[str]) -> None:
         """Only this workload's versions, and only when no request of this process runs on them."""
         for name in sorted(replica.adapters - wanted):
             if self.owns(name) and not replica.running[name]:
