@@ -59,6 +59,7 @@ class ReplicaReconciler:
         self._max_adapters = max_adapters
         self._timeout_s = timeout_s
         self.loads = loads
+        self._one_at_a_time = asyncio.Lock()
 
     async def look(self, replica: Replica) -> None:
         """Ask for its health and its models.
@@ -146,7 +147,11 @@ class ReplicaReconciler:
             answers = (self._client.complete(replica.upstream, request, self._timeout_s) for request in requests)
             return [samples[0] for samples in await asyncio.gather(*answers)]
 
-        candidate, base = await ask(adapter.name), await ask(None)
+        # vLLM's CPU build answers wrongly under the base model's name while adapters' requests share its batch: it is
+        # asked alone, on one replica at a time, so that the others go on serving.
+        async with self._one_at_a_time, replica.alone():
+            base = await ask(None)
+        candidate = await ask(adapter.name)
         other = None if incumbent is None else await ask(incumbent)
         return attest(adapter.fingerprint, candidate, base, other, self._dtype)
 
