@@ -16,7 +16,7 @@ import threading
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -201,29 +201,39 @@ class LocalConsumer:
         written = connection.execute(
             sa.select(sa.func.max(stream_records.c.partition)).where(stream_records.c.topic == self._topic)
         ).scalar()
-        # A producer with a higher setting may have written partitions that this process does not know of.
-        for partition in range(max(self._settings.partitions, 1 + (-1 if written is None else written))):
-            if partition in self._owned:
-                continue
-            lock = _FileLock.take(self._lock_directory / f"{partition}.lock")
-            if lock is None:
-                continue
-            try:
-                offset = self._stored(partition)
-            except BaseException:
+        taken: dict[int, _FileLock] = {}
+        try:
+            # A producer with a higher setting may have written partitions that this process does not know of.
+            for partition in range(max(self._settings.partitions, 1 + (-1 if written is None else written))):
+                if partition in self._owned:
+                    continue
+                lock = _FileLock.take(self._lock_directory / f"{partition}.lock")
+                if lock is not None:
+                    taken[partition] = lock
+            offsets = self._begun(taken.keys()) if taken else {}
+        except BaseException:
+            for lock in taken.values():
                 lock.release()
-                raise
-            self._positions[partition] = self._committed[partition] = offset
-            self._owned[partition] = lock
+            raise
+        self._positions.update(offsets)
+        self._committed.update(offsets)
+        self._owned.update(taken)
 
-    def _stored(self, partition: int) -> int:
-        """The committed offset, read after the lock was taken: the former owner may just have moved it."""
+    def _begun(self, partitions: Collection[int]) -> dict[int, int]:
+        """The committed offsets, read after the locks were taken: the former owner may just have moved them.
+
+        A group that begins is entered at once: what it has not read yet is kept for it.
+        """
         o = stream_offsets.c
-        statement = sa.select(o.next_offset).where(
-            o.group == self._group, o.topic == self._topic, o.partition == partition
-        )
-        with self._database.read() as connection:
-            return connection.execute(statement).scalar() or 0
+        rows = [
+            {"group": self._group, "topic": self._topic, "partition": partition, "next_offset": 0}
+            for partition in partitions
+        ]
+        statement = sa.select(o.partition, o.next_offset).where(o.group == self._group, o.topic == self._topic)
+        with self._database.write() as connection:
+            self._database.insert_new(connection, stream_offsets, rows, o.partition)
+            stored = {row.partition: row.next_offset for row in connection.execute(statement)}
+        return {partition: stored[partition] for partition in partitions}
 
     def _store(self, next_offsets: Mapping[int, int]) -> None:
         rows = [
@@ -252,6 +262,7 @@ class LocalProducer:
         self._database = database
         self._partitions = settings.partitions
         self._retention_s = settings.retention_s
+        self._awaited = {settings.queries, settings.labels}  # topics that have a reader, even if it did not start yet
         self._bells = bells
         self._unkeyed = itertools.count()
         self._next_deletion: dict[str, float] = {}  # by topic
@@ -290,7 +301,7 @@ class LocalProducer:
             connection.execute(sa.insert(stream_records), rows)
             if self._retention_s is not None and time.monotonic() >= self._next_deletion.get(topic, 0.0):
                 self._next_deletion[topic] = time.monotonic() + min(DELETION_INTERVAL_S, self._retention_s)
-                _delete_read(connection, topic, now - self._retention_s)
+                _delete_read(connection, topic, now - self._retention_s, awaited=topic in self._awaited)
 
     def _partition(self, key: str | None) -> int:
         if self._partitions == 1:
@@ -299,17 +310,19 @@ class LocalProducer:
         return number % self._partitions
 
 
-def _delete_read(connection: sa.Connection, topic: str, before: float) -> None:
-    """Delete what was written earlier and every group of the topic has passed.
+def _delete_read(connection: sa.Connection, topic: str, before: float, *, awaited: bool) -> None:
+    """Delete what was written earlier and every group of the topic has passed; with `awaited`, at least one has.
 
     The newest record of a partition stays, because offsets continue from it.
     """
     c, o = stream_records.c, stream_offsets.c
     other = stream_records.alias().c
     newest = sa.select(sa.func.max(other.offset)).where(other.topic == c.topic, other.partition == c.partition)
-    unread = sa.exists().where(o.topic == c.topic, o.partition == c.partition, o.next_offset <= c.offset)
-    old = (c.topic == topic, c.timestamp < before, c.offset < newest.scalar_subquery())
-    connection.execute(sa.delete(stream_records).where(*old, ~unread))
+    groups = sa.exists().where(o.topic == c.topic, o.partition == c.partition)
+    old = [c.topic == topic, c.timestamp < before, c.offset < newest.scalar_subquery()]
+    if awaited:
+        old.append(groups)
+    connection.execute(sa.delete(stream_records).where(*old, ~groups.where(o.next_offset <= c.offset)))
 
 
 class _FileLock:

@@ -68,7 +68,7 @@ async def test_every_query_is_labelled_once_while_postgres_is_restarted_and_kill
         predictions[json.loads(record.value or b"")["id"]].add(record.value)
     assert predictions.keys() == {f"q{number}" for number in range(asked)}
     assert all(len(contents) == 1 for contents in predictions.values())
-    world.close()
+    await world.close()
 
 
 class Pair:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -12,13 +12,13 @@ from tests.stream_world import World
 
 
 @pytest.fixture
-def new_world(tmp_path: Path, store_url: str) -> Iterator[Callable[..., World]]:
+async def new_world(tmp_path: Path, store_url: str) -> AsyncIterator[Callable[..., World]]:
     """Opens worlds over one state, and closes them."""
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
 
         def opened(**options: object) -> World:
             world = World(tmp_path, url=store_url, **options)  # type: ignore[arg-type]
-            stack.callback(world.close)
+            stack.push_async_callback(world.close)
             return world
 
         yield opened

@@ -11,7 +11,7 @@ from daemon.store.database import Database
 from daemon.streams.local import LocalStream
 from daemon.streams.protocol import OutgoingRecord, StreamRecord
 from semievol.errors import ConfigError
-from tests.stream_world import World, forkserver, until
+from tests.stream_world import RuleLabeller, World, forkserver, run_until, until
 
 
 def out(*values: str, key: str | None = None) -> list[OutgoingRecord]:
@@ -190,29 +190,44 @@ async def test_lag_is_known_before_the_first_poll(tmp_path: Path) -> None:
     assert await world.stream.consumer("t", "g").lag() == 2
 
 
+def kept(world: World, topic: str) -> list[int]:
+    """The offsets of the records that were not deleted."""
+    with world.database.read() as connection:
+        query = "select offset from stream_records where topic = ? order by offset"
+        return list(connection.exec_driver_sql(query, (topic,)).scalars())
+
+
 async def test_old_records_are_deleted_once_every_group_has_read_them(tmp_path: Path) -> None:
     world = World(tmp_path, retention_s=1e-6)
     producer, consumer = world.stream.producer(), world.stream.consumer("t", "g")
-
-    def kept() -> list[int]:
-        with world.database.read() as connection:
-            query = "select offset from stream_records where topic = 't' order by offset"
-            return list(connection.exec_driver_sql(query).scalars())
-
     await consumer.poll(1, 0.0)
-    await consumer.commit({0: 0})
     await producer.publish("t", out("a", "b", "c"))
     await producer.publish("t", out("d"))
-    assert kept() == [0, 1, 2, 3]
+    assert kept(world, "t") == [0, 1, 2, 3]  # the group has begun, and has read nothing
     await consumer.commit({0: 2})
     await producer.publish("t", out("e"))
-    assert kept() == [2, 3, 4]
+    assert kept(world, "t") == [2, 3, 4]
     await consumer.commit({0: 5})
     await producer.publish("other", out("x"))
-    assert kept() == [2, 3, 4]
+    assert kept(world, "t") == [2, 3, 4]
     await producer.publish("t", out("f"))
-    assert kept() == [5]
+    assert kept(world, "t") == [5]
     assert [record.offset for record in await world.stream.consumer("t", "new").poll(10, 0.0)] == [5]
+
+
+async def test_what_the_daemon_will_read_waits_for_its_first_start_and_for_its_first_commit(tmp_path: Path) -> None:
+    world = World(tmp_path, retention_s=1e-6)
+    topics = world.topics
+    for topic in (topics.queries, topics.labels, topics.predictions):
+        await world.producer.publish(topic, out("a", "b"))
+        await world.producer.publish(topic, out("c"))
+    assert [kept(world, topic) for topic in (topics.queries, topics.labels)] == [[0, 1, 2], [0, 1, 2]]
+    assert kept(world, topics.predictions) == [2]  # nobody has to read these
+    intake = world.intake(RuleLabeller(), ready=asyncio.Event())  # held until there is a warm adapter
+    await run_until(intake, lambda: intake.counters.lag == 3)
+    await world.producer.publish(topics.queries, out("d"))
+    assert kept(world, topics.queries) == [0, 1, 2, 3]
+    await world.close()
 
 
 def test_a_server_database_is_refused_with_the_way_out() -> None:
