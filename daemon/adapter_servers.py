@@ -37,6 +37,10 @@ class AdapterServers(Protocol):
         """Why the serving version cannot be answered with; None when it can."""
         ...
 
+    def protect(self, names: frozenset[str]) -> None:
+        """Never unload these, whether or not they can be loaded here: the alias names them."""
+        ...
+
     async def keep(self, serving: HeldAdapter | None, previous: HeldAdapter | None) -> None:
         """Have these loaded from now on; they stay so until `unload`. What cannot be loaded is told by `defect`."""
         ...
@@ -81,6 +85,9 @@ class LocalServers:
     @property
     def defect(self) -> str | None:
         return self._defect
+
+    def protect(self, names: frozenset[str]) -> None:
+        """Nothing is unloaded here but by `unload`, and the fleet does not ask for it."""
 
     async def keep(self, serving: HeldAdapter | None, previous: HeldAdapter | None) -> None:
         self._serving = None if serving is None else serving.name

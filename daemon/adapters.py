@@ -30,6 +30,7 @@ class AdapterFleet:
         self._servers = servers
         self._alias = alias
         self._defect: str | None = None
+        self._reconciled: int | None = None  # the alias's generation that was last brought to the servers
 
     @property
     def defect(self) -> str | None:
@@ -67,12 +68,32 @@ class AdapterFleet:
         """
         return await self._servers.prove(await self._held(name))
 
+    async def follow(self) -> None:
+        """Take over the alias as it is stored, and have loaded what it names unless that was done.
+
+        Raises:
+            TransientError: the state or the engine does not answer; the next call does what is left.
+        """
+        self._alias.follow(await asyncio.to_thread(self._stores.alias.get))
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Reconcile unless that was done since the alias last moved; again as long as something is defect.
+
+        Raises:
+            TransientError: as `follow`.
+        """
+        if self._reconciled != self._alias.state.generation or self._defect is not None:
+            await self.reconcile()
+
     async def reconcile(self) -> None:
         """Have loaded what the alias names. A defect is kept in `defect`, not raised: the daemon lives on, not
         ready, and an operator can roll back or promote another version.
         """
         state = self._alias.state
-        self._defect = None
+        # Before anything can fail: whatever becomes of the rest, nobody unloads what the alias names.
+        self._servers.protect(frozenset(name for name in (state.adapter, state.previous) if name is not None))
+        before, self._defect = self._defect, None
         held: dict[str, HeldAdapter | None] = {}
         for role, name in (("serving", state.adapter), ("previous", state.previous)):
             held[role] = None
@@ -81,10 +102,12 @@ class AdapterFleet:
             try:
                 held[role] = await self._held(name)
             except AdapterError as error:
-                log.error("the %s adapter cannot be loaded: %s", role, error)
+                if str(error) != before:
+                    log.error("the %s adapter cannot be loaded: %s", role, error)
                 if role == "serving":
                     self._defect = str(error)
         await self._servers.keep(held["serving"], held["previous"])
+        self._reconciled = state.generation
 
     async def _held(self, name: str) -> HeldAdapter:
         found = await self.version(name)

@@ -154,6 +154,11 @@ class DaemonConfig(MethodConfig):
     def _check(self) -> DaemonConfig:
         if self.api.port == self.gateway.port and self.api.port != 0:
             raise ValueError("api.port and gateway.port are the same; give each its own")
+        if self.generation.launch and not self.store_url.startswith("sqlite"):
+            raise ValueError(
+                "generation.launch: starts one server for one process; on a database server, which several controllers "
+                "may share, run vLLM by itself and set generation.replicas"
+            )
         if self.labelling.structured and self.generation.kind == "local":
             raise ValueError("labelling.structured needs generation.kind vllm; turn it off, or set the kind")
         launch = self.generation.launch_settings
@@ -184,7 +189,9 @@ SECRET_KEYS = frozenset({"token", "embeddings_token", "api_key", "password", "sa
 def _redact(value: dict[str, object]) -> dict[str, object]:
     out: dict[str, object] = {}
     for key, item in value.items():
-        if key in SECRET_KEYS and item is not None:
+        if key == "environment" and isinstance(item, dict):  # of a launched server: the place for its tokens
+            out[key] = dict.fromkeys(item, "***")
+        elif key in SECRET_KEYS and item is not None:
             out[key] = "***"
         elif key.endswith("url") and isinstance(item, str) and "@" in item:
             scheme, _, rest = item.partition("://")

@@ -57,7 +57,7 @@ class GenerationConfig(Section):
     """vllm only: labelling requests on one replica at a time; what clients ask is not held back by it."""
     timeout_s: float = Field(default=120.0, gt=0)
     """vllm only: what one request gets for all its attempts on all replicas together, seconds."""
-    max_adapters: int = Field(default=3, ge=2)
+    max_adapters: int = Field(default=3, ge=3)
     """vllm only: versions loaded on a replica at a time: serving, candidate, previous. Keep it below the servers'
     --max-loras: with one to spare, no running request loses its slot while another version is loaded."""
     adapters_path: str | None = None
@@ -68,6 +68,15 @@ class GenerationConfig(Section):
     """vllm only, instead of replicas: start one vLLM server on this machine and keep it running."""
     launch_settings: LaunchSettings = LaunchSettings()
     """How it is started."""
+
+    @field_validator("launch_settings")
+    @classmethod
+    def _no_key_in_the_open(cls, value: LaunchSettings) -> LaunchSettings:
+        if any(argument.split("=")[0] == "--api-key" for argument in value.arguments):
+            raise ValueError(
+                "arguments: hold --api-key, which everybody can read; set generation.api_key by environment"
+            )
+        return value
 
     @field_validator("replicas")
     @classmethod

@@ -81,7 +81,7 @@ class Control:
     @property
     def leads(self) -> bool:
         """This process works as the leader."""
-        return self._term is not None
+        return self._term is not None and self._lease.term == self._term
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look around every half second while this process leads, until stopped."""
@@ -117,9 +117,8 @@ class Control:
             return True
         await self._stop_step()
         self._lease.begin(term)
-        self._alias.follow(await asyncio.to_thread(self._stores.alias.get))
         await self._engine.remove_unfinished()
-        await self._fleet.reconcile()
+        await self._fleet.follow()
         self._term, self._backoff_s, self._next_try = term, 0.0, 0.0
         log.info("control: leads (epoch %d)", term)
         return True
@@ -140,6 +139,7 @@ class Control:
     async def look(self) -> None:
         """One look: end or begin a step, carry out requests, ask the trigger."""
         await self._collect_step()
+        await self._fleet.follow()
         for request in await asyncio.to_thread(self._stores.requests.pending):
             await self._carry_out(request)
         if self._step is not None:
@@ -162,6 +162,10 @@ class Control:
             self._next_try = time.monotonic() + self._backoff_s * random.uniform(0.8, 1.2)
             self._step_error = str(error)
             log.warning("round step will be tried again in %.0f s: %s", self._backoff_s, error)
+            return
+        except StateConflict as error:  # an operator was faster; the next look starts from what is stored
+            log.warning("round step: %s", error)
+            self._stepping = None
             return
         self._backoff_s, self._step_error = 0.0, None
         if moved.ended:
@@ -217,7 +221,7 @@ class Control:
         """Answer one request; what cannot be done is refused with the reason, never dropped."""
         state: Literal["done", "refused"] = "done"
         try:
-            answer = await getattr(self, f"_on_{request.kind}")(request.payload)
+            answer = await getattr(self, f"_on_{request.kind}")(request)
         except (TransientError, LeaseLost):
             raise  # the request stays pending: it is tried at the next look, or by the next leader
         except SemiEvolError as error:
@@ -225,13 +229,15 @@ class Control:
         log.info("request %d (%s): %s %s", request.id, request.kind, state, answer)
         await asyncio.to_thread(self._stores.requests.answer, request.id, state, answer)
 
-    async def _on_start_round(self, payload: dict[str, Any]) -> dict[str, Any]:
+    async def _on_start_round(self, request: OperatorRequest) -> dict[str, Any]:
+        payload = request.payload
         kind = payload.get("kind", "evolve")
         options = {"shuffle_labels": True} if payload.get("shuffle_labels") else {}
         planned = await self._plan(kind, str(payload.get("reason") or "by hand")[:200], options)
         return {"round": planned.number}
 
-    async def _on_cancel_round(self, payload: dict[str, Any]) -> dict[str, Any]:
+    async def _on_cancel_round(self, request: OperatorRequest) -> dict[str, Any]:
+        payload = request.payload
         number = int(payload["round"])
         round_ = await asyncio.to_thread(self._stores.rounds.get, number)
         if round_ is None:
@@ -245,26 +251,26 @@ class Control:
         self._stepping = None
         return {"round": number, "state": "cancelled"}
 
-    async def _on_promote(self, payload: dict[str, Any]) -> dict[str, Any]:
-        name = str(payload["adapter"])
+    async def _on_promote(self, request: OperatorRequest) -> dict[str, Any]:
+        name = str(request.payload["adapter"])
         if name == self._alias.adapter:
             raise StateConflict(f"adapter {name} serves already")
         await self._fleet.load(name)
         attestation = await self._fleet.attest(name)
         if not attestation.passed:
             raise AdapterError(f"adapter {name} is not promoted: {attestation.reason}")
-        return await self._move(name)
+        return await self._move(name, request)
 
-    async def _on_rollback(self, payload: dict[str, Any]) -> dict[str, Any]:
+    async def _on_rollback(self, request: OperatorRequest) -> dict[str, Any]:
         state = self._alias.state
         if state.generation == 0:
             raise StateConflict("nothing was promoted yet; there is nothing to roll back to")
         if state.previous is not None:
             await self._fleet.load(state.previous)
-        return await self._move(state.previous)
+        return await self._move(state.previous, request)
 
-    async def _move(self, adapter: str | None) -> dict[str, Any]:
+    async def _move(self, adapter: str | None, request: OperatorRequest) -> dict[str, Any]:
         before = self._alias.adapter
-        self._alias.follow(await asyncio.to_thread(self._stores.alias.move, adapter))
-        await self._fleet.reconcile()
-        return {"from": before, "to": self._alias.adapter}
+        self._alias.follow(await asyncio.to_thread(self._stores.alias.move, adapter, request.id))
+        await self._fleet.settle()
+        return {"from": before, "to": adapter}

@@ -81,7 +81,7 @@ async def _open_replicas(
     reconciler = ReplicaReconciler(
         client,
         dtype=config.model.dtype,
-        own_prefix=f"{config.workload.name}-r",
+        workload=config.workload.name,
         adapters_directory=directory / "adapters",
         adapters_path=settings.adapters_path,
         max_adapters=settings.max_adapters,

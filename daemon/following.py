@@ -59,8 +59,11 @@ class StateFollower:
             TransientError: the state or the engine did not answer; nothing was followed.
         """
         stored = await asyncio.to_thread(self._stores.alias.get)
-        if stored.generation > self._alias.state.generation and not self._leads():
-            await self._follow(stored)
+        if not self._leads():
+            if stored.generation > self._alias.state.generation:
+                await self._follow(stored)
+            else:
+                await self._fleet.settle()
         if not self.warm_ended.is_set() and (
             self._alias.state.generation > 0 or await asyncio.to_thread(self._stores.rounds.warm_ended)
         ):
@@ -76,8 +79,10 @@ class StateFollower:
                 self.defect = str(error)
                 return
         self.defect = None
+        if (await asyncio.to_thread(self._stores.alias.get)).generation != stored.generation:
+            return  # loading took its time, and the alias has moved on meanwhile: the next look follows that
         self._alias.follow(stored)
-        await self._fleet.reconcile()
+        await self._fleet.settle()
         log.info("the alias stands for %s now", stored.adapter or "the base model")
         round_ = await asyncio.to_thread(self._stores.rounds.open)
         # The candidate of an open round is the leader's, which may share the engine.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from daemon.attestation import Attestation
@@ -17,6 +18,8 @@ from daemon.upstream import Upstream
 
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 15.0
+_LONGEST_DRAIN_S = 10.0
+_DRAIN_LOOK_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class Replica:
         self.to_prove_again: set[str] = set()
         self.blamed: str | None = None
         """In quarantine, for this reason: it gets no request at all."""
+        self.reserved = False
+        """It gets no request for a moment, because its base model is asked alone."""
         self.running: Counter[str | None] = Counter()
         self.slow_looks = 0
         """How many in a row got no answer in time."""
@@ -85,8 +90,21 @@ class Replica:
             self.answers
             and self.warm
             and self.blamed is None
+            and not self.reserved
             and (adapter in self.marks if adapter is not None else self.upstream.base_model in self.models)
         )
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """No request of this process runs on it in the block, unless one takes very long to end."""
+        self.reserved = True
+        deadline = time.monotonic() + _LONGEST_DRAIN_S
+        try:
+            while self.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, short, and lend stays plain
+                await asyncio.sleep(_DRAIN_LOOK_S)
+            yield
+        finally:
+            self.reserved = False
 
     def fell_silent(self, reason: str) -> None:
         """It may have restarted, empty or with other weights: nothing that it proved holds any more."""

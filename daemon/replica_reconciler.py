@@ -15,7 +15,7 @@ from daemon.adapter_servers import HeldAdapter
 from daemon.attestation import Attestation, attest
 from daemon.replica import Replica
 from semievol import adapter_directory
-from semievol.errors import AdapterError
+from semievol.errors import AdapterError, DataError
 from semievol.types import Completion, GenerationRequest, Message
 from semievol.vllm_client import VllmClient
 
@@ -32,7 +32,7 @@ class ReplicaReconciler:
         client: VllmClient,
         *,
         dtype: str,
-        own_prefix: str,
+        workload: str,
         adapters_directory: Path,
         adapters_path: str | None,
         max_adapters: int,
@@ -44,7 +44,7 @@ class ReplicaReconciler:
         Args:
             client: speaks to the replicas.
             dtype: of the model; decides how exactly fingerprints must agree.
-            own_prefix: adapters whose names start so are this workload's, and are unloaded when nobody wants them.
+            workload: its versions, and nobody else's, are unloaded when nobody wants them.
             adapters_directory: where versions are published; nothing outside it is ever loaded.
             adapters_path: the same directory as the replicas see it. None: the same path.
             max_adapters: versions on a replica at a time.
@@ -53,12 +53,13 @@ class ReplicaReconciler:
         """
         self._client = client
         self._dtype = dtype
-        self._own_prefix = own_prefix
+        self._workload = workload
         self._directory = adapters_directory.resolve()
         self._path = PurePosixPath(adapters_path or str(self._directory))
         self._max_adapters = max_adapters
         self._timeout_s = timeout_s
         self.loads = loads
+        self._one_at_a_time = asyncio.Lock()
 
     async def look(self, replica: Replica) -> None:
         """Ask for its health and its models.
@@ -72,8 +73,12 @@ class ReplicaReconciler:
             log.info("replica %s answers", replica.name)
         replica.was_seen(models)
 
-    async def tend(self, replica: Replica, wanted: Sequence[HeldAdapter], serving: str | None) -> None:
+    async def tend(
+        self, replica: Replica, wanted: Sequence[HeldAdapter], serving: str | None, protected: frozenset[str]
+    ) -> None:
         """Warm it up, unload what nobody wants, load and prove the rest, in the order of `wanted`.
+
+        `protected` names what is never unloaded, wanted or not.
 
         Raises:
             TransientError: it stopped answering meanwhile.
@@ -82,14 +87,14 @@ class ReplicaReconciler:
             await self._client.complete(replica.upstream, _WARM_UP, self._timeout_s)
             replica.warm = True
         if self.loads():
-            await self._unload_unwanted(replica, {adapter.name for adapter in wanted})
+            await self._unload_unwanted(replica, protected | {adapter.name for adapter in wanted})
         for adapter in wanted:
             if replica.needs_proof(adapter.name) and (self.loads() or adapter.name in replica.models):
                 await self._prove(replica, adapter, serving)
 
     def owns(self, name: str) -> bool:
         """Whether an adapter of that name is this workload's."""
-        return name.startswith(self._own_prefix)
+        return adapter_directory.is_version_of(name, self._workload)
 
     def served_path(self, adapter: HeldAdapter) -> str:
         """The adapter's directory as the replicas see it.
@@ -109,7 +114,7 @@ class ReplicaReconciler:
                 return
             incumbent = serving if serving != adapter.name and serving in replica.marks else None
             attestation = await self._ask_fingerprint(replica, adapter, incumbent)
-        except AdapterError as error:
+        except (AdapterError, DataError) as error:  # it cannot hold the adapter, or refuses the fingerprint's prompts
             attestation = Attestation(False, str(error))
             replica.models -= {adapter.name}
         if attestation.passed:
@@ -142,11 +147,15 @@ class ReplicaReconciler:
             answers = (self._client.complete(replica.upstream, request, self._timeout_s) for request in requests)
             return [samples[0] for samples in await asyncio.gather(*answers)]
 
-        candidate, base = await ask(adapter.name), await ask(None)
+        # vLLM's CPU build answers wrongly under the base model's name while adapters' requests share its batch: it is
+        # asked alone, on one replica at a time, so that the others go on serving.
+        async with self._one_at_a_time, replica.alone():
+            base = await ask(None)
+        candidate = await ask(adapter.name)
         other = None if incumbent is None else await ask(incumbent)
         return attest(adapter.fingerprint, candidate, base, other, self._dtype)
 
-    async def _unload_unwanted(self, replica: Replica, wanted: set[str]) -> None:
+    async def _unload_unwanted(self, replica: Replica, wanted: frozenset[str]) -> None:
         """Only this workload's versions, and only when no request of this process runs on them."""
         for name in sorted(replica.adapters - wanted):
             if self.owns(name) and not replica.running[name]:

@@ -24,7 +24,7 @@ from daemon.config_generation import GenerationConfig
 from daemon.replica import Replica, ReplicaView
 from daemon.replica_reconciler import ReplicaReconciler
 from daemon.upstream import Upstream
-from semievol.errors import AdapterError, TransientError
+from semievol.errors import AdapterError, DataError, TransientError
 from semievol.vllm_client import ServerDownError
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class ReplicaSet:
         self._serving: HeldAdapter | None = None
         self._previous: HeldAdapter | None = None
         self._others: dict[str, HeldAdapter] = {}
+        self._protected: frozenset[str] = frozenset()
         self._wants_known = False
         self._changed = asyncio.Condition()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -129,6 +130,9 @@ class ReplicaSet:
             return None
         return f"no replica can answer with {name or 'the base model'}: {self._states()}"
 
+    def protect(self, names: frozenset[str]) -> None:
+        self._protected = names
+
     async def keep(self, serving: HeldAdapter | None, previous: HeldAdapter | None) -> None:
         """At the first call, wait until every replica was looked at once, so that the fronts find their adapter."""
         for old in (self._serving, self._previous):
@@ -192,7 +196,11 @@ class ReplicaSet:
         """Take it among the wanted ones; where there are too many, those that nobody uses give way, oldest first."""
         if adapter.name in {wanted.name for wanted in self._wanted()}:
             return
-        idle = [name for name in self._others if not any(replica.running[name] for replica in self.replicas)]
+        idle = [
+            name
+            for name in self._others
+            if name not in self._protected and not any(replica.running[name] for replica in self.replicas)
+        ]
         while idle and len(self._wanted()) >= self._config.max_adapters:
             self._others.pop(idle.pop(0))
         self._others[adapter.name] = adapter
@@ -211,6 +219,8 @@ class ReplicaSet:
     def _proof(self, name: str) -> Proof:
         """Passed when all that answer and are not quarantined passed, and they are enough of those that answer."""
         answering = [replica for replica in self.replicas if replica.answers]
+        if not self._reconciler.loads():  # who the leader did not give it to, or took it from, is not ours to wait for
+            answering = [replica for replica in answering if name in replica.models]
         verdicts = {replica.name: replica.verdict(name) for replica in answering}
         passed = [replica for replica in answering if (verdict := verdicts[replica.name]) and verdict.passed]
         open_ones = [replica for replica in answering if replica not in passed and replica.blamed is None]
@@ -240,11 +250,14 @@ class ReplicaSet:
     async def _keep_watching(self) -> None:
         """Follow the addresses; a replica's own loop that ends is a defect of ours and ends this one."""
         while True:
-            done, _ = await asyncio.wait(
-                self._tasks.values(), timeout=self._config.dns_interval_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                task.result()
+            if self._tasks:
+                done, _ = await asyncio.wait(
+                    self._tasks.values(), timeout=self._config.dns_interval_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    task.result()
+            else:  # the name stands for nobody yet
+                await asyncio.sleep(self._config.dns_interval_s)
             await self._follow_addresses()
 
     async def _follow_addresses(self) -> None:
@@ -305,8 +318,8 @@ class ReplicaSet:
             return
         try:
             serving = None if self._serving is None else self._serving.name
-            await self._reconciler.tend(replica, self._wanted(), serving)
-        except (TransientError, AdapterError) as error:  # the next look says whether it still answers
+            await self._reconciler.tend(replica, self._wanted(), serving, self._protected)
+        except (TransientError, AdapterError, DataError) as error:  # the next look says whether it still answers
             log.warning("replica %s: %s", replica.name, error)
 
     # --- small ----------------------------------------------------------------------------------------------------

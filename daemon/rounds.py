@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from daemon.store.pseudo_labels import PoolRow
 from daemon.store.rounds import Round
 from daemon.store.stores import Stores
 from semievol import adapter_directory
-from semievol.errors import AdapterError, ConfigError, DataError
+from semievol.errors import AdapterError, ConfigError, DataError, TransientError
 from semievol.evaluation import Evaluation, evaluate, summarise
 from semievol.gate import GateResult, decide
 from semievol.protocols import ExampleIndex, Generator
@@ -96,6 +97,9 @@ class RoundEngine:
         self.progress = {"state": round_.state.value}
         try:
             moved = await self._steps[round_.state](round_)
+        except TransientError:
+            await self._forget_attempt(round_.number)
+            raise
         except (FatalError, AdapterError, ConfigError, DataError) as error:
             if round_.state is RoundState.PROMOTED:
                 raise
@@ -103,6 +107,11 @@ class RoundEngine:
             return await self._leave(round_, RoundState.FAILED, str(error))
         log.info("round %d: %s -> %s", round_.number, round_.state, moved.state)
         return moved
+
+    async def _forget_attempt(self, number: int) -> None:
+        """Attempts are counted to find a step that kills the process; one that waits for a component does not."""
+        with suppress(TransientError):
+            await asyncio.to_thread(self._rounds.forget_attempt, number)
 
     async def cancel(self, round_: Round, reason: str) -> Round:
         """End an open round that has not been promoted."""
@@ -250,9 +259,8 @@ class RoundEngine:
             reason = f"proved against {round_.incumbent}, but {current.adapter} serves now; start another round"
             return await self._leave(round_, RoundState.FAILED, reason)
         alias = self._config.workload.served_alias
-        moved = await asyncio.to_thread(self._rounds.promote, round_.number, alias, adapter)
-        self._tools.alias.follow(await asyncio.to_thread(self._tools.stores.alias.get))
-        await self._tools.fleet.reconcile()
+        moved = await asyncio.to_thread(self._rounds.promote, round_.number, alias, adapter, current.generation)
+        await self._tools.fleet.follow()
         return moved
 
     async def _watch(self, round_: Round) -> Round:
@@ -260,6 +268,7 @@ class RoundEngine:
         rollout = self._config.rollout
         labels = self._tools.stores.pseudo_labels
         while True:
+            await self._tools.fleet.follow()  # the promotion may have been committed and its end not seen
             if self._tools.alias.adapter != round_.adapter:
                 reason = f"the alias was moved to {self._tools.alias.adapter} by hand during the watch"
                 return await self._leave(round_, RoundState.ROLLED_BACK, reason)
@@ -279,8 +288,7 @@ class RoundEngine:
     async def _roll_back(self, round_: Round, reason: str) -> Round:
         alias = self._config.workload.served_alias
         moved = await asyncio.to_thread(self._rounds.roll_back, round_.number, alias, round_.incumbent, reason)
-        self._tools.alias.follow(await asyncio.to_thread(self._tools.stores.alias.get))
-        await self._tools.fleet.reconcile()
+        await self._tools.fleet.follow()
         return moved
 
 

@@ -13,10 +13,11 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from daemon.adapters import AdapterFleet
 from daemon.alias import Alias
@@ -52,6 +53,8 @@ from semievol.protocols import ExampleIndex, Generator
 from semievol.task import Task
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 NEEDS_INDEX = frozenset({"intake", "labels", "control"})
 NEEDS_ENGINE = frozenset({"intake", "control", "gateway"})
@@ -145,7 +148,7 @@ class Service:
         stack.push_async_callback(producer.close)
         task = Task(config.task)
         parser = RecordParser(task, config.stream.max_record_bytes)
-        alias = Alias(await asyncio.to_thread(stores.alias.get))
+        alias = Alias(await waited_for("state", lambda: asyncio.to_thread(stores.alias.get), supervisor))
         parts = Parts(supervisor, stack, stores, stream, producer, task, parser, Metrics(config.workload.name), alias)
         if roles & NEEDS_INDEX:
             await self._open_index(parts)
@@ -169,12 +172,10 @@ class Service:
         """The state; a server that does not answer yet is waited for, as after a common start of all machines."""
         config = self._config
         alias = config.workload.served_alias
-        return await until_answered(
+        return await waited_for(
             "state",
             lambda: asyncio.to_thread(open_stores, config.store_url, config.workload.name, alias),
-            RetrySettings(),
-            Health(),
-            supervisor.stop_requested,
+            supervisor,
         )
 
     async def _open_index(self, parts: Parts) -> None:
@@ -185,17 +186,23 @@ class Service:
         config = self._config
         owns = "labels" in self._roles
         path = (config.index.path or self._directory / "index") if owns and not config.index.url else None
-        embedder = await asyncio.to_thread(build_embedder, config.embedding)
-        index = await asyncio.to_thread(
-            QdrantExampleIndex, embedder, config.workload.name, path, config.index.url, config.index.api_key
+        supervisor = parts.supervisor
+        embedder = await waited_for(
+            "embedding", lambda: asyncio.to_thread(build_embedder, config.embedding), supervisor
+        )
+        index = await waited_for(
+            "index",
+            lambda: asyncio.to_thread(
+                QdrantExampleIndex, embedder, config.workload.name, path, config.index.url, config.index.api_key
+            ),
+            supervisor,
         )
         parts.stack.callback(index.close)
         parts.index = index
         if not owns and not config.index.url:
             follower = IndexFollower(parts.stores.examples, index, config.index.follow_interval_s)
-            stop = parts.supervisor.stop_requested
-            await until_answered("state", follower.catch_up, RetrySettings(), Health(), stop)
-            parts.supervisor.add("index", follower.run, stage=1)
+            await waited_for("state", follower.catch_up, supervisor)
+            supervisor.add("index", follower.run, stage=1)
 
     def _add_labels(self, parts: Parts) -> None:
         assert parts.index is not None
@@ -242,7 +249,8 @@ class Service:
             parts.stores, parts.alias, parts.fleet, lambda: control is not None and control.leads
         )
         parts.supervisor.add("follower", parts.follower.run, stage=1)
-        await parts.fleet.reconcile()  # before any front listens: the first request must find its adapter
+        # Before any front listens: the first request must find its adapter.
+        await waited_for("engine", parts.fleet.settle, parts.supervisor)
 
     def _control(self, parts: Parts, stores: Stores, lease: ControlLease) -> Control:
         assert parts.generator is not None
@@ -348,6 +356,15 @@ class Service:
 async def no_lag() -> int:
     """Nothing is known to be behind."""
     return 0
+
+
+async def waited_for(what: str, operation: Callable[[], Awaitable[T]], supervisor: Supervisor) -> T:
+    """Call `operation` until what it needs answers: after a common start of all machines it may take its time.
+
+    Raises:
+        Stopped: the stop came first.
+    """
+    return await until_answered(what, operation, RetrySettings(), Health(), supervisor.stop_requested)
 
 
 @contextmanager

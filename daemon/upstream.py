@@ -17,7 +17,7 @@ class Upstream:
 
     name: str
     base_url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     base_model: str = "base"
     """The name under which the server answers with the base model alone."""
 

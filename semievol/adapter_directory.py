@@ -92,6 +92,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def is_version_of(name: str, workload: str) -> bool:
+    """Whether `name` is `<workload>-rNNNN-<8 hex digits>`: the names of another workload may begin alike."""
+    return re.fullmatch(rf"{re.escape(workload)}-r\d{{4,}}-[0-9a-f]{{8}}", name) is not None
+
+
 def content_hash(directory: Path) -> str:
     """sha256 (hex) over the names, sizes and bytes of the content files, in order of name."""
     digest = hashlib.sha256()
@@ -203,17 +208,17 @@ def verify(path: Path) -> Manifest:
     return manifest
 
 
-def remove_unfinished(adapters_dir: Path, prefix: str) -> list[str]:
-    """Delete what killed publications under `prefix` left behind; returns the names of the removed directories.
+def remove_unfinished(adapters_dir: Path, workload: str) -> list[str]:
+    """Delete what killed publications of `workload` left behind; returns the names of the removed directories.
 
-    Call it only while nothing publishes under that prefix.
+    Call it only while nothing publishes for that workload.
     """
     if not adapters_dir.is_dir():
         return []
     removed = []
     for path in sorted(adapters_dir.iterdir()):
-        unmarked = path.is_dir() and path.name.startswith(f"{prefix}-") and not (path / MARKER_FILE).exists()
-        if unmarked or path.name.startswith(f"{_UNFINISHED}{prefix}-"):
+        unfinished = path.name.startswith(_UNFINISHED) or not (path / MARKER_FILE).exists()
+        if path.is_dir() and unfinished and is_version_of(path.name.removeprefix(_UNFINISHED), workload):
             _remove(path)
             removed.append(path.name)
     return removed

@@ -18,6 +18,8 @@ from semievol.types import Completion, GenerationRequest
 # Sample i is drawn with this seed plus i on the server, and the sum must stay within 64 bits.
 _SEEDS = 1 << 62
 _PROBE_S = 5.0
+# vLLM closes a connection that was quiet for 5 s; a request on one that is being closed would look like a dead server.
+_KEEP_ALIVE_S = 3.0
 _ADMIN_S = 60.0
 _TOO_LONG = ("maximum context length", "max_model_len", "longer than the maximum")
 
@@ -63,7 +65,9 @@ class VllmClient:
 
     def __init__(self, *, connections: int = 256) -> None:
         """Open nothing yet; `connections` bounds all servers together."""
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0)
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_KEEP_ALIVE_S
+        )
         self._http = httpx.AsyncClient(limits=limits, timeout=_ADMIN_S)
 
     async def close(self) -> None:

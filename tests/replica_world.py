@@ -85,7 +85,7 @@ async def replica_world(
     reconciler = ReplicaReconciler(
         client,
         dtype="float32",
-        own_prefix="tiny-r",
+        workload="tiny",
         adapters_directory=adapters,
         adapters_path=config.adapters_path,
         max_adapters=config.max_adapters,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert, select, update
 
 from daemon.store.database import Database
+from daemon.store.requests import answer_request
 from daemon.store.tables import adapters, aliases
 
 
@@ -78,7 +79,14 @@ class AliasStore:
         with self._database.read() as connection:
             return read_alias(connection, self._workload, self._alias)
 
-    def move(self, adapter: str | None) -> AliasState:
-        """Move by an operator's hand (rounds move it through RoundStore)."""
+    def move(self, adapter: str | None, request_id: int | None = None) -> AliasState:
+        """Move by an operator's hand (rounds move it through RoundStore).
+
+        The request is answered in the same transaction, so that no second leader moves the alias for it again.
+        """
         with self._database.write() as connection:
-            return move_alias(connection, self._workload, self._alias, adapter)
+            before = read_alias(connection, self._workload, self._alias).adapter
+            moved = move_alias(connection, self._workload, self._alias, adapter)
+            if request_id is not None:
+                answer_request(connection, self._workload, request_id, "done", {"from": before, "to": adapter})
+            return moved

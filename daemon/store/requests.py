@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from daemon.store.database import Database
 from daemon.store.tables import operator_requests
 
 RequestKind = Literal["start_round", "cancel_round", "promote", "rollback"]
+Answer = Literal["done", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,18 @@ class RequestStore:
         with self._database.read() as connection:
             return [_request(row) for row in connection.execute(statement).mappings()]
 
-    def answer(self, request_id: int, state: Literal["done", "refused"], result: Mapping[str, Any]) -> None:
-        statement = (
-            update(operator_requests)
-            .where(operator_requests.c.workload == self._workload, operator_requests.c.id == request_id)
-            .values(state=state, result=dict(result), updated_at=time.time())
-        )
+    def answer(self, request_id: int, state: Answer, result: Mapping[str, Any]) -> None:
         with self._database.write() as connection:
-            connection.execute(statement)
+            answer_request(connection, self._workload, request_id, state, result)
+
+
+def answer_request(
+    connection: Connection, workload: str, request_id: int, state: Answer, result: Mapping[str, Any]
+) -> None:
+    """Answer inside the caller's transaction; the first answer stands."""
+    o = operator_requests.c
+    connection.execute(
+        update(operator_requests)
+        .where(o.workload == workload, o.id == request_id, o.state == "pending")
+        .values(state=state, result=dict(result), updated_at=time.time())
+    )

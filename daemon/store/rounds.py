@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, and_, func, insert, select, updat
 
 from daemon.errors import StateConflict
 from daemon.round_states import ENDED, UNDECIDED, RoundState, allowed
-from daemon.store.aliases import move_alias
+from daemon.store.aliases import move_alias, read_alias
 from daemon.store.database import Database
 from daemon.store.tables import adapters, round_events, round_members, round_outcomes, rounds
 from semievol.types import Outcome
@@ -153,6 +153,13 @@ class RoundStore:
             connection.execute(update(rounds).where(self._mine(number)).values(attempts=rounds.c.attempts + 1))
             return int(connection.execute(select(rounds.c.attempts).where(self._mine(number))).scalar_one())
 
+    def forget_attempt(self, number: int) -> None:
+        """Take back the last count of `begin_attempt`."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(rounds).where(self._mine(number), rounds.c.attempts > 0).values(attempts=rounds.c.attempts - 1)
+            )
+
     def transition(
         self,
         number: int,
@@ -201,9 +208,15 @@ class RoundStore:
                 {"training": dict(training), "adapter": adapter["name"]},
             )
 
-    def promote(self, number: int, alias: str, adapter: str) -> Round:
-        """Move alias, adapters and round together: after this commit, and not before, the candidate serves."""
+    def promote(self, number: int, alias: str, adapter: str, generation: int) -> Round:
+        """Move alias, adapters and round together: after this commit, and not before, the candidate serves.
+
+        Raises:
+            StateConflict: the alias is not at `generation` any more: somebody moved it meanwhile.
+        """
         with self._database.write() as connection:
+            if read_alias(connection, self._workload, alias).generation != generation:
+                raise StateConflict(f"the alias {alias} was moved while round {number} was being promoted")
             move_alias(connection, self._workload, alias, adapter)
             return self._move(connection, number, RoundState.ATTESTED, RoundState.PROMOTED, adapter, {})
 

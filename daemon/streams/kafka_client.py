@@ -23,7 +23,7 @@ try:
 except ImportError as missing:
     raise ConfigError("stream.kind: kafka needs the package kafka-python: pip install 'semievol[kafka]'") from missing
 
-BOOTSTRAP_S = 5.0
+BOOTSTRAP_S = 10.0
 REQUEST_S = 10.0
 RECONNECT_S = 1.0
 """The client's longest wait between two attempts to reach a broker: what a returned broker waits at most."""

@@ -30,7 +30,7 @@ BUFFER_RECORDS = 1000
 BUFFER_BYTES = 16 * 1024 * 1024
 """Reading pauses while the buffer holds more than this; a fetch that is under way may still add to it."""
 ANSWER_S = REQUEST_S + 2 * BOOTSTRAP_S
-CLOSE_S = 10.0
+CLOSE_S = 12.0
 GROUP_LAG_S = 2.0
 """How old the group's lag may be that a process which does not read is told."""
 

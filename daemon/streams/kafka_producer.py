@@ -62,11 +62,14 @@ class KafkaStreamProducer:
 
     def _publish(self, topic: str, records: Sequence[OutgoingRecord]) -> None:
         self._topics.ensure(topic)
-        oversized = self._send(topic, records)
-        while oversized:
+        for record in self._send(topic, records):
+            self._send_alone(topic, record)  # it may only have shared the fate of a larger one
+
+    def _send_alone(self, topic: str, record: OutgoingRecord) -> None:
+        while self._send(topic, [record]):
             if topic != self._settings.dead_letter:
-                raise _too_large(topic, oversized[0])
-            oversized = self._send(topic, [_cut(topic, record) for record in oversized])
+                raise _too_large(topic, record)
+            record = _cut(topic, record)
 
     def _send(self, topic: str, records: Sequence[OutgoingRecord]) -> list[OutgoingRecord]:
         """Send them all and wait; those that are too large for the topic come back."""
@@ -85,6 +88,8 @@ class KafkaStreamProducer:
                     oversized.append(record)
         except Exception as error:
             raise self._failed(client, topic, error) from error
+        if oversized:
+            self._drop(client)  # until it has a new epoch, it would refuse whatever follows with the same error
         return oversized
 
     def _failed(self, client: Any, topic: str, error: Exception) -> SemiEvolError:
@@ -95,11 +100,14 @@ class KafkaStreamProducer:
         meaning = translate(error, self._kafka)
         if isinstance(meaning, RecordRefused):
             return RecordRefused(f"topic {topic}: {meaning} (a compacted topic takes no record without a key)")
+        self._drop(client)
+        return meaning
+
+    def _drop(self, client: Any) -> None:
         with self._opening:
             if self._client is client:
                 self._client = None
         _abandon(client)
-        return meaning
 
     def _open(self) -> Any:
         with self._opening:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import os
 import signal
@@ -21,9 +20,6 @@ from daemon.intake import Intake
 from tests.servers.kafka import KafkaBroker
 from tests.stream_world import RuleLabeller, World, forkserver, run_until, until
 
-# kafka-python leaves the socket of a refused connection to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
-
 RECOVERY_S = 30.0
 DELIVERY_S = 10
 
@@ -35,7 +31,6 @@ def broker(tmp_path: Path) -> Iterator[KafkaBroker]:
         yield broker.start()
     finally:
         broker.stop()
-        gc.collect()  # while the filter above holds
 
 
 def open_world(directory: Path, bootstrap: str) -> World:

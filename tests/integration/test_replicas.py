@@ -92,12 +92,14 @@ async def test_versions_left_over_are_unloaded_but_never_those_of_another_worklo
 
 
 async def test_more_versions_than_allowed_are_never_loaded(vllm_server: VllmServer, adapters: Path) -> None:
-    held_ones = [await held(vllm_server.model, adapters, seed) for seed in (1, 2, 3)]
-    async with replica_world([vllm_server], adapters, timeout_s=3.0, max_adapters=2) as world:
+    held_ones = [await held(vllm_server.model, adapters, seed) for seed in (1, 2, 3, 4)]
+    async with replica_world([vllm_server], adapters, timeout_s=3.0, max_adapters=3) as world:
         await world.replicas.keep(held_ones[0], held_ones[1])
-        with pytest.raises(AdapterError, match=r"no room: generation.max_adapters is 2"):
-            await world.replicas.load(held_ones[2])
-        assert len(vllm_server.models() - {"base"}) == 2
+        await world.replicas.load(held_ones[2])
+        async with world.replicas.lend(held_ones[2].name):  # it is in use, and gives way to nobody
+            with pytest.raises(AdapterError, match=r"no room: generation.max_adapters is 3"):
+                await world.replicas.load(held_ones[3])
+        assert len(vllm_server.models() - {"base"}) == 3
 
 
 async def test_a_process_without_the_control_role_attests_for_itself_and_loads_nothing(

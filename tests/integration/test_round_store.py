@@ -35,8 +35,39 @@ def walk_to_attested(stores: Stores, number: int, name: str) -> None:
 def promote(stores: Stores, name: str) -> int:
     number = planned(stores)
     walk_to_attested(stores, number, name)
-    stores.rounds.promote(number, "assistant", name)
+    stores.rounds.promote(number, "assistant", name, stores.alias.get().generation)
     return number
+
+
+def test_a_promotion_does_not_overwrite_a_move_by_hand_made_meanwhile(stores: Stores) -> None:
+    number = planned(stores)
+    walk_to_attested(stores, number, "a")
+    generation = stores.alias.get().generation
+    stores.alias.move(None)
+    with pytest.raises(StateConflict, match="was moved while round 0"):
+        stores.rounds.promote(number, "assistant", "a", generation)
+    assert stores.rounds.all()[0].state is S.ATTESTED
+
+
+def test_a_move_by_hand_answers_its_request_in_the_same_transaction(stores: Stores) -> None:
+    promote(stores, "a")
+    request = stores.requests.add("rollback", {})
+    stores.alias.move(None, request)
+    answered = stores.requests.get(request)
+    assert answered is not None
+    assert (answered.state, answered.result) == ("done", {"from": "a", "to": None})
+    stores.requests.answer(request, "refused", {"error": "too late"})  # the first answer stands
+    assert stores.requests.pending() == []
+    again = stores.requests.get(request)
+    assert again is not None
+    assert again.state == "done"
+
+
+def test_an_attempt_that_waited_for_a_component_is_not_counted(stores: Stores) -> None:
+    number = planned(stores)
+    assert stores.rounds.begin_attempt(number) == 1
+    stores.rounds.forget_attempt(number)
+    assert stores.rounds.begin_attempt(number) == 1
 
 
 def test_a_second_round_cannot_be_planned_while_one_is_open(stores: Stores) -> None:

@@ -23,7 +23,7 @@ PASSWORD = "password-of-the-tests"
 ADMIN, LIMITED = "semievol", "limited"
 """SASL users: the first may do everything, the second nothing."""
 
-START_S = 120.0
+START_S = 100.0
 STOP_S = 20.0
 READY = "Kafka Server started"
 

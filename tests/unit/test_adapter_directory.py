@@ -119,14 +119,20 @@ def test_a_manifest_from_a_newer_version_is_readable(work: Path, tmp_path: Path)
     assert adapter_directory.verify(path).name == path.name
 
 
-def test_unfinished_directories_of_a_prefix_are_removed_and_nothing_else(work: Path, tmp_path: Path) -> None:
+def test_unfinished_directories_of_a_workload_are_removed_and_nothing_else(work: Path, tmp_path: Path) -> None:
     adapters = tmp_path / "adapters"
     stable = publish(work, adapters)
-    for name in (".unfinished-demo-r0001-12345678", "demo-r0001-abcdabcd", "other-r0001-abcdabcd"):
+    for name in (".unfinished-demo-r0001-12345678", "demo-r0001-abcdabcd", "demo-r-r0001-abcdabcd"):
         (adapters / name).mkdir()
-    removed = adapter_directory.remove_unfinished(adapters, "demo-r0001")
+    removed = adapter_directory.remove_unfinished(adapters, "demo")
     assert removed == [".unfinished-demo-r0001-12345678", "demo-r0001-abcdabcd"]
-    assert sorted(p.name for p in adapters.iterdir()) == [stable.name, "other-r0001-abcdabcd"]
+    assert sorted(p.name for p in adapters.iterdir()) == ["demo-r-r0001-abcdabcd", stable.name]
+
+
+def test_a_version_is_told_from_one_of_a_workload_whose_name_begins_alike() -> None:
+    assert adapter_directory.is_version_of("support-r0001-0a1b2c3d", "support")
+    assert not adapter_directory.is_version_of("support-returns-r0001-0a1b2c3d", "support")
+    assert not adapter_directory.is_version_of("support-r0001", "support")
 
 
 def test_removing_unfinished_directories_of_a_missing_folder_is_a_no_op(tmp_path: Path) -> None:
