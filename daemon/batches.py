@@ -133,7 +133,7 @@ class QueryBatches:
             refused += unanswerable
             stored, used = await self._stored(answered, stop)
             refused += used
-            await self._publish([label for _, label in stored], stop)
+            await self._publish(stored, stop)
         await self._refuse(refused, stop)
         self.counters.batches += 1
         self.counters.last_batch_at = time.time()
@@ -218,19 +218,34 @@ class QueryBatches:
 
     async def _stored(
         self, answered: Sequence[_Answered], stop: asyncio.Event
-    ) -> tuple[list[_Answered], list[_Refused]]:
-        """Those that this call stored, in one transaction, and those whose id got another content meanwhile."""
+    ) -> tuple[list[PseudoLabel], list[_Refused]]:
+        """The labels that this call stored, in one transaction, and those whose id got another content meanwhile."""
         new = [
             NewLabel(label, content, record.topic, record.partition, record.offset)
             for (record, _, content), label in answered
         ]
         published, self._unmarked = self._unmarked, []
-        added = await self._answer("store", lambda: asyncio.to_thread(self._store.add, new, published), stop)
-        stored = [item for item in answered if item.label.query.id in added]
+        unsure = False
+
+        async def attempt() -> set[str]:
+            nonlocal unsure
+            try:
+                return await asyncio.to_thread(self._store.add, new, published)
+            except TransientError:
+                unsure = True
+                raise
+
+        added = await self._answer("store", attempt, stop)
+        stored = [label for _, label in answered if label.query.id in added]
+        if unsure and len(added) < len(new):
+            # The answer to a commit may have been lost: then an earlier attempt of this call stored them.
+            rest = [item for item in new if item.label.query.id not in added]
+            stored += await self._answer("store", lambda: asyncio.to_thread(self._store.unpublished_of, rest), stop)
         self.counters.labelled += len(stored)
         if self._on_stored is not None:
-            self._on_stored([label for _, label in stored])
-        late = [item.asked for item in answered if item.asked.query.id not in added]
+            self._on_stored(stored)
+        ours = {label.query.id for label in stored}
+        late = [item.asked for item in answered if item.label.query.id not in ours]
         if not late:
             return stored, []
         # Another batch or another process labelled them first: its label is the one, and it publishes it.

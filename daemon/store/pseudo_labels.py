@@ -133,6 +133,22 @@ class PseudoLabelStore:
         with self._database.read() as connection:
             return [_label(row) for row in connection.execute(statement).mappings()]
 
+    def unpublished_of(self, new: Sequence[NewLabel]) -> list[PseudoLabel]:
+        """The stored labels that came from exactly these records and whose prediction may not be published."""
+        c = pseudo_labels.c
+        places = {item.label.query.id: (item.topic, item.partition, item.offset) for item in new}
+        found = []
+        with self._database.read() as connection:
+            for some in chunks(list(places)):
+                statement = sa.select(pseudo_labels).where(self._mine(), c.published.is_(False), c.query_id.in_(some))
+                rows = connection.execute(statement).mappings()
+                found += [
+                    _label(row)
+                    for row in rows
+                    if places[row["query_id"]] == (row["topic"], row["partition"], row["offset"])
+                ]
+        return found
+
     def mark_published(self, ids: Iterable[str]) -> None:
         """The predictions of these queries are durable in the predictions topic."""
         with self._database.write() as connection:

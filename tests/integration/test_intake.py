@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from daemon.errors import TransientStoreError, TransientStreamError
 from daemon.intake import Intake
+from daemon.store.pseudo_labels import NewLabel
 from daemon.streams.protocol import OutgoingRecord, StreamConsumer, StreamRecord
 from semievol.errors import AdapterError, DataError, TransientError
 from semievol.types import Query
@@ -202,6 +204,47 @@ async def test_nothing_is_committed_before_its_result_is_in_the_stream(world: Wo
     intake = world.intake(RuleLabeller(), producer=FlakyProducer(world, ["before"] * 10**6))
     await run_until(intake, lambda: intake.counters.retries > 3)
     assert world.committed("intake", "semievol.queries") == 0
+
+
+async def test_labels_whose_commit_was_not_answered_are_counted_and_published_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, answers = world.labels.add, ["lost", "lost"]
+
+    def lossy(*given: Any) -> set[str]:
+        stored = add(*given)
+        if answers:
+            raise TransientStoreError(f"answer {answers.pop()}")
+        return stored
+
+    monkeypatch.setattr(world.labels, "add", lossy)
+    await world.ask("a", "b")
+    seen: list[str] = []
+    intake = world.intake(RuleLabeller(), on_stored=lambda labels: seen.extend(item.query.id for item in labels))
+    await run_until(intake, done(intake, 2))
+    assert sorted(seen) == ["a", "b"]
+    assert sorted(str(prediction["id"]) for prediction in await world.predictions()) == ["a", "b"]
+    assert (intake.counters.labelled, intake.counters.duplicates) == (2, 0)
+    assert world.labels.counts() == (2, 0, 0)
+
+
+async def test_what_another_one_stored_while_the_store_was_away_is_left_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, away = world.labels.add, [True]
+
+    def slow(new: Sequence[NewLabel], published: Sequence[str] = ()) -> set[str]:
+        if away:
+            away.pop()
+            add([dataclasses.replace(new[0], offset=99)])  # the same id from another record
+            raise TransientStoreError("away")
+        return add(new, published)
+
+    monkeypatch.setattr(world.labels, "add", slow)
+    await world.ask("a")
+    intake = world.intake(RuleLabeller())
+    await run_until(intake, done(intake, 1))
+    assert (intake.counters.labelled, intake.counters.published, intake.counters.duplicates) == (0, 0, 1)
 
 
 async def test_a_lost_answer_repeats_the_prediction_with_the_same_content(world: World) -> None:
