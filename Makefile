@@ -19,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check lint format types imports unit integration faults bench servers up down lock clean model
+.PHONY: help setup demo run test check lint format types imports unit integration faults on-servers bench servers up down lock clean model
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -41,7 +41,7 @@ run: $(STAMP)-demo ## Run the demo and leave its daemon running, or run your own
 	@if [ -n "$(CONFIG)" ]; then $(BIN)/semievold run --config "$(CONFIG)"; \
 	else $(BIN)/semievold demo --keep-running $(DEMO); fi
 
-test: lint types imports unit integration faults ## Run every check and every test; brings the servers that they need
+test: lint types imports unit on-servers ## Run every check and every test; brings the servers that they need
 
 check: lint types imports unit ## Run the quick checks (under a minute)
 
@@ -67,6 +67,10 @@ integration: $(STAMP)-dev model servers ## Run the tests against real files, pro
 
 faults: $(STAMP)-dev model servers ## Run the tests that kill and corrupt things
 	$(BIN)/pytest tests/faults
+
+# Both in one session, so that the broker, the database and the vLLM servers start once.
+on-servers: $(STAMP)-dev model servers
+	$(BIN)/pytest --durations=25 tests/integration tests/faults
 
 bench: $(STAMP)-dev model servers ## Measure every claim of the README
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -7,6 +7,7 @@ runs: the stream keeps what is published.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from semievol.errors import DataError
 from semievol.task import Task
 
 BATCH = 500
+BLOCK_BYTES = 1 << 20
 MAX_PROBLEMS = 20
 
 
@@ -32,8 +34,8 @@ async def publish_file(
     """Publish `queries` or `labels` from a file or standard input (`-`).
 
     Raises:
-        DataError: a record is invalid (then nothing was published, unless from standard input) or the file is
-            unreadable.
+        DataError: a record is invalid (then nothing was published; from standard input, what came before it) or the
+            file is unreadable.
     """
     task = Task(config.task)
     topic = config.stream.queries if what == "queries" else config.stream.labels
@@ -41,8 +43,8 @@ async def publish_file(
     parse: Callable[[StreamRecord], Any] = parser.query if what == "queries" else parser.label
     problems: list[str] = []
 
-    def checked(lines: Iterable[bytes]) -> Iterator[OutgoingRecord]:
-        for number, line in enumerate(lines, 1):
+    def checked(lines: Iterable[bytes], first: int = 1) -> Iterator[OutgoingRecord]:
+        for number, line in enumerate(lines, first):
             value = line.strip()
             if not value:
                 continue
@@ -60,17 +62,24 @@ async def publish_file(
                 continue
             yield OutgoingRecord(parsed.id, value)
 
+    def arriving() -> Iterator[list[OutgoingRecord]]:
+        first = 1
+        for lines in _arrivals(sys.stdin.fileno()):
+            yield from _batches(checked(lines, first))
+            first += len(lines)
+
     producer = open_stream(config.stream, stores.database).producer()
     published = 0
-    if source == "-":  # published as it comes: a pipe may never end
-        for batch in _batches(checked(sys.stdin.buffer)):
+    try:
+        if source == "-":  # published as it comes: a pipe may never end
+            batches = arriving()
+        else:
+            batches = _batches(iter(list(_file_records(Path(source), what, task, checked))))
+        for batch in batches:
             await producer.publish(topic, batch)
             published += len(batch)
-    else:
-        for batch in _batches(iter(list(_file_records(Path(source), what, task, checked)))):
-            await producer.publish(topic, batch)
-            published += len(batch)
-    await producer.close()
+    finally:
+        await producer.close()
     return {"topic": topic, "published": published, "invalid": len(problems), "problems": problems[:MAX_PROBLEMS]}
 
 
@@ -98,12 +107,27 @@ def _file_records(
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def _arrivals(descriptor: int) -> Iterator[list[bytes]]:
+    """The lines of a pipe: at every look those that are there, so that none waits for the next one to be written."""
+    unfinished = b""
+    while block := os.read(descriptor, BLOCK_BYTES):
+        *lines, unfinished = (unfinished + block).split(b"\n")
+        yield lines
+    yield [unfinished]
+
+
 def _batches(records: Iterator[OutgoingRecord]) -> Iterator[list[OutgoingRecord]]:
+    """At most BATCH at a time; what came before an invalid record is handed over before its error."""
     batch: list[OutgoingRecord] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == BATCH:
+    try:
+        for record in records:
+            batch.append(record)
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+    except DataError:
+        if batch:
             yield batch
-            batch = []
+        raise
     if batch:
         yield batch

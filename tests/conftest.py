@@ -20,6 +20,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", ".cache/hypothesis")
 
 FOLDERS = ("unit", "integration", "faults")
+BROKER_TIMEOUT_S = 300
+"""For tests on Kafka without a timeout of their own: it counts the broker's start, which is slow on a busy machine."""
+
+
+def pytest_configure() -> None:
+    from hypothesis import settings
+
+    # How long one example takes says more about the machine than about the code. The rest stays as it is, in CI too.
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(here).parts[0]
         if folder in FOLDERS:
             item.add_marker(folder)
+        if "kafka" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(BROKER_TIMEOUT_S))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,7 +22,7 @@ from daemon.config_sections import KafkaSettings, StreamSettings
 from daemon.errors import RecordRefused
 from daemon.streams.kafka_client import REQUEST_S, connect, encode_headers, encode_key, translate
 from daemon.streams.kafka_topics import KafkaTopics
-from daemon.streams.protocol import OutgoingRecord
+from daemon.streams.protocol import DEAD_LETTER_HEADERS, OutgoingRecord
 from semievol.errors import SemiEvolError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,9 @@ UNLIMITED_BYTES = 64 * 1024 * 1024
 """Whether a record is too large is for its topic to say, not for the client."""
 CUT_HEADER = "value_truncated_from_bytes"
 """On a dead letter that did not fit as it came: how long the original value was."""
+DROPPED_HEADER = "headers_dropped"
+"""On a dead letter that did not fit without its value either: how many of the original headers are missing."""
+_OUR_HEADERS = (*DEAD_LETTER_HEADERS, CUT_HEADER, DROPPED_HEADER)
 
 
 class KafkaStreamProducer:
@@ -154,9 +157,15 @@ def _too_large(topic: str, record: OutgoingRecord) -> RecordRefused:
 
 
 def _cut(topic: str, letter: OutgoingRecord) -> OutgoingRecord:
-    """The letter with half its value, and a header that says so."""
+    """The letter with half its value; where nothing is left of that, without the record's own headers.
+
+    A header of ours says so.
+    """
     value = letter.value or b""
-    if len(value) < 2:
+    if len(value) >= 2:
+        headers = {CUT_HEADER: str(len(value)), **letter.headers}  # the first cut's header stays: the original length
+        return OutgoingRecord(letter.key, value[: len(value) // 2], headers)
+    kept = {name: letter.headers[name] for name in _OUR_HEADERS if name in letter.headers}
+    if len(kept) == len(letter.headers):
         raise _too_large(topic, letter)
-    headers = {CUT_HEADER: str(len(value)), **letter.headers}  # the first cut's header stays: the original length
-    return OutgoingRecord(letter.key, value[: len(value) // 2], headers)
+    return OutgoingRecord(letter.key, letter.value, {**kept, DROPPED_HEADER: str(len(letter.headers) - len(kept))})

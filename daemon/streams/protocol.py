@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+DEAD_LETTER_HEADERS = ("reason", "detail", "source_topic", "source_partition", "source_offset", "workload")
+"""What is said of a record that can never be processed, in the headers of its dead letter beside its own."""
+
 
 class StreamRecord(NamedTuple):
     """One record as it was read.

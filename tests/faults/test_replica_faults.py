@@ -15,6 +15,7 @@ from tests.servers.vllm import START_S, VllmServer
 pytestmark = pytest.mark.timeout(2 * START_S + 120)
 
 CLIENTS = 8
+PAUSE_S = 0.05  # after each answer: the replica that comes back needs the cores too
 RECOVERY_S = 30.0
 
 
@@ -23,6 +24,7 @@ async def client(world: World, adapter: str, number: int, answered: list[str], s
         request = GenerationRequest((Message("user", f"red {number}"),), adapter, max_tokens=6)
         ((answer,),) = await world.generator.generate([request])
         answered.append(answer.text)
+        await asyncio.sleep(PAUSE_S)
 
 
 async def test_no_call_fails_when_a_replica_is_killed_and_it_takes_traffic_again_by_itself(

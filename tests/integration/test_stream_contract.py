@@ -17,6 +17,8 @@ from daemon.streams.opening import open_stream
 from daemon.streams.protocol import OutgoingRecord, ResetTarget, Stream, StreamConsumer, StreamRecord
 from tests.servers.kafka import KafkaBroker
 
+pytestmark = pytest.mark.timeout(300)  # the first test on the broker waits for its start
+
 WAIT_S = 20.0
 _numbers = itertools.count()
 

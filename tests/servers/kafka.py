@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -226,15 +225,19 @@ def _java(memory: str) -> list[str]:
 
 
 def main() -> None:
-    """Fetch, or say in one line what is missing and skipped for it."""
-    lacking = missing()
-    if lacking is None:
+    """Fetch, in two attempts: a network may fail once.
+
+    Raises:
+        SystemExit: what is missing, in one line.
+    """
+    if (lacking := missing()) is not None:
+        raise SystemExit(lacking)
+    for last in (False, True):
         try:
-            fetch()
+            return fetch()
         except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
-            lacking = str(error)
-    if lacking is not None:
-        print(f"{lacking}; tests against a broker are skipped", file=sys.stderr)
+            if last:
+                raise SystemExit(" ".join(str(error).split())) from error
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ QUIET_S = 2.0
 """What ends sooner is not worth a line."""
 REPORT_S = 20.0
 """How often something that takes long says that it goes on."""
+APT = ("-o", "Acquire::Retries=3")
+"""A mirror may fail once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def missing_line(missing: Sequence[Need], *, debian: bool) -> str:
 def install(needs: Sequence[Need]) -> None:
     """Install the first package of each need that the machine's lists have; they are renewed once when they lack it."""
     if not all(_install_one(need) for need in needs):
-        run(["apt-get", "update"], "Debian's package lists", 300)
+        run(["apt-get", *APT, "update"], "Debian's package lists", 300)
         for need in needs:
             if not need.present() and not _install_one(need):
                 say(f"apt-get could not install {' or '.join(need.packages)}")
@@ -134,7 +136,7 @@ def install(needs: Sequence[Need]) -> None:
 def _install_one(need: Need) -> bool:
     options = ["--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
     return any(
-        run(["apt-get", "install", *options, package], f"Debian's package {package}", 900) is None
+        run(["apt-get", *APT, "install", *options, package], f"Debian's package {package}", 900) is None
         for package in need.packages
     )
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.servers import set_up
+from tests.servers import kafka, set_up
 from tests.servers.set_up import Need
 
 
@@ -70,6 +70,26 @@ def test_nothing_is_fetched_for_a_server_that_cannot_run_here(
     monkeypatch.setattr(set_up, "may_install", lambda: False)
     set_up.main()
     assert commands == []
+
+
+@pytest.mark.parametrize(("failures", "said"), [(0, None), (1, None), (2, "no network")])
+def test_jars_are_fetched_in_two_attempts_and_what_fails_both_is_an_error(
+    failures: int, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [OSError("no\nnetwork")] * failures
+
+    def fetch() -> None:
+        if left:
+            raise left.pop()
+
+    monkeypatch.setattr(kafka, "missing", lambda: None)
+    monkeypatch.setattr(kafka, "fetch", fetch)
+    if said is None:
+        kafka.main()
+    else:
+        with pytest.raises(SystemExit, match=f"^{said}$"):
+            kafka.main()
+    assert left == []
 
 
 def test_a_failed_command_is_told_by_its_last_words() -> None:
