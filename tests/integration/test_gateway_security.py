@@ -253,13 +253,16 @@ async def test_a_client_that_does_not_finish_its_request_is_not_waited_for() -> 
 
 
 def secret_settings(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """(path, hidden from repr) of every setting whose name or field says that it is a secret."""
+    """(path, hidden from repr) of every setting whose name or field says that it is a secret.
+
+    Not `store.url`, which may hold one: it is shown without it.
+    """
     for name, field in section.model_fields.items():
         kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
         inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
         if inner is not None:
             yield from secret_settings(inner, (*prefix, name))
-        elif name in SECRET_KEYS or not field.repr:
+        elif name in SECRET_KEYS or (not field.repr and (*prefix, name) != ("store", "url")):
             yield (*prefix, name), not field.repr
 
 
@@ -270,6 +273,19 @@ def test_every_secret_setting_is_hidden_and_redacted() -> None:
     found = dict(secret_settings(DaemonConfig))
     assert {("gateway", "token"), ("api", "token"), ("gateway", "embeddings_token"), ("index", "api_key")} <= set(found)
     assert [path for path, hidden in found.items() if not hidden or path[-1] not in SECRET_KEYS] == []
+
+
+def test_secrets_inside_other_settings_are_not_shown() -> None:
+    config = DaemonConfig.model_validate(
+        {
+            "workload": "w",
+            "model": {"name": "m"},
+            "store": {"url": "postgresql+psycopg://me:known-secret@db/state"},
+            "generation": {"launch_settings": {"environment": {"HF_TOKEN": "known-secret"}}},
+        }
+    )
+    assert "known-secret" not in str(config.public()) + repr(config.store)
+    assert config.public()["store"] == {"url": "postgresql+psycopg://***@db/state"}
 
 
 @pytest.fixture(scope="module")
