@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import importlib.util
+import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
 
 from daemon.config import DaemonConfig
 from daemon.config_fronts import ServerConfig
+from daemon.config_generation import GenerationConfig
+from daemon.upstream import Upstream
 from semievol.errors import SemiEvolError
 
 MIN_FREE_BYTES = 5 * 2**30
+HEALTH_S = 5.0
+TRAINING = ("torch", "transformers", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +48,11 @@ def examine(config: DaemonConfig) -> list[Finding]:
         ("state", _state),
         ("stream", _stream),
         ("model", _model),
+        ("replicas", _replicas),
         ("embedding", _embedding),
-        ("api", lambda c: _port(c.api, "api")),
-        ("gateway", lambda c: _port(c.gateway, "gateway")),
+        ("index", _index),
+        ("api", lambda c: _port(c, c.api, "api")),
+        ("gateway", lambda c: _port(c, c.gateway, "gateway")),
     ]
     findings = []
     for part, check in checks:
@@ -51,11 +63,23 @@ def examine(config: DaemonConfig) -> list[Finding]:
     return findings
 
 
-def _packages(_config: DaemonConfig) -> str:
-    missing = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
+def _packages(config: DaemonConfig) -> str:
+    generation = config.generation
+    wanted = ["sentence_transformers"] if config.embedding.kind == "sentence_transformers" else []
+    if generation.kind == "local":
+        wanted = [*TRAINING, *wanted]
+    missing = _missing(wanted)
     if missing:
         raise SemiEvolError(f"{', '.join(missing)} missing: install semievol[local]")
-    return "torch, transformers and peft are installed"
+    if generation.launch and generation.launch_settings.command is None and _missing(["vllm"]):
+        raise SemiEvolError("vllm missing: install semievol[vllm], or set generation.launch_settings.command")
+    if absent := _missing(TRAINING):
+        return f"{', '.join(absent)} missing: the process with the control role trains, and needs semievol[train]"
+    return f"{', '.join(dict.fromkeys((*TRAINING, *wanted)))} are installed"
+
+
+def _missing(names: Sequence[str]) -> list[str]:
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def _artifacts(config: DaemonConfig) -> str:
@@ -100,6 +124,45 @@ def _model(config: DaemonConfig) -> str:
     return config.model.name
 
 
+def _replicas(config: DaemonConfig) -> str:
+    generation = config.generation
+    if generation.kind == "local":
+        return "none: the model runs in the daemon"
+    if generation.launch:
+        return f"one, which the daemon launches at 127.0.0.1:{generation.launch_settings.port}"
+    return asyncio.run(_asked(generation))
+
+
+async def _asked(generation: GenerationConfig) -> str:
+    """Ask every replica for its health and its models."""
+    from daemon.replicas import addresses
+    from semievol.vllm_client import VllmClient
+
+    client = VllmClient()
+
+    async def problem(upstream: Upstream) -> str | None:
+        try:
+            await client.check_health(upstream)
+            names = await client.models(upstream)
+        except SemiEvolError as error:
+            return str(error)
+        if upstream.base_model not in names:
+            said = ", ".join(sorted(names)) or "nothing"
+            return f"{upstream.name}: serves {said}, not {upstream.base_model} (generation.base_name)"
+        return None
+
+    try:
+        upstreams = await addresses(generation)
+        problems = [text for text in await asyncio.gather(*map(problem, upstreams)) if text is not None]
+    except OSError as error:
+        raise SemiEvolError(f"generation.dns: {generation.dns} cannot be resolved ({error})") from error
+    finally:
+        await client.close()
+    if problems:
+        raise SemiEvolError(f"{len(problems)} of {len(upstreams)} replicas cannot be used: {'; '.join(problems)}")
+    return f"{', '.join(upstream.name for upstream in upstreams)} answer"
+
+
 def _embedding(config: DaemonConfig) -> str:
     from semievol.embedding import build_embedder
 
@@ -107,13 +170,36 @@ def _embedding(config: DaemonConfig) -> str:
     return f"{embedder.name}, {embedder.dimensions} dimensions"
 
 
-def _port(server: ServerConfig, name: str) -> str:
+def _index(config: DaemonConfig) -> str:
+    if config.index.url is None:
+        return "embedded"
+    from semievol.example_index import check_server
+
+    return f"Qdrant answers at {config.index.url}, {check_server(config.index.url, config.index.api_key)} collections"
+
+
+def _port(config: DaemonConfig, server: ServerConfig, name: str) -> str:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((server.host, server.port))
         except OSError as error:
+            if error.errno == errno.EADDRINUSE and _is_ours(config, server, name):
+                return f"{server.host}:{server.port} is in use by a running daemon"
             raise SemiEvolError(
-                f"{name}.port: {server.host}:{server.port} cannot be taken ({error.strerror}); is a daemon running?"
+                f"{name}.port: {server.host}:{server.port} cannot be taken ({error.strerror}); free it, or set another"
             ) from error
     return f"{server.host}:{server.port} is free"
+
+
+def _is_ours(config: DaemonConfig, server: ServerConfig, name: str) -> bool:
+    """Whether a daemon of this configuration wrote down that it listens there, and answers."""
+    for file in config.artifacts.directory.glob("endpoints*.json"):
+        try:
+            address = json.loads(file.read_text()).get(name, "")
+            if urlsplit(address).port == server.port:
+                answer = httpx.get(f"{address}/healthz", timeout=HEALTH_S, trust_env=False)
+                return bool(answer.json() == {"status": "ok"})
+        except (OSError, ValueError, httpx.HTTPError):
+            continue
+    return False

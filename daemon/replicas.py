@@ -262,7 +262,7 @@ class ReplicaSet:
 
     async def _follow_addresses(self) -> None:
         try:
-            upstreams = await self._addresses()
+            upstreams = await addresses(self._config)
         except OSError as error:
             log.warning(
                 "generation.dns: %s cannot be resolved (%s); the replicas known so far stay", self._config.dns, error
@@ -277,17 +277,6 @@ class ReplicaSet:
                 replica = self._replicas[upstream.name] = Replica(upstream)
                 task = asyncio.create_task(self._care_for(replica), name=f"replica-{upstream.name}")
                 self._tasks[upstream.name] = task
-
-    async def _addresses(self) -> list[Upstream]:
-        urls: Sequence[str] = self._config.replicas
-        if self._config.dns is not None:
-            parts = urlsplit(self._config.dns)
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-            hosts = sorted({str(address[0]) for *_, address in found})
-            urls = [f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}" for host in hosts]
-        headers = {} if self._config.api_key is None else {"Authorization": f"Bearer {self._config.api_key}"}
-        return [Upstream(urlsplit(url).netloc, url, headers, self._config.base_name) for url in urls]
 
     async def _care_for(self, replica: Replica) -> None:
         """Look at it again and again; at once when it is woken."""
@@ -347,3 +336,20 @@ class ReplicaSet:
                 except TimeoutError:
                     return condition()
         return True
+
+
+async def addresses(config: GenerationConfig) -> list[Upstream]:
+    """The replicas that are configured; a name stands for all that it resolves to.
+
+    Raises:
+        OSError: `generation.dns` cannot be resolved.
+    """
+    urls: Sequence[str] = config.replicas
+    if config.dns is not None:
+        parts = urlsplit(config.dns)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        hosts = sorted({str(address[0]) for *_, address in found})
+        urls = [f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}" for host in hosts]
+    headers = {} if config.api_key is None else {"Authorization": f"Bearer {config.api_key}"}
+    return [Upstream(urlsplit(url).netloc, url, headers, config.base_name) for url in urls]

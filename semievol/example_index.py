@@ -72,7 +72,7 @@ class QdrantExampleIndex:
         # Local mode only, where this process is the sole writer: decoding payloads would cost more than the search.
         self._examples: dict[str, Example] = {}
         try:
-            with self._lock, self._translated():
+            with self._lock, _translated(self._where):
                 self._prepare()
         except BaseException:
             self._client.close()
@@ -86,7 +86,7 @@ class QdrantExampleIndex:
         for start in range(0, len(latest), _PAGE):
             page = latest[start : start + _PAGE]
             vectors = self._embedder.embed([example.query.question for example in page])
-            with self._lock, self._translated():
+            with self._lock, _translated(self._where):
                 self._write(page, vectors.tolist())
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -94,7 +94,7 @@ class QdrantExampleIndex:
         if not ids:
             return
         points = [point_id(identity) for identity in ids]
-        with self._lock, self._translated():
+        with self._lock, _translated(self._where):
             # The local mode raises for an unknown point where the server does not.
             known = [point for point in points if point in self._examples] if self._local else points
             if known:
@@ -107,7 +107,7 @@ class QdrantExampleIndex:
         if k < 1 or not questions:
             return [[] for _ in questions]
         vectors = self._embedder.embed(questions)
-        with self._lock, self._translated():
+        with self._lock, _translated(self._where):
             answers = self._client.query_batch_points(self._points, requests=self._requests(vectors, k))
             found = [
                 [Neighbour(self._example(point), max(-1.0, min(1.0, point.score))) for point in answer.points]
@@ -119,7 +119,7 @@ class QdrantExampleIndex:
 
     def ids(self) -> frozenset[str]:
         """The ids of all examples that can be retrieved."""
-        with self._lock, self._translated():
+        with self._lock, _translated(self._where):
             if self._local:
                 return frozenset(example.id for example in self._examples.values())
             return frozenset(record.payload["id"] for record in self._scroll(self._points, ["id"]))
@@ -230,22 +230,38 @@ class QdrantExampleIndex:
             if offset is None:
                 return
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Turn the client's errors into ours."""
-        from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
-        try:
-            yield
-        except UnexpectedResponse as error:
-            status = error.status_code or 500
-            if status in (401, 403):
-                raise ConfigError(f"index: {self._where} refuses the API key (HTTP {status})") from error
-            if 400 <= status < 500 and status not in (404, 408, 409, 429):
-                raise ConfigError(f"index: {self._where} refuses the request (HTTP {status}): {error}") from error
-            raise TransientError(f"index: {self._where} answered HTTP {status}") from error
-        except ApiException as error:
-            raise TransientError(f"index: {self._where} does not answer ({error})") from error
+def check_server(url: str, api_key: str | None) -> int:
+    """How many collections the Qdrant server at `url` has.
+
+    Raises:
+        ConfigError: it refuses the key.
+        TransientError: it does not answer.
+    """
+    client = _open_client(None, url, api_key)
+    try:
+        with _translated(url):
+            return len(client.get_collections().collections)
+    finally:
+        client.close()
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+
+    try:
+        yield
+    except UnexpectedResponse as error:
+        status = error.status_code or 500
+        if status in (401, 403):
+            raise ConfigError(f"index: {where} refuses the API key (HTTP {status})") from error
+        if 400 <= status < 500 and status not in (404, 408, 409, 429):
+            raise ConfigError(f"index: {where} refuses the request (HTTP {status}): {error}") from error
+        raise TransientError(f"index: {where} answered HTTP {status}") from error
+    except ApiException as error:
+        raise TransientError(f"index: {where} does not answer ({error})") from error
 
 
 def _open_client(path: Path | None, url: str | None, api_key: str | None) -> QdrantClient:
