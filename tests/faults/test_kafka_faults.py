@@ -181,7 +181,7 @@ def live(directory: str, bootstrap: str, working: Event) -> None:
 @pytest.mark.timeout(240)
 async def test_the_work_of_a_killed_intake_is_taken_over(tmp_path: Path, broker: KafkaBroker) -> None:
     world = open_world(tmp_path, broker.bootstrap)
-    await asyncio.to_thread(world.stream.offsets, world.topics.queries, "intake")  # makes the topic
+    await asyncio.to_thread(world.stream.topics.ensure, world.topics.queries)
     working = forkserver().Event()
     process = forkserver().Process(target=live, args=(str(tmp_path), broker.bootstrap, working))
     intake = open_intake(world)
