@@ -5,7 +5,7 @@
 The labeller (neighbours from Qdrant, four candidate answers, self-justification) over the vLLM generator, two batches
 at a time as the intake does it, against an asynchronous client that sends the very requests it sent, as many at a time,
 and reads the answers as JSON. The two alternate on one vLLM server (its CPU build) with the demo's model; medians over
-the rounds. No stream. With a toy model the ratio says little: labelling costs some 20 ms of a core per query, on the cores
+the rounds. No stream. With a toy model the ratio says little: labelling costs some 20 ms of a core per query, on cores
 that the server wants too, whatever the model costs.
 """
 
