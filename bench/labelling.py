@@ -1,0 +1,144 @@
+"""What labelling costs beside generation: queries labelled per second against a bare client with the same prompts.
+
+`python bench/labelling.py [--queries 64] [--rounds 3] [--model-dir DIR]`
+
+The labeller (neighbours from Qdrant, four candidate answers, self-justification) over the vLLM generator, two batches
+at a time as the intake does it, against an asynchronous client that sends the very requests it sent, as many at a time,
+and reads the answers as JSON. The two alternate on one vLLM server (its CPU build) with the demo's model; medians over
+the rounds. No stream. With a toy model the ratio says little: labelling costs some 20 ms of a core per query, on cores
+that the server wants too, whatever the model costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from semievol.collaboration import CollaborativeLabeller
+from semievol.config import LabellingConfig, TaskConfig
+from semievol.embedding import HashingEmbedder
+from semievol.example_index import QdrantExampleIndex
+from semievol.task import Task
+from semievol.types import Completion, Example, GenerationRequest, Query
+from semievol.vllm_client import ServerAddress, VllmClient
+from semievol.vllm_generator import FixedServers, VllmGenerator
+from tests.servers import vllm
+
+MODEL = Path(__file__).parents[1] / ".cache" / "models" / "SmolLM2-135M-Instruct"
+BATCH = 32
+BATCHES_IN_FLIGHT = 2
+CONCURRENCY = 64
+LABELS = ("refund", "delivery", "password", "hours", "cancel", "other")
+
+
+class Recording(VllmGenerator):
+    """Remembers what it was asked."""
+
+    requests: list[GenerationRequest]
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+        self.requests.extend(requests)
+        return await super().generate(requests)
+
+
+async def label(labeller: CollaborativeLabeller, queries: Sequence[Query]) -> float:
+    """Label all of them; queries per second."""
+    started = time.perf_counter()
+    slots = asyncio.Semaphore(BATCHES_IN_FLIGHT)
+
+    async def one(batch: Sequence[Query]) -> None:
+        async with slots:
+            await labeller.label(batch, None)
+
+    await asyncio.gather(*(one(queries[start : start + BATCH]) for start in range(0, len(queries), BATCH)))
+    return len(queries) / (time.perf_counter() - started)
+
+
+async def bare(url: str, requests: Sequence[GenerationRequest], queries: int) -> float:
+    """Send the same requests as fast as the server takes them; queries per second."""
+    slots = asyncio.Semaphore(CONCURRENCY)
+
+    async def one(session: aiohttp.ClientSession, request: GenerationRequest) -> None:
+        body: dict[str, Any] = {
+            "model": "base",
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "n": request.samples,
+            "temperature": request.temperature,
+            "max_tokens": request.max_tokens,
+            "seed": request.seed % 2**62,
+            "logprobs": True,
+        }
+        async with slots, session.post(f"{url}/v1/chat/completions", json=body) as response:
+            assert response.status == 200
+            await response.json()
+
+    started = time.perf_counter()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(one(session, request) for request in requests))
+    return queries / (time.perf_counter() - started)
+
+
+async def measure(server: vllm.VllmServer, options: argparse.Namespace) -> None:
+    task = Task(TaskConfig(labels=LABELS, max_answer_tokens=8))
+    index = QdrantExampleIndex(HashingEmbedder(), "bench", None)
+    words = ("money", "parcel", "login", "open", "stop", "card", "late", "help")
+    index.upsert(
+        [
+            Example(Query(f"e{n}", f"my {words[n % 8]} and {words[n // 8 % 8]}"), LABELS[n % len(LABELS)])
+            for n in range(64)
+        ]
+    )
+    queries = [Query(f"q{n}", f"about {words[n % 8]}, {words[n // 8 % 8]} and {n}") for n in range(options.queries)]
+    client = VllmClient()
+    generator = Recording(client, FixedServers(client, [ServerAddress("vllm", server.url)]), concurrency=CONCURRENCY)
+    generator.requests = []
+    labeller = CollaborativeLabeller(generator, index, task, LabellingConfig(batch_size=BATCH), seed=0)
+    await label(labeller, queries)  # warm, and the requests to repeat
+    requests = list(generator.requests)
+    await bare(server.url, requests, len(queries))
+    ours: list[float] = []
+    theirs: list[float] = []
+    for turn in range(options.rounds):
+        for labels in (True, False) if turn % 2 == 0 else (False, True):
+            if labels:
+                ours.append(await label(labeller, queries))
+            else:
+                theirs.append(await bare(server.url, requests, len(queries)))
+    await generator.close()
+    index.close()
+    ratio = statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+    print(
+        f"{len(queries)} queries, {len(requests)} requests, {sum(request.samples for request in requests)} answers\n"
+        f"labelled {statistics.median(ours):.1f} queries/s, bare client {statistics.median(theirs):.1f} queries/s: "
+        f"x{ratio:.3f} (claim: at least 0.90)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queries", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each kind")
+    parser.add_argument("--model-dir", type=Path, default=MODEL, help="what vLLM serves, in bfloat16")
+    options = parser.parse_args()
+    if not (options.model_dir / "config.json").is_file():
+        raise SystemExit(f"{options.model_dir} holds no model: run `make model`, or set --model-dir")
+    vllm.need_vllm()
+    with tempfile.TemporaryDirectory() as directory:
+        server = vllm.VllmServer(options.model_dir, Path(directory), dtype="bfloat16")
+        with vllm.running(server):
+            asyncio.run(measure(server, options))
+
+
+if __name__ == "__main__":
+    main()
