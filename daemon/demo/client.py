@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from semievol.types import Example, Query
 
 START_S = 120.0
 ASKED_AT_ONCE = 32
+SAMPLE_S = 3.0
 
 
 class DemoError(SemiEvolError):
@@ -46,11 +48,15 @@ class Memory:
 
     now: int = 0
     peak: int = 0
+    _next: float = 0.0
 
     def sample(self) -> None:
-        """Add up this process and all its descendants."""
+        """Add up this process and all its descendants; every few seconds at most: the kernel walks all their pages."""
         import psutil
 
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + SAMPLE_S
         total = 0
         me = psutil.Process()
         for process in (me, *me.children(recursive=True)):

@@ -59,7 +59,6 @@ def _settings(directory: Path, model: Path, seed: int, scale: Scale) -> dict[str
         "training": {
             "learning_rate": 1e-3,
             "epochs": 2,
-            "example_repeats": 2,
             "threads": 1,
         },
         "trigger": {"new_pseudo_labels": scale.queries // scale.rounds, "max_rounds": scale.rounds},
