@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,7 @@ class Scenario:
         self._scale = scale
         self._watch = watch
         self._say = say
+        self._serving = "base"
         self.story = Story()
 
     async def run(self) -> Story:
@@ -110,21 +111,24 @@ class Scenario:
             task.result()
 
     async def _tell(self) -> None:
+        """What serves is measured while the round after it trains: the daemon has little else to do then."""
         data = self._dataset
         self._say(f"{len(data.examples)} labelled examples arrive; a share is held out for the gate")
         await self._client.publish_labels(data.examples)
-        await self._measure("base")
-        share = len(data.queries) // self._scale.rounds
-        await self._stream(data.queries[:share])
+        await self._measure()
         await self._round_ended(0)
+        share = len(data.queries) // self._scale.rounds
         for number in range(1, self._scale.rounds + 1):
+            await self._stream(data.queries[(number - 1) * share : number * share])
+            await self._round_in(number)
+            await self._measure()
             await self._round_ended(number)
             if number == 1:
                 await self._label_as_a_person()
-            await self._stream(data.queries[number * share : (number + 1) * share])
         self._say("a round with shuffled labels is started on purpose: the gate should refuse it")
         answer = await self._client.post("/v1/rounds", {"kind": "warm", "shuffle_labels": True})
         self.story.sabotaged = int(answer["round"])
+        await self._measure()
         await self._round_ended(self.story.sabotaged)
 
     async def _stream(self, queries: tuple[Query, ...]) -> None:
@@ -134,40 +138,47 @@ class Scenario:
             await asyncio.sleep(1.0)
 
     async def _round_ended(self, number: int) -> None:
-        """Wait for the end of a round; when it promoted, measure the adapter that serves now."""
-        deadline = time.monotonic() + ROUND_S
-        while True:
-            if time.monotonic() > deadline:
-                waiting = (await self._client.get("/v1/status"))["waiting_for"]
-                log = self._client.log
-                raise DemoError(f"round {number} did not end within {ROUND_S:.0f} s: {waiting} (log: {log})")
-            rounds = {round_["number"]: round_ for round_ in await self._client.get("/v1/rounds")}
-            round_ = rounds.get(number)
-            if round_ is not None and round_["state"] in ENDED:
-                break
-            await asyncio.sleep(POLL_S)
+        """Wait for the end of a round and say what it was."""
+        round_ = await self._round_in(number, ENDED)
         if round_["state"] == "failed":
             raise DemoError(f"round {number} failed: {round_['reason']} (log: {self._client.log})")
         if round_["state"] == "settled":
-            measured = await self._measure(round_["adapter"])
-            self._say(f"round {number} ({round_['kind']}): promoted, test accuracy {measured.score.accuracy:.1%}")
+            self._serving = round_["adapter"]
+            self._say(f"round {number} ({round_['kind']}): promoted, {self._serving} serves now")
         else:
             self._say(f"round {number} ({round_['kind']}): {round_['state']}: {round_['reason']}")
 
-    async def _measure(self, adapter: str) -> Measurement:
-        """Ask the gateway the whole test set, closed book.
+    async def _round_in(self, number: int, states: Container[str] | None = None) -> dict[str, Any]:
+        """The round, as soon as it is in one of the states; without them, as soon as it has begun.
+
+        Raises:
+            DemoError: it took longer than ROUND_S.
+        """
+        deadline = time.monotonic() + ROUND_S
+        while time.monotonic() < deadline:
+            for round_ in await self._client.get("/v1/rounds"):
+                if round_["number"] == number and (states is None or round_["state"] in states):
+                    return dict(round_)
+            await asyncio.sleep(POLL_S)
+        waiting = (await self._client.get("/v1/status"))["waiting_for"]
+        raise DemoError(f"round {number} did not get on within {ROUND_S:.0f} s: {waiting} (log: {self._client.log})")
+
+    async def _measure(self) -> None:
+        """Ask the gateway the whole test set, closed book, unless what serves has answered it before.
 
         Raises:
             DemoError: another adapter answered than the one to be measured.
         """
-        test = self._dataset.test
+        adapter, test = self._serving, self._dataset.test
+        if adapter in self.story.measurements:
+            return
         replies = await self._client.ask_all([example.query.question for example in test])
         strangers = {reply.adapter for reply in replies} - {adapter}
         if strangers:
             raise DemoError(f"measuring {adapter}, but {', '.join(strangers)} answered")
         outcomes = tuple(self._outcome(e, reply.text) for e, reply in zip(test, replies, strict=True))
-        self.story.measurements[adapter] = Measurement(adapter, outcomes)
-        return self.story.measurements[adapter]
+        measured = self.story.measurements[adapter] = Measurement(adapter, outcomes)
+        self._say(f"test accuracy of {adapter}, closed book: {measured.score.accuracy:.1%}")
 
     def _outcome(self, example: Example, text: str) -> Outcome:
         answer = self._task.parse(text, example.query)

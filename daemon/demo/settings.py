@@ -21,9 +21,9 @@ INSTRUCTION = "Name the intent."
 class Scale:
     """How much of everything the demo uses."""
 
-    labelled_per_intent: int = 11
-    queries: int = 240
-    test: int = 128
+    labelled_per_intent: int = 10
+    queries: int = 192
+    test: int = 96
     rounds: int = 2
     labels_by_person: int = 24
 
@@ -59,6 +59,8 @@ def _settings(directory: Path, model: Path, seed: int, scale: Scale) -> dict[str
         "training": {
             "learning_rate": 1e-3,
             "epochs": 2,
+            "warm_learning_rate": 2e-3,
+            "warm_epochs": 1,
             "threads": 1,
         },
         "trigger": {"new_pseudo_labels": scale.queries // scale.rounds, "max_rounds": scale.rounds},
