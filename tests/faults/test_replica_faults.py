@@ -15,7 +15,7 @@ from tests.servers.vllm import START_S, VllmServer
 pytestmark = pytest.mark.timeout(2 * START_S + 120)
 
 CLIENTS = 8
-PAUSE_S = 0.05  # after each answer: the replica that comes back needs the cores too
+PAUSE_S = 0.2  # after each answer: the replica that comes back needs the cores too
 RECOVERY_S = 30.0
 
 

@@ -33,13 +33,15 @@ MAX_RANK = 16
 _ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    # By default vLLM leaves a core to its own front; of two cores that is half.
-    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+    # One thread each, bound to no core: threads that wait for one another at every step of a tiny model, two servers of
+    # them on two cores, keep a third from starting.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
-# What the tests' own process set for itself (one thread, a passive wait) is not for the server.
-_NOT_INHERITED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "PYTHONPATH")
+# What the tests' own process set for itself is not for the server.
+_NOT_INHERITED = ("OMP_WAIT_POLICY", "PYTHONPATH")
 
 
 def make_served_model(directory: Path, seed: int = 0) -> Path:
