@@ -31,13 +31,14 @@ class ExampleTable:
     def _nearest(self, vector: NDArray[np.float32], k: int) -> list[Neighbour]:
         # One dot product per example: a matrix product would round differently with the number of vectors and the
         # place in the table, and equals would not be equal.
-        similarities = np.clip(np.vecdot(self.vectors, vector), -1.0, 1.0)
-        candidates = np.flatnonzero(similarities >= np.partition(similarities, -k)[-k])
-        found = candidates[np.argsort(-similarities[candidates], kind="stable")[:k]]
-        return [
-            Neighbour(self.examples[place], similarity)
-            for place, similarity in zip(found.tolist(), similarities[found].tolist(), strict=True)
+        similarities = np.vecdot(self.vectors, vector)
+        places = np.flatnonzero(similarities >= np.partition(similarities, -k)[-k])
+        found = [
+            Neighbour(self.examples[place], max(-1.0, min(1.0, similarity)))
+            for place, similarity in zip(places.tolist(), similarities[places].tolist(), strict=True)
         ]
+        found.sort(key=lambda neighbour: -neighbour.similarity)  # equals stay in the order of their ids
+        return found[:k]
 
 
 class ResidentExamples:
