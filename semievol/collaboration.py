@@ -8,11 +8,12 @@ is one that a candidate gave; the same queries, seed and adapter give the same p
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from semievol import confidence
-from semievol.config import Configuration, LabellingConfig
+from semievol.config import LabellingConfig
 from semievol.errors import ConfigError
 from semievol.propagation import arrange, retrieve
 from semievol.protocols import ExampleIndex, Generator, Progress
@@ -37,6 +38,7 @@ class _Answers:
     query: Query
     neighbours: list[Neighbour]
     candidates: tuple[CandidateAnswer, ...]
+    ranked: list[str]
     prompt_tokens: int
     generated_tokens: int
 
@@ -99,36 +101,34 @@ class CollaborativeLabeller:
     async def _answer(self, queries: Sequence[Query], adapter: str | None) -> list[_Answers]:
         """All candidate answers of all queries, from one call: identical prompts share their prefill there."""
         neighbours = await asyncio.to_thread(retrieve, self._index, queries, self._most_neighbours)
-        requests = [
-            self._request(query, found, configuration, adapter)
-            for query, found in zip(queries, neighbours, strict=True)
-            for configuration in self._config.configurations
-        ]
-        completions = await self._generator.generate(requests)
-        width = len(self._config.configurations)
+        requests = [self._requests(query, found, adapter) for query, found in zip(queries, neighbours, strict=True)]
+        completions = iter(await self._generator.generate([request for some in requests for request in some]))
         return [
-            self._collect(
-                query,
-                found,
-                requests[position * width : (position + 1) * width],
-                completions[position * width : (position + 1) * width],
-            )
-            for position, (query, found) in enumerate(zip(queries, neighbours, strict=True))
+            self._collect(query, found, some, list(itertools.islice(completions, len(some))))
+            for query, found, some in zip(queries, neighbours, requests, strict=True)
         ]
 
-    def _request(
-        self, query: Query, neighbours: Sequence[Neighbour], configuration: Configuration, adapter: str | None
-    ) -> GenerationRequest:
-        shown = arrange(neighbours, configuration, query, self._seed)
-        return GenerationRequest(
-            messages=self._task.prompt(query, shown),
-            adapter=adapter,
-            samples=configuration.samples,
-            temperature=configuration.temperature,
-            max_tokens=self._task.config.max_answer_tokens,
-            seed=derive(self._seed, "label", query.id, configuration.name),
-            choices=self._choices(query),
-        )
+    def _requests(self, query: Query, neighbours: Sequence[Neighbour], adapter: str | None) -> list[GenerationRequest]:
+        """One per configuration; those that show the same examples share one prompt."""
+        prompts: dict[tuple[str, ...], tuple[Message, ...]] = {}
+        requests = []
+        for configuration in self._config.configurations:
+            shown = arrange(neighbours, configuration, query, self._seed)
+            ids = tuple([example.id for example in shown])
+            if ids not in prompts:
+                prompts[ids] = self._task.prompt(query, shown)
+            requests.append(
+                GenerationRequest(
+                    messages=prompts[ids],
+                    adapter=adapter,
+                    samples=configuration.samples,
+                    temperature=configuration.temperature,
+                    max_tokens=self._task.config.max_answer_tokens,
+                    seed=derive(self._seed, "label", query.id, configuration.name),
+                    choices=self._choices(query),
+                )
+            )
+        return requests
 
     def _choices(self, query: Query) -> tuple[str, ...] | None:
         return self._task.choices(query) if self._config.structured else None
@@ -154,7 +154,7 @@ class CollaborativeLabeller:
         for request, samples in zip(requests, completions, strict=True):
             prefills[request.messages] = max((completion.prompt_tokens for completion in samples), default=0)
         generated = sum(len(completion.token_ids) for samples in completions for completion in samples)
-        return _Answers(query, neighbours, candidates, sum(prefills.values()), generated)
+        return _Answers(query, neighbours, candidates, ranking(candidates), sum(prefills.values()), generated)
 
     # --- stage two: self-justification -----------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class CollaborativeLabeller:
         picks: list[Completion | None] = [None] * len(answers)
         if not self._config.justify:
             return picks
-        differing = [position for position, each in enumerate(answers) if len(ranking(each.candidates)) > 1]
+        differing = [position for position, each in enumerate(answers) if len(each.ranked) > 1]
         if not differing:
             return picks
         requests = [self._justify_request(answers[position], adapter) for position in differing]
@@ -174,7 +174,7 @@ class CollaborativeLabeller:
     def _justify_request(self, answers: _Answers, adapter: str | None) -> GenerationRequest:
         shown: list[Example] = arrange(answers.neighbours, self._config.configurations[0], answers.query, self._seed)
         return GenerationRequest(
-            messages=self._task.justify_prompt(answers.query, shown, ranking(answers.candidates)),
+            messages=self._task.justify_prompt(answers.query, shown, answers.ranked),
             adapter=adapter,
             max_tokens=self._task.config.max_answer_tokens,
             seed=derive(self._seed, "justify", answers.query.id),
@@ -184,7 +184,7 @@ class CollaborativeLabeller:
     # --- conclusion ------------------------------------------------------------------------------------------------
 
     def _conclude(self, answers: _Answers, pick: Completion | None, adapter: str | None) -> PseudoLabel:
-        ranked = ranking(answers.candidates)
+        ranked = answers.ranked
         answer = ranked[0] if ranked else None
         justified = False
         if pick is not None:

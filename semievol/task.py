@@ -138,20 +138,18 @@ class Task:
         Lenient about `Answer: X`, quotes, trailing punctuation and `C. the option's text`; strict about the set.
         `truncated`: generation stopped at the token limit, so that a label on an unfinished line is no label.
         """
-        marks = list(_ANSWER_MARK.finditer(text))
-        for part in (text, text[marks[-1].end() :]) if marks else (text,):
-            line, newline, _ = part.strip().partition("\n")
-            if self.config.form == "multiple_choice":
-                answer = self._parse_choice(line, query)
-            elif truncated and not newline:
-                answer = None
-            elif self._labels is None:
-                answer = _open_answer(line)
-            else:
-                answer = self._parse_label(line)
-            if answer is not None:
-                return answer
-        return None
+        answer = self._parse_line(text, query, truncated)
+        if answer is None and (marks := list(_ANSWER_MARK.finditer(text))):
+            answer = self._parse_line(text[marks[-1].end() :], query, truncated)
+        return answer
+
+    def _parse_line(self, text: str, query: Query, truncated: bool) -> str | None:
+        line, newline, _ = text.strip().partition("\n")
+        if self.config.form == "multiple_choice":
+            return self._parse_choice(line, query)
+        if truncated and not newline:
+            return None
+        return _open_answer(line) if self._labels is None else self._parse_label(line)
 
     def _parse_label(self, line: str) -> str | None:
         assert self._labels is not None

@@ -87,6 +87,7 @@ class Database:
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         # Writers of one process queue here: SQLite's own waiting is a poll with sleeps, and not fair.
         self._turn = threading.Lock() if self._is_sqlite else None
+        self._insertions: dict[tuple[str, str], Any] = {}  # built once: the intake runs one for every batch
         self._engine = self._build_engine()
         # SQLite's transactions are snapshots anyway.
         repeatable = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -162,8 +163,11 @@ class Database:
         """Insert the rows whose primary key is free; the values of `returning` of those inserted."""
         if not rows:
             return set()
-        statement = self.insert(table).on_conflict_do_nothing(index_elements=_key(table)).returning(returning)
-        return set(connection.execute(statement, rows).scalars())
+        asked = (table.name, returning.name)
+        if asked not in self._insertions:
+            insert = self.insert(table).on_conflict_do_nothing(index_elements=_key(table))
+            self._insertions[asked] = insert.returning(returning)
+        return set(connection.execute(self._insertions[asked], rows).scalars())
 
     def upsert(self, connection: Connection, table: Table, rows: Sequence[Row], update: Sequence[str]) -> None:
         """Insert the rows, or set the columns `update` of those whose primary key is taken."""

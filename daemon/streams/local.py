@@ -33,6 +33,20 @@ from semievol.errors import ConfigError
 
 DELETION_INTERVAL_S = 600.0
 
+# Built once: they run for every batch.
+_IN_PARTITION = (
+    stream_records.c.topic == sa.bindparam("topic"),
+    stream_records.c.partition == sa.bindparam("partition"),
+)
+_NEWEST = sa.select(sa.func.max(stream_records.c.offset)).where(*_IN_PARTITION)
+_NEXT = (
+    sa.select(stream_records)
+    .where(*_IN_PARTITION, stream_records.c.offset >= sa.bindparam("position"))
+    .order_by(stream_records.c.offset)
+    .limit(sa.bindparam("count"))
+)
+_APPEND = sa.insert(stream_records)
+
 
 class LocalStream:
     """The stream of one database file. One object per process: its producers wake its consumers at once.
@@ -171,14 +185,13 @@ class LocalConsumer:
             self._take_free_partitions(connection)
             records: list[StreamRecord] = []
             for partition in self._in_turn():
-                c = stream_records.c
-                statement = (
-                    sa.select(stream_records)
-                    .where(c.topic == self._topic, c.partition == partition, c.offset >= self._positions[partition])
-                    .order_by(c.offset)
-                    .limit(max_records - len(records))
-                )
-                records += map(StreamRecord._make, connection.execute(statement))
+                wanted = {
+                    "topic": self._topic,
+                    "partition": partition,
+                    "position": self._positions[partition],
+                    "count": max_records - len(records),
+                }
+                records += map(StreamRecord._make, connection.execute(_NEXT, wanted))
                 if len(records) >= max_records:
                     break
             return records
@@ -244,13 +257,11 @@ class LocalConsumer:
             self._database.upsert(connection, stream_offsets, rows, ["next_offset"])
 
     def _measure_lag(self) -> int:
-        c = stream_records.c
         lag = 0
         with _translated(), self._database.read() as connection:
             self._take_free_partitions(connection)  # a member that never polled would have no lag to speak of
             for partition, committed in [(p, self._committed[p]) for p in sorted(self._owned)]:
-                statement = sa.select(sa.func.max(c.offset)).where(c.topic == self._topic, c.partition == partition)
-                newest = connection.execute(statement).scalar()
+                newest = connection.execute(_NEWEST, {"topic": self._topic, "partition": partition}).scalar()
                 lag += 0 if newest is None else max(0, newest + 1 - committed)
         return lag
 
@@ -276,7 +287,6 @@ class LocalProducer:
         """Nothing is buffered."""
 
     def _append(self, topic: str, records: Sequence[OutgoingRecord]) -> None:
-        c = stream_records.c
         now = time.time()
         by_partition: defaultdict[int, list[OutgoingRecord]] = defaultdict(list)
         for record in records:
@@ -284,8 +294,7 @@ class LocalProducer:
         rows: list[dict[str, Any]] = []
         with _translated(), self._database.write() as connection:
             for partition, some in by_partition.items():
-                statement = sa.select(sa.func.max(c.offset)).where(c.topic == topic, c.partition == partition)
-                newest = connection.execute(statement).scalar()
+                newest = connection.execute(_NEWEST, {"topic": topic, "partition": partition}).scalar()
                 rows += [
                     {
                         "topic": topic,
@@ -298,7 +307,7 @@ class LocalProducer:
                     }
                     for offset, record in enumerate(some, start=0 if newest is None else newest + 1)
                 ]
-            connection.execute(sa.insert(stream_records), rows)
+            connection.execute(_APPEND, rows)
             if self._retention_s is not None and time.monotonic() >= self._next_deletion.get(topic, 0.0):
                 self._next_deletion[topic] = time.monotonic() + min(DELETION_INTERVAL_S, self._retention_s)
                 _delete_read(connection, topic, now - self._retention_s, awaited=topic in self._awaited)
