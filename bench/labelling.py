@@ -1,12 +1,12 @@
 """What labelling costs beside generation: queries labelled per second against a bare client with the same prompts.
 
-`python bench/labelling.py [--queries 64] [--rounds 3] [--model-dir DIR]`
+`python bench/labelling.py [--queries 96] [--rounds 3] [--model-dir DIR]`
 
-The labeller (neighbours from Qdrant, four candidate answers, self-justification) over the vLLM generator, two batches
-at a time as the intake does it, against an asynchronous client that sends the very requests it sent, as many at a time,
-and reads the answers as JSON. The two alternate on one vLLM server (its CPU build) with the demo's model; medians over
-the rounds. No stream. With a toy model the ratio says little: labelling costs some 20 ms of a core per query, on cores
-that the server wants too, whatever the model costs.
+From Kafka to Kafka: the real Intake reads the queries topic of a real broker, labels (neighbours from Qdrant, four
+candidate answers, self-justification) over the vLLM generator, stores in SQLite and writes the predictions topic;
+against an asynchronous client that sends the very requests it sent, as many at a time, and reads the answers as JSON.
+The two alternate on one vLLM server (its CPU build) with the demo's model; medians over the rounds. Broker, intake and
+server share the machine's cores. With a toy model the ratio says little: it compares the costs of two HTTP clients.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from parts.instant_intake import label_stream
+
+from daemon.config_sections import IntakeSettings, StreamSettings
+from daemon.messages import query_record
+from daemon.store.database import Database
+from daemon.streams.kafka import KafkaStream
 from semievol.collaboration import CollaborativeLabeller
 from semievol.config import LabellingConfig, TaskConfig
 from semievol.embedding import HashingEmbedder
@@ -34,10 +40,10 @@ from semievol.types import Completion, Example, GenerationRequest, Query
 from semievol.vllm_client import ServerAddress, VllmClient
 from semievol.vllm_generator import FixedServers, VllmGenerator
 from tests.servers import vllm
+from tests.servers.kafka import KafkaBroker, missing
 
 MODEL = Path(__file__).parents[1] / ".cache" / "models" / "SmolLM2-135M-Instruct"
 BATCH = 32
-BATCHES_IN_FLIGHT = 2
 CONCURRENCY = 64
 LABELS = ("refund", "delivery", "password", "hours", "cancel", "other")
 
@@ -52,17 +58,27 @@ class Recording(VllmGenerator):
         return await super().generate(requests)
 
 
-async def label(labeller: CollaborativeLabeller, queries: Sequence[Query]) -> float:
-    """Label all of them; queries per second."""
-    started = time.perf_counter()
-    slots = asyncio.Semaphore(BATCHES_IN_FLIGHT)
-
-    async def one(batch: Sequence[Query]) -> None:
-        async with slots:
-            await labeller.label(batch, None)
-
-    await asyncio.gather(*(one(queries[start : start + BATCH]) for start in range(0, len(queries), BATCH)))
-    return len(queries) / (time.perf_counter() - started)
+async def label(
+    labeller: CollaborativeLabeller, task: Task, broker: KafkaBroker, directory: Path, turn: int, queries: list[Query]
+) -> float:
+    """All of them through the intake, on topics of their own; queries per second."""
+    topics = StreamSettings(
+        kind="kafka",
+        queries=f"queries-{turn}",
+        predictions=f"predictions-{turn}",
+        kafka={"bootstrap_servers": [broker.bootstrap], "partitions": 3},  # type: ignore[arg-type]
+    )
+    stream = KafkaStream(topics)
+    producer = stream.producer()
+    await producer.publish(topics.queries, [query_record(query) for query in queries])
+    await producer.close()
+    await asyncio.to_thread(stream.topics.ensure, topics.predictions)
+    database = Database(f"sqlite:///{directory / f'state-{turn}.db'}")
+    database.migrate()
+    settings = IntakeSettings(batch_size=BATCH)
+    run = await label_stream(database, stream, topics, settings, len(queries), labeller, task, None)
+    database.close()
+    return run.queries_per_s
 
 
 async def bare(url: str, requests: Sequence[GenerationRequest], queries: int) -> float:
@@ -89,7 +105,7 @@ async def bare(url: str, requests: Sequence[GenerationRequest], queries: int) ->
     return queries / (time.perf_counter() - started)
 
 
-async def measure(server: vllm.VllmServer, options: argparse.Namespace) -> None:
+async def measure(server: vllm.VllmServer, broker: KafkaBroker, directory: Path, options: argparse.Namespace) -> None:
     task = Task(TaskConfig(labels=LABELS, max_answer_tokens=8))
     index = QdrantExampleIndex(HashingEmbedder(), "bench", None)
     words = ("money", "parcel", "login", "open", "stop", "card", "late", "help")
@@ -104,15 +120,15 @@ async def measure(server: vllm.VllmServer, options: argparse.Namespace) -> None:
     generator = Recording(client, FixedServers(client, [ServerAddress("vllm", server.url)]), concurrency=CONCURRENCY)
     generator.requests = []
     labeller = CollaborativeLabeller(generator, index, task, LabellingConfig(batch_size=BATCH), seed=0)
-    await label(labeller, queries)  # warm, and the requests to repeat
+    await label(labeller, task, broker, directory, 0, queries)  # warm, and the requests to repeat
     requests = list(generator.requests)
     await bare(server.url, requests, len(queries))
     ours: list[float] = []
     theirs: list[float] = []
-    for turn in range(options.rounds):
-        for labels in (True, False) if turn % 2 == 0 else (False, True):
+    for turn in range(1, options.rounds + 1):
+        for labels in (True, False) if turn % 2 else (False, True):
             if labels:
-                ours.append(await label(labeller, queries))
+                ours.append(await label(labeller, task, broker, directory, turn, queries))
             else:
                 theirs.append(await bare(server.url, requests, len(queries)))
     await generator.close()
@@ -127,17 +143,24 @@ async def measure(server: vllm.VllmServer, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, default=64)
+    parser.add_argument("--queries", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each kind")
     parser.add_argument("--model-dir", type=Path, default=MODEL, help="what vLLM serves, in bfloat16")
     options = parser.parse_args()
     if not (options.model_dir / "config.json").is_file():
         raise SystemExit(f"{options.model_dir} holds no model: run `make model`, or set --model-dir")
+    if (lacking := missing()) is not None:
+        raise SystemExit(f"{lacking}; nothing measured")
     vllm.need_vllm()
-    with tempfile.TemporaryDirectory() as directory:
-        server = vllm.VllmServer(options.model_dir, Path(directory), dtype="bfloat16")
-        with vllm.running(server):
-            asyncio.run(measure(server, options))
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        server = vllm.VllmServer(options.model_dir, directory, dtype="bfloat16")
+        broker = KafkaBroker(directory / "broker").start()
+        try:
+            with vllm.running(server):
+                asyncio.run(measure(server, broker, directory, options))
+        finally:
+            broker.stop()
 
 
 if __name__ == "__main__":

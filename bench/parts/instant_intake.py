@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from daemon.config_sections import IntakeSettings, StreamSettings
 from daemon.intake import Intake
@@ -24,6 +25,9 @@ from daemon.streams.protocol import Stream
 from semievol.config import LabellingConfig, TaskConfig
 from semievol.task import Task
 from semievol.types import CandidateAnswer, Completion, Example, GenerationRequest, PseudoLabel, Query
+
+if TYPE_CHECKING:
+    from semievol.collaboration import CollaborativeLabeller
 
 LABELS = tuple(f"intent {number}" for number in range(20))
 TEXT = """what is my card balance please transfer money to the account of noel and tell me when it will arrive how do
@@ -102,7 +106,7 @@ async def ask(stream: Stream, topic: str, count: int) -> None:
 async def run_intake(
     database: Database, stream: Stream, topics: StreamSettings, settings: IntakeSettings, queries: int
 ) -> Run:
-    """The real intake, until every query is published and committed."""
+    """The real intake before a model that answers at once."""
     from semievol.collaboration import CollaborativeLabeller
     from semievol.embedding import HashingEmbedder
     from semievol.example_index import QdrantExampleIndex
@@ -112,10 +116,26 @@ async def run_intake(
     index.upsert([Example(Query(f"example-{n}", question(rng)), rng.choice(LABELS)) for n in range(EXAMPLES)])
     task = Task(TaskConfig(labels=LABELS))
     labeller = CollaborativeLabeller(InstantGenerator(), index, task, LabellingConfig(), 0)  # type: ignore[arg-type]
+    run = await label_stream(database, stream, topics, settings, queries, labeller, task, "a1")
+    index.close()
+    return run
+
+
+async def label_stream(
+    database: Database,
+    stream: Stream,
+    topics: StreamSettings,
+    settings: IntakeSettings,
+    queries: int,
+    labeller: CollaborativeLabeller,
+    task: Task,
+    adapter: str | None,
+) -> Run:
+    """The real intake, until so many queries are labelled, published and committed."""
 
     @contextlib.asynccontextmanager
     async def bind() -> AsyncIterator[str | None]:
-        yield "a1"
+        yield adapter
 
     stop = asyncio.Event()
 
@@ -140,5 +160,4 @@ async def run_intake(
     await intake.run(stop)
     run = started.run(queries)
     assert intake.counters.published == queries
-    index.close()
     return run
