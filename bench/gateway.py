@@ -222,7 +222,8 @@ def main() -> None:
         vllm.need_vllm()
         with tempfile.TemporaryDirectory() as directory:
             model = options.model_dir or vllm.make_served_model(Path(directory) / "model")
-            server = vllm.VllmServer(model, Path(directory), dtype="bfloat16" if options.model_dir else "float32")
+            dtype = "bfloat16" if options.model_dir else "float32"
+            server = vllm.VllmServer(model, Path(directory), dtype=dtype, threads=None)
             server.start()
             try:
                 server.wait(START_S)

@@ -154,7 +154,7 @@ def main() -> None:
     vllm.need_vllm()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        server = vllm.VllmServer(options.model_dir, directory, dtype="bfloat16")
+        server = vllm.VllmServer(options.model_dir, directory, dtype="bfloat16", threads=None)
         broker = KafkaBroker(directory / "broker").start()
         try:
             with vllm.running(server):

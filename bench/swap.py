@@ -5,7 +5,7 @@
 A swap is all that a daemon does from the gate's decision on: the candidate is loaded into both replicas, answers the
 fingerprint twice (before it is evaluated and before it is promoted), the alias moves, the old version is drained and
 unloaded. Steady windows and swap windows of the same length alternate; latencies of each kind are pooled. vLLM is its
-CPU build with the tests' tiny model; servers, clients and replica set share the machine's cores.
+CPU build with the tests' tiny model, one thread each; servers, clients and replica set share the machine's cores.
 """
 
 from __future__ import annotations

@@ -101,11 +101,11 @@ class CollaborativeLabeller:
     async def _answer(self, queries: Sequence[Query], adapter: str | None) -> list[_Answers]:
         """All candidate answers of all queries, from one call: identical prompts share their prefill there."""
         neighbours = await asyncio.to_thread(retrieve, self._index, queries, self._most_neighbours)
-        requests = [self._requests(query, found, adapter) for query, found in zip(queries, neighbours, strict=True)]
-        completions = iter(await self._generator.generate([request for some in requests for request in some]))
+        by_query = [self._requests(query, found, adapter) for query, found in zip(queries, neighbours, strict=True)]
+        completions = iter(await self._generator.generate([request for own in by_query for request in own]))
         return [
-            self._collect(query, found, some, list(itertools.islice(completions, len(some))))
-            for query, found, some in zip(queries, neighbours, requests, strict=True)
+            self._collect(query, found, own, list(itertools.islice(completions, len(own))))
+            for query, found, own in zip(queries, neighbours, by_query, strict=True)
         ]
 
     def _requests(self, query: Query, neighbours: Sequence[Neighbour], adapter: str | None) -> list[GenerationRequest]:

@@ -1,10 +1,10 @@
 """The retrievable examples in Qdrant: the one module that knows Qdrant.
 
 Owns the collection, point ids and payloads, for the local mode (one process, guarded by a directory lock) and for a
-server. Does not own the examples: it can be rebuilt from them at any time. A server is searched by asking it; the local
-mode, where this process is the sole writer, in memory (`resident_examples`). Invariants: a point's id is a function of
-the example's id, a point's payload is the whole example, and all vectors come from the embedder whose name is
-kept beside the collection.
+server. Does not own the examples: it can be rebuilt from them at any time. A server is asked to search; the local
+mode, whose only writer is this process, is searched in memory (`resident_examples`). Invariants: a point's id is a
+function of the example's id, a point's payload is the whole example, and all vectors come from the embedder whose name
+is kept beside the collection.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class QdrantExampleIndex:
             known = ids if self._resident is None else sorted(self._resident.ids().intersection(ids))
             if known:
                 self._client.delete(self._points, points_selector=[point_id(each) for each in known], wait=True)
-            if self._resident is not None:
-                self._resident.remove(known)
+                if self._resident is not None:
+                    self._resident.remove(known)
 
     def neighbours(self, questions: Sequence[str], k: int) -> list[list[Neighbour]]:
         """The k nearest examples of each question, nearest first (equals by example id)."""
@@ -151,9 +151,8 @@ class QdrantExampleIndex:
                 self._write(kept, self._embedder.embed([example.query.question for example in kept]))
             self._note()
         if self._resident is not None:
-            found = list(self._scroll(self._points, with_vectors=True))
-            vectors = np.asarray([record.vector for record in found], dtype=np.float32)
-            self._resident.put([_decoded(record.payload) for record in found], vectors)
+            for record in self._scroll(self._points, with_vectors=True):
+                self._resident.put([_decoded(record.payload)], np.asarray([record.vector], dtype=np.float32))
         for name in self._obsolete():
             self._client.delete_collection(name)
 
@@ -189,7 +188,7 @@ class QdrantExampleIndex:
 
         if self._client.collection_exists(name):
             return
-        # Vectors have unit length, so the dot product is the cosine; the local mode computes it far faster.
+        # Vectors have unit length, so the dot product is the cosine, here and in resident_examples.
         params = models.VectorParams(size=dimensions, distance=models.Distance.DOT)
         try:
             self._client.create_collection(name, vectors_config=params)

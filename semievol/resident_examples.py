@@ -71,6 +71,6 @@ class ResidentExamples:
             for row, (_, vector) in zip(vectors, held, strict=True):
                 row[:] = vector
             self._table = ExampleTable(tuple(example for example, _ in held), vectors)
-            # The table's rows take the place of what came in: every vector is in memory once.
+            # The table's rows take the place of what came in: every vector is held once here.
             self._held = {example.id: (example, row) for (example, _), row in zip(held, vectors, strict=True)}
         return self._table

@@ -137,7 +137,7 @@ async def label_stream(
     async def bind() -> AsyncIterator[str | None]:
         yield adapter
 
-    stop = asyncio.Event()
+    stop, producer = asyncio.Event(), stream.producer()
 
     def count(_: Sequence[PseudoLabel]) -> None:
         if intake.counters.labelled == queries:
@@ -145,7 +145,7 @@ async def label_stream(
 
     intake = Intake(
         stream.consumer(topics.queries, "bench"),
-        stream.producer(),
+        producer,
         PseudoLabelStore(database, WORKLOAD),
         RecordParser(task, topics.max_record_bytes),
         labeller,
@@ -159,5 +159,6 @@ async def label_stream(
     started = Clock()
     await intake.run(stop)
     run = started.run(queries)
+    await producer.close()
     assert intake.counters.published == queries
     return run

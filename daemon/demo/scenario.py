@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,8 +119,9 @@ class Scenario:
         await self._round_ended(0)
         share = len(data.queries) // self._scale.rounds
         for number in range(1, self._scale.rounds + 1):
-            await self._stream(data.queries[(number - 1) * share : number * share])
-            await self._round_in(number)
+            end = number * share if number < self._scale.rounds else None
+            await self._stream(data.queries[(number - 1) * share : end])
+            await self._round_begun(number)
             await self._measure()
             await self._round_ended(number)
             if number == 1:
@@ -130,6 +131,7 @@ class Scenario:
         self.story.sabotaged = int(answer["round"])
         await self._measure()
         await self._round_ended(self.story.sabotaged)
+        await self._measure()  # only if the gate let it through
 
     async def _stream(self, queries: tuple[Query, ...]) -> None:
         """Traffic: the queries come one handful after the other."""
@@ -137,9 +139,12 @@ class Scenario:
             await self._client.publish_queries(queries[start : start + QUERIES_A_SECOND])
             await asyncio.sleep(1.0)
 
+    async def _round_begun(self, number: int) -> None:
+        await self._awaited_round(number, "begin", lambda state: True)
+
     async def _round_ended(self, number: int) -> None:
         """Wait for the end of a round and say what it was."""
-        round_ = await self._round_in(number, ENDED)
+        round_ = await self._awaited_round(number, "end", ENDED.__contains__)
         if round_["state"] == "failed":
             raise DemoError(f"round {number} failed: {round_['reason']} (log: {self._client.log})")
         if round_["state"] == "settled":
@@ -148,8 +153,8 @@ class Scenario:
         else:
             self._say(f"round {number} ({round_['kind']}): {round_['state']}: {round_['reason']}")
 
-    async def _round_in(self, number: int, states: Container[str] | None = None) -> dict[str, Any]:
-        """The round, as soon as it is in one of the states; without them, as soon as it has begun.
+    async def _awaited_round(self, number: int, event: str, reached: Callable[[str], bool]) -> dict[str, Any]:
+        """The round, as soon as it exists in a state that was waited for.
 
         Raises:
             DemoError: it took longer than ROUND_S.
@@ -157,17 +162,17 @@ class Scenario:
         deadline = time.monotonic() + ROUND_S
         while time.monotonic() < deadline:
             for round_ in await self._client.get("/v1/rounds"):
-                if round_["number"] == number and (states is None or round_["state"] in states):
+                if round_["number"] == number and reached(round_["state"]):
                     return dict(round_)
             await asyncio.sleep(POLL_S)
         waiting = (await self._client.get("/v1/status"))["waiting_for"]
-        raise DemoError(f"round {number} did not get on within {ROUND_S:.0f} s: {waiting} (log: {self._client.log})")
+        raise DemoError(f"round {number} did not {event} within {ROUND_S:.0f} s: {waiting} (log: {self._client.log})")
 
     async def _measure(self) -> None:
         """Ask the gateway the whole test set, closed book, unless what serves has answered it before.
 
-        Raises:
-            DemoError: another adapter answered than the one to be measured.
+        The round that trains meanwhile may be promoted first, on a machine that trains fast and answers slowly: then
+        this adapter stays without a figure.
         """
         adapter, test = self._serving, self._dataset.test
         if adapter in self.story.measurements:
@@ -175,7 +180,10 @@ class Scenario:
         replies = await self._client.ask_all([example.query.question for example in test])
         strangers = {reply.adapter for reply in replies} - {adapter}
         if strangers:
-            raise DemoError(f"measuring {adapter}, but {', '.join(strangers)} answered")
+            self._say(
+                f"test accuracy of {adapter}: not measured, {', '.join(sorted(strangers))} was promoted meanwhile"
+            )
+            return
         outcomes = tuple(self._outcome(e, reply.text) for e, reply in zip(test, replies, strict=True))
         measured = self.story.measurements[adapter] = Measurement(adapter, outcomes)
         self._say(f"test accuracy of {adapter}, closed book: {measured.score.accuracy:.1%}")

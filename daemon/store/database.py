@@ -87,7 +87,7 @@ class Database:
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         # Writers of one process queue here: SQLite's own waiting is a poll with sleeps, and not fair.
         self._turn = threading.Lock() if self._is_sqlite else None
-        self._insertions: dict[tuple[str, str], Any] = {}  # built once: the intake runs one for every batch
+        self._insertions: dict[sa.Column[Any], Any] = {}  # built once: the intake runs one for every batch
         self._engine = self._build_engine()
         # SQLite's transactions are snapshots anyway.
         repeatable = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -163,11 +163,10 @@ class Database:
         """Insert the rows whose primary key is free; the values of `returning` of those inserted."""
         if not rows:
             return set()
-        asked = (table.name, returning.name)
-        if asked not in self._insertions:
+        if returning not in self._insertions:
             insert = self.insert(table).on_conflict_do_nothing(index_elements=_key(table))
-            self._insertions[asked] = insert.returning(returning)
-        return set(connection.execute(self._insertions[asked], rows).scalars())
+            self._insertions[returning] = insert.returning(returning)
+        return set(connection.execute(self._insertions[returning], rows).scalars())
 
     def upsert(self, connection: Connection, table: Table, rows: Sequence[Row], update: Sequence[str]) -> None:
         """Insert the rows, or set the columns `update` of those whose primary key is taken."""

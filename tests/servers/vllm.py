@@ -33,15 +33,13 @@ MAX_RANK = 16
 _ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    # One thread each, bound to no core: threads that wait for one another at every step of a tiny model, two servers of
-    # them on two cores, keep a third from starting.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
+    # By default vLLM leaves a core to its own front; of two cores that is half.
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
 # What the tests' own process set for itself is not for the server.
-_NOT_INHERITED = ("OMP_WAIT_POLICY", "PYTHONPATH")
+_NOT_INHERITED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "PYTHONPATH")
 
 
 def make_served_model(directory: Path, seed: int = 0) -> Path:
@@ -68,14 +66,23 @@ class VllmServer:
         dtype: str = "float32",
         max_loras: int = MAX_LORAS,
         max_rank: int = MAX_RANK,
+        threads: int | None = 1,
         arguments: tuple[str, ...] = (),
     ) -> None:
-        """Keep the settings; `start` starts it. Its log is `directory/vllm-PORT.log`."""
+        """Keep the settings; `start` starts it. Its log is `directory/vllm-PORT.log`.
+
+        Args:
+            threads: of its model, bound to no core; None: vLLM's own choice, one bound to every core. Bound threads of
+                two servers on two cores wait for one another at every step, and keep a third from starting.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         self.model = model
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = directory / f"vllm-{self.port}.log"
+        unbound = {} if threads is None else {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+        inherited = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+        self._environment = inherited | _ENVIRONMENT | unbound
         self._arguments = [
             *("--model", str(model), "--served-model-name", "base", "--dtype", dtype),
             *("--host", "127.0.0.1", "--port", str(self.port), "--max-model-len", str(POSITIONS)),
@@ -89,12 +96,11 @@ class VllmServer:
 
     def start(self) -> None:
         """Start the process without waiting for it."""
-        environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
         command = [str(vllm_environment.python()), "-m", "vllm.entrypoints.openai.api_server", *self._arguments]
         with self.log_path.open("ab") as log:
             # A session of its own: the engine is a child process, and a kill must reach both.
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment | _ENVIRONMENT, start_new_session=True
+                command, stdout=log, stderr=log, env=self._environment, start_new_session=True
             )
 
     def wait(self, timeout_s: float = START_S) -> None:

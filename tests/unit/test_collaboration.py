@@ -70,6 +70,27 @@ async def test_neighbours_are_retrieved_once_with_the_largest_number() -> None:
     assert [candidate.configuration for candidate in label.candidates] == ["closed", "two", "four"]
 
 
+async def test_each_order_of_the_neighbours_has_its_own_prompt_and_its_own_answer() -> None:
+    orders = ("nearest_last", "nearest_first", "shuffled", "nearest_last")
+    config = LabellingConfig(
+        configurations=tuple(
+            Configuration(name=f"{order} {place}", temperature=0.0, neighbours=4, order=order)
+            for place, order in enumerate(orders)
+        ),
+        justify=False,
+    )
+    generator = ScriptedGenerator(lambda request: ["a" if request.messages[0].content == "question 3" else "b"])
+    (label,) = await labeller(generator, config).label([QUERY], None)
+    prompts = [request.messages for request in generator.calls[0]]
+    assert prompts[0] == prompts[3]
+    assert len(set(prompts)) == 3
+    assert [(each.configuration, each.answer) for each in label.candidates] == [
+        (f"{order} {place}", "a" if prompts[place][0].content == "question 3" else "b")
+        for place, order in enumerate(orders)
+    ]
+    assert {each.answer for each in label.candidates} == {"a", "b"}
+
+
 async def test_the_model_picks_where_candidates_differ() -> None:
     generator = ScriptedGenerator(script("a", ["a", "b", "a"], pick="b"))
     (label,) = await labeller(generator).label([QUERY], None)

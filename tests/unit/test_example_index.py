@@ -49,14 +49,16 @@ def test_point_ids_are_the_same_on_every_machine() -> None:
 def test_an_index_on_disk_is_found_again_without_embedding(tmp_path: Path) -> None:
     first = QdrantExampleIndex(CountingEmbedder(), "examples", tmp_path / "index")
     first.upsert(EXAMPLES)
-    first.delete(["pin"])
+    first.delete(["pin", "unknown"])
+    found = first.neighbours(["is 2 more than 1", "where is my card"], 2)
     first.close()
     first.close()
     embedder = CountingEmbedder()
     second = QdrantExampleIndex(embedder, "examples", tmp_path / "index")
     assert second.ids() == {"card", "sum"}
     assert embedder.texts == []
-    assert second.neighbours(["is 2 more than 1"], 1)[0][0].example == EXAMPLES[2]
+    assert found[0][0].example == EXAMPLES[2]
+    assert second.neighbours(["is 2 more than 1", "where is my card"], 2) == found
     second.close()
 
 
