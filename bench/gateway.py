@@ -3,9 +3,11 @@
 `python bench/gateway.py [--seconds 4] [--rounds 6] [--vllm [--model-dir DIR]]`
 
 Against a server that answers at once, which shows the gateway's own cost, and with `--vllm` against vLLM (its CPU build
-with the tests' tiny model, or the model of `--model-dir`). Server, gateway and clients are processes of their own and
-share the machine's cores. Direct and gateway alternate, and so does who begins; medians over the rounds are shown. The
-clients wait for each answer before they ask again; `paced` ones also pause, so that the latency is not that of a queue.
+with the tests' tiny model, or the model of `--model-dir`). Server, gateway and clients are processes of their own. vLLM
+has half of the cores to itself, gateway and clients the others: a model server computes on its own device, and does not
+slow down because a gateway runs. Direct and gateway alternate, and so does who begins; medians over the rounds are
+shown. The clients wait for each answer before they ask again; `paced` ones also pause, so that the latency is not that
+of a queue.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -223,8 +226,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             model = options.model_dir or vllm.make_served_model(Path(directory) / "model")
             dtype = "bfloat16" if options.model_dir else "float32"
-            server = vllm.VllmServer(model, Path(directory), dtype=dtype, threads=None)
+            cores = sorted(os.sched_getaffinity(0))
+            half = max(1, len(cores) // 2)
+            server = vllm.VllmServer(model, Path(directory), dtype=dtype, threads=half)
+            # What is started inherits the cores of who starts it.
+            os.sched_setaffinity(0, cores[:half])
             server.start()
+            os.sched_setaffinity(0, cores[half:] or cores)
             try:
                 server.wait(START_S)
                 compare(f"vLLM, {options.model_dir or 'a tiny model'}", server.url, "base", options)
