@@ -38,6 +38,7 @@ CLIENTS = 16
 TOKENS = 16
 PACE_S = 0.25
 START_S = 600.0
+SHORT = ("--max-model-len", "256")  # any model has as many positions
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def main() -> None:
             dtype = "bfloat16" if options.model_dir else "float32"
             cores = sorted(os.sched_getaffinity(0))
             half = max(1, len(cores) // 2)
-            server = vllm.VllmServer(model, Path(directory), dtype=dtype, threads=half)
+            server = vllm.VllmServer(model, Path(directory), dtype=dtype, threads=half, arguments=SHORT)
             # What is started inherits the cores of who starts it.
             os.sched_setaffinity(0, cores[:half])
             server.start()
