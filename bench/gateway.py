@@ -31,6 +31,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from daemon.event_loop import run_loop
+
 ROOT = Path(__file__).parents[1]
 TOKEN = "token-of-the-benchmark"
 ALIAS = "bench"
@@ -120,7 +122,7 @@ def run_instant(answer: Connection) -> None:
         answer.send(f"http://127.0.0.1:{runner.addresses[0][1]}")
         await asyncio.Event().wait()
 
-    asyncio.run(main())
+    run_loop(main())
 
 
 def run_gateway(upstream: str, base_model: str, answer: Connection) -> None:
@@ -140,7 +142,7 @@ def run_gateway(upstream: str, base_model: str, answer: Connection) -> None:
         gateway = Gateway(config, ALIAS, tools, Alias(AliasState(None, None, 1)), metrics, TOKEN)
         await gateway.run(lambda host, port: answer.send(f"http://{host}:{port}"), asyncio.Event())
 
-    asyncio.run(main())
+    run_loop(main())
 
 
 @contextmanager
@@ -186,11 +188,11 @@ def measure(kind: str, targets: list[Target], options: argparse.Namespace, *, st
     runs: dict[str, list[Run]] = {target.name: [] for target in targets}
     used = asked = 0.0
     for target in targets:
-        asyncio.run(load(target, 1.0, stream=stream, pace_s=pace_s))  # warm
+        run_loop(load(target, 1.0, stream=stream, pace_s=pace_s))  # warm
     for turn in range(options.rounds):
         for target in targets if turn % 2 == 0 else targets[::-1]:
             before = 0.0 if target.cpu_pid is None else cpu_s(target.cpu_pid)
-            run = asyncio.run(load(target, options.seconds, stream=stream, pace_s=pace_s))
+            run = run_loop(load(target, options.seconds, stream=stream, pace_s=pace_s))
             runs[target.name].append(run)
             if target.cpu_pid is not None:
                 used += cpu_s(target.cpu_pid) - before

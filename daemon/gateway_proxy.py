@@ -11,8 +11,8 @@ import functools
 import io
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -144,9 +144,8 @@ class ProxyBackend:
             async with asyncio.timeout_at(call.deadline + self._settings.connect_timeout_s):  # for a client that hangs
                 await response.prepare(call.request)
                 await response.write(begin)
-                async with aclosing(_events(call, answer, rewriter)) as rest:
-                    async for events in rest:
-                        await response.write(events)
+                while events := await _next_events(call, answer, rewriter):
+                    await response.write(events)
                 await response.write_eof()
         except _ReplicaFailed as failure:
             self._count(replica, failure, "broke off a stream")
@@ -190,27 +189,23 @@ async def _first_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter
     raise _ReplicaFailed("its stream ended before it began", down=True)
 
 
-async def _events(call: Call, answer: aiohttp.ClientResponse, rewriter: StreamRewriter) -> AsyncGenerator[bytes]:
-    """The rest of a stream, in whole events.
+async def _next_events(call: Call, answer: aiohttp.ClientResponse, rewriter: StreamRewriter) -> bytes:
+    """The next whole events of a stream, however many have come; nothing at its end.
 
     Raises:
         _ReplicaFailed: it broke off, or took too long.
     """
     try:
-        while True:
-            async with asyncio.timeout_at(call.deadline):
-                chunk = await answer.content.readany()
-            if not chunk:
-                break
-            if events := rewriter.feed(chunk):
-                yield events
+        async with asyncio.timeout_at(call.deadline):
+            while chunk := await answer.content.readany():
+                if events := rewriter.feed(chunk):
+                    return events
     except TimeoutError as failure:
         late = asyncio.get_running_loop().time() >= call.deadline
         raise _ReplicaFailed("too slow" if late else "silent within a stream", down=not late) from failure
     except (aiohttp.ClientError, OSError, ValueError) as failure:
         raise _ReplicaFailed(_short(failure), down=True) from failure
-    if rest := rewriter.end():
-        yield rest
+    return rewriter.end()
 
 
 async def _refused(call: Call, replica: Upstream, answer: aiohttp.ClientResponse) -> web.Response:

@@ -27,6 +27,7 @@ from daemon.config import ROLES, DaemonConfig
 from daemon.config_sections import RetrySettings
 from daemon.control import Control
 from daemon.engine import open_engine
+from daemon.event_loop import run_loop
 from daemon.following import StateFollower
 from daemon.gateway import Gateway, open_gateway_tools
 from daemon.idle import IdleWatch
@@ -77,7 +78,7 @@ def serve(config: DaemonConfig, roles: Sequence[str], *, exit_when_idle: bool = 
     )
     for noisy in ("httpx", "alembic.runtime", "sentence_transformers", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    return asyncio.run(Service(config, roles, exit_when_idle=exit_when_idle).run())
+    return run_loop(Service(config, roles, exit_when_idle=exit_when_idle).run())
 
 
 @dataclass(slots=True)
