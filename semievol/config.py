@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -98,6 +98,19 @@ class Configuration(Section):
         return self
 
 
+class ConsensusConfig(Section):
+    """Label spreading over queries and examples that lie close together (see consensus)."""
+
+    weight: float = Field(default=0.7, ge=0, lt=1)
+    """How much the neighbours' answers count against a query's own."""
+    neighbours: int = Field(default=10, ge=1)
+    """Nearest queries and examples that each query listens to."""
+    power: float = Field(default=8.0, ge=0)
+    """A neighbour's weight is its cosine to this power: the nearest count most."""
+    steps: int = Field(default=10, ge=1)
+    """How often the answers are passed on."""
+
+
 class LabellingConfig(Section):
     """Collaborative labelling (paper, section on collaborative learning)."""
 
@@ -108,6 +121,9 @@ class LabellingConfig(Section):
     """The n candidate answers of a query are all samples of all configurations (paper: n = 4)."""
     justify: bool = True
     """Where candidates differ, show them to the model and let it pick; off: the majority decides."""
+    consensus: ConsensusConfig | None = None
+    """Correct the pseudo-labels by those of the queries near them, and rank them by that consensus when
+    selection.by is consensus. Classification with labels only; runs on files only. None: each stands alone."""
     batch_size: int = Field(default=32, gt=0)
     """Queries labelled together."""
     structured: bool = False
@@ -128,8 +144,25 @@ class SelectionConfig(Section):
 
     theta: float = Field(default=0.5, gt=0, le=1)
     """Keep pseudo-labels whose entropy is at or below this quantile of the pool (paper: 0.5)."""
+    theta_by_round: tuple[float, ...] = ()
+    """theta of the first evolve round, the second and so on; the last one holds for all later ones. Empty: theta. Later
+    rounds label more surely than the first, and may keep more (intents: 0.5, 0.8)."""
     min_agreement: float = Field(default=0.5, ge=0, le=1)
     """Also require at least this share of candidates to agree; 0 leaves the paper's rule alone."""
+
+    @field_validator("theta_by_round")
+    @classmethod
+    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < theta <= 1 for theta in value):
+            raise ValueError("theta_by_round: each theta must be above 0 and at most 1")
+        return value
+
+    def of_evolve_round(self, number: int) -> SelectionConfig:
+        """The settings of the `number`-th evolve round, counted from 1."""
+        if not self.theta_by_round:
+            return self
+        theta = self.theta_by_round[min(number, len(self.theta_by_round)) - 1]
+        return self.model_copy(update={"theta": theta})
 
 
 class TrainingConfig(Section):

@@ -110,6 +110,7 @@ def pseudo_label_to_json(label: PseudoLabel) -> dict[str, Any]:
         "candidates": [{**asdict(each), "entropy": _finite(each.entropy)} for each in label.candidates],
         "prompt_tokens": label.prompt_tokens,
         "generated_tokens": label.generated_tokens,
+        **({} if label.consensus is None else {"consensus": label.consensus}),
     }
 
 
@@ -134,6 +135,7 @@ def pseudo_label_from_json(row: Row) -> PseudoLabel:
             candidates=tuple(CandidateAnswer(**each) for each in candidates),
             prompt_tokens=int(row.get("prompt_tokens", 0)),
             generated_tokens=int(row.get("generated_tokens", 0)),
+            consensus=None if row.get("consensus") is None else float(row["consensus"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"is not a pseudo-label ({error!r}); write it with `semievol label`") from None

@@ -91,7 +91,7 @@ def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, str]) -> d
     summary = result.to_json()
     labels = run.directory.round(result.number).pseudo_labels() if result.kind == "evolve" else None
     if labels and truth:
-        kept = frozenset(select_labels(labels, run.config).kept)
+        kept = frozenset(select_labels(labels, run.config, result.number).kept)
         summary["precision"] = precision(labels, truth)
         summary["selected_precision"] = precision([label for label in labels if label.query.id in kept], truth)
     return summary

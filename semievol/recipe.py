@@ -7,6 +7,7 @@ the next incumbent; a run that was killed goes on after its last finished step.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,12 @@ from typing import Protocol
 
 from semievol.collaboration import CollaborativeLabeller
 from semievol.config import MethodConfig
+from semievol.consensus import spread
+from semievol.errors import ConfigError
 from semievol.evaluation import Evaluation, evaluate
 from semievol.gate import decide
 from semievol.propagation import training_rows
-from semievol.protocols import ExampleIndex, Generator, Progress
+from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.run_directory import Kind, RoundDirectory, RoundResult, RunDirectory
 from semievol.seeds import derive
 from semievol.selection import Scored, Selection, select
@@ -56,6 +59,7 @@ class Run:
     """Everything that the rounds of one run share.
 
     `examples` may be retrieved and trained on; `holdout` is only evaluated on; the index holds `examples` alone.
+    `embedder` is needed for the consensus of pseudo-labels.
     """
 
     config: MethodConfig
@@ -67,6 +71,7 @@ class Run:
     holdout: tuple[Example, ...]
     queries: tuple[Query, ...]
     directory: RunDirectory
+    embedder: Embedder | None = None
     watcher: Watcher = no_watcher
 
 
@@ -104,28 +109,10 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
     if (finished := files.result()) is not None:
         return finished
     kind: Kind = "warm" if number == 1 else "evolve"
-    clock = _Clock()
-    if incumbent is not None:
-        await run.generator.load_adapter(incumbent, run.directory.adapters / incumbent)
-
-    # In-context propagation and collaborative learning: neighbours and several configurations answer every query.
-    with clock.step("label"):
-        labels = await _label(run, number, incumbent, files) if kind == "evolve" else []
-
-    # Adaptive selection: low entropy, enough agreement.
-    selection = select_labels(labels, run.config)
-
-    # In-weight propagation: the examples (always) and what was selected become a LoRA adapter.
-    with clock.step("train"):
-        rows = _training_mix(run, number, labels, selection)
-        continues = incumbent is not None and run.config.training.start_from == "incumbent"
-        parent = run.directory.adapters / str(incumbent) if continues else None
-        job = make_training_job(run.config, rows, number=number, kind=kind, parent=parent)
-        write_snapshot(files.snapshot, job, rows)
-        advance = run.watcher(f"round {number}: train (%)", 100)
-        path = await run.trainer(files.snapshot, files.work, run.directory.adapters, advance)
-    candidate = path.name
-    await run.generator.load_adapter(candidate, path)
+    clock = Clock()
+    proposal = await propose(run, number, incumbent, clock)
+    candidate = proposal.adapter
+    await run.generator.load_adapter(candidate, run.directory.adapters / candidate)
 
     # The gate: both models answer the holdout in the form that clients ask, closed book.
     with clock.step("evaluate"):
@@ -137,10 +124,10 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
         kind=kind,
         incumbent=incumbent,
         adapter=candidate,
-        labelled=len(labels),
-        selected=len(selection.kept),
-        threshold=selection.threshold if labels else None,
-        rows=len(rows),
+        labelled=len(proposal.labels),
+        selected=len(proposal.selection.kept),
+        threshold=proposal.selection.threshold if proposal.labels else None,
+        rows=proposal.rows,
         gate=decide(old.outcomes, new.outcomes, run.config.gate),
         seconds=clock.seconds,
     )
@@ -149,9 +136,53 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
     return result
 
 
-def select_labels(labels: list[PseudoLabel], config: MethodConfig) -> Selection:
-    """Adaptive selection of pseudo-labels by the run's settings."""
-    return select([Scored(x.query.id, x.answer, x.entropy, x.agreement) for x in labels], config.selection)
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a round proposes: an adapter, and the pseudo-labels that it was trained on. `rows`: of the training mix."""
+
+    adapter: str
+    labels: list[PseudoLabel]
+    selection: Selection
+    rows: int
+
+
+async def propose(run: Run, number: int, incumbent: str | None, clock: Clock) -> Proposal:
+    """A round up to its adapter: label, select, train. What is done already is taken from the run's directory.
+
+    Args:
+        run: what the rounds share.
+        number: 1 is the warm round; see `run_round`.
+        incumbent: the adapter that labels; None is the base model.
+        clock: is told how long each step took.
+    """
+    files = run.directory.round(number)
+    kind: Kind = "warm" if number == 1 else "evolve"
+    if incumbent is not None:
+        await run.generator.load_adapter(incumbent, run.directory.adapters / incumbent)
+
+    # In-context propagation and collaborative learning: neighbours and several configurations answer every query.
+    with clock.step("label"):
+        labels = await _label(run, number, incumbent, files) if kind == "evolve" else []
+
+    # Adaptive selection: low entropy, enough agreement.
+    selection = select_labels(labels, run.config, number)
+
+    # In-weight propagation: the examples (always) and what was selected become a LoRA adapter.
+    with clock.step("train"):
+        rows = _training_mix(run, number, labels, selection)
+        continues = incumbent is not None and run.config.training.start_from == "incumbent"
+        parent = run.directory.adapters / str(incumbent) if continues else None
+        job = make_training_job(run.config, rows, number=number, kind=kind, parent=parent)
+        write_snapshot(files.snapshot, job, rows)
+        advance = run.watcher(f"round {number}: train (%)", 100)
+        path = await run.trainer(files.snapshot, files.work, run.directory.adapters, advance)
+    return Proposal(path.name, labels, selection, len(rows))
+
+
+def select_labels(labels: list[PseudoLabel], config: MethodConfig, number: int = 2) -> Selection:
+    """Adaptive selection of pseudo-labels by the run's settings, for round `number` (2 is the first evolve round)."""
+    scored = [Scored(x.query.id, x.answer, x.entropy, x.agreement) for x in labels]
+    return select(scored, config.selection.of_evolve_round(number - 1))
 
 
 async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirectory) -> list[PseudoLabel]:
@@ -163,8 +194,25 @@ async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirec
         labels = await labeller.label(
             run.queries, incumbent, progress=run.watcher(f"round {number}: label", len(run.queries))
         )
-        files.write_pseudo_labels(labels, select_labels(labels, run.config))
+        labels = await _agreed(run, labels)
+        files.write_pseudo_labels(labels, select_labels(labels, run.config, number))
     return labels
+
+
+async def _agreed(run: Run, labels: list[PseudoLabel]) -> list[PseudoLabel]:
+    """The pseudo-labels after each has listened to those near it, where that is configured."""
+    settings, embedder = run.config.labelling.consensus, run.embedder
+    if settings is None:
+        return labels
+    if embedder is None:
+        raise ConfigError("labelling.consensus: needs an embedder")
+
+    def agree() -> list[PseudoLabel]:
+        vectors = embedder.embed([label.query.question for label in labels])
+        others = embedder.embed([example.query.question for example in run.examples])
+        return spread(labels, vectors, run.examples, others, settings)
+
+    return await asyncio.to_thread(agree)
 
 
 def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: Selection) -> list[TrainingRow]:
@@ -217,7 +265,7 @@ async def _unload_all_but(generator: Generator, serving: str | None) -> None:
             await generator.unload_adapter(name)
 
 
-class _Clock:
+class Clock:
     """Seconds spent in each step of a round."""
 
     def __init__(self) -> None:

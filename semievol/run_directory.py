@@ -121,10 +121,12 @@ class RunDirectory:
     """The directory of one run."""
 
     path: Path
+    adapters_at: Path | None = None
+    """Where adapters are published; None: in the run's own directory."""
 
     @property
     def adapters(self) -> Path:
-        return self.path / "adapters"
+        return self.adapters_at or self.path / "adapters"
 
     def round(self, number: int) -> RoundDirectory:
         """The files of round `number` (1 is the warm round); the directory is made."""

@@ -113,6 +113,8 @@ class PseudoLabel:
     agreement: share of all candidate answers that parse to `answer`, in [0, 1].
     confidence: exp(-entropy) * agreement, in [0, 1]; for people and plots, never for selection.
     justified: the answer was picked by self-justification because the candidates differed.
+    consensus: the answer's share, in [0, 1], of what was answered to this query and to those near it, which may have
+        changed the answer; None: not asked for (`labelling.consensus`).
     """
 
     query: Query
@@ -126,6 +128,7 @@ class PseudoLabel:
     candidates: tuple[CandidateAnswer, ...]
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    consensus: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,117 @@
+"""Consensus: pseudo-labels corrected by what was answered to the queries and examples near them.
+
+The model answers each query alone; queries that lie close together mostly have the same answer. Label spreading over
+the graph of nearest neighbours (Zhou et al., 2004, Learning with local and global consistency) lets the sure ones, and
+above all the examples, speak for the unsure ones. Owns the spreading; vectors come from the embedder, what is kept is
+selection's. Invariants: examples keep their answers; the result depends on the set of labels alone, not on batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from semievol import confidence
+from semievol.config import ConsensusConfig
+from semievol.protocols import Vectors
+from semievol.types import Example, PseudoLabel
+
+_BLOCK_ROWS = 1024
+
+
+def spread(
+    labels: Sequence[PseudoLabel],
+    vectors: Vectors,
+    examples: Sequence[Example],
+    example_vectors: Vectors,
+    config: ConsensusConfig,
+) -> list[PseudoLabel]:
+    """The pseudo-labels with the answers of the consensus and `consensus`, the share that their answer has in it.
+
+    An answer may change to one that was given near the query only; its agreement is then 0, and its entropy that of all
+    the query's candidates. Takes time in the square of the number of queries (4,500: about a second).
+
+    Args:
+        labels: of one task with a closed set of answers.
+        vectors: their queries', unit length, shape (len(labels), dimensions).
+        examples: the labelled ones.
+        example_vectors: theirs, shape (len(examples), dimensions).
+        config: weight, number and steepness of neighbours.
+    """
+    if not labels:
+        return []
+    names = sorted(
+        {candidate.answer for label in labels for candidate in label.candidates if candidate.answer is not None}
+        | {example.answer for example in examples}
+    )
+    if not names:
+        return list(labels)
+    column = {name: place for place, name in enumerate(names)}
+    own = np.zeros((len(labels) + len(examples), len(names)), dtype=np.float64)
+    for row, label in enumerate(labels):
+        for candidate in label.candidates:
+            if candidate.answer is not None:
+                votes = confidence.confidence(candidate.entropy, 1.0)
+                own[row, column[candidate.answer]] += votes / len(label.candidates)
+    for row, example in enumerate(examples, start=len(labels)):
+        own[row, column[example.answer]] = 1.0
+    every = np.concatenate([vectors, example_vectors]) if len(examples) else vectors
+    masses = _spread(own, len(labels), *_neighbours(every, config), config)
+    return [_concluded(label, row, names) for label, row in zip(labels, masses[: len(labels)], strict=True)]
+
+
+def _neighbours(vectors: Vectors, config: ConsensusConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest others of each row and their weights, both (rows, neighbours); weights of a row add up to 1 or 0."""
+    rows = len(vectors)
+    count = min(config.neighbours, rows - 1)
+    nearest = np.zeros((rows, count), dtype=np.int64)
+    weights = np.zeros((rows, count))
+    if count == 0:
+        return nearest, weights
+    for start in range(0, rows, _BLOCK_ROWS):
+        similar = vectors[start : start + _BLOCK_ROWS] @ vectors.T
+        places = np.arange(len(similar))
+        similar[places, start + places] = -np.inf
+        best = np.argsort(-similar, axis=1, kind="stable")[:, :count]
+        nearest[start : start + len(similar)] = best
+        weights[start : start + len(similar)] = np.maximum(np.take_along_axis(similar, best, axis=1), 0.0)
+    weights **= config.power
+    sums = weights.sum(axis=1, keepdims=True)
+    return nearest, np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
+
+
+def _spread(
+    own: np.ndarray, queries: int, nearest: np.ndarray, weights: np.ndarray, config: ConsensusConfig
+) -> np.ndarray:
+    masses = own.copy()
+    for _ in range(config.steps):
+        others = np.zeros_like(masses)
+        for place in range(nearest.shape[1]):
+            others += weights[:, place, None] * masses[nearest[:, place]]
+        masses = (1 - config.weight) * own + config.weight * others
+        masses[queries:] = own[queries:]
+    return masses
+
+
+def _concluded(label: PseudoLabel, masses: np.ndarray, names: Sequence[str]) -> PseudoLabel:
+    whole = float(masses.sum())
+    if whole <= 0.0:  # nobody near it has said anything
+        return replace(label, consensus=0.0)
+    best = int(masses.argmax())
+    answer, share = names[best], float(masses[best]) / whole
+    if answer == label.answer:
+        return replace(label, consensus=share)
+    given = [each for each in label.candidates if each.answer == answer] or label.candidates
+    entropy = confidence.mean_entropy([each.entropy for each in given])
+    agreement = confidence.agreement([each.answer for each in label.candidates], answer)
+    return replace(
+        label,
+        answer=answer,
+        entropy=entropy,
+        agreement=agreement,
+        confidence=confidence.confidence(entropy, agreement),
+        justified=False,
+        consensus=share,
+    )
