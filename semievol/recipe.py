@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from semievol.answer_equality import AnswerEquality
 from semievol.collaboration import CollaborativeLabeller
 from semievol.config import MethodConfig
 from semievol.evaluation import Evaluation, evaluate
@@ -56,6 +57,7 @@ class Run:
     """Everything that the rounds of one run share.
 
     `examples` may be retrieved and trained on; `holdout` is only evaluated on; the index holds `examples` alone.
+    `equality` None: what the task says by itself, without an embedder.
     """
 
     config: MethodConfig
@@ -68,6 +70,7 @@ class Run:
     queries: tuple[Query, ...]
     directory: RunDirectory
     watcher: Watcher = no_watcher
+    equality: AnswerEquality | None = None
 
 
 def round_seed(config: MethodConfig, number: int) -> int:
@@ -159,7 +162,8 @@ async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirec
     labels = files.pseudo_labels()
     if labels is None:
         config = run.config.labelling
-        labeller = CollaborativeLabeller(run.generator, run.index, run.task, config, round_seed(run.config, number))
+        seed = round_seed(run.config, number)
+        labeller = CollaborativeLabeller(run.generator, run.index, run.task, config, seed, equality=run.equality)
         labels = await labeller.label(
             run.queries, incumbent, progress=run.watcher(f"round {number}: label", len(run.queries))
         )
@@ -207,7 +211,13 @@ def make_training_job(
 async def _evaluate(run: Run, number: int, adapter: str | None) -> Evaluation:
     advance = run.watcher(f"round {number}: evaluate {adapter or 'base'}", len(run.holdout))
     return await evaluate(
-        run.generator, run.task, run.holdout, adapter, seed=round_seed(run.config, number), progress=advance
+        run.generator,
+        run.task,
+        run.holdout,
+        adapter,
+        seed=round_seed(run.config, number),
+        progress=advance,
+        equality=run.equality,
     )
 
 
