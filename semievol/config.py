@@ -157,8 +157,13 @@ class LabellingConfig(Section):
 class SelectionConfig(Section):
     """Adaptive selection: which pseudo-labels are trained on."""
 
+    by: Literal["entropy", "agreement", "margin", "semantic_entropy", "votes"] = "entropy"
+    """What ranks them. entropy: the paper's H; agreement: the share of candidates that gave the answer; margin: that
+    share less the runner-up's; semantic_entropy: how the candidates spread over different answers; votes: agreement in
+    which each candidate counts by its likelihood. All but entropy and votes have few different values with few
+    candidates, and equals stand or fall together."""
     theta: float = Field(default=0.5, gt=0, le=1)
-    """Keep pseudo-labels whose entropy is at or below this quantile of the pool (paper: 0.5)."""
+    """Keep pseudo-labels that are as sure as this quantile of the pool or surer (paper: 0.5, by entropy)."""
     min_agreement: float = Field(default=0.5, ge=0, le=1)
     """Also require at least this share of candidates to agree; 0 leaves the paper's rule alone."""
 

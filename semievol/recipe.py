@@ -23,7 +23,7 @@ from semievol.propagation import training_rows
 from semievol.protocols import ExampleIndex, Generator, Progress
 from semievol.run_directory import Kind, RoundDirectory, RoundResult, RunDirectory
 from semievol.seeds import derive
-from semievol.selection import Scored, Selection, select
+from semievol.selection import Selection, scored, select
 from semievol.task import Task
 from semievol.training_job import TrainingJob, write_snapshot
 from semievol.types import Example, PseudoLabel, Query, TrainingRow
@@ -115,7 +115,7 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
     with clock.step("label"):
         labels = await _label(run, number, incumbent, files) if kind == "evolve" else []
 
-    # Adaptive selection: low entropy, enough agreement.
+    # Adaptive selection: sure (by entropy, unless configured otherwise), enough agreement.
     selection = select_labels(labels, run.config)
 
     # In-weight propagation: the examples (always) and what was selected become a LoRA adapter.
@@ -154,7 +154,7 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
 
 def select_labels(labels: list[PseudoLabel], config: MethodConfig) -> Selection:
     """Adaptive selection of pseudo-labels by the run's settings."""
-    return select([Scored(x.query.id, x.answer, x.entropy, x.agreement) for x in labels], config.selection)
+    return select([scored(label, config.selection) for label in labels], config.selection)
 
 
 async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirectory) -> list[PseudoLabel]:
