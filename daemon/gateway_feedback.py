@@ -21,7 +21,7 @@ from daemon.web import error
 from semievol.data import query_to_json
 from semievol.types import Example, Query
 
-FIELDS = frozenset({"id", "answer", "source", "question", "messages", "options", "category", "metadata"})
+FIELDS = frozenset({"id", "answer", "answers", "source", "question", "messages", "options", "category", "metadata"})
 SOURCE = "feedback"
 
 

@@ -23,6 +23,7 @@ from daemon.retry import Health, Stopped, until_answered
 from daemon.store.examples import ExampleStore, StoredExample
 from daemon.store.pseudo_labels import PseudoLabelStore
 from daemon.streams.protocol import OutgoingRecord, StreamConsumer, StreamProducer, StreamRecord
+from semievol.answer_equality import AnswerEquality, is_correct
 from semievol.errors import TransientError
 from semievol.protocols import ExampleIndex
 from semievol.split import is_holdout
@@ -41,10 +42,7 @@ class Joined(NamedTuple):
     truth: str
     adapter: str | None
     predicted_at: float
-
-    @property
-    def correct(self) -> bool:
-        return self.predicted == self.truth
+    correct: bool
 
 
 @dataclass(slots=True)
@@ -77,6 +75,7 @@ class LabelsIntake:
     """Runs one consumer of the labels topic.
 
     Args:
+        equality: which answers mean the same; None: what the parser's task says by itself, without an embedder.
         on_joined: told of every label whose query was answered earlier (accuracy drift).
     """
 
@@ -91,6 +90,7 @@ class LabelsIntake:
         settings: LabelsSettings,
         topics: StreamSettings,
         *,
+        equality: AnswerEquality | None = None,
         on_joined: Callable[[Sequence[Joined]], None] | None = None,
     ) -> None:
         self._consumer = consumer
@@ -101,6 +101,7 @@ class LabelsIntake:
         self._parser = parser
         self._settings = settings
         self._topics = topics
+        self._equality = equality or AnswerEquality(parser.task)
         self._on_joined = on_joined
         self._tracker = OffsetTracker()
         self._stop = asyncio.Event()
@@ -213,9 +214,18 @@ class LabelsIntake:
 
     async def _join(self, changed: Sequence[StoredExample]) -> None:
         """Count labels of queries that were answered earlier. A redelivered label is not new, and not counted."""
-        truths = {item.example.id: item.example.answer for item in changed}
+        truths = {item.example.id: item.example for item in changed}
         predictions = await self._answer("store", lambda: asyncio.to_thread(self._pseudo_labels.rows, list(truths)))
-        joined = [Joined(p.id, p.answer, truths[p.id], p.adapter, p.created_at) for p in predictions.values()]
+        answers = [p.answer for p in predictions.values()] + [
+            gold for id_ in predictions for gold in truths[id_].answers
+        ]
+        same = await self._answer("embedding", lambda: self._equality.among_async(answers))
+        joined = [
+            Joined(
+                p.id, p.answer, truths[p.id].answer, p.adapter, p.created_at, is_correct(p.answer, truths[p.id], same)
+            )
+            for p in predictions.values()
+        ]
         right = sum(item.correct for item in joined)
         self.counters.joined_right += right
         self.counters.joined_wrong += len(joined) - right

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemon.errors import PoisonRecord, Reason
 from daemon.streams.protocol import OutgoingRecord, StreamRecord
-from semievol.data import KNOWN_FIELDS, MAX_ID_CHARS, example_to_json, query_to_json
+from semievol.data import KNOWN_FIELDS, MAX_ID_CHARS, example_of, example_to_json, query_to_json
 from semievol.errors import DataError
 from semievol.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query, Role
@@ -39,6 +39,8 @@ class _Turn(BaseModel):
 
 _Text = str | int
 """Numbers are taken as text, as in files: ids, ratings and options are often whole numbers."""
+_Answer = str | int | float
+"""Answers and options are also decimal numbers."""
 
 
 class _QueryRecord(BaseModel):
@@ -50,7 +52,7 @@ class _QueryRecord(BaseModel):
     id: _Text
     question: _Text | None = None
     messages: tuple[_Turn, ...] | None = None
-    options: tuple[_Text, ...] | None = None
+    options: tuple[_Answer, ...] | None = None
     category: _Text | None = None
     metadata: dict[str, Any] | None = None
 
@@ -58,7 +60,8 @@ class _QueryRecord(BaseModel):
 class _LabelRecord(_QueryRecord):
     """`semievol.labels`, version 1."""
 
-    answer: _Text
+    answer: _Answer
+    answers: tuple[_Answer, ...] | None = None
     source: _Text | None = None
 
 
@@ -76,7 +79,7 @@ class RecordParser:
     """Turns stream records into queries and examples of one task."""
 
     def __init__(self, task: Task, max_record_bytes: int) -> None:
-        self._task = task
+        self.task = task
         self._max_record_bytes = max_record_bytes
 
     def query(self, record: StreamRecord) -> Query:
@@ -90,7 +93,7 @@ class RecordParser:
         return self._query(self._validated(_QueryRecord, record.value))
 
     def label(self, record: StreamRecord) -> Example | Retraction:
-        """The example that a record of the labels topic gives, with its canonical answer, or takes back.
+        """The example that a record of the labels topic gives, with its canonical answers, or takes back.
 
         Raises:
             PoisonRecord: it can never be processed; names the field and the fix.
@@ -103,11 +106,13 @@ class RecordParser:
             return Retraction(record.key)
         parsed = self._validated(_LabelRecord, record.value)
         query = self._query(parsed)
+        source = _optional_text("source", parsed.source)
         try:
-            answer = self._task.canonical(str(parsed.answer), query)
+            return example_of(
+                query, [str(answer) for answer in (parsed.answer, *(parsed.answers or ()))], self.task, source
+            )
         except DataError as error:
             raise PoisonRecord(Reason.ANSWER_NOT_ALLOWED, _short(str(error))) from error
-        return Example(query, answer, _optional_text("source", parsed.source))
 
     def _validated(self, model: type[_Record], value: bytes) -> _Record:
         if len(value) > self._max_record_bytes:
@@ -131,7 +136,7 @@ class RecordParser:
     def _query(self, parsed: _QueryRecord) -> Query:
         identity = _checked_id(str(parsed.id))
         question, messages = _asked(parsed)
-        limit = self._task.config.max_question_chars
+        limit = self.task.config.max_question_chars
         length = len(question) if messages is None else sum(len(turn.content) for turn in messages)
         if length > limit:
             raise PoisonRecord(
@@ -149,7 +154,7 @@ class RecordParser:
             metadata={**{k: v for k, v in extra.items() if k not in KNOWN_FIELDS}, **(parsed.metadata or {})},
         )
         try:
-            self._task.check_query(query)
+            self.task.check_query(query)
         except DataError as error:
             raise PoisonRecord(Reason.INVALID_QUERY, _short(str(error))) from error
         return query
@@ -293,7 +298,7 @@ def _poison(error: ValidationError, value: bytes) -> PoisonRecord:
 
 def _field(location: Sequence[int | str]) -> str:
     """The path of the faulty field; the names of the types that were tried in turn are not the sender's business."""
-    return ".".join(str(part) for part in location if part not in ("str", "int"))
+    return ".".join(str(part) for part in location if part not in ("str", "int", "float"))
 
 
 def _short(text: str, limit: int = MAX_DETAIL_CHARS) -> str:

@@ -26,6 +26,7 @@ from daemon.store.pseudo_labels import PoolRow
 from daemon.store.rounds import Round
 from daemon.store.stores import Stores
 from semievol import adapter_directory
+from semievol.answer_equality import AnswerEquality
 from semievol.errors import AdapterError, ConfigError, DataError, TransientError
 from semievol.evaluation import Evaluation, evaluate, summarise
 from semievol.gate import GateResult, decide
@@ -62,6 +63,7 @@ class RoundTools:
     launcher: Launcher
     fleet: AdapterFleet
     alias: Alias
+    equality: AnswerEquality
 
 
 class RoundEngine:
@@ -221,7 +223,8 @@ class RoundEngine:
     ) -> Evaluation:
         """Ask what is not known yet; answers are greedy, so that asking again would give the same."""
         tools = self._tools
-        asked = await evaluate(tools.generator, tools.task, [e for e in holdout if e.id not in known], adapter)
+        unknown = [example for example in holdout if example.id not in known]
+        asked = await evaluate(tools.generator, tools.task, unknown, adapter, equality=tools.equality)
         outcomes = {**known, **{outcome.id: outcome for outcome in asked.outcomes}}
         return summarise(adapter, [replace(outcomes[e.id], category=e.query.category) for e in holdout])
 

@@ -49,6 +49,7 @@ from daemon.streams.protocol import Stream, StreamProducer
 from daemon.supervisor import Supervisor
 from daemon.web import ensure_token, run_server
 from semievol import adapter_directory
+from semievol.answer_equality import AnswerEquality
 from semievol.collaboration import CollaborativeLabeller
 from semievol.errors import ConfigError
 from semievol.protocols import ExampleIndex, Generator
@@ -96,6 +97,7 @@ class Parts:
     alias: Alias
     lease: ControlLease | None = None
     index: ExampleIndex | None = None
+    equality: AnswerEquality | None = None
     generator: Generator | None = None
     replicas: ReplicaSet | None = None
     labeller: CollaborativeLabeller | None = None
@@ -202,6 +204,7 @@ class Service:
         )
         parts.stack.callback(index.close)
         parts.index = index
+        parts.equality = AnswerEquality(parts.task, embedder)
         if not owns and not config.index.url:
             follower = IndexFollower(parts.stores.examples, index, config.index.follow_interval_s)
             await waited_for("state", follower.catch_up, supervisor)
@@ -218,6 +221,7 @@ class Service:
             parts.parser,
             self._config.labels,
             self._config.stream,
+            equality=parts.equality,
         )
         parts.supervisor.add("labels", parts.labels.run, stage=0)
 
@@ -242,7 +246,7 @@ class Service:
         parts.fleet = AdapterFleet(stores, engine.servers, parts.alias)
         if parts.index is not None:
             parts.labeller = CollaborativeLabeller(
-                parts.generator, parts.index, parts.task, config.labelling, config.seed
+                parts.generator, parts.index, parts.task, config.labelling, config.seed, equality=parts.equality
             )
         if parts.lease is not None:
             parts.control = self._control(parts, stores, parts.lease)
@@ -258,6 +262,7 @@ class Service:
     def _control(self, parts: Parts, stores: Stores, lease: ControlLease) -> Control:
         assert parts.generator is not None
         assert parts.index is not None
+        assert parts.equality is not None
         assert parts.labeller is not None
         assert parts.fleet is not None
         tools = RoundTools(
@@ -269,6 +274,7 @@ class Service:
             SubprocessLauncher(),
             parts.fleet,
             parts.alias,
+            parts.equality,
         )
         engine = RoundEngine(self._config, tools, place_of(self._config))
         # Where the labels role is another process, its quiet (trigger.labels_quiet_s) is all that is known of it.

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config import DaemonConfig
+from daemon.store.pseudo_labels import PoolRow
 from daemon.store.rounds import Membership, Round
 from daemon.store.stores import Stores
 from semievol.adapter_directory import write_durably
 from semievol.propagation import training_rows
 from semievol.protocols import ExampleIndex
 from semievol.seeds import derive
-from semievol.selection import Scored, select
+from semievol.selection import Scored, scored, select
 from semievol.task import Task
 from semievol.training_job import TrainingJob, write_snapshot
 from semievol.types import TrainingRow
@@ -58,8 +59,7 @@ def choose(
     threshold: float | None = None
     if round_.kind == "evolve":
         pool = stores.pseudo_labels.pool(limit=config.rounds.max_pool)
-        scored = [Scored(p.id, p.answer, p.entropy, p.agreement) for p in sorted(pool, key=lambda p: p.id)]
-        selection = select(scored, config.selection)
+        selection = select(_scored(stores, sorted(pool, key=lambda row: row.id), config), config.selection)
         kept, threshold = selection.kept, selection.threshold
         members = tuple(
             [Membership(query_id, True, None) for query_id in selection.kept]
@@ -109,6 +109,14 @@ def choose(
         "selected_ids": list(kept),
     }
     return Snapshot(rows, members, job, manifest)
+
+
+def _scored(stores: Stores, pool: Sequence[PoolRow], config: DaemonConfig) -> list[Scored]:
+    """What selection looks at. By entropy, the pool's rows say it all; other measures are of the stored candidates."""
+    if config.selection.by == "entropy":
+        return [Scored(row.id, row.answer, row.entropy, row.agreement) for row in pool]
+    labels = stores.pseudo_labels.load([row.id for row in pool])
+    return [scored(label, config.selection) for label in labels]
 
 
 def shuffled(rows: Sequence[TrainingRow], seed: int) -> tuple[TrainingRow, ...]:

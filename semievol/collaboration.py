@@ -1,8 +1,9 @@
 """Collaborative labelling: several inference configurations answer each query, and one answer comes out.
 
-Owns the two stages (candidate answers, self-justification where they differ) and the vote. Does not decide what is
-trained on: see selection. Invariants: every candidate answer counts in the agreement, parseable or not; an answer
-is one that a candidate gave; the same queries, seed and adapter give the same pseudo-labels however they are batched.
+Owns the two stages (candidate answers, self-justification where they differ) and the vote. Does not decide which
+answers mean the same (answer_equality), nor what is trained on (selection). Invariants: every candidate answer counts
+in the agreement, parseable or not; an answer is one that a candidate gave; the same queries, seed and adapter give the
+same pseudo-labels however they are batched.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from semievol import confidence
+from semievol.answer_equality import AnswerEquality, Same, clustered
 from semievol.config import LabellingConfig
 from semievol.errors import ConfigError
 from semievol.propagation import arrange, retrieve
@@ -52,19 +54,28 @@ class CollaborativeLabeller:
         task: prompts and parsing.
         config: configurations, self-justification and batch size.
         seed: the run's seed.
+        equality: which answers mean the same; None: what the task says by itself, without an embedder.
 
     Raises:
-        ConfigError: a configuration wants neighbours and there is no index.
+        ConfigError: a configuration wants neighbours and there is no index, or the task wants an embedder.
     """
 
     def __init__(
-        self, generator: Generator, index: ExampleIndex | None, task: Task, config: LabellingConfig, seed: int
+        self,
+        generator: Generator,
+        index: ExampleIndex | None,
+        task: Task,
+        config: LabellingConfig,
+        seed: int,
+        *,
+        equality: AnswerEquality | None = None,
     ) -> None:
         self._generator = generator
         self._index = index
         self._task = task
         self._config = config
         self._seed = seed
+        self._equality = equality or AnswerEquality(task)
         self._most_neighbours = max(configuration.neighbours for configuration in config.configurations)
         if self._most_neighbours and index is None:
             raise ConfigError("labelling.configurations: neighbours above 0 need an example index")
@@ -81,7 +92,7 @@ class CollaborativeLabeller:
 
         Raises:
             AdapterError: `adapter` is not loaded.
-            TransientError: generator or index did not answer; nothing is returned.
+            TransientError: generator, index or embedder did not answer; nothing is returned.
         """
         labels: list[PseudoLabel] = []
         for start in range(0, len(queries), self._config.batch_size):
@@ -92,9 +103,13 @@ class CollaborativeLabeller:
         return labels
 
     async def _label_batch(self, queries: Sequence[Query], adapter: str | None) -> list[PseudoLabel]:
-        answers = await self._answer(queries, adapter)
+        answers = await self._clustered(await self._answer(queries, adapter))
         picks = await self._justify(answers, adapter)
-        return [self._conclude(each, pick, adapter) for each, pick in zip(answers, picks, strict=True)]
+        picked = await self._picked(answers, picks)
+        return [
+            self._conclude(each, pick, answer, adapter)
+            for each, pick, answer in zip(answers, picks, picked, strict=True)
+        ]
 
     # --- stage one: candidate answers ------------------------------------------------------------------------------
 
@@ -156,6 +171,17 @@ class CollaborativeLabeller:
         generated = sum(len(completion.token_ids) for samples in completions for completion in samples)
         return _Answers(query, neighbours, candidates, ranking(candidates), sum(prefills.values()), generated)
 
+    async def _clustered(self, answers: list[_Answers]) -> list[_Answers]:
+        """Candidates that mean the same get one answer."""
+        if self._task.exact:
+            return answers
+        same = await self._equality.among_async(each.answer for own in answers for each in own.candidates)
+        named = [clustered(own.candidates, same) for own in answers]
+        return [
+            replace(own, candidates=candidates, ranked=ranking(candidates))
+            for own, candidates in zip(answers, named, strict=True)
+        ]
+
     # --- stage two: self-justification -----------------------------------------------------------------------------
 
     async def _justify(self, answers: Sequence[_Answers], adapter: str | None) -> list[Completion | None]:
@@ -181,16 +207,27 @@ class CollaborativeLabeller:
             choices=self._choices(answers.query),
         )
 
+    async def _picked(self, answers: Sequence[_Answers], picks: Sequence[Completion | None]) -> list[str | None]:
+        """The candidate answers that the picks name; None where there is no pick, or it names none of them."""
+        parsed = [
+            None if pick is None else self._task.parse(pick.text, each.query, truncated=pick.finish_reason == "length")
+            for each, pick in zip(answers, picks, strict=True)
+        ]
+        if not any(parsed):
+            return parsed
+        differing = [each for each, said in zip(answers, parsed, strict=True) if said is not None]
+        same = await self._equality.among_async([*parsed, *(answer for each in differing for answer in each.ranked)])
+        return [_named(said, each.ranked, same) for each, said in zip(answers, parsed, strict=True)]
+
     # --- conclusion ------------------------------------------------------------------------------------------------
 
-    def _conclude(self, answers: _Answers, pick: Completion | None, adapter: str | None) -> PseudoLabel:
+    def _conclude(
+        self, answers: _Answers, pick: Completion | None, picked: str | None, adapter: str | None
+    ) -> PseudoLabel:
+        """The picked answer or, without one, that of the vote; the tokens of `pick` count whatever it said."""
         ranked = answers.ranked
-        answer = ranked[0] if ranked else None
-        justified = False
-        if pick is not None:
-            picked = self._task.parse(pick.text, answers.query, truncated=pick.finish_reason == "length")
-            if picked in ranked:
-                answer, justified = picked, True
+        answer = picked if picked is not None else ranked[0] if ranked else None
+        justified = picked is not None
         given = [candidate.answer for candidate in answers.candidates]
         entropy = answer_entropy(answers.candidates, answer)
         agreement = confidence.agreement(given, answer)
@@ -207,6 +244,13 @@ class CollaborativeLabeller:
             prompt_tokens=answers.prompt_tokens + (pick.prompt_tokens if pick else 0),
             generated_tokens=answers.generated_tokens + (len(pick.token_ids) if pick else 0),
         )
+
+
+def _named(said: str | None, ranked: Sequence[str], same: Same) -> str | None:
+    """The ranked answer that is spelled as `said`, else the first that means the same; None: none of them."""
+    if said is None or said in ranked:
+        return said
+    return next((answer for answer in ranked if same(said, answer)), None)
 
 
 def answer_entropy(candidates: Sequence[CandidateAnswer], answer: str | None) -> float:

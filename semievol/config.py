@@ -6,8 +6,9 @@ files and a run in the service mean the same by the same key.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -21,26 +22,56 @@ class Section(BaseModel):
 class TaskConfig(Section):
     """What is asked and what counts as an answer."""
 
-    form: Literal["classification", "multiple_choice"] = "classification"
-    """classification: the answer is a label string; multiple_choice: a letter A, B, C... of the query's options."""
+    form: Literal["classification", "multiple_choice", "numeric", "short_answer", "free_form"] = "classification"
+    """classification: a label string; multiple_choice: a letter A, B, C... of the query's options; numeric: one number
+    or several; short_answer: a few words, compared as SQuAD and DROP do; free_form: a text, compared by embedding."""
     labels: tuple[str, ...] | None = None
     """The closed set of labels of a classification task. None: any non-empty label string is an answer."""
+    tolerance: float = Field(default=0.01, ge=0, lt=1)
+    """numeric: numbers are the same up to this share of the larger one (ConvFinQA: 0.01); 0 wants equal ones."""
+    similarity: float = Field(default=0.85, gt=0, le=1)
+    """free_form: answers mean the same from this cosine of their embeddings on. It depends on the embedder: look at
+    pairs of answers that do and that do not."""
     instruction: str | None = None
     """System message put before every prompt. None: no system message (the chat template may add its own)."""
     template: str = "{question}"
     """The user turn; `{question}` is replaced. Multiple choice appends the lettered options and `Answer:`."""
+    answer_pattern: str | None = None
+    """Regular expression (Python's) that finds the answer in the model's text: its first group, or the whole match; the
+    last match counts, and is then read as the form reads it. None: the form's own rule, behind `Answer:` or alone."""
+    answer_template: str = "{answer}"
+    """How an answer is written in prompts and in training; `{answer}` is replaced. With `answer_pattern`, a text in
+    which the pattern finds the answer, or the model would unlearn what is read; examples are checked for it."""
     max_question_chars: int = Field(default=8_000, gt=0)
     """Longer questions are refused (dead-lettered by the daemon): they would not fit the prompt."""
     max_answer_tokens: int = Field(default=16, gt=0)
-    """Generation stops after this many tokens; an answer cut there rarely parses."""
+    """Generation stops after this many tokens; an answer cut there rarely parses. free_form: 256 unless set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _room_for_free_form(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("form") == "free_form":
+            return {"max_answer_tokens": 256, **values}
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> TaskConfig:
         if "{question}" not in self.template:
             raise ValueError("template must contain {question}")
+        if "{answer}" not in self.answer_template:
+            raise ValueError("answer_template must contain {answer}")
+        if self.answer_pattern is not None:
+            try:
+                re.compile(self.answer_pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"answer_pattern is no regular expression ({error}); mend it or leave it out"
+                ) from None
         if self.labels is not None:
-            if self.form != "classification":
+            if self.form == "multiple_choice":
                 raise ValueError("labels belong to form classification; multiple_choice takes options per query")
+            if self.form != "classification":
+                raise ValueError(f"labels belong to form classification; {self.form} has none, leave them out")
             if len(set(self.labels)) < 2:
                 raise ValueError("labels needs at least two different labels, or none for an open set")
         return self
@@ -142,8 +173,13 @@ class LabellingConfig(Section):
 class SelectionConfig(Section):
     """Adaptive selection: which pseudo-labels are trained on."""
 
+    by: Literal["entropy", "agreement", "margin", "semantic_entropy", "votes"] = "entropy"
+    """What ranks them. entropy: the paper's H; agreement: the share of candidates that gave the answer; margin: that
+    share less the runner-up's; semantic_entropy: how the candidates spread over different answers; votes: agreement in
+    which each candidate counts by its likelihood. All but entropy and votes have few different values with few
+    candidates, and equals stand or fall together."""
     theta: float = Field(default=0.5, gt=0, le=1)
-    """Keep pseudo-labels whose entropy is at or below this quantile of the pool (paper: 0.5)."""
+    """Keep pseudo-labels that are as sure as this quantile of the pool or surer (paper: 0.5, by entropy)."""
     theta_by_round: tuple[float, ...] = ()
     """theta of the first evolve round, the second and so on; the last one holds for all later ones. Empty: theta. Later
     rounds label more surely than the first, and may keep more (intents: 0.5, 0.8)."""
@@ -232,6 +268,12 @@ class MethodConfig(Section):
     gate: GateConfig = GateConfig()
     seed: int = Field(default=0, ge=0)
     """Every random choice of a run derives from this number."""
+
+    @model_validator(mode="after")
+    def _check_structured(self) -> MethodConfig:
+        if self.labelling.structured and self.task.form not in ("classification", "multiple_choice"):
+            raise ValueError(f"labelling.structured: form {self.task.form} has no closed set of answers; turn it off")
+        return self
 
 
 SERVICE_SECTIONS = frozenset(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from semievol.types import CandidateAnswer, Example, Message, PseudoLabel, Query
 MAX_ID_CHARS = 512
 # The fields of a record that mean something; every other field is kept in the query's metadata.
 _QUERY_FIELDS = {"id", "question", "messages", "options", "category", "metadata"}
-KNOWN_FIELDS = frozenset(_QUERY_FIELDS | {"schema_version", "timestamp", "answer", "source"})
+KNOWN_FIELDS = frozenset(_QUERY_FIELDS | {"schema_version", "timestamp", "answer", "answers", "source"})
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 Row = Mapping[str, Any]
@@ -50,7 +50,7 @@ def query_from_json(row: Row) -> Query:
     return Query(
         id=record_id(row.get("id")),
         question=_text(question, "question"),
-        options=_options(row.get("options")),
+        options=_texts(row.get("options"), "options"),
         messages=messages,
         category=None if row.get("category") is None else _text(row["category"], "category"),
         metadata=_checked_metadata({**unknown, **(metadata or {})}),
@@ -72,25 +72,35 @@ def query_to_json(query: Query) -> dict[str, Any]:
 
 
 def example_from_json(row: Row, task: Task | None = None) -> Example:
-    """Build an example: a query's fields plus `answer` and optional `source`.
+    """Build an example: a query's fields plus `answer`, and optional `answers` (others are right as well) and `source`.
 
-    With a task, the query is checked and the answer made canonical.
+    With a task, the query is checked and the answers are made canonical.
 
     Raises:
         DataError: naming the field.
     """
     query = query_from_json(row)
-    answer = answer_of(row)
     if task is not None:
         task.check_query(query)
-        answer = task.canonical(answer, query)
     source = row.get("source")
-    return Example(query, answer, None if source is None else _text(source, "source"))
+    return example_of(query, answers_of(row), task, None if source is None else _text(source, "source"))
+
+
+def example_of(query: Query, answers: Sequence[str], task: Task | None, source: str | None = None) -> Example:
+    """The example whose answer is the first of `answers`, the others being right as well; with a task, canonical.
+
+    Raises:
+        DataError: one of them is no answer to this query.
+    """
+    known = [answer if task is None else task.canonical(answer, query) for answer in answers]
+    return Example(query, known[0], source, tuple(dict.fromkeys(each for each in known if each != known[0])))
 
 
 def example_to_json(example: Example) -> dict[str, Any]:
     """The JSON-able form that `example_from_json` reads back to an equal example."""
     row = {**query_to_json(example.query), "answer": example.answer}
+    if example.alternatives:
+        row["answers"] = list(example.alternatives)
     if example.source is not None:
         row["source"] = example.source
     return row
@@ -157,7 +167,12 @@ def answer_of(row: Row) -> str:
     """The raw answer of a labelled row."""
     if row.get("answer") is None:
         raise DataError("field 'answer': missing")
-    return _text(row["answer"], "answer")
+    return _text(_plain(row["answer"]), "answer")
+
+
+def answers_of(row: Row) -> tuple[str, ...]:
+    """The raw answers of a labelled row: `answer`, then those of the list `answers`, which may repeat it."""
+    return (answer_of(row), *(_texts(row.get("answers"), "answers") or ()))
 
 
 def _finite(value: float) -> float | None:
@@ -182,12 +197,17 @@ def _text(value: object, field: str) -> str:
     return value
 
 
-def _options(value: object) -> tuple[str, ...] | None:
+def _texts(value: object, field: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, (list, tuple)):
-        raise DataError(f"field 'options': expected a list of strings, found {_kind(value)}")
-    return tuple(_text(option, "options") for option in value)
+        raise DataError(f"field {field!r}: expected a list of strings, found {_kind(value)}")
+    return tuple(_text(_plain(each), field) for each in value)
+
+
+def _plain(value: object) -> object:
+    """Numbers are often answers and options: a decimal one is taken as the text that it is written as."""
+    return repr(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
 def _messages(value: object) -> tuple[Message, ...] | None:
@@ -215,6 +235,8 @@ def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 def _kind(value: object) -> str:
     names = {type(None): "null", bool: "true or false", float: "a decimal number", int: "a number", str: "a string"}
     names |= {list: "a list", dict: "an object"}
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN (what tables make of an empty cell, or of the word None)"
     return names.get(type(value), type(value).__name__)
 
 
@@ -245,13 +267,13 @@ def read_queries(path: Path | str, task: Task) -> list[Query]:
     return _read(Path(path), build, lambda query: query.id)
 
 
-def read_answers(path: Path | str) -> dict[str, str]:
-    """The true answers by query id (`{"id", "answer"}` rows), as they stand in the file.
+def read_answers(path: Path | str) -> dict[str, tuple[str, ...]]:
+    """The true answers by query id (`{"id", "answer", "answers"?}` rows), as they stand in the file.
 
     Raises:
         DataError: naming file, line and field of the first fault; ids must be unique.
     """
-    return dict(_read(Path(path), lambda row: (record_id(row.get("id")), answer_of(row)), lambda pair: pair[0]))
+    return dict(_read(Path(path), lambda row: (record_id(row.get("id")), answers_of(row)), lambda pair: pair[0]))
 
 
 def read_pseudo_labels(path: Path | str) -> list[PseudoLabel]:
@@ -331,14 +353,17 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _csv_row(cells: Mapping[str, str | None], where: str) -> Row:
-    """Empty cells are absent fields; `options` is a JSON list or `|`-separated, `messages` and `metadata` are JSON."""
+    """Empty cells are absent fields.
+
+    `options` and `answers` are JSON lists or `|`-separated, `messages` and `metadata` are JSON.
+    """
     row: dict[str, Any] = {name: cell for name, cell in cells.items() if cell}
-    for name in ("options", "messages", "metadata"):
+    for name in ("options", "answers", "messages", "metadata"):
         cell = row.get(name)
         if cell is None:
             continue
-        if name == "options" and not cell.lstrip().startswith("["):
-            row[name] = [option.strip() for option in cell.split("|")]
+        if name in ("options", "answers") and not cell.lstrip().startswith("["):
+            row[name] = [each.strip() for each in cell.split("|")]
             continue
         try:
             row[name] = json.loads(cell)

@@ -1,7 +1,8 @@
 """What a model answers to held-out examples.
 
 Owns greedy evaluation of one adapter, closed book or with neighbours. Does not compare or decide: see gate.
-Invariant: one outcome per example, in order; an answer that does not parse is wrong.
+Invariant: one outcome per example, in order; an answer that does not parse is wrong, one that means the same as any of
+the example's true answers is right.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from semievol.answer_equality import AnswerEquality, is_correct
 from semievol.confidence import entropy, mean_entropy
 from semievol.config import Configuration
 from semievol.propagation import arrange, retrieve
@@ -46,16 +48,20 @@ async def evaluate(
     neighbours: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
+    equality: AnswerEquality | None = None,
 ) -> Evaluation:
     """Answer every example greedily and compare with its true answer; 128 requests at a time.
 
     `adapter` None is the base model. `neighbours` turns are retrieved for each prompt; 0 is closed book, the form that
-    clients ask. `progress` is called with the number of examples finished since the last call.
+    clients ask. `progress` is called with the number of examples finished since the last call. `equality` None: what
+    the task says by itself, without an embedder.
 
     Raises:
         AdapterError: `adapter` is not loaded.
-        TransientError: generator or index did not answer.
+        ConfigError: the task wants an embedder.
+        TransientError: generator, index or embedder did not answer.
     """
+    equality = equality or AnswerEquality(task)
     form = Configuration(name="evaluation", temperature=0.0, neighbours=neighbours)
     outcomes: list[Outcome] = []
     for start in range(0, len(examples), CHUNK):
@@ -71,18 +77,23 @@ async def evaluate(
             )
             for query, row in zip(queries, found, strict=True)
         ]
-        for example, completions in zip(chunk, await generator.generate(requests), strict=True):
-            answer = task.parse(completions[0].text, example.query, truncated=completions[0].finish_reason == "length")
-            outcomes.append(
-                Outcome(
-                    id=example.id,
-                    expected=example.answer,
-                    answer=answer,
-                    correct=answer == example.answer,
-                    entropy=entropy(completions[0].logprobs),
-                    category=example.query.category,
-                )
+        completions = [samples[0] for samples in await generator.generate(requests)]
+        answers = [
+            task.parse(completion.text, query, truncated=completion.finish_reason == "length")
+            for query, completion in zip(queries, completions, strict=True)
+        ]
+        same = await equality.among_async([*answers, *(gold for example in chunk for gold in example.answers)])
+        outcomes += [
+            Outcome(
+                id=example.id,
+                expected=example.answer,
+                answer=answer,
+                correct=is_correct(answer, example, same),
+                entropy=entropy(completion.logprobs),
+                category=example.query.category,
             )
+            for example, answer, completion in zip(chunk, answers, completions, strict=True)
+        ]
         if progress is not None:
             progress(len(chunk))
     return summarise(adapter, outcomes)

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.adapter_directory import write_durably
+from semievol.answer_equality import AnswerEquality, is_correct
 from semievol.config import MethodConfig
-from semievol.data import read_answers, read_examples, read_pseudo_labels, read_queries, write_jsonl
+from semievol.data import example_of, read_answers, read_examples, read_pseudo_labels, read_queries, write_jsonl
 from semievol.errors import ConfigError, DataError
 from semievol.evaluation import Evaluation, evaluate
 from semievol.recipe import Run, Watcher, evolve, make_training_job, select_labels
 from semievol.run_directory import Kind, RoundResult, RunDirectory, labelled_rows, outcome_row
 from semievol.split import is_holdout
 from semievol.task import Task
+from semievol.text_answers import token_f1
 from semievol.trainer_process import train_in_subprocess
 from semievol.training_job import write_snapshot
 from semievol.types import Example, PseudoLabel, Query
@@ -72,6 +74,7 @@ async def run_evolve(
             queries=tuple(unlabeled),
             directory=RunDirectory(files.out),
             watcher=watcher,
+            equality=_equality(config, task),
         )
         results = await evolve(run, rounds)
         summary: dict[str, Any] = {
@@ -87,18 +90,20 @@ async def run_evolve(
     return summary
 
 
-def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, str]) -> dict[str, Any]:
+def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, Example]) -> dict[str, Any]:
     summary = result.to_json()
     labels = run.directory.round(result.number).pseudo_labels() if result.kind == "evolve" else None
     if labels and truth:
         kept = frozenset(select_labels(labels, run.config, result.number).kept)
-        summary["precision"] = precision(labels, truth)
-        summary["selected_precision"] = precision([label for label in labels if label.query.id in kept], truth)
+        equality = run.equality or AnswerEquality(run.task)
+        selected = [label for label in labels if label.query.id in kept]
+        summary["precision"] = precision(labels, truth, equality)
+        summary["selected_precision"] = precision(selected, truth, equality)
     return summary
 
 
-def true_answers(path: Path, queries: Sequence[Query], task: Task) -> dict[str, str]:
-    """The canonical answers of those queries whose truth the file knows.
+def true_answers(path: Path, queries: Sequence[Query], task: Task) -> dict[str, Example]:
+    """Those queries whose truth the file knows, with their canonical answers, by id.
 
     Raises:
         DataError: an answer is none of the task's.
@@ -108,18 +113,21 @@ def true_answers(path: Path, queries: Sequence[Query], task: Task) -> dict[str, 
     for query in queries:
         if query.id in given:
             try:
-                truth[query.id] = task.canonical(given[query.id], query)
+                truth[query.id] = example_of(query, given[query.id], task)
             except DataError as error:
                 raise DataError(f"{path.name}: id {query.id!r}: {error}") from None
     return truth
 
 
-def precision(labels: Sequence[PseudoLabel], truth: Mapping[str, str]) -> float | None:
+def precision(labels: Sequence[PseudoLabel], truth: Mapping[str, Example], equality: AnswerEquality) -> float | None:
     """The share of pseudo-labels that are right, among those whose truth is known; None where it never is."""
     known = [label for label in labels if label.query.id in truth]
     if not known:
         return None
-    return sum(label.answer == truth[label.query.id] for label in known) / len(known)
+    examples = [truth[label.query.id] for label in known]
+    same = equality.among([*(label.answer for label in known), *(gold for each in examples for gold in each.answers)])
+    right = [is_correct(label.answer, example, same) for label, example in zip(known, examples, strict=True)]
+    return sum(right) / len(known)
 
 
 async def _test(run: Run, results: Sequence[RoundResult], tested: Sequence[Example]) -> dict[str, Any]:
@@ -130,7 +138,9 @@ async def _test(run: Run, results: Sequence[RoundResult], tested: Sequence[Examp
         if adapter is not None:
             await run.generator.load_adapter(adapter, run.directory.adapters / adapter)
         advance = run.watcher(f"test {adapter or 'base'}", len(tested))
-        found = await evaluate(run.generator, run.task, tested, adapter, seed=run.config.seed, progress=advance)
+        found = await evaluate(
+            run.generator, run.task, tested, adapter, seed=run.config.seed, progress=advance, equality=run.equality
+        )
         accuracies[adapter or "base"] = {"accuracy": found.accuracy, "mean_entropy": found.mean_entropy}
     return accuracies
 
@@ -148,7 +158,8 @@ async def run_label(
     async with _generator(config) as generator:
         name = await _load(generator, adapter)
         index = _index(config, labelled) if _wants_neighbours(config) else None
-        labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed)
+        equality = _equality(config, task)
+        labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed, equality=equality)
         labels = await labeller.label(unlabeled, name, progress=watcher("label", len(unlabeled)))
     selection = select_labels(labels, config)
     write_jsonl(out, labelled_rows(labels, selection))
@@ -214,6 +225,7 @@ async def run_eval(
             neighbours=neighbours,
             seed=config.seed,
             progress=watcher("evaluate", len(tested)),
+            equality=_equality(config, task),
         )
     if out is not None:
         write_jsonl(out, [outcome_row(outcome) for outcome in found.outcomes])
@@ -224,6 +236,7 @@ async def run_eval(
         "accuracy": found.accuracy,
         "unparseable": sum(outcome.answer is None for outcome in found.outcomes),
         "by_category": dict(found.by_category),
+        **({"token_f1": _token_f1(found, tested)} if config.task.form == "short_answer" else {}),
     }
 
 
@@ -256,6 +269,18 @@ def _make_parent(out: Path) -> None:
 def _wants_neighbours(config: MethodConfig) -> bool:
     shown = [configuration.neighbours for configuration in config.labelling.configurations]
     return max([*shown, config.training.neighbours_in_prompt]) > 0
+
+
+def _token_f1(found: Evaluation, examples: Sequence[Example]) -> float | None:
+    """The mean overlap of words with the true answers; None without examples."""
+    shares = [token_f1(o.answer, each.answers) for o, each in zip(found.outcomes, examples, strict=True)]
+    return sum(shares) / len(shares) if shares else None
+
+
+def _equality(config: MethodConfig, task: Task) -> AnswerEquality:
+    from semievol.embedding import build_embedder
+
+    return AnswerEquality(task, build_embedder(config.embedding) if task.embeds else None)
 
 
 def _index(config: MethodConfig, examples: Sequence[Example]) -> QdrantExampleIndex:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from semievol.answer_equality import AnswerEquality
 from semievol.collaboration import CollaborativeLabeller
 from semievol.config import MethodConfig
 from semievol.consensus import spread
@@ -25,7 +26,7 @@ from semievol.propagation import training_rows
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.run_directory import Kind, RoundDirectory, RoundResult, RunDirectory
 from semievol.seeds import derive
-from semievol.selection import Scored, Selection, select
+from semievol.selection import Selection, scored, select
 from semievol.task import Task
 from semievol.training_job import TrainingJob, write_snapshot
 from semievol.types import Example, PseudoLabel, Query, TrainingRow
@@ -60,6 +61,7 @@ class Run:
 
     `examples` may be retrieved and trained on; `holdout` is only evaluated on; the index holds `examples` alone.
     `embedder` is needed for the consensus of pseudo-labels.
+    `equality` None: what the task says by itself, without an embedder.
     """
 
     config: MethodConfig
@@ -73,6 +75,7 @@ class Run:
     directory: RunDirectory
     embedder: Embedder | None = None
     watcher: Watcher = no_watcher
+    equality: AnswerEquality | None = None
 
 
 def round_seed(config: MethodConfig, number: int) -> int:
@@ -164,7 +167,7 @@ async def propose(run: Run, number: int, incumbent: str | None, clock: Clock) ->
     with clock.step("label"):
         labels = await _label(run, number, incumbent, files) if kind == "evolve" else []
 
-    # Adaptive selection: low entropy, enough agreement.
+    # Adaptive selection: sure (by entropy, unless configured otherwise), enough agreement.
     selection = select_labels(labels, run.config, number)
 
     # In-weight propagation: the examples (always) and what was selected become a LoRA adapter.
@@ -181,8 +184,8 @@ async def propose(run: Run, number: int, incumbent: str | None, clock: Clock) ->
 
 def select_labels(labels: list[PseudoLabel], config: MethodConfig, number: int = 2) -> Selection:
     """Adaptive selection of pseudo-labels by the run's settings, for round `number` (2 is the first evolve round)."""
-    scored = [Scored(x.query.id, x.answer, x.entropy, x.agreement) for x in labels]
-    return select(scored, config.selection.of_evolve_round(number - 1))
+    settings = config.selection.of_evolve_round(number - 1)
+    return select([scored(label, settings) for label in labels], settings)
 
 
 async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirectory) -> list[PseudoLabel]:
@@ -190,7 +193,8 @@ async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirec
     labels = files.pseudo_labels()
     if labels is None:
         config = run.config.labelling
-        labeller = CollaborativeLabeller(run.generator, run.index, run.task, config, round_seed(run.config, number))
+        seed = round_seed(run.config, number)
+        labeller = CollaborativeLabeller(run.generator, run.index, run.task, config, seed, equality=run.equality)
         labels = await labeller.label(
             run.queries, incumbent, progress=run.watcher(f"round {number}: label", len(run.queries))
         )
@@ -255,7 +259,13 @@ def make_training_job(
 async def _evaluate(run: Run, number: int, adapter: str | None) -> Evaluation:
     advance = run.watcher(f"round {number}: evaluate {adapter or 'base'}", len(run.holdout))
     return await evaluate(
-        run.generator, run.task, run.holdout, adapter, seed=round_seed(run.config, number), progress=advance
+        run.generator,
+        run.task,
+        run.holdout,
+        adapter,
+        seed=round_seed(run.config, number),
+        progress=advance,
+        equality=run.equality,
     )
 
 

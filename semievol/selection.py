@@ -1,7 +1,7 @@
 """Adaptive selection: which pseudo-labels may be trained on, and why the others may not.
 
-Owns the rule and its reasons; pure. Invariant: every pseudo-label is either kept or has a reason, and one without
-an answer or without a finite entropy is never kept, whatever the settings.
+Owns the rule, what it ranks by, and its reasons; pure. Invariant: every pseudo-label is either kept or has a reason,
+and one without an answer or without a finite entropy is never kept, whatever the settings.
 """
 
 from __future__ import annotations
@@ -13,27 +13,57 @@ from typing import NamedTuple
 
 import numpy as np
 
+from semievol import confidence
 from semievol.config import SelectionConfig
+from semievol.types import PseudoLabel
 
 UNPARSEABLE = "unparseable"
 LOW_AGREEMENT = "low agreement"
 HIGH_ENTROPY = "entropy above threshold"
+HIGH_UNCERTAINTY = "uncertainty above threshold"
 
 
 class Scored(NamedTuple):
-    """What selection looks at. `answer` None: no candidate answer parsed. `entropy` in nats per token."""
+    """What selection looks at. `answer` None: no candidate answer parsed. `entropy` in nats per token.
+
+    `uncertainty` is what `selection.by` ranks by, lower being surer; None: the entropy.
+    """
 
     id: str
     answer: str | None
     entropy: float
     agreement: float
+    uncertainty: float | None = None
+
+
+def scored(label: PseudoLabel, config: SelectionConfig) -> Scored:
+    """What selection looks at of a pseudo-label, with the measure that the configuration ranks by."""
+    return Scored(label.query.id, label.answer, label.entropy, label.agreement, _uncertainty(label, config))
+
+
+def _uncertainty(label: PseudoLabel, config: SelectionConfig) -> float | None:
+    """Shares are taken from 1, so that lower is surer for all of them; semantic entropy is in nats."""
+    answers = [candidate.answer for candidate in label.candidates]
+    entropies = [candidate.entropy for candidate in label.candidates]
+    match config.by:
+        case "entropy":
+            return None
+        case "agreement":
+            return 1.0 - label.agreement
+        case "margin":
+            return 1.0 - confidence.margin(answers, label.answer)
+        case "votes":
+            return 1.0 - confidence.weighted_votes(answers, entropies, label.answer)
+        case "semantic_entropy":
+            return confidence.semantic_entropy(answers, entropies)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The outcome of one selection: kept ids in the order given, and the reason of every other id.
 
-    `threshold`: the highest entropy (nats per token) that was accepted; 0 when nothing could be selected.
+    `threshold`: the highest entropy (nats per token), or uncertainty, that was accepted; 0 when nothing could be
+    selected.
     """
 
     kept: tuple[str, ...]
@@ -52,21 +82,22 @@ def entropy_threshold(entropies: Sequence[float], theta: float) -> float:
 
 
 def select(labels: Sequence[Scored], config: SelectionConfig) -> Selection:
-    """Keep what parsed, agreed enough and lies at or below the theta-quantile of entropy.
+    """Keep what parsed, agreed enough and lies at or below the theta-quantile of entropy, or of `config.by`.
 
     The quantile is taken over all parseable pseudo-labels, those of low agreement included.
 
     Raises:
-        ValueError: two entries share an id.
+        ValueError: two entries share an id, or one lacks the measure that the configuration ranks by.
     """
     if len({label.id for label in labels}) != len(labels):
         raise ValueError("select: ids must be unique")
-    pool = [label.entropy for label in labels if label.answer is not None and math.isfinite(label.entropy)]
+    ranks = [_rank(label, config) for label in labels]
+    pool = [rank for label, rank in zip(labels, ranks, strict=True) if label.answer is not None and math.isfinite(rank)]
     threshold = entropy_threshold(pool, config.theta) if pool else 0.0
     kept: list[str] = []
     rejected: dict[str, str] = {}
-    for label in labels:
-        reason = _reason(label, threshold, config)
+    for label, rank in zip(labels, ranks, strict=True):
+        reason = _reason(label, rank, threshold, config)
         if reason is None:
             kept.append(label.id)
         else:
@@ -74,12 +105,23 @@ def select(labels: Sequence[Scored], config: SelectionConfig) -> Selection:
     return Selection(tuple(kept), rejected, threshold)
 
 
-def _reason(label: Scored, threshold: float, config: SelectionConfig) -> str | None:
+def _rank(label: Scored, config: SelectionConfig) -> float:
+    """What is compared with the threshold; without a finite entropy, whatever else was measured, inf."""
+    if not math.isfinite(label.entropy):
+        return math.inf
+    if config.by == "entropy":
+        return label.entropy
+    if label.uncertainty is None:
+        raise ValueError(f"select: {label.id!r} has no measure to rank by {config.by}; make entries with `scored`")
+    return label.uncertainty
+
+
+def _reason(label: Scored, rank: float, threshold: float, config: SelectionConfig) -> str | None:
     if label.answer is None:
         return UNPARSEABLE
     if label.agreement < config.min_agreement:
         return LOW_AGREEMENT
-    # Not `label.entropy > threshold`: a NaN must fall on the rejected side.
-    if not (math.isfinite(label.entropy) and label.entropy <= threshold):
-        return HIGH_ENTROPY
+    # Not `rank > threshold`: a NaN must fall on the rejected side.
+    if not (math.isfinite(rank) and rank <= threshold):
+        return HIGH_ENTROPY if config.by == "entropy" else HIGH_UNCERTAINTY
     return None

@@ -1,37 +1,24 @@
-"""What a question looks like to the model, and what counts as an answer.
+"""What a question looks like to the model, and where in its text the answer is.
 
-Owns prompts, the canonical spelling of answers, and the parsing of model output. Does not own tokens: the chat
-template belongs to the tokenizer. Invariant: `parse` and `canonical` never return anything outside the query's
-options or the configured closed set, and `parse(completion(canonical(a))) == canonical(a)`.
+Owns prompts and completions. What counts as an answer is the form's (answer_forms); tokens and the chat template are
+the tokenizer's. Invariant: `parse` and `canonical` never return anything outside the query's options or the
+configured closed set, and `parse(completion(canonical(a))) == canonical(a)`.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import string
 from collections.abc import Sequence
 
+from semievol.answer_forms import answer_form
+from semievol.answer_text import last_found
+from semievol.closed_answers import LetterAnswers, option_letter
 from semievol.config import TaskConfig
-from semievol.errors import ConfigError, DataError
+from semievol.errors import DataError
 from semievol.types import Example, Message, Query
 
-MAX_OPTIONS = 26
-_ANSWER_MARK = re.compile(r"\banswer\s*(?:is\s*)?:\s*", re.IGNORECASE)
-_LETTER = re.compile(r"[(\[*]*([A-Za-z])(?:[)\].:,*]+(?:\s.*)?|)$")
-_FOLDED_GAPS = re.compile(r"[\s_\-]+")
-_WRAPPING = " \t\"'`*"
-_TRAILING = ".,;:!"
-
-
-def fold(text: str) -> str:
-    """The form in which labels are compared: case, whitespace, underscores and hyphens do not matter."""
-    return _FOLDED_GAPS.sub(" ", text.casefold()).strip()
-
-
-def option_letter(index: int) -> str:
-    """0 -> A, 1 -> B, ..."""
-    return string.ascii_uppercase[index]
+BARE = "{answer}"
 
 
 class Task:
@@ -43,25 +30,8 @@ class Task:
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
-        self._labels: dict[str, str] | None = None
-        if config.labels is not None:
-            self._labels = {}
-            for label in config.labels:
-                self._add_label(self._labels, label)
-
-    @staticmethod
-    def _add_label(labels: dict[str, str], label: str) -> None:
-        folded = fold(label)
-        if not folded:
-            raise ConfigError("task.labels: contains an empty label; remove it")
-        if "\n" in label:
-            raise ConfigError(f"task.labels: {label!r} has a line break; answers are read from one line")
-        if folded in labels:
-            raise ConfigError(
-                f"task.labels: {labels[folded]!r} and {label!r} differ only in case, spaces, underscores or hyphens; "
-                "keep one of them"
-            )
-        labels[folded] = label
+        self._form = answer_form(config)
+        self._pattern = None if config.answer_pattern is None else re.compile(config.answer_pattern)
 
     # --- checking --------------------------------------------------------------------------------------------------
 
@@ -83,105 +53,62 @@ class Task:
                 f"field 'question': has {chars} characters, more than task.max_question_chars "
                 f"({self.config.max_question_chars}); shorten it or raise the limit"
             )
-        if self.config.form == "multiple_choice":
-            self._check_options(query)
+        if isinstance(self._form, LetterAnswers):
+            self._form.check(query)
         elif query.options is not None:
             raise DataError(
-                "field 'options': given, but task.form is classification; remove the options or set "
+                f"field 'options': given, but task.form is {self.config.form}; remove the options or set "
                 "task.form to multiple_choice"
             )
 
-    @staticmethod
-    def _check_options(query: Query) -> None:
-        if query.options is None:
-            raise DataError("field 'options': missing; multiple_choice needs the list of options")
-        if not 2 <= len(query.options) <= MAX_OPTIONS:
-            raise DataError(f"field 'options': needs 2 to {MAX_OPTIONS} options, found {len(query.options)}")
-        if not all(option.strip() for option in query.options):
-            raise DataError("field 'options': contains an empty option")
-
     # --- answers ---------------------------------------------------------------------------------------------------
 
+    @property
+    def exact(self) -> bool:
+        """Answers are the same only when they are spelled the same."""
+        return self.config.form in ("classification", "multiple_choice")
+
+    @property
+    def embeds(self) -> bool:
+        """Whether answers mean the same is for an embedder to say (see answer_equality)."""
+        return self.config.form == "free_form"
+
     def canonical(self, answer: str, query: Query) -> str:
-        """The one spelling under which `answer` is stored, shown and compared.
+        """The one spelling under which `answer` is stored, shown and taught.
 
         Raises:
-            DataError: `answer` is empty, no letter of the query's options, or outside the closed set.
+            DataError: `answer` is empty, no letter of the query's options, outside the closed set, no number; or
+                written by task.answer_template it would not be read back.
         """
-        if self.config.form == "multiple_choice":
-            letters = self._letters(query)
-            letter = answer.strip().upper()
-            if len(letter) != 1 or letter not in letters:
+        canonical = self._form.canonical(answer, query)
+        if self._pattern is not None or self.config.answer_template != BARE:
+            taught = self.completion(canonical)
+            read = self.parse(taught, query)
+            if read != canonical:
                 raise DataError(
-                    f"field 'answer': {answer!r} is not one of the letters {letters[0]} to {letters[-1]} of this "
-                    "query's options; give the letter of the right option"
+                    f"field 'answer': {canonical!r} is taught as {taught!r}, which is read as {read!r}; make "
+                    "task.answer_template and task.answer_pattern agree"
                 )
-            return letter
-        if self._labels is None:
-            text = _open_answer(answer)
-            if text is None:
-                raise DataError("field 'answer': is empty")
-            return text
-        label = self._labels.get(fold(answer))
-        if label is None:
-            close = difflib.get_close_matches(fold(answer), self._labels, n=1, cutoff=0.8)
-            hint = f" (did you mean {self._labels[close[0]]!r}?)" if close else ""
-            raise DataError(
-                f"field 'answer': {answer!r} is not one of the {len(self._labels)} labels{hint}; "
-                "fix the spelling or add it to task.labels"
-            )
-        return label
+        return canonical
 
     def parse(self, text: str, query: Query, *, truncated: bool = False) -> str | None:
         """The canonical answer in a model's `text`, or None where there is none.
 
-        Lenient about `Answer: X`, quotes, trailing punctuation and `C. the option's text`; strict about the set.
+        Lenient about `Answer: X`, quotes, trailing punctuation and `C. the option's text`; strict about the set. With
+        `task.answer_pattern`, what it finds last is read so, and nothing else.
         `truncated`: generation stopped at the token limit, so that a label on an unfinished line is no label.
         """
-        answer = self._parse_line(text, query, truncated)
-        if answer is None and (marks := list(_ANSWER_MARK.finditer(text))):
-            answer = self._parse_line(text[marks[-1].end() :], query, truncated)
-        return answer
+        if self._pattern is not None:
+            found = last_found(self._pattern, text)
+            if found is None:
+                return None
+            text, at_end = found
+            truncated = truncated and at_end
+        return self._form.parse(text, query, truncated)
 
-    def _parse_line(self, text: str, query: Query, truncated: bool) -> str | None:
-        line, newline, _ = text.strip().partition("\n")
-        if self.config.form == "multiple_choice":
-            return self._parse_choice(line, query)
-        if truncated and not newline:
-            return None
-        return _open_answer(line) if self._labels is None else self._parse_label(line)
-
-    def _parse_label(self, line: str) -> str | None:
-        assert self._labels is not None
-        whole = self._labels.get(fold(line))
-        if whole is not None:
-            return whole
-        return self._labels.get(fold(line.strip(_WRAPPING).rstrip(_TRAILING).strip(_WRAPPING)))
-
-    def _parse_choice(self, line: str, query: Query) -> str | None:
-        letters = self._letters(query)
-        match = _LETTER.match(line.strip())
-        if match:
-            letter = match.group(1).upper()
-            return letter if letter in letters else None
-        return self._parse_option_text(line, query)
-
-    @staticmethod
-    def _parse_option_text(line: str, query: Query) -> str | None:
-        """`positive` or `C positive` where option C, and no other, reads `positive`."""
-        said = {fold(line), fold(line.strip(_WRAPPING).rstrip(_TRAILING).strip(_WRAPPING))}
-        hits = []
-        for index, option in enumerate(query.options or ()):
-            letter = option_letter(index)
-            if said & {fold(option), fold(f"{letter} {option}"), fold(f"{letter}. {option}")}:
-                hits.append(letter)
-        return hits[0] if len(hits) == 1 else None
-
-    @staticmethod
-    def _letters(query: Query) -> str:
-        if not query.options:
-            raise DataError("field 'options': missing; multiple_choice needs the list of options")
-        return string.ascii_uppercase[: len(query.options)]
+    def same(self, one: str, other: str) -> bool:
+        """Whether two canonical answers are the same; free-form ones only by their spelling."""
+        return self._form.same(one, other)
 
     # --- prompts ---------------------------------------------------------------------------------------------------
 
@@ -209,26 +136,28 @@ class Task:
         """Self-justification: the same conversation, its last turn extended by the candidate answers to pick from."""
         shown = []
         for candidate in candidates:
-            text = candidate
+            text = candidate.replace("\n", "\n  ")
             if self.config.form == "multiple_choice" and query.options:
                 text = f"{candidate}. {query.options[string.ascii_uppercase.index(candidate)]}"
             shown.append(f"- {text}")
         kind = "letter of the best one" if self.config.form == "multiple_choice" else "best one"
+        ending = "only.\nAnswer:"
+        if self.config.answer_template != BARE:
+            ending = f"only, written as: {self.completion('...')}"
         *before, last = self.prompt(query, neighbours)
         question = last.content.removesuffix("\nAnswer:")
         listing = "\n".join(shown)
-        content = f"{question}\n\nCandidate answers:\n{listing}\n\nReply with the {kind} only.\nAnswer:"
+        content = f"{question}\n\nCandidate answers:\n{listing}\n\nReply with the {kind} {ending}"
         return (*before, Message("user", content))
 
     def choices(self, query: Query) -> tuple[str, ...] | None:
         """The texts of all answers to `query`; None where the set is open."""
-        if self.config.form == "multiple_choice":
-            return tuple(self._letters(query))
-        return None if self._labels is None else tuple(map(self.completion, self._labels.values()))
+        answers = self._form.choices(query)
+        return None if answers is None else tuple(map(self.completion, answers))
 
     def completion(self, answer: str) -> str:
         """The text that the model learns to say for a canonical `answer`."""
-        return answer
+        return self.config.answer_template.replace(BARE, answer)
 
     def _turns(self, query: Query) -> tuple[Message, ...]:
         if query.messages is not None:
@@ -238,14 +167,6 @@ class Task:
             options = "\n".join(f"{option_letter(i)}. {text}" for i, text in enumerate(query.options or ()))
             content = f"{content}\n{options}\nAnswer:"
         return (Message("user", content),)
-
-
-def _open_answer(text: str) -> str | None:
-    """An answer of an open set: any non-empty text, whitespace collapsed, without a leading `Answer:`."""
-    collapsed = " ".join(text.split())
-    while match := _ANSWER_MARK.match(collapsed):
-        collapsed = collapsed[match.end() :]
-    return collapsed or None
 
 
 def _without_system(turns: Sequence[Message]) -> list[Message]:

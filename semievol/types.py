@@ -39,15 +39,24 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query with its true answer (`answer` is canonical: see `Task.canonical`)."""
+    """A query with its true answer (canonical: see `Task.canonical`).
+
+    `answer` is what is shown and taught; `alternatives` are other answers that are right as well.
+    """
 
     query: Query
     answer: str
     source: str | None = None
+    alternatives: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         return self.query.id
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All answers that are right."""
+        return (self.answer, *self.alternatives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +106,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class CandidateAnswer:
-    """One completion, parsed. `answer` None: the text did not parse, and can never be selected."""
+    """One completion, parsed. `answer` None: the text did not parse, and can never be selected.
+
+    Candidates that mean the same have the same `answer`: that of the surest of them (see answer_equality).
+    """
 
     configuration: str
     text: str

@@ -161,7 +161,7 @@ class ExampleStore:
         return {
             "workload": self.workload,
             "id": example.id,
-            "query": query_to_json(example.query),
+            "query": _query(example),
             "answer": example.answer,
             "source": example.source,
             "category": example.query.category,
@@ -181,5 +181,12 @@ def _stored(row: RowMapping) -> StoredExample:
     return StoredExample(_example(row), row["holdout"], row["indexed"])
 
 
+def _query(example: Example) -> dict[str, Any]:
+    """The query's JSON and, in it as in a record, the other right answers: most examples have none."""
+    alternatives = {"answers": list(example.alternatives)} if example.alternatives else {}
+    return {**query_to_json(example.query), **alternatives}
+
+
 def _example(row: RowMapping) -> Example:
-    return Example(query_from_json(row["query"]), row["answer"], row["source"])
+    alternatives = tuple(row["query"].get("answers", ()))
+    return Example(query_from_json(row["query"]), row["answer"], row["source"], alternatives)

@@ -54,7 +54,7 @@ examples = Table(
     metadata,
     Column("workload", String(100), primary_key=True),
     Column("id", String(512), primary_key=True),
-    Column("query", JSON, nullable=False),  # see records.query_to_json
+    Column("query", JSON, nullable=False),  # see semievol.data.query_to_json; with `answers`, where several are right
     Column("answer", Text, nullable=False),
     Column("source", String(200)),
     Column("category", String(200)),

@@ -24,6 +24,15 @@ def test_an_example_comes_back_as_it_was(new_world: NewWorld) -> None:
     assert world.examples.training() == [Example(query, "even", "crm")]
 
 
+def test_other_true_answers_come_back_and_count_as_a_change(new_world: NewWorld) -> None:
+    store = new_world().examples
+    several = Example(Query("a", "is a even?"), "even", None, ("2n", "paired"))
+    assert store.upsert([(example("a"), False)])[0].change == "new"
+    assert store.upsert([(several, False)])[0].change == "changed"
+    assert store.upsert([(several, False)])[0].change == "same"
+    assert store.training() == [several]
+
+
 def test_holdout_and_training_are_apart(new_world: NewWorld) -> None:
     store = new_world().examples
     store.upsert([(example("b"), False), (example("a"), False), (example("h"), True)])

@@ -169,3 +169,13 @@ async def test_a_label_of_an_answered_query_is_joined_with_its_prediction(world:
     await run_until(again, done(again, world, 4))
     assert len(seen) == 2
     assert {row.id for row in world.labels.pool()} == {"q333"}
+
+
+async def test_a_prediction_that_is_another_of_the_true_answers_was_right(world: World) -> None:
+    await world.ask("q1", "q22")
+    await run_until(world.intake(RuleLabeller()), lambda: world.labels.counts().total == 2)
+    several = [{**row, "answers": ["odd"]} for row in labelled("q1", "q22")]
+    role = world.labels_intake(ListIndex())
+    await world.send(world.topics.labels, several)
+    await run_until(role, done(role, world, 2))
+    assert (role.counters.joined_right, role.counters.joined_wrong) == (2, 0)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from semievol.adapter_directory import verify
+from semievol.answer_equality import AnswerEquality
 from semievol.config import MethodConfig
 from semievol.config_file import load_config
 from semievol.data import read_pseudo_labels
@@ -75,10 +76,9 @@ async def test_label_train_and_eval_work_hand_in_hand(world: Path) -> None:
     examples, labels = world / "labeled.jsonl", world / "new" / "labels.jsonl"
     labelled = await run_label(config, examples, world / "unlabeled.jsonl", labels, None, no_watcher)
     assert (labelled["labelled"], labelled["adapter"]) == (8, None)
-    known = true_answers(
-        world / "answers.jsonl", [label.query for label in read_pseudo_labels(labels)], Task(config.task)
-    )
-    assert precision(read_pseudo_labels(labels), known) is not None
+    task = Task(config.task)
+    known = true_answers(world / "answers.jsonl", [label.query for label in read_pseudo_labels(labels)], task)
+    assert precision(read_pseudo_labels(labels), known, AnswerEquality(task)) is not None
     trained = await run_train(config, examples, labels, world / "new", None, no_watcher)
     assert trained["rows"] == 24 + labelled["selected"]
     outcomes, adapter = world / "new" / "outcomes.jsonl", Path(trained["path"])

@@ -2,8 +2,10 @@ import math
 
 import pytest
 
+from semievol.answer_equality import AnswerEquality
 from semievol.collaboration import CollaborativeLabeller
-from semievol.config import Configuration, LabellingConfig, TaskConfig
+from semievol.config import Configuration, LabellingConfig, MethodConfig, ModelConfig, TaskConfig
+from semievol.embedding import HashingEmbedder
 from semievol.errors import ConfigError
 from semievol.seeds import derive
 from semievol.task import Task
@@ -233,3 +235,76 @@ async def test_structured_labelling_allows_the_closed_set_alone() -> None:
     assert [request.choices for call in generator.calls for request in call] == [("a", "b", "c")] * 3
     await labeller(generator).label([QUERY], None)
     assert generator.calls[-1][0].choices is None
+
+
+@pytest.mark.parametrize("form", ["numeric", "short_answer", "free_form"])
+def test_structured_labelling_is_refused_where_there_is_no_closed_set(form: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"labelling.structured: form {form} has no closed set of answers; turn it off"
+    ):
+        MethodConfig(
+            model=ModelConfig(name="none"),
+            task=TaskConfig(form=form),  # type: ignore[arg-type]
+            labelling=LabellingConfig(structured=True),
+        )
+
+
+# --- forms whose answers have many spellings -------------------------------------------------------------------------
+
+
+def entropies(greedy: tuple[str, float], samples: list[tuple[str, float]], pick: str = "?") -> Script:
+    def answer(request: GenerationRequest) -> list[str | tuple[str, float]]:
+        if is_justification(request):
+            return [pick]
+        return [greedy] if request.samples == 1 else list(samples)
+
+    return answer
+
+
+async def test_numbers_within_the_tolerance_vote_together_under_the_surest_spelling() -> None:
+    task = Task(TaskConfig(form="numeric"))
+    generator = ScriptedGenerator(
+        entropies(("12.5%", 0.4), [("0.125", 0.2), ("Answer: 12.4 %", 0.6), ("7", 0.1)], "7.0")
+    )
+    (label,) = await CollaborativeLabeller(generator, INDEX, task, BOTH, 0).label([QUERY], None)
+    assert [each.answer for each in label.candidates] == ["0.125", "0.125", "0.125", "7"]
+    assert [each.text for each in label.candidates] == ["12.5%", "0.125", "Answer: 12.4 %", "7"]
+    assert "\n- 0.125\n- 7\n" in generator.calls[1][0].messages[-1].content
+    assert (label.answer, label.justified, label.agreement) == ("7", True, 0.25)
+
+
+async def test_spellings_of_one_number_are_no_difference_to_be_justified() -> None:
+    task = Task(TaskConfig(form="numeric"))
+    generator = ScriptedGenerator(entropies(("$1,000", 0.4), [("1000", 0.3), ("1000.0", 0.2), ("1001", 0.1)]))
+    (label,) = await CollaborativeLabeller(generator, INDEX, task, BOTH, 0).label([QUERY], None)
+    assert (label.answer, label.agreement, label.justified, len(generator.calls)) == ("1001", 1.0, False, 1)
+    assert label.entropy == pytest.approx(0.25)
+
+
+async def test_a_pick_in_other_words_counts_for_the_answer_that_means_the_same() -> None:
+    task = Task(TaskConfig(form="short_answer"))
+    generator = ScriptedGenerator(entropies(("Tom Brady", 0.4), [("Manning", 0.3)] * 3, "The tom brady."))
+    (label,) = await CollaborativeLabeller(generator, INDEX, task, BOTH, 0).label([QUERY], None)
+    assert (label.answer, label.justified, label.agreement) == ("Tom Brady", True, 0.25)
+
+
+async def test_free_form_answers_vote_by_meaning() -> None:
+    task = Task(TaskConfig(form="free_form", similarity=0.7))
+    said = [
+        ("Restart the router, then wait.", 0.3),
+        ("restart the router, and then wait", 0.2),
+        ("Call the support line today.", 0.1),
+    ]
+    generator = ScriptedGenerator(
+        entropies(("Restart the router then wait!", 0.5), said, "Please restart the router, wait.")
+    )
+    equality = AnswerEquality(task, HashingEmbedder())
+    (label,) = await CollaborativeLabeller(generator, INDEX, task, BOTH, 0, equality=equality).label([QUERY], None)
+    surest = "restart the router, and then wait"
+    assert [each.answer for each in label.candidates] == [surest, surest, surest, said[2][0]]
+    assert (label.answer, label.justified, label.agreement) == (surest, True, 0.75)
+
+
+async def test_free_form_answers_without_an_embedder_are_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="it needs the section embedding"):
+        CollaborativeLabeller(ScriptedGenerator(lambda r: []), INDEX, Task(TaskConfig(form="free_form")), BOTH, 0)

@@ -55,9 +55,9 @@ def test_a_query_survives_the_round_trip_through_json(query: Query) -> None:
     assert data.query_from_json(json.loads(json.dumps(data.query_to_json(query)))) == query
 
 
-@given(QUERIES, TEXT, st.none() | TEXT)
-def test_an_example_survives_the_round_trip_through_json(query: Query, answer: str, source: str | None) -> None:
-    example = Example(query, answer, source)
+@given(QUERIES, st.lists(TEXT, min_size=1, max_size=4, unique=True), st.none() | TEXT)
+def test_an_example_survives_the_round_trip_through_json(query: Query, answers: list[str], source: str | None) -> None:
+    example = Example(query, answers[0], source, tuple(answers[1:]))
     assert data.example_from_json(json.loads(json.dumps(data.example_to_json(example)))) == example
 
 
@@ -98,6 +98,15 @@ def test_a_whole_number_as_id_or_answer_is_taken_as_text() -> None:
     assert (example.id, example.answer) == ("7", "1")
 
 
+def test_a_decimal_number_is_an_answer_and_an_option_and_no_id() -> None:
+    row = {"id": "7", "question": "x", "answer": 0.125, "answers": [12.5], "options": [0.1, 1e-7]}
+    example = data.example_from_json(row)
+    assert (example.answers, example.query.options) == (("0.125", "12.5"), ("0.1", "1e-07"))
+    for field in ({"id": 7.5}, {"options": [math.inf]}, {"answer": math.nan}, {"answer": True}):
+        with pytest.raises(DataError, match=f"field '{next(iter(field))}': expected a string"):
+            data.example_from_json({**row, **field})
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -111,6 +120,7 @@ def test_a_whole_number_as_id_or_answer_is_taken_as_text() -> None:
         ({"id": "q", "question": "a\ud800b"}, "field 'question': contains half of a surrogate pair"),
         ({"id": "q", "question": "x", "options": "a|b"}, "field 'options': expected a list of strings, found a string"),
         ({"id": "q", "question": "x", "options": ["a", None]}, "field 'options': expected a string, found null"),
+        ({"id": "q", "question": "x", "options": ["a", math.nan]}, "found NaN .what tables make of an empty cell"),
         ({"id": "q", "messages": []}, "field 'messages': expected a non-empty list"),
         ({"id": "q", "messages": [{"role": "tool", "content": "x"}]}, r"field 'messages\[0\].role': must be one of"),
         ({"id": "q", "messages": ["x"]}, r"field 'messages\[0\].role': must be one of"),
@@ -149,6 +159,26 @@ def test_a_faulty_line_is_named_with_file_line_and_field(tmp_path: Path) -> None
     )
 
 
+def test_other_true_answers_are_kept_canonical_and_once(tmp_path: Path) -> None:
+    row = {"id": "1", "question": "how many?", "answer": " three  yards", "answers": ["3", "three yards", " 3", 4]}
+    (example,) = data.read_examples(jsonl(tmp_path / "drop.jsonl", row), Task(TaskConfig(form="short_answer")))
+    assert (example.answer, example.alternatives) == ("three yards", ("3", "4"))
+    assert example.answers == ("three yards", "3", "4")
+    assert example.query.metadata == {}
+    assert data.query_from_json(row).metadata == {}
+    assert "answers" not in data.example_to_json(Example(Query("1", "x"), "y"))
+    assert data.read_answers(tmp_path / "drop.jsonl") == {"1": (" three  yards", "3", "three yards", " 3", "4")}
+
+
+def test_another_true_answer_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "l.jsonl", {"id": "1", "question": "x", "answer": "taxes", "answers": ["foo"]})
+    with pytest.raises(DataError, match=r"l.jsonl:1: field 'answer': 'foo' is not one of the 2 labels"):
+        data.read_examples(path, CLOSED)
+    path = jsonl(tmp_path / "l.jsonl", {"id": "1", "question": "x", "answer": "taxes", "answers": "pto balance"})
+    with pytest.raises(DataError, match=r"l.jsonl:1: field 'answers': expected a list of strings, found a string"):
+        data.read_examples(path, CLOSED)
+
+
 def test_an_id_used_twice_names_both_lines(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "q.jsonl", *({"id": i, "question": "x"} for i in (1, 2, 1)))
     with pytest.raises(DataError, match=r"q.jsonl:3: field 'id': '1' was already used on line 1; ids must be unique"):
@@ -181,7 +211,7 @@ def test_the_answer_of_a_query_is_not_read(tmp_path: Path) -> None:
 
 def test_answers_are_read_by_id(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"id": 1, "answer": "A"}, {"id": 2, "answer": "B"})
-    assert data.read_answers(path) == {"1": "A", "2": "B"}
+    assert data.read_answers(path) == {"1": ("A",), "2": ("B",)}
 
 
 def test_a_missing_file_and_an_unknown_type_are_data_errors(tmp_path: Path) -> None:
@@ -213,6 +243,11 @@ def test_csv_options_are_a_json_list_or_separated_by_bars(tmp_path: Path) -> Non
         Example(Query("1", "x, y", ("no", "yes"), metadata={"team": "red"}), "B"),
         Example(Query("2", "two\nlines", ("a|b", "c"), category="law"), "A"),
     ]
+
+
+def test_csv_answers_are_a_json_list_or_separated_by_bars(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.csv", 'id,question,answer,answers\n1,x,a,b | c\n2,y,a,"[""b|c""]"\n3,z,a,\n')
+    assert [example.alternatives for example in data.read_examples(path, OPEN)] == [("b", "c"), ("b|c",), ()]
 
 
 @pytest.mark.parametrize(

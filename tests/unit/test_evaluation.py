@@ -2,8 +2,10 @@ import math
 
 import pytest
 
+from semievol.answer_equality import AnswerEquality
 from semievol.config import TaskConfig
-from semievol.errors import AdapterError
+from semievol.embedding import HashingEmbedder
+from semievol.errors import AdapterError, ConfigError
 from semievol.evaluation import CHUNK, evaluate
 from semievol.task import Task
 from semievol.types import Example, GenerationRequest, Query
@@ -62,3 +64,30 @@ async def test_without_examples_nothing_is_claimed() -> None:
 async def test_an_adapter_that_is_not_loaded_is_an_error() -> None:
     with pytest.raises(AdapterError, match="not loaded"):
         await evaluate(ScriptedGenerator(says), TASK, examples(1), "r0001")
+
+
+async def test_an_answer_that_means_the_same_as_any_true_one_is_right() -> None:
+    said = {"percent": "Answer: 0.125", "close": "$1,005", "far": "1,050", "several": "2, 1"}
+    truth = {"percent": ("12.5%",), "close": ("7", "1000"), "far": ("1000",), "several": ("1, 2",)}
+    asked = [Example(Query(key, key), first, None, tuple(rest)) for key, (first, *rest) in truth.items()]
+    generator = ScriptedGenerator(lambda request: [said[request.messages[-1].content]])
+    result = await evaluate(generator, Task(TaskConfig(form="numeric")), asked, None)
+    assert {o.id: (o.expected, o.correct) for o in result.outcomes} == {
+        "percent": ("12.5%", True),
+        "close": ("7", True),
+        "far": ("1000", False),
+        "several": ("1, 2", False),
+    }
+
+
+async def test_free_form_answers_are_compared_by_the_embedder() -> None:
+    task = Task(TaskConfig(form="free_form", similarity=0.6))
+    asked = [
+        Example(Query("q", "what now?"), "Restart the router."),
+        Example(Query("r", "and?"), "Call the support line."),
+    ]
+    generator = ScriptedGenerator(lambda request: ["restart the router now"])
+    result = await evaluate(generator, task, asked, None, equality=AnswerEquality(task, HashingEmbedder()))
+    assert [outcome.correct for outcome in result.outcomes] == [True, False]
+    with pytest.raises(ConfigError, match="free_form"):
+        await evaluate(generator, task, asked, None)

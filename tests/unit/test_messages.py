@@ -244,3 +244,18 @@ def test_whatever_arrives_is_a_value_or_a_poison_record(value: bytes) -> None:
             else:
                 query = parsed.query if isinstance(parsed, Example) else parsed
                 assert query_from_json(query_to_json(query)) == query
+
+
+def test_a_label_may_have_several_true_answers() -> None:
+    numeric = RecordParser(Task(TaskConfig(form="numeric")), max_record_bytes=2000)
+    parsed = numeric.label(record({"id": "q1", "question": "how many?", "answer": 0.125, "answers": [12.5, 7]}))
+    assert isinstance(parsed, Example)
+    assert parsed.answers == ("0.125", "12.5", "7")
+    short = RecordParser(Task(TaskConfig(form="short_answer")), max_record_bytes=2000)
+    sent = {"id": "q1", "question": "how many?", "answer": "three yards", "answers": ["three yards", 3, "3"]}
+    parsed = short.label(record(sent))
+    assert parsed == Example(Query("q1", "how many?"), "three yards", None, ("3",))
+    assert short.label(record(label_record(parsed).value)) == parsed
+    assert short.query(record(sent)).metadata == {}
+    assert poison({**sent, "answers": ["no", "maybe"], "answer": "no"}, label=True).reason is Reason.ANSWER_NOT_ALLOWED
+    assert poison({**sent, "answers": "no"}, label=True).reason is Reason.INVALID_FIELD

@@ -55,6 +55,7 @@ def test_a_label_with_a_line_break_is_refused() -> None:
         (CHOICE, Query("q", "x", options=tuple("abcdefghijklmnopqrstuvwxyz1")), "found 27"),
         (CHOICE, Query("q", "x", options=("one", " ")), "empty option"),
         (OPEN, Query("q", "x", options=("one", "two")), "task.form is classification"),
+        (Task(TaskConfig(form="numeric")), Query("q", "x", options=("1", "2")), "task.form is numeric"),
         (OPEN, Query("q", "x", messages=(Message("user", "x"), Message("assistant", "y"))), "last message must be"),
     ],
 )
@@ -240,3 +241,64 @@ def test_the_choices_are_all_that_can_be_answered() -> None:
     assert Task(TaskConfig(form="multiple_choice")).choices(query) == ("A", "B", "C")
     assert Task(TaskConfig(labels=("refund", "delivery"))).choices(Query("q", "?")) == ("refund", "delivery")
     assert Task(TaskConfig()).choices(Query("q", "?")) is None
+
+
+# --- a pattern of the user's own ------------------------------------------------------------------------------------
+
+TAGGED = {"answer_pattern": r"<answer>(.*?)</answer>", "answer_template": "<answer>{answer}</answer>"}
+
+
+def test_a_pattern_that_does_not_compile_and_a_template_without_the_answer_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"answer_pattern is no regular expression .*unterminated.*; mend it"):
+        TaskConfig(answer_pattern="(")
+    with pytest.raises(ValueError, match=r"answer_template must contain \{answer\}"):
+        TaskConfig(answer_template="the answer")
+    with pytest.raises(ValueError, match="numeric has none, leave them out"):
+        TaskConfig(form="numeric", labels=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "answer"),
+    [
+        (TaskConfig(labels=("a", "b"), **TAGGED), "b or <answer>a</answer>?\n<answer> B. </answer> it is", "b"),
+        (TaskConfig(labels=("a", "b"), **TAGGED), "b", None),
+        (TaskConfig(labels=("a", "b"), **TAGGED), "<answer>c</answer>", None),
+        (TaskConfig(form="numeric", **TAGGED), "1, 2 <answer>$ 1,500</answer> 3", "1500"),
+        (TaskConfig(form="short_answer", answer_pattern=r"(?m)^So .*$"), "Well.\nSo be it\nyes", "So be it"),
+        (TaskConfig(form="short_answer", answer_pattern=r"so (\w+)|(?:thus) \w+"), "so be, thus it", "thus it"),
+        (TaskConfig(form="short_answer", answer_pattern=r"=(.*)"), "=x\n=\n", "x"),
+    ],
+)
+def test_a_pattern_finds_the_answer_and_the_form_reads_it(config: TaskConfig, text: str, answer: str | None) -> None:
+    assert Task(config).parse(text, INTENT) == answer
+
+
+def test_what_a_pattern_finds_whole_is_an_answer_of_a_text_that_was_cut_later() -> None:
+    task = Task(TaskConfig(form="numeric", answer_pattern=r"total: (\S+)"))
+    assert task.parse("total: 12", INTENT, truncated=True) is None
+    assert task.parse("total: 12 an", INTENT, truncated=True) == "12"
+
+
+def test_with_a_pattern_the_taught_text_is_one_in_which_it_finds_the_answer() -> None:
+    task = Task(TaskConfig(form="multiple_choice", **TAGGED))
+    assert task.canonical("b", SENTIMENT) == "B"
+    assert task.choices(SENTIMENT) == ("<answer>A</answer>", "<answer>B</answer>", "<answer>C</answer>")
+    shown = task.prompt(SENTIMENT, [Example(SENTIMENT, "C")])
+    assert shown[1] == Message("assistant", "<answer>C</answer>")
+    *_, last = task.justify_prompt(SENTIMENT, [], ["C", "A"])
+    assert last.content.endswith("letter of the best one only, written as: <answer>...</answer>")
+    bare = Task(TaskConfig(labels=("a", "b"), answer_pattern=TAGGED["answer_pattern"]))
+    with pytest.raises(DataError, match=r"'a' is taught as 'a', which is read as None; make task.answer_template and"):
+        bare.canonical("A", INTENT)
+
+
+@given(st.sampled_from(["a", "b", "x y"]), st.text(alphabet="ab <>/answer", max_size=20))
+def test_parsing_the_completion_gives_the_answer_back_also_with_a_pattern(label: str, before: str) -> None:
+    task = Task(TaskConfig(labels=("a", "b", "x y"), **TAGGED))
+    assert task.parse(task.completion(label), INTENT) == label
+    assert task.parse(f"{before} {task.completion('b')} {task.completion(label)}", INTENT) == label
+
+
+def test_candidates_of_several_lines_are_told_apart_when_the_model_picks() -> None:
+    *_, last = Task(TaskConfig(form="free_form")).justify_prompt(INTENT, [], ["one\ntwo", "three"])
+    assert "\n- one\n  two\n- three\n" in last.content

@@ -1,0 +1,67 @@
+"""What a round trains on, chosen from real stores."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import snapshot
+from daemon.config import DaemonConfig
+from daemon.store.pseudo_labels import NewLabel, content_hash
+from daemon.store.stores import open_stores
+from semievol import confidence
+from semievol.task import Task
+from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
+from tests.scripted import ListIndex
+
+POOL: dict[str, list[tuple[str | None, float]]] = {
+    "surest first": [("odd", 0.1), ("even", 0.1), ("even", 0.2), (None, 0.3)],
+    "unanimous": [("odd", 2.0), ("odd", 2.0), ("odd", 2.0), ("odd", 2.0)],
+    "most": [("odd", 0.2), ("odd", 0.2), ("odd", 0.2), ("even", 0.9)],
+}
+
+
+def label(query_id: str) -> PseudoLabel:
+    given = POOL[query_id]
+    answers, nats = [answer for answer, _ in given], [value for answer, value in given if answer == "odd"]
+    return PseudoLabel(
+        query=Query(query_id, f"is {query_id} even?"),
+        answer="odd",
+        entropy=confidence.mean_entropy(nats),
+        agreement=confidence.agreement(answers, "odd"),
+        confidence=0.5,
+        justified=False,
+        adapter=None,
+        neighbours=(),
+        candidates=tuple(CandidateAnswer("c", "text", answer, value) for answer, value in given),
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "selected"),
+    [
+        ("entropy", ["surest first"]),
+        ("agreement", ["unanimous"]),
+        ("margin", ["unanimous"]),
+        ("semantic_entropy", ["unanimous"]),
+        ("votes", ["most"]),
+    ],
+)
+def test_a_round_selects_by_the_measure_that_is_configured(tmp_path: Path, by: str, selected: list[str]) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["even", "odd"]},
+        "selection": {"by": by, "theta": 0.3, "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
+        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in map(label, POOL)])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        chosen = snapshot.choose(stores, ListIndex(), Task(config.task), config, round_, None)
+    finally:
+        stores.database.close()
+    assert chosen.manifest["selected_ids"] == selected
+    assert {member.query_id for member in chosen.members} == POOL.keys()
