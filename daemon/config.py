@@ -159,13 +159,29 @@ class DaemonConfig(MethodConfig):
                 "generation.launch: starts one server for one process; on a database server, which several controllers "
                 "may share, run vLLM by itself and set generation.replicas"
             )
-        if self.labelling.structured and self.generation.kind == "local":
-            raise ValueError("labelling.structured needs generation.kind vllm; turn it off, or set the kind")
         launch = self.generation.launch_settings
         if self.generation.launch and launch.max_lora_rank is not None and launch.max_lora_rank < self.training.rank:
             raise ValueError(
                 f"generation.launch_settings.max_lora_rank: {launch.max_lora_rank} is below training.rank "
                 f"{self.training.rank}; raise it, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_methods_own(self) -> DaemonConfig:
+        """What runs on files can do and the daemon cannot is refused, so that no setting is without effect."""
+        if self.models:
+            raise ValueError("models: the daemon answers with `generation` alone; remove it, or run `semievol evolve`")
+        for place, each in enumerate(self.labelling.configurations):
+            if each.adapter not in (None, "base"):
+                raise ValueError(
+                    f"labelling.configurations[{place}].adapter: the daemon labels with the serving adapter or with "
+                    f"base, not with {each.adapter!r}; set base, or leave it out"
+                )
+        if self.training.kind != "local":
+            raise ValueError(
+                f"training.kind: {self.training.kind} makes models that only their endpoint can answer with, and the "
+                "daemon serves LoRA adapters; set local"
             )
         return self
 

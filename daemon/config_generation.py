@@ -1,4 +1,4 @@
-"""Settings of the engine that answers prompts: in this process, or vLLM servers.
+"""The daemon's settings of the engine that answers prompts: the method's, and what serving adds to them.
 
 Invariant: no imports beyond pydantic, so that reading a configuration loads no driver.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from semievol.config import Section
+from semievol.config_generation import GenerationConfig as MethodGenerationConfig
+from semievol.config_generation import checked_address
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for --max-lora-rank."""
@@ -34,29 +35,13 @@ class LaunchSettings(Section):
     """Further environment variables of the server."""
 
 
-class GenerationConfig(Section):
-    """The engine that answers."""
+class GenerationConfig(MethodGenerationConfig):
+    """The engine that answers and serves."""
 
-    kind: Literal["local", "vllm"] = "local"
-    """local: the model runs in this process. vllm: one or more vLLM servers over HTTP."""
-    max_batch: int = Field(default=32, gt=0)
-    """local only: prompts per forward pass."""
-    threads: int | None = Field(default=None, gt=0)
-    """local only: CPU threads. None: all cores."""
-    replicas: tuple[str, ...] = ()
-    """vllm only: the servers' addresses, each `http://host:port`."""
     dns: str | None = None
     """vllm only, instead of replicas: `http://name:port`, where the name stands for all of them (headless Service)."""
     dns_interval_s: float = Field(default=5.0, gt=0)
     """vllm only: how often the name is resolved again, seconds."""
-    api_key: str | None = Field(default=None, repr=False)
-    """vllm only: the servers' --api-key; set it by environment."""
-    base_name: str = Field(default="base", min_length=1)
-    """vllm only: the servers' --served-model-name, under which they answer with the base model alone."""
-    concurrency: int = Field(default=32, gt=0)
-    """vllm only: labelling requests on one replica at a time; what clients ask is not held back by it."""
-    timeout_s: float = Field(default=120.0, gt=0)
-    """vllm only: what one request gets for all its attempts on all replicas together, seconds."""
     max_adapters: int = Field(default=3, ge=3)
     """vllm only: versions loaded on a replica at a time: serving, candidate, previous. Keep it below the servers'
     --max-loras: with one to spare, no running request loses its slot while another version is loaded."""
@@ -78,18 +63,10 @@ class GenerationConfig(Section):
             )
         return value
 
-    @field_validator("replicas")
-    @classmethod
-    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        checked = tuple(_address(each, "generation.replicas") for each in value)
-        if len(set(checked)) != len(checked):
-            raise ValueError("generation.replicas: an address is listed twice; remove one")
-        return checked
-
     @field_validator("dns")
     @classmethod
     def _name(cls, value: str | None) -> str | None:
-        return None if value is None else _address(value, "generation.dns")
+        return None if value is None else checked_address(value, "generation.dns")
 
     @field_validator("adapters_path")
     @classmethod
@@ -102,6 +79,11 @@ class GenerationConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> GenerationConfig:
+        if self.kind == "openai":
+            raise ValueError(
+                "generation.kind: openai loads no adapters, so the daemon cannot serve with it; set local or vllm "
+                "(openai is for `semievol evolve`, `label` and `eval` on files)"
+            )
         given = [key for key in ("replicas", "dns", "launch") if getattr(self, key)]
         if self.kind == "local" and given:
             raise ValueError(f"generation.{given[0]}: is for kind vllm; set generation.kind: vllm, or remove it")
@@ -110,6 +92,7 @@ class GenerationConfig(Section):
                 "generation: kind vllm wants exactly one of replicas (a list of addresses), dns (a name for all of "
                 f"them) and launch (true: start one here); {', '.join(given) or 'none'} given"
             )
+        self._check_endpoint()
         return self
 
 
@@ -123,12 +106,3 @@ def lora_rank(needed: int) -> int:
     if not fitting:
         raise ValueError(f"training.rank: vLLM serves ranks up to {LORA_RANKS[-1]}, not {needed}; lower it")
     return fitting[0]
-
-
-def _address(value: str, key: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise ValueError(f"{key}: {value!r} is not an address like http://host:8000 (no path, no /v1)")
-    if parts.username or parts.password:
-        raise ValueError(f"{key}: an address must hold no password; set generation.api_key by environment")
-    return value.rstrip("/")

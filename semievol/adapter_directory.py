@@ -1,7 +1,8 @@
 """An adapter version on disk: one immutable directory, published whole or not at all.
 
-Owns the layout (`adapter_config.json`, `adapter_model.safetensors`, `manifest.json`, `STABLE`), the content hash and
-the order of writes. Owns not what the weights mean (lora, local_generator) nor which version serves.
+Owns the layout (`adapter_config.json` and `adapter_model.safetensors`, or `fine_tuned_model.json` alone; then
+`manifest.json` and `STABLE`), the content hash and the order of writes. Owns not what the weights mean (lora,
+local_generator) nor which version serves.
 Invariant: a directory with the marker `STABLE` holds exactly the bytes that were trained; every reader trusts the
 marker alone, so that a process killed anywhere leaves nothing that could be mistaken for an adapter.
 """
@@ -23,6 +24,8 @@ from semievol.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+HOSTED_FILE = "fine_tuned_model.json"
+"""Instead of weights: the name of a fine-tuned model that its endpoint keeps."""
 MANIFEST_FILE = "manifest.json"
 MARKER_FILE = "STABLE"
 
@@ -97,10 +100,14 @@ def is_version_of(name: str, workload: str) -> bool:
     return re.fullmatch(rf"{re.escape(workload)}-r\d{{4,}}-[0-9a-f]{{8}}", name) is not None
 
 
+def _content_files(directory: Path) -> tuple[str, ...]:
+    return (HOSTED_FILE,) if (directory / HOSTED_FILE).is_file() else _CONTENT_FILES
+
+
 def content_hash(directory: Path) -> str:
     """sha256 (hex) over the names, sizes and bytes of the content files, in order of name."""
     digest = hashlib.sha256()
-    for name in sorted(_CONTENT_FILES):
+    for name in sorted(_content_files(directory)):
         path = directory / name
         digest.update(f"{name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
@@ -132,7 +139,8 @@ def publish(
     Raises:
         AdapterError: a content file is missing, the name is not usable, or another adapter has the same name.
     """
-    for name in _CONTENT_FILES:
+    contents = _content_files(work_dir)
+    for name in contents:
         if not (work_dir / name).is_file():
             raise AdapterError(f"{work_dir}: {name} is missing, nothing to publish")
     digest = content_hash(work_dir)
@@ -148,7 +156,7 @@ def publish(
     unfinished = adapters_dir / f"{_UNFINISHED}{name}"
     _remove(unfinished)
     unfinished.mkdir()
-    for content in _CONTENT_FILES:
+    for content in contents:
         shutil.copyfile(work_dir / content, unfinished / content)
         _sync(unfinished / content)
     manifest = Manifest(
@@ -160,7 +168,7 @@ def publish(
         seed=seed,
         training=training,
         fingerprint=fingerprint,
-        files={content: (work_dir / content).stat().st_size for content in _CONTENT_FILES},
+        files={content: (work_dir / content).stat().st_size for content in contents},
         created_at=time.time(),
     )
     write_durably(unfinished / MANIFEST_FILE, manifest.to_json())
@@ -189,7 +197,7 @@ def verify(path: Path) -> Manifest:
         manifest = Manifest.from_json((path / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path}: unreadable {MANIFEST_FILE} ({error})") from error
-    for name in _CONTENT_FILES:
+    for name in _content_files(path):
         file = path / name
         if not file.is_file():
             raise AdapterError(f"{path}: {name} is missing")
@@ -206,6 +214,37 @@ def verify(path: Path) -> Manifest:
             f"{manifest.content_hash[:12]}, the files {digest[:12]}"
         )
     return manifest
+
+
+def verify_weights(path: Path) -> Manifest:
+    """`verify` an adapter whose weights are in its directory.
+
+    Raises:
+        AdapterError: as `verify`, or the directory names a model that an endpoint keeps.
+    """
+    manifest = verify(path)
+    if (path / HOSTED_FILE).is_file():
+        raise AdapterError(
+            f"{path}: names a fine-tuned model, whose weights its endpoint keeps; set generation.kind: openai to ask it"
+        )
+    return manifest
+
+
+def hosted_model(path: Path) -> str:
+    """The name of the fine-tuned model that an adapter directory stands for.
+
+    Raises:
+        AdapterError: as `verify`, or the directory holds weights.
+    """
+    verify(path)
+    if not (path / HOSTED_FILE).is_file():
+        raise AdapterError(
+            f"{path}: holds a LoRA adapter, which an endpoint of generation.kind openai cannot load; use vllm or local"
+        )
+    try:
+        return str(json.loads((path / HOSTED_FILE).read_text(encoding="utf-8"))["fine_tuned_model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{path}: unreadable {HOSTED_FILE} ({error!r})") from error
 
 
 def remove_unfinished(adapters_dir: Path, workload: str) -> list[str]:

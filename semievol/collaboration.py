@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from semievol import confidence
 from semievol.answer_equality import AnswerEquality, Same, clustered
-from semievol.config import LabellingConfig
+from semievol.config import Configuration, LabellingConfig
 from semievol.errors import ConfigError
 from semievol.propagation import arrange, retrieve
 from semievol.protocols import ExampleIndex, Generator, Progress
@@ -76,6 +76,7 @@ class CollaborativeLabeller:
         self._config = config
         self._seed = seed
         self._equality = equality or AnswerEquality(task)
+        self._tasks = [_variant(task, configuration) for configuration in config.configurations]
         self._most_neighbours = max(configuration.neighbours for configuration in config.configurations)
         if self._most_neighbours and index is None:
             raise ConfigError("labelling.configurations: neighbours above 0 need an example index")
@@ -124,26 +125,36 @@ class CollaborativeLabeller:
         ]
 
     def _requests(self, query: Query, neighbours: Sequence[Neighbour], adapter: str | None) -> list[GenerationRequest]:
-        """One per configuration; those that show the same examples share one prompt."""
-        prompts: dict[tuple[str, ...], tuple[Message, ...]] = {}
+        """One per configuration; those that show the same examples in the same words share one prompt."""
+        prompts: dict[tuple[int, tuple[str, ...]], tuple[Message, ...]] = {}
         requests = []
-        for configuration in self._config.configurations:
-            shown = arrange(neighbours, configuration, query, self._seed)
-            ids = tuple([example.id for example in shown])
-            if ids not in prompts:
-                prompts[ids] = self._task.prompt(query, shown)
+        for configuration, task in zip(self._config.configurations, self._tasks, strict=True):
+            shown = self._arranged(neighbours, configuration, query)
+            form = (id(task), tuple([example.id for example in shown]))
+            if form not in prompts:
+                prompts[form] = task.prompt(query, shown)
             requests.append(
                 GenerationRequest(
-                    messages=prompts[ids],
-                    adapter=adapter,
+                    messages=prompts[form],
+                    adapter=_adapter(configuration, adapter),
                     samples=configuration.samples,
                     temperature=configuration.temperature,
                     max_tokens=self._task.config.max_answer_tokens,
-                    seed=derive(self._seed, "label", query.id, configuration.name),
+                    seed=self._sampling_seed(configuration, query),
                     choices=self._choices(query),
+                    model=configuration.model,
                 )
             )
         return requests
+
+    def _sampling_seed(self, configuration: Configuration, query: Query) -> int:
+        if configuration.seed is None:
+            return derive(self._seed, "label", query.id, configuration.name)
+        return derive(configuration.seed, "label", query.id)
+
+    def _arranged(self, neighbours: Sequence[Neighbour], configuration: Configuration, query: Query) -> list[Example]:
+        seed = self._seed if configuration.seed is None else configuration.seed
+        return arrange(neighbours, configuration, query, seed)
 
     def _choices(self, query: Query) -> tuple[str, ...] | None:
         return self._task.choices(query) if self._config.structured else None
@@ -165,9 +176,10 @@ class CollaborativeLabeller:
             for configuration, samples in zip(self._config.configurations, completions, strict=True)
             for completion in samples
         )
-        prefills: dict[tuple[Message, ...], int] = {}
+        prefills: dict[tuple[str | None, str | None, tuple[Message, ...]], int] = {}
         for request, samples in zip(requests, completions, strict=True):
-            prefills[request.messages] = max((completion.prompt_tokens for completion in samples), default=0)
+            prefill = (request.model, request.adapter, request.messages)
+            prefills[prefill] = max((completion.prompt_tokens for completion in samples), default=0)
         generated = sum(len(completion.token_ids) for samples in completions for completion in samples)
         return _Answers(query, neighbours, candidates, ranking(candidates), sum(prefills.values()), generated)
 
@@ -198,9 +210,10 @@ class CollaborativeLabeller:
         return picks
 
     def _justify_request(self, answers: _Answers, adapter: str | None) -> GenerationRequest:
-        shown: list[Example] = arrange(answers.neighbours, self._config.configurations[0], answers.query, self._seed)
+        """As the first configuration asks, of the adapter that labels: it is the one that the pick is put down to."""
+        shown = self._arranged(answers.neighbours, self._config.configurations[0], answers.query)
         return GenerationRequest(
-            messages=self._task.justify_prompt(answers.query, shown, answers.ranked),
+            messages=self._tasks[0].justify_prompt(answers.query, shown, answers.ranked),
             adapter=adapter,
             max_tokens=self._task.config.max_answer_tokens,
             seed=derive(self._seed, "justify", answers.query.id),
@@ -251,6 +264,20 @@ def _named(said: str | None, ranked: Sequence[str], same: Same) -> str | None:
     if said is None or said in ranked:
         return said
     return next((answer for answer in ranked if same(said, answer)), None)
+
+
+def _variant(task: Task, configuration: Configuration) -> Task:
+    """The task in the words of one configuration; the task itself where it has none of its own."""
+    own = {key: getattr(configuration, key) for key in ("instruction", "template")}
+    changed = {key: value for key, value in own.items() if value is not None}
+    return Task(task.config.model_copy(update=changed)) if changed else task
+
+
+def _adapter(configuration: Configuration, incumbent: str | None) -> str | None:
+    """What answers for a configuration: its own adapter, the base model, or the incumbent."""
+    if configuration.adapter is not None:
+        return None if configuration.adapter == "base" else configuration.adapter
+    return incumbent if configuration.model is None else None
 
 
 def answer_entropy(candidates: Sequence[CandidateAnswer], answer: str | None) -> float:

@@ -10,13 +10,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-
-class Section(BaseModel):
-    """Base of every section: frozen, unknown keys rejected, docstrings become descriptions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from semievol.config_fine_tuning import FineTuningConfig
+from semievol.config_generation import GenerationConfig
+from semievol.config_section import Section as Section
 
 
 class TaskConfig(Section):
@@ -121,9 +119,22 @@ class Configuration(Section):
     """Retrieved examples shown as turns; 0 is closed book."""
     order: Literal["nearest_last", "nearest_first", "shuffled"] = "nearest_last"
     """Order of the shown examples; models weigh the last turns most."""
+    seed: int | None = Field(default=None, ge=0)
+    """Draws its samples and shuffled orders, in every round the same. None: the run's seed and the name draw them."""
+    instruction: str | None = None
+    """System message of this prompt variant; empty: none. None: task.instruction."""
+    template: str | None = None
+    """User turn of this prompt variant, with `{question}`. None: task.template."""
+    adapter: str | None = Field(default=None, min_length=1)
+    """What answers: `base` is the model without an adapter; else an adapter directory, or a name that the engine knows.
+    None: the adapter that serves; with another `model`, that model's base."""
+    model: str | None = None
+    """An entry of `models` that answers instead of `generation`. None: `generation` does."""
 
     @model_validator(mode="after")
     def _check(self) -> Configuration:
+        if self.template is not None and "{question}" not in self.template:
+            raise ValueError("template must contain {question}")
         if self.temperature == 0 and self.samples != 1:
             raise ValueError("temperature 0 gives one answer: set samples to 1 or raise temperature")
         return self
@@ -204,6 +215,10 @@ class SelectionConfig(Section):
 class TrainingConfig(Section):
     """Supervised LoRA fine-tuning (completion-only loss)."""
 
+    kind: Literal["local", "openai_api"] = "local"
+    """local: LoRA in a process of this machine. openai_api: a job at a fine-tuning API (see openai_api)."""
+    openai_api: FineTuningConfig = FineTuningConfig()
+    """kind openai_api only: where and how the job runs."""
     rank: int = Field(default=16, gt=0)
     """LoRA rank; keep it at or below the server's --max-lora-rank."""
     alpha: int = Field(default=32, gt=0)
@@ -261,6 +276,9 @@ class MethodConfig(Section):
 
     task: TaskConfig = TaskConfig()
     model: ModelConfig
+    generation: GenerationConfig = GenerationConfig()
+    models: dict[str, GenerationConfig] = Field(default_factory=dict)
+    """Other engines by name, for labelling.configurations[].model."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     labelling: LabellingConfig = LabellingConfig()
     selection: SelectionConfig = SelectionConfig()
@@ -275,13 +293,50 @@ class MethodConfig(Section):
             raise ValueError(f"labelling.structured: form {self.task.form} has no closed set of answers; turn it off")
         return self
 
+    @field_validator("models")
+    @classmethod
+    def _names(cls, value: dict[str, GenerationConfig]) -> dict[str, GenerationConfig]:
+        for name, entry in value.items():
+            if not _ENTRY_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is no usable name: take a-z, 0-9 and single _, so that SEMIEVOL__MODELS__NAME__API_KEY "
+                    "can be set"
+                )
+            if entry.kind != "vllm" and entry.model is None:
+                raise ValueError(f"{name}.model: missing; name the model that answers")
+        return value
+
+    @model_validator(mode="after")
+    def _check_engines(self) -> MethodConfig:
+        if self.generation.kind == "local" and self.generation.model is not None:
+            raise ValueError("generation.model: is for kind openai; the model of this process is model.name")
+        for place, each in enumerate(self.labelling.configurations):
+            if each.model is not None and each.model not in self.models:
+                known = ", ".join(sorted(self.models)) or "none"
+                raise ValueError(
+                    f"labelling.configurations[{place}].model: {each.model!r} is not in models (there: {known}); add it"
+                )
+            engine = self.generation if each.model is None else self.models[each.model]
+            if self.labelling.structured and engine.kind != "vllm":
+                key = "generation.kind" if each.model is None else f"models.{each.model}.kind"
+                raise ValueError(f"labelling.structured needs {key} vllm; turn it off, or set the kind")
+        return self
+
+
+_ENTRY_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 SERVICE_SECTIONS = frozenset(
     {
         "api",
         "artifacts",
         "gateway",
-        "generation",
+        "generation.adapters_path",
+        "generation.dns",
+        "generation.dns_interval_s",
+        "generation.launch",
+        "generation.launch_settings",
+        "generation.max_adapters",
+        "generation.watch_interval_s",
         "index",
         "intake",
         "labels",

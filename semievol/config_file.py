@@ -44,15 +44,16 @@ def load_config(
         model_class: the class of the whole configuration.
         path: YAML file; None: only defaults and overrides.
         env: the environment; None: the process's own.
-        foreign: top-level sections of another program that shares the file; they are passed over.
+        foreign: sections (`api`) and keys (`generation.dns`) of another program that shares the file; they are passed
+            over.
 
     Raises:
         ConfigError: naming file or variable, key and fix.
     """
     values = _read_yaml(path) if path is not None else {}
-    values = {key: value for key, value in values.items() if key not in foreign}
+    values = _own(values, foreign)
     for name, text in sorted((os.environ if env is None else env).items()):
-        if name.startswith(PREFIX) and _keys(name)[0] not in foreign:
+        if name.startswith(PREFIX) and not _is_foreign(_keys(name), foreign):
             _override(model_class, values, name, text)
     try:
         return model_class.model_validate(values)
@@ -105,14 +106,34 @@ def _keys(name: str) -> list[str]:
     return name.removeprefix(PREFIX).lower().split("__")
 
 
+def _own(values: dict[str, Any], foreign: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """`values` without what belongs to the other program."""
+    return {
+        key: _own(value, foreign, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in foreign
+    }
+
+
+def _is_foreign(keys: list[str], foreign: Collection[str]) -> bool:
+    return any(".".join(keys[:depth]) in foreign for depth in range(1, len(keys) + 1))
+
+
 def _override(model_class: type[BaseModel], values: dict[str, Any], name: str, text: str) -> None:
     """Set the key that the variable `name` stands for in `values`."""
     keys = _keys(name)
     section: Any = model_class
     target = values
+    entries = False  # the key names an entry of a mapping of sections
     for depth, key in enumerate(keys):
-        fields = section.model_fields
         last = depth == len(keys) - 1
+        if entries:
+            if last:
+                raise ConfigError(f"{name}: {'.'.join(keys)} is a section, not a setting; name the key in it")
+            entries = False
+            target = _entered(target, key)
+            continue
+        fields = section.model_fields
         if last and key not in fields and name.endswith(_FILE_SUFFIX) and key[: -len(_FILE_SUFFIX)] in fields:
             key, text = key[: -len(_FILE_SUFFIX)], _read_secret(name, text)
         if key not in fields:
@@ -122,10 +143,19 @@ def _override(model_class: type[BaseModel], values: dict[str, Any], name: str, t
             return
         section = _section_class(fields[key].annotation)
         if section is None:
+            section = _entry_class(fields[key].annotation)
+            entries = section is not None
+        if section is None:
             raise ConfigError(f"{name}: {'.'.join(keys[: depth + 1])} is a setting, not a section")
-        if not isinstance(target.get(key), dict):
-            target[key] = {}
-        target = target[key]
+        target = _entered(target, key)
+
+
+def _entered(target: dict[str, Any], key: str) -> dict[str, Any]:
+    """The section `key` in `target`, made when it is not there."""
+    if not isinstance(target.get(key), dict):
+        target[key] = {}
+    found: dict[str, Any] = target[key]
+    return found
 
 
 def _read_secret(name: str, path: str) -> str:
@@ -161,6 +191,11 @@ def _section_class(annotation: Any) -> type[BaseModel] | None:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
     return None
+
+
+def _entry_class(annotation: Any) -> type[BaseModel] | None:
+    """The class of the values of a mapping `dict[str, Section]`."""
+    return _section_class(typing.get_args(annotation)[1]) if typing.get_origin(annotation) is dict else None
 
 
 def _class_at(model_class: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:

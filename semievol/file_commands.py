@@ -1,14 +1,13 @@
 """What `semievol evolve|label|train|eval` do: build the parts from a configuration, run them, summarise as plain JSON.
 
-Owns the composition for runs on files (local model, in-memory index). Does not print: see cli. Heavy imports happen
-inside the functions that need them.
+Owns the composition for runs on files (what answers and what trains: file_engine; an in-memory index). Does not print:
+see cli. Heavy imports happen inside the functions that need them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,12 @@ from semievol.config import MethodConfig
 from semievol.data import example_of, read_answers, read_examples, read_pseudo_labels, read_queries, write_jsonl
 from semievol.errors import ConfigError, DataError
 from semievol.evaluation import Evaluation, evaluate
+from semievol.file_engine import check_evolvable, open_generator, trainer_of
 from semievol.recipe import Run, Watcher, evolve, make_training_job, select_labels
 from semievol.run_directory import Kind, RoundResult, RunDirectory, labelled_rows, outcome_row
 from semievol.split import is_holdout
 from semievol.task import Task
 from semievol.text_answers import token_f1
-from semievol.trainer_process import train_in_subprocess
 from semievol.training_job import write_snapshot
 from semievol.types import Example, PseudoLabel, Query
 
@@ -54,6 +53,7 @@ async def run_evolve(
     config: MethodConfig, files: EvolveFiles, *, rounds: int, holdout_share: float, watcher: Watcher
 ) -> dict[str, Any]:
     """`semievol evolve`: warm and evolve rounds in the run directory `files.out`."""
+    check_evolvable(config)
     task = Task(config.task)
     train_examples, holdout = split_examples(read_examples(files.examples, task), holdout_share)
     if not train_examples:
@@ -61,14 +61,14 @@ async def run_evolve(
     unlabeled = read_queries(files.queries, task)
     tested = read_examples(files.test, task) if files.test else []
     truth = true_answers(files.answers, unlabeled, task) if files.answers else {}
-    async with _generator(config) as generator:
+    async with open_generator(config) as generator:
         index = _index(config, train_examples) if _wants_neighbours(config) else None
         run = Run(
             config=config,
             task=task,
             generator=generator,
             index=index,
-            trainer=train_in_subprocess,
+            trainer=trainer_of(config),
             examples=train_examples,
             holdout=holdout,
             queries=tuple(unlabeled),
@@ -155,7 +155,7 @@ async def run_label(
     labelled = read_examples(examples, task)
     unlabeled = read_queries(queries, task)
     _make_parent(out)
-    async with _generator(config) as generator:
+    async with open_generator(config) as generator:
         name = await _load(generator, adapter)
         index = _index(config, labelled) if _wants_neighbours(config) else None
         equality = _equality(config, task)
@@ -182,6 +182,7 @@ async def run_train(
     """`semievol train`: one adapter from examples and, where given, the pseudo-labels that selection keeps."""
     from semievol.propagation import training_rows
 
+    trainer = trainer_of(config)
     task = Task(config.task)
     labelled = read_examples(examples, task)
     labels = read_pseudo_labels(pseudo_labels) if pseudo_labels else []
@@ -192,7 +193,7 @@ async def run_train(
     kind: Kind = "evolve" if pseudo_labels else "warm"
     job = make_training_job(config, rows, number=0, kind=kind, parent=parent)
     write_snapshot(out / "snapshot", job, rows)
-    path = await train_in_subprocess(out / "snapshot", out / "work", out / "adapters", watcher("train (%)", 100))
+    path = await trainer(out / "snapshot", out / "work", out / "adapters", watcher("train (%)", 100))
     return {"adapter": path.name, "path": str(path), "rows": len(rows), "pseudo_labels": len(chosen)}
 
 
@@ -213,7 +214,7 @@ async def run_eval(
     retrievable = read_examples(examples, task) if examples and neighbours else []
     if out is not None:
         _make_parent(out)
-    async with _generator(config) as generator:
+    async with open_generator(config, labels=False) as generator:
         name = await _load(generator, adapter)
         index = _index(config, retrievable) if neighbours else None
         found: Evaluation = await evaluate(
@@ -241,17 +242,6 @@ async def run_eval(
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _generator(config: MethodConfig) -> AsyncIterator[Generator]:
-    from semievol.local_generator import LocalGenerator
-
-    generator = LocalGenerator(config.model, threads=config.training.threads)
-    try:
-        yield generator
-    finally:
-        await generator.close()
 
 
 async def _load(generator: Generator, adapter: Path | None) -> str | None:

@@ -326,7 +326,7 @@ def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
             module.lora_variant[_ADAPTER] = _LowPrecisionProducts()
             module.cast_input_dtype_enabled = False
     if job.parent is not None:
-        adapter_directory.verify(job.parent)
+        adapter_directory.verify_weights(job.parent)
         weights = load_file(job.parent / adapter_directory.WEIGHTS_FILE)
         expected = get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)
         if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:

@@ -189,16 +189,26 @@ def select_labels(labels: list[PseudoLabel], config: MethodConfig, number: int =
 
 
 async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirectory) -> list[PseudoLabel]:
-    """Pseudo-labels of all queries, in their order; those of an earlier, interrupted attempt are taken over."""
+    """Pseudo-labels of all queries, in their order; those of an earlier, interrupted attempt are taken over.
+
+    Each batch is kept as it is finished: answers of an endpoint are paid for once.
+    """
     labels = files.pseudo_labels()
     if labels is None:
         config = run.config.labelling
         seed = round_seed(run.config, number)
         labeller = CollaborativeLabeller(run.generator, run.index, run.task, config, seed, equality=run.equality)
-        labels = await labeller.label(
-            run.queries, incumbent, progress=run.watcher(f"round {number}: label", len(run.queries))
-        )
-        labels = await _agreed(run, labels)
+        advance = run.watcher(f"round {number}: label", len(run.queries))
+        known = files.partial_pseudo_labels(incumbent)
+        done = [known[query.id] for query in run.queries if query.id in known]
+        advance(len(done))
+        rest = [query for query in run.queries if query.id not in known]
+        for start in range(0, len(rest), config.batch_size):
+            batch = await labeller.label(rest[start : start + config.batch_size], incumbent, progress=advance)
+            files.add_pseudo_labels(batch)
+            done += batch
+        by_id = {label.query.id: label for label in done}
+        labels = await _agreed(run, [by_id[query.id] for query in run.queries])
         files.write_pseudo_labels(labels, select_labels(labels, run.config, number))
     return labels
 

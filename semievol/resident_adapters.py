@@ -40,10 +40,10 @@ class ResidentAdapters:
         """Make the directory answerable as `name`; the same content again is a no-op.
 
         Raises:
-            AdapterError: see `adapter_directory.verify`, or the weights do not fit the model.
+            AdapterError: see `adapter_directory.verify_weights`, or the weights do not fit the model.
         """
         adapter_directory.check_name(name)
-        manifest = adapter_directory.verify(path)
+        manifest = adapter_directory.verify_weights(path)
         if name in self._slots:
             if self._hashes[name] != manifest.content_hash:
                 raise AdapterError(f"{path}: {name} is loaded with other content ({self._hashes[name][:12]})")

@@ -3,11 +3,12 @@
     RUN/run.json                       configuration and hashes of the data: whose directory this is
     RUN/adapters/NAME/                 adapter versions (see adapter_directory)
     RUN/round-0002/pseudo_labels.jsonl every pseudo-label, with `selected` or the reason why not
+    RUN/round-0002/pseudo_labels.partial.jsonl  those that there are, while others are being made
     RUN/round-0002/snapshot/           job.json and rows.jsonl: all that the trainer reads
     RUN/round-0002/outcomes.jsonl      what incumbent and candidate answered to the holdout
     RUN/round-0002/round.json          the result; written last
 
-Owns names and formats. Invariant: every file appears whole or not at all.
+Owns names and formats. Invariant: every file but the partial one appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -109,6 +110,27 @@ class RoundDirectory:
 
     def write_pseudo_labels(self, labels: Sequence[PseudoLabel], selection: Selection) -> None:
         write_jsonl(self.path / "pseudo_labels.jsonl", labelled_rows(labels, selection))
+        self._unselected.unlink(missing_ok=True)
+
+    @property
+    def _unselected(self) -> Path:
+        return self.path / "pseudo_labels.partial.jsonl"
+
+    def add_pseudo_labels(self, labels: Sequence[PseudoLabel]) -> None:
+        """Keep what is labelled so far, while others are not."""
+        text = "".join(json.dumps(pseudo_label_to_json(label), ensure_ascii=False) + "\n" for label in labels)
+        with self._unselected.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def partial_pseudo_labels(self, adapter: str | None) -> dict[str, PseudoLabel]:
+        """What an interrupted attempt had labelled with `adapter`, by id; a line that was cut off is cut away."""
+        if not self._unselected.exists():
+            return {}
+        text = self._unselected.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            self._unselected.write_bytes(whole)
+        return {label.query.id: label for label in read_pseudo_labels(self._unselected) if label.adapter == adapter}
 
     def write_outcomes(self, incumbent: Sequence[Outcome], candidate: Sequence[Outcome]) -> None:
         rows = [outcome_row(outcome, role="incumbent") for outcome in incumbent]
@@ -147,7 +169,7 @@ class RunDirectory:
             ConfigError: it holds a run with another configuration or other data.
         """
         identity = {
-            "config": config.model_dump(mode="json", exclude={"embedding": {"api_key"}}),
+            "config": _decisive(config),
             "examples": _content_hash(map(example_to_json, examples)),
             "holdout": _content_hash(map(example_to_json, holdout)),
             "queries": _content_hash(map(query_to_json, queries)),
@@ -183,6 +205,22 @@ def labelled_rows(labels: Sequence[PseudoLabel], selection: Selection) -> list[d
 def outcome_row(outcome: Outcome, **extra: str) -> dict[str, Any]:
     """An outcome as a JSON row; an infinite entropy is null, for JSON has none."""
     return {**extra, **asdict(outcome), "entropy": outcome.entropy if math.isfinite(outcome.entropy) else None}
+
+
+def _decisive(config: MethodConfig) -> dict[str, Any]:
+    """The settings that decide what a run makes: no secrets, no addresses, and nothing that only makes it faster.
+
+    A server may have moved, and a job may be given more time, before a killed run goes on.
+    """
+    reach = {"replicas", "base_url", "api_key", "concurrency", "timeout_s", "max_batch", "threads"}
+    patience = {"base_url", "api_key", "poll_interval_s", "timeout_s", "cancel_on_interrupt"}
+    exclude: dict[str, Any] = {
+        "embedding": {"api_key"},
+        "generation": reach,
+        "models": dict.fromkeys(config.models, reach),
+        "training": {"openai_api": patience},
+    }
+    return config.model_dump(mode="json", exclude=exclude)
 
 
 def _content_hash(rows: Iterable[dict[str, Any]]) -> str:

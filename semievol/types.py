@@ -75,6 +75,7 @@ class GenerationRequest:
     reproducible: sample i of a request depends on (seed, i) alone, whatever else is in the batch.
     `interactive` requests overtake queued labelling work. `choices` are the only texts that may be answered; None lets
     the model write freely. With choices, log-probabilities are those among the tokens that a choice could go on with.
+    `model` names the engine that answers, where there are several (routed_generator); None is the first.
     """
 
     messages: tuple[Message, ...]
@@ -85,6 +86,7 @@ class GenerationRequest:
     seed: int = 0
     interactive: bool = False
     choices: tuple[str, ...] | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Completion:
 
     `logprobs` are the natural-log probabilities of the generated tokens (the end token included, when it was
     generated) under the model at temperature 1, whatever temperature sampled them. `adapter` is the version
-    that computed every token of it.
+    that computed every token of it. A token id is -1 where the engine tells the text alone.
     """
 
     text: str

@@ -157,6 +157,7 @@ class FixedServers:
         self._servers = tuple(servers)
         self._running: Counter[str] = Counter()
         self._resting: dict[str, float] = {}
+        self._loaded: set[str] = set()
 
     @asynccontextmanager
     async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[Server]:
@@ -181,16 +182,21 @@ class FixedServers:
 
     async def load_adapter(self, name: str, path: Path) -> None:
         adapter_directory.check_name(name)
-        await asyncio.to_thread(adapter_directory.verify, path)
+        await asyncio.to_thread(adapter_directory.verify_weights, path)
         absolute = str(await asyncio.to_thread(path.resolve))
         for server in self._servers:
-            await self._client.load(server, name, absolute)
+            # Only what is loaded here is unloaded here: the servers may serve others too.
+            if name not in await self._client.models(server):
+                await self._client.load(server, name, absolute)
+                self._loaded.add(name)
 
     async def unload_adapter(self, name: str) -> None:
-        for server in self._servers:
-            await self._client.unload(server, name)
+        if name in self._loaded:
+            for server in self._servers:
+                await self._client.unload(server, name)
+            self._loaded.discard(name)
 
     async def loaded_adapters(self) -> frozenset[str]:
-        """What every server has."""
-        found = [await self._client.models(server) - {server.base_model} for server in self._servers]
-        return frozenset.intersection(*found)
+        """What was loaded here and every server has."""
+        found = [await self._client.models(server) for server in self._servers]
+        return frozenset(self._loaded).intersection(*found)

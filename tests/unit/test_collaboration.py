@@ -308,3 +308,68 @@ async def test_free_form_answers_vote_by_meaning() -> None:
 async def test_free_form_answers_without_an_embedder_are_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="it needs the section embedding"):
         CollaborativeLabeller(ScriptedGenerator(lambda r: []), INDEX, Task(TaskConfig(form="free_form")), BOTH, 0)
+
+
+async def test_no_justification_is_asked_for_when_all_configurations_agree() -> None:
+    other = Configuration(name="other", temperature=0.0, neighbours=0, template="again: {question}")
+    generator = ScriptedGenerator(lambda request: ["a"] * request.samples)
+    config = LabellingConfig(configurations=(GREEDY, SAMPLED, other), justify=True)
+    (label,) = await labeller(generator, config).label([QUERY], None)
+    assert (label.answer, label.agreement, label.justified) == ("a", 1.0, False)
+    assert [len(call) for call in generator.calls] == [3]
+    assert not any(is_justification(request) for request in generator.calls[0])
+
+
+async def test_a_variant_changes_its_own_prompt_and_shares_the_prefill_of_nobody() -> None:
+    config = LabellingConfig(
+        configurations=(
+            GREEDY,
+            Configuration(name="short", temperature=0.0, instruction="One word."),
+            Configuration(name="polite", temperature=0.0, template="Please: {question}"),
+        )
+    )
+    generator = ScriptedGenerator(lambda request: ["a"])
+    (label,) = await labeller(generator, config).label([QUERY], None)
+    plain, short, polite = (request.messages for request in generator.calls[0])
+    assert (short[0].role, short[0].content, short[1:]) == ("system", "One word.", plain)
+    assert [message.content for message in polite][::2] == [f"Please: {m.content}" for m in plain][::2]
+    assert label.prompt_tokens == 30
+    assert [each.configuration for each in label.candidates] == ["greedy", "short", "polite"]
+
+
+async def test_a_seed_of_its_own_draws_samples_and_order_whatever_the_runs_seed() -> None:
+    own = Configuration(name="own", samples=2, seed=5, order="shuffled", neighbours=4)
+    calls = []
+    for seed in (1, 2):
+        generator = ScriptedGenerator(lambda request: ["a"] * request.samples)
+        await labeller(generator, LabellingConfig(configurations=(own, SAMPLED)), seed).label([QUERY], None)
+        calls.append(generator.calls[0])
+    (first, other), (again, different) = calls
+    assert first == again
+    assert first.seed == derive(5, "label", "q")
+    assert other.seed != different.seed
+
+
+async def test_a_configuration_may_ask_the_base_an_adapter_or_another_model() -> None:
+    config = LabellingConfig(
+        configurations=(
+            GREEDY,
+            Configuration(name="base", temperature=0.0, adapter="base"),
+            Configuration(name="fixed", temperature=0.0, adapter="old"),
+            Configuration(name="big", temperature=0.0, model="big"),
+        )
+    )
+    generator = ScriptedGenerator(
+        lambda request: ["c"] if is_justification(request) else ["ab"[request.adapter is None]]
+    )
+    generator.adapters |= {"r0001", "old"}
+    (label,) = await labeller(generator, config).label([QUERY], "r0001")
+    assert [(request.adapter, request.model) for request in generator.calls[0]] == [
+        ("r0001", None),
+        (None, None),
+        ("old", None),
+        (None, "big"),
+    ]
+    # The adapter that labels picks, and the same words of another engine are another prefill.
+    assert [(request.adapter, request.model) for request in generator.calls[1]] == [("r0001", None)]
+    assert (label.adapter, label.prompt_tokens) == ("r0001", 50)

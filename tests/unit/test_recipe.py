@@ -186,3 +186,54 @@ async def test_the_steps_are_announced_with_their_size(tmp_path: Path) -> None:
     assert announced["round 2: train (%)"] == [100, 100]
     assert announced["round 2: evaluate adapter-2"] == [12, 12]
     assert all(total == done for total, done in announced.values())
+
+
+def cut_off(path: Path) -> int:
+    """Leave what a process leaves that died within a write; returns how many lines are whole."""
+    text = path.read_text()
+    path.write_text(text + '{"id": "q4", "quest')
+    return text.count("\n")
+
+
+async def test_a_run_killed_while_it_labels_goes_on_after_the_last_whole_batch(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"labelling": CONFIG.labelling.model_copy(update={"batch_size": 4})})
+    undisturbed = await evolve(World().run(tmp_path / "whole", config), 1)
+    world = World()
+    answer = world.answer
+
+    def dying(request: GenerationRequest) -> list[tuple[str, float]]:
+        if request.messages[-1].content == "query 6":
+            raise KeyboardInterrupt
+        return answer(request)
+
+    world.generator.script = dying
+    with pytest.raises(KeyboardInterrupt):
+        await evolve(world.run(tmp_path / "run", config), 1)
+    partial = tmp_path / "run" / "round-0002" / "pseudo_labels.partial.jsonl"
+    assert cut_off(partial) == 4
+    world.generator.script = answer
+    calls = len(world.generator.calls)
+    results = await evolve(world.run(tmp_path / "run", config), 1)
+    asked = [r.messages[-1].content for call in world.generator.calls[calls:] for r in call]
+    assert [text for text in asked if text.startswith("query")] == [f"query {i}" for i in range(4, 10)]
+    assert [result.gate for result in results] == [result.gate for result in undisturbed]
+    files = [tmp_path / name / "round-0002" / "pseudo_labels.jsonl" for name in ("run", "whole")]
+    assert files[0].read_text() == files[1].read_text()
+    assert not partial.exists()
+
+
+def written(directory: Path) -> str:
+    return "".join(path.read_text() for path in directory.rglob("*.json*"))
+
+
+async def test_a_run_goes_on_where_the_servers_moved_and_keeps_no_secret(tmp_path: Path) -> None:
+    def placed(url: str) -> MethodConfig:
+        engine = {"kind": "openai", "base_url": url, "api_key": "known-secret"}
+        return MethodConfig.model_validate(
+            CONFIG.model_dump() | {"generation": engine, "models": {"big": {**engine, "model": "x"}}}
+        )
+
+    await evolve(World().run(tmp_path, placed("http://a:1/v1")), 0)
+    await evolve(World().run(tmp_path, placed("http://b:2/v1")), 0)
+    assert "known-secret" not in written(tmp_path)
+    assert "http://" not in (tmp_path / "run.json").read_text()

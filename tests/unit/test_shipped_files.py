@@ -12,6 +12,8 @@ import yaml
 
 from daemon.config import DaemonConfig
 from daemon.errors import Reason
+from semievol.config import SERVICE_SECTIONS, MethodConfig
+from semievol.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,9 +29,14 @@ def test_every_data_file_of_the_packages_is_named_in_package_data() -> None:
     assert left_out == []
 
 
-@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL))
-def test_configuration_in_the_readme_is_valid(block: str) -> None:
-    DaemonConfig.model_validate(yaml.safe_load(block))
+@pytest.mark.parametrize(
+    ("kind", "block"), re.findall(r"```yaml( [\w-]+)?\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+)
+def test_configuration_in_the_readme_is_valid(tmp_path: Path, kind: str, block: str) -> None:
+    if kind != " no-daemon":
+        DaemonConfig.model_validate(yaml.safe_load(block))
+    (tmp_path / "semievol.yaml").write_text(block, "utf-8")
+    load_config(MethodConfig, tmp_path / "semievol.yaml", {}, foreign=SERVICE_SECTIONS)
 
 
 def test_every_make_target_in_the_readme_exists() -> None:
