@@ -131,6 +131,7 @@ async def _test(run: Run, results: Sequence[RoundResult], tested: Sequence[Examp
             await run.generator.load_adapter(adapter, run.directory.adapters / adapter)
         advance = run.watcher(f"test {adapter or 'base'}", len(tested))
         found = await evaluate(run.generator, run.task, tested, adapter, seed=run.config.seed, progress=advance)
+        run.directory.write_test_outcomes(adapter, found.outcomes)
         accuracies[adapter or "base"] = {"accuracy": found.accuracy, "mean_entropy": found.mean_entropy}
     return accuracies
 
