@@ -154,6 +154,22 @@ def eval_command(
     show(summary, output)
 
 
+@app.command("report")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Run directory of `semievol evolve`, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="The page; without it, RUN/report.html.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Directory of the CSV files; without it, RUN/report.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="True answers of the queries.")] = None,
+    test: Annotated[Path | None, typer.Option(help="The labelled data that the run was tested on.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Directory with a sweep.json, if RUN has none.")] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Draw a run: one HTML page with the paper's figures, and its numbers as CSV."""
+    from semievol.report_command import ReportFiles, run_report
+
+    show(run_report(ReportFiles(run=run, out=out, tables=tables, answers=answers, test=test, sweep=sweep)), output)
+
+
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
