@@ -161,7 +161,7 @@ def report_command(
     tables: Annotated[Path | None, typer.Option(help="Directory of the CSV files; without it, RUN/report.")] = None,
     answers: Annotated[Path | None, typer.Option(help="True answers of the queries.")] = None,
     test: Annotated[Path | None, typer.Option(help="The labelled data that the run was tested on.")] = None,
-    sweep: Annotated[Path | None, typer.Option(help="Directory with a sweep.json, if RUN has none.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Directory with the sweep.json; without it, RUN.")] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Draw a run: one HTML page with the paper's figures, and its numbers as CSV."""

@@ -83,11 +83,13 @@ def _sweep(parameter: str, points: list[SweepPoint]) -> Figure:
 
 
 def _shown(data: ReportData) -> list[Evaluated]:
-    """Base model, warm adapter and the last round's, of the test set if it was kept, else of the holdout."""
+    """Base model, warm adapter and the last evolved one (promoted, if any was), on the test set, else holdout."""
+    promoted = {r.adapter for r in data.rounds if r.promoted}
     for examples in ("test", "holdout"):
         found = [e for e in data.evaluated if e.examples == examples and e.answers]
         first = [e for e in found if e.name in ("base", "warm")]
-        last = [e for e in found if e.name not in ("base", "warm")][-1:]
+        evolved = [e for e in found if e not in first]
+        last = [e for e in evolved if e.adapter in promoted][-1:] or evolved[-1:]
         if found:
             return [*first, *last]
     return []

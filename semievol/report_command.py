@@ -72,14 +72,20 @@ def _truth(run: StoredRun, answers: Path) -> dict[str, str]:
 
 def _tested(run: StoredRun, test: Path) -> Sequence[Example]:
     tested = read_examples(test, _task(run, "--test"))
-    ids = {example.id for example in tested}
+    expected = {example.id: example.answer for example in tested}
     for adapter, outcomes in run.tests.items():
-        other = ids ^ {outcome.id for outcome in outcomes}
+        other = expected.keys() ^ {outcome.id for outcome in outcomes}
+        answered = run.path / "test" / f"{adapter or 'base'}.jsonl"
         if other:
-            answered = run.path / "test" / f"{adapter or 'base'}.jsonl"
             raise DataError(
                 f"{test}: field 'id': is not what {answered} answers: {len(other)} ids are in one of them only "
                 f"({min(other)!r}, say); give the file of `semievol evolve --test`"
+            )
+        changed = [outcome.id for outcome in outcomes if outcome.expected != expected[outcome.id]]
+        if changed:
+            raise DataError(
+                f"{test}: field 'answer': of id {changed[0]!r} is not what {answered} was measured against; give the "
+                "file of `semievol evolve --test`, or test again"
             )
     return tested
 

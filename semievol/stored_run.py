@@ -74,7 +74,7 @@ class StoredRun:
 
 
 def read_run(path: Path, sweep: Path | None = None) -> StoredRun:
-    """Everything of the run in `path`; `sweep` is a directory whose sweep.json is read where the run has none.
+    """Everything of the run in `path`; `sweep` is a directory whose sweep.json is read instead of the run's.
 
     Raises:
         DataError: `path` is not a run directory, or `sweep` holds no readable sweep.json.
@@ -85,9 +85,10 @@ def read_run(path: Path, sweep: Path | None = None) -> StoredRun:
     adapters = [None, *(each.result.adapter for each in rounds if each.result)]
     found = {name: reader.read(partial(directory.test_outcomes, name)) for name in adapters}
     summary = reader.read(lambda: _object(path / "summary.json")) if (path / "summary.json").exists() else None
-    points = reader.read(lambda: _sweep(path / SWEEP_FILE)) if (path / SWEEP_FILE).exists() else None
-    if points is None and sweep is not None:
-        points = _sweep(sweep / SWEEP_FILE)
+    if sweep is not None:
+        points: tuple[SweepPoint, ...] | None = _sweep(sweep / SWEEP_FILE)
+    else:
+        points = reader.read(lambda: _sweep(path / SWEEP_FILE)) if (path / SWEEP_FILE).exists() else None
     return StoredRun(
         path=path,
         settings=identity["config"] if isinstance(identity["config"], dict) else {},

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from semievol import cli, report_figures
+from semievol import cli, report_answer_figures, report_figures
 from semievol.confidence import confidence
 from semievol.config import Configuration, LabellingConfig, MethodConfig, ModelConfig, SelectionConfig, TaskConfig
 from semievol.errors import DataError
@@ -305,6 +305,20 @@ def test_neighbours_are_shown_with_the_text_that_was_trained_on(tmp_path: Path) 
     assert (first.id, first.selected, first.truth) == ("q0", True, "a")
 
 
+def test_answers_are_drawn_of_the_evolved_adapter_that_was_promoted_last(tmp_path: Path) -> None:
+    fabricate(tmp_path)
+    data = gather(tmp_path)
+
+    def drawn(data: ReportData) -> list[str]:
+        return [label.split(":")[0] for _, label in report_answer_figures.reliability_of_answers(data).legend]
+
+    assert drawn(data) == ["base", "warm", "round 2 (not promoted)"]
+    better = replace(data.evaluated[2], name="round 3", adapter="r3")
+    rounds = (*data.rounds, replace(data.rounds[1], number=3, state="promoted", adapter="r3"))
+    again = replace(data, rounds=rounds, evaluated=(*data.evaluated[:2], better, *data.evaluated[2:]))
+    assert drawn(again) == ["base", "warm", "round 3"]
+
+
 def test_without_a_test_set_the_holdout_is_drawn_and_said_so(tmp_path: Path) -> None:
     fabricate(tmp_path, tested=False)
     data = gather(tmp_path)
@@ -453,6 +467,9 @@ def test_another_test_set_is_refused(tmp_path: Path) -> None:
     rows = [{"id": f"t{n}", "question": "?", "answer": "a"} for n in range(5)]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"test.jsonl: field 'id': is not what .*base.jsonl answers: 1 ids .*'t4'"):
+        run_report(ReportFiles(run=tmp_path / "run", test=tmp_path / "test.jsonl"))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:4]))
+    with pytest.raises(DataError, match=r"test.jsonl: field 'answer': of id 't1' is not what .*base.jsonl was"):
         run_report(ReportFiles(run=tmp_path / "run", test=tmp_path / "test.jsonl"))
 
 
