@@ -95,6 +95,51 @@ def evolve_command(
     show(summary, output)
 
 
+@app.command("compare")
+def compare_command(
+    examples: ExamplesPath,
+    queries: QueriesPath,
+    test: Annotated[Path, typer.Option(help="Labelled data that every row is asked.")],
+    out: Annotated[Path, typer.Option(help="Directory of the comparison; finished rows are not run again.")],
+    config: ConfigPath = None,
+    answers: Annotated[Path | None, typer.Option(help="True answers of the queries: the bound and precision.")] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated; each draws examples and order anew.")] = "0",
+    rounds: Annotated[int, typer.Option(min=1, help="Evolve rounds after the warm round.")] = 3,
+    neighbours: Annotated[int, typer.Option(min=0, help="Neighbours at inference; 0 asks closed book only.")] = 0,
+    rows: Annotated[str | None, typer.Option(help="Comma-separated rows; without it, all. See the README.")] = None,
+    per_answer: Annotated[int | None, typer.Option(min=1, help="Examples of each answer, drawn by the seed.")] = None,
+    max_queries: Annotated[int | None, typer.Option(min=1, help="Take so many of the queries.")] = None,
+    max_test: Annotated[int | None, typer.Option(min=1, help="Take so many of the test questions.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="TITLE=PATH: another model as a row; repeatable.")] = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="n=1,2,4 or theta=0.3,0.5 or ratio=0.5,1,2: SemiEvol over values.")
+    ] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Compare the method with its peers, its ablations and the fully labelled bound, over seeds."""
+    from semievol.compare_command import CompareFiles, CompareOptions, markdown, parsed_options, run_compare
+
+    settings = _load(config)
+    options: CompareOptions = parsed_options(
+        seeds=seeds,
+        rounds=rounds,
+        neighbours=neighbours,
+        rows=rows,
+        per_answer=per_answer,
+        max_queries=max_queries,
+        max_test=max_test,
+        models=model or [],
+        sweeps=sweep or [],
+    )
+    files = CompareFiles(examples=examples, queries=queries, test=test, out=out, answers=answers)
+    with _progress() as watcher:
+        summary = asyncio.run(run_compare(settings, files, options, watcher))
+    if output is OutputFormat.JSON:
+        show(summary, output)
+    else:
+        print(markdown(summary), end="")
+
+
 @app.command("label")
 def label_command(
     examples: ExamplesPath,
@@ -152,6 +197,22 @@ def eval_command(
     with _progress() as watcher:
         summary = asyncio.run(run_eval(settings, data, adapter, examples, neighbours, out, watcher))
     show(summary, output)
+
+
+@app.command("report")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Run directory of `semievol evolve`, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="The page; without it, RUN/report.html.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Directory of the CSV files; without it, RUN/report.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="True answers of the queries.")] = None,
+    test: Annotated[Path | None, typer.Option(help="The labelled data that the run was tested on.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Directory with the sweep.json; without it, RUN.")] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Draw a run: one HTML page with the paper's figures, and its numbers as CSV."""
+    from semievol.report_command import ReportFiles, run_report
+
+    show(run_report(ReportFiles(run=run, out=out, tables=tables, answers=answers, test=test, sweep=sweep)), output)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------

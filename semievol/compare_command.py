@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.adapter_directory import write_durably
+from semievol.answer_equality import AnswerEquality
 from semievol.comparison import SharedTrainer, World, drawn_examples, run_method, with_ratio
 from semievol.comparison_rows import ComparedMethod, all_methods, pick, with_candidates, with_theta
 from semievol.comparison_statistics import error_reduction, gap_closed, mean_accuracy, paired_difference
 from semievol.config import MethodConfig
 from semievol.data import read_examples, read_queries
 from semievol.errors import ConfigError
-from semievol.file_commands import open_generator, true_answers
+from semievol.file_commands import true_answers
+from semievol.file_engine import open_generator, trainer_of
 from semievol.recipe import Watcher
 from semievol.seeds import derive
 from semievol.task import Task
-from semievol.trainer_process import train_in_subprocess
 from semievol.types import Example, Query
 
 if TYPE_CHECKING:
@@ -67,6 +68,43 @@ class CompareOptions:
     sweeps: Mapping[str, tuple[float, ...]] | None = None
 
 
+def parsed_options(
+    *, seeds: str, rows: str | None, models: Sequence[str], sweeps: Sequence[str], **others: Any
+) -> CompareOptions:
+    """Options as they are written on a command line.
+
+    Raises:
+        ConfigError: names the option and the fix.
+    """
+    drawn = tuple(int(value) for value in _numbers("--seeds", seeds))
+    if len(set(drawn)) != len(drawn):
+        raise ConfigError(f"--seeds: {seeds} has one of them twice")
+    titled = {}
+    for each in models:
+        title, equals, path = each.partition("=")
+        if not equals or not title or not path:
+            raise ConfigError(f"--model: {each!r} is not TITLE=PATH")
+        titled[title] = path
+    values: dict[str, tuple[float, ...]] = {}
+    for each in sweeps:
+        parameter, _, text = each.partition("=")
+        if parameter not in SWEEPS:
+            raise ConfigError(f"--sweep: {each!r} is not one of {', '.join(SWEEPS)}, followed by = and values")
+        values[parameter] = tuple(_numbers(f"--sweep {parameter}", text))
+    wanted = None if rows is None else tuple(name.strip() for name in rows.split(",") if name.strip())
+    return CompareOptions(seeds=drawn, rows=wanted, models=titled, sweeps=values, **others)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option}: {text!r} is not a list of numbers like 1,2,4") from None
+    if not all(value >= 0 for value in found):
+        raise ConfigError(f"{option}: {text!r} has a number below 0")
+    return found
+
+
 async def run_compare(
     config: MethodConfig, files: CompareFiles, options: CompareOptions, watcher: Watcher
 ) -> dict[str, Any]:
@@ -92,7 +130,7 @@ async def run_compare(
                 own = replace(method, config=method.config.model_copy(update={"seed": seed}))
                 results[method.name].append(await run_method(own, world))
             points += await _swept(seeded, options, world)
-        for path, title in (options.models or {}).items():
+        for title, path in (options.models or {}).items():
             results.setdefault(title, []).append(
                 await _other_model(seeded, path, title, files, options, task, examples, queries, tested, truth, watcher)
             )
@@ -110,7 +148,7 @@ async def run_compare(
     write_durably(files.out / "compare.csv", _csv(summary["rows"]))
     write_durably(files.out / "compare.md", markdown(summary))
     if points:
-        write_durably(files.out / "sweep.json", json.dumps(points, indent=1) + "\n")
+        write_durably(files.out / "sweep.json", json.dumps(_summed(points), indent=1) + "\n")
     return summary
 
 
@@ -159,10 +197,11 @@ def _world(
     return World(
         task=task,
         generator=RememberedAnswers(generator),
-        trainer=SharedTrainer(train_in_subprocess, directory / "trainings"),
+        trainer=SharedTrainer(trainer_of(config), directory / "trainings"),
         dense=dense,
         bm25=Bm25ExampleIndex(drawn) if options.neighbours else None,
         embedder=embedder,
+        equality=AnswerEquality(task, embedder if task.embeds else None),
         examples=drawn,
         queries=tuple(queries),
         truth=truth,
@@ -218,6 +257,19 @@ async def _swept(config: MethodConfig, options: CompareOptions, world: World) ->
                 }
             )
     return points
+
+
+def _summed(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One point a value, over all seeds, as the report reads them."""
+    sums: dict[tuple[str, float], list[int]] = {}
+    for point in points:
+        counts = sums.setdefault((point["parameter"], point["value"]), [0, 0])
+        counts[0] += point["accuracy"]["correct"]
+        counts[1] += point["accuracy"]["total"]
+    return [
+        {"parameter": parameter, "value": value, "accuracy": {"correct": correct, "total": total}}
+        for (parameter, value), (correct, total) in sums.items()
+    ]
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -284,8 +336,7 @@ def _figures(
 def _over_rounds(found: Sequence[dict[str, Any]], form: str) -> list[float]:
     """Mean accuracy after each stage."""
     return [
-        sum(result["stages"][place][form] for result in found) / len(found)
-        for place in range(len(found[0]["stages"]))
+        sum(result["stages"][place][form] for result in found) / len(found) for place in range(len(found[0]["stages"]))
     ]
 
 
@@ -327,12 +378,18 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def _markdown_table(rows: Sequence[Mapping[str, Any]], form: str) -> str:
-    head = "| method | accuracy | over rounds | error reduction | over SFT | gap to bound closed | against SemiEvol (p) |"
+    head = (
+        "| method | accuracy | over rounds | error reduction | over SFT | gap to bound closed | against SemiEvol (p) |"
+    )
     lines = [head, "|---|---|---|---|---|---|---|"]
     for row in rows:
         found = row[form]
         against = found.get("minus_semievol")
-        versus = "" if against is None or row["row"] == "semievol" else f"{100 * against['difference']:+.1f} ({against['p']:.2g})"
+        versus = (
+            ""
+            if against is None or row["row"] == "semievol"
+            else f"{100 * against['difference']:+.1f} ({against['p']:.2g})"
+        )
         stages = " → ".join(f"{100 * value:.1f}" for value in found["over_rounds"])
         lines.append(
             f"| {row['title']} | {100 * found['accuracy']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}] "

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from semievol.adapter_directory import write_durably
+from semievol.answer_equality import AnswerEquality
 from semievol.comparison_rows import ComparedMethod
 from semievol.data import write_jsonl
 from semievol.evaluation import Evaluation, evaluate
+from semievol.file_commands import precision
 from semievol.propagation import training_rows
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.recipe import Clock, Run, Trainer, Watcher, make_training_job, propose, round_seed
@@ -25,7 +27,7 @@ from semievol.run_directory import RunDirectory, outcome_row
 from semievol.seeds import derive
 from semievol.task import Task
 from semievol.training_job import JOB_FILE, ROWS_FILE, write_snapshot
-from semievol.types import Example, PseudoLabel, Query
+from semievol.types import Example, Query
 
 RESULT_FILE = "result.json"
 
@@ -44,7 +46,8 @@ class World:
     trainer: Trainer
     dense: ExampleIndex | None
     bm25: ExampleIndex | None
-    embedder: Embedder | None
+    embedder: Embedder
+    equality: AnswerEquality
     examples: tuple[Example, ...]
     queries: tuple[Query, ...]
     truth: Mapping[str, Example]
@@ -99,8 +102,10 @@ async def _rounds(method: ComparedMethod, world: World, directory: Path) -> list
             stage |= {
                 "labelled": len(proposal.labels),
                 "selected": len(kept),
-                "precision": _precision(proposal.labels, world),
-                "selected_precision": _precision([x for x in proposal.labels if x.query.id in kept], world),
+                "precision": precision(proposal.labels, world.truth, world.equality),
+                "selected_precision": precision(
+                    [label for label in proposal.labels if label.query.id in kept], world.truth, world.equality
+                ),
             }
         stages.append({**stage, "rows": proposal.rows, "seconds": clock.seconds})
         if incumbent is not None:
@@ -121,6 +126,7 @@ def _run(method: ComparedMethod, world: World, directory: Path) -> Run:
         queries=world.queries,
         directory=RunDirectory(directory, adapters_at=world.directory / "adapters"),
         embedder=world.embedder,
+        equality=world.equality,
         watcher=_titled(world.watcher, method.title),
     )
 
@@ -156,6 +162,7 @@ async def _asked(
             index=world.bm25 if method.retrieval == "bm25" else world.dense,
             neighbours=neighbours,
             seed=method.config.seed,
+            equality=world.equality,
             progress=world.watcher(f"{method.title}: {stage}, {name.replace('_', ' ')}", len(world.tested)),
         )
         file = directory / f"{stage.replace(' ', '-')}-{name}.jsonl"
@@ -163,14 +170,6 @@ async def _asked(
         result[name] = found.accuracy
         result[f"{name}_outcomes"] = file.name
     return result
-
-
-def _precision(labels: Sequence[PseudoLabel], world: World) -> float | None:
-    """The share of right ones among those whose truth is known."""
-    known = [label for label in labels if label.query.id in world.truth]
-    if not known:
-        return None
-    return sum(label.answer == world.truth[label.query.id].answer for label in known) / len(known)
 
 
 def _identity(method: ComparedMethod, world: World) -> str:
@@ -229,4 +228,3 @@ def with_ratio(queries: Sequence[Query], examples: int, ratio: float, seed: int)
     ranked = sorted(queries, key=lambda query: derive(seed, "ratio", query.id))[:count]
     kept = {query.id for query in ranked}
     return tuple(query for query in queries if query.id in kept)
-

@@ -56,9 +56,7 @@ def mean_accuracy(correct_by_seed: Sequence[Sequence[bool]]) -> MeanAccuracy:
     return MeanAccuracy(mean, max(0.0, mean - half), min(1.0, mean + half), len(accuracies))
 
 
-def paired_difference(
-    first: Sequence[Mapping[str, bool]], second: Sequence[Mapping[str, bool]]
-) -> PairedDifference:
+def paired_difference(first: Sequence[Mapping[str, bool]], second: Sequence[Mapping[str, bool]]) -> PairedDifference:
     """Of `first` over `second`: per seed, whether each question (by id) was answered rightly.
 
     Raises:

@@ -184,11 +184,11 @@ class LabellingConfig(Section):
 class SelectionConfig(Section):
     """Adaptive selection: which pseudo-labels are trained on."""
 
-    by: Literal["entropy", "agreement", "margin", "semantic_entropy", "votes"] = "entropy"
+    by: Literal["entropy", "agreement", "margin", "semantic_entropy", "votes", "consensus"] = "entropy"
     """What ranks them. entropy: the paper's H; agreement: the share of candidates that gave the answer; margin: that
     share less the runner-up's; semantic_entropy: how the candidates spread over different answers; votes: agreement in
-    which each candidate counts by its likelihood. All but entropy and votes have few different values with few
-    candidates, and equals stand or fall together."""
+    which each candidate counts by its likelihood; consensus: see labelling.consensus. Agreement and margin have few
+    different values with few candidates, and equals stand or fall together."""
     theta: float = Field(default=0.5, gt=0, le=1)
     """Keep pseudo-labels that are as sure as this quantile of the pool or surer (paper: 0.5, by entropy)."""
     theta_by_round: tuple[float, ...] = ()
@@ -286,6 +286,14 @@ class MethodConfig(Section):
     gate: GateConfig = GateConfig()
     seed: int = Field(default=0, ge=0)
     """Every random choice of a run derives from this number."""
+
+    @model_validator(mode="after")
+    def _check_consensus(self) -> MethodConfig:
+        if self.labelling.consensus is not None and self.task.labels is None:
+            raise ValueError("labelling.consensus: needs task.labels, for near queries to have the same answers")
+        if self.selection.by == "consensus" and self.labelling.consensus is None:
+            raise ValueError("selection.by: consensus needs labelling.consensus; set it (`consensus: {}`)")
+        return self
 
     @model_validator(mode="after")
     def _check_structured(self) -> MethodConfig:

@@ -29,7 +29,7 @@ from semievol.types import Example, PseudoLabel, Query
 
 if TYPE_CHECKING:
     from semievol.example_index import QdrantExampleIndex
-    from semievol.protocols import Generator
+    from semievol.protocols import Embedder, Generator
 
 
 def split_examples(examples: Sequence[Example], share: float) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -141,6 +141,7 @@ async def _test(run: Run, results: Sequence[RoundResult], tested: Sequence[Examp
         found = await evaluate(
             run.generator, run.task, tested, adapter, seed=run.config.seed, progress=advance, equality=run.equality
         )
+        run.directory.write_test_outcomes(adapter, found.outcomes)
         accuracies[adapter or "base"] = {"accuracy": found.accuracy, "mean_entropy": found.mean_entropy}
     return accuracies
 
@@ -271,6 +272,15 @@ def _equality(config: MethodConfig, task: Task) -> AnswerEquality:
     from semievol.embedding import build_embedder
 
     return AnswerEquality(task, build_embedder(config.embedding) if task.embeds else None)
+
+
+def _embedder(config: MethodConfig) -> Embedder | None:
+    """What the consensus of pseudo-labels needs."""
+    if config.labelling.consensus is None:
+        return None
+    from semievol.embedding import RememberedVectors, build_embedder
+
+    return RememberedVectors(build_embedder(config.embedding))
 
 
 def _index(config: MethodConfig, examples: Sequence[Example]) -> QdrantExampleIndex:

@@ -33,6 +33,7 @@ from semievol.errors import AdapterError, DataError, SemiEvolError, TransientErr
 from semievol.training_job import JOB_FILE, ROWS_FILE, read_snapshot
 
 PROGRESS_FILE = "progress.json"
+LOSSES_FILE = "losses.jsonl"
 RESULT_FILE = "result.json"
 _LOCK_FILE = "lock"
 _JOB_HASH_FILE = "job.sha256"
@@ -163,7 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _ProgressFile:
-    """Keeps `progress.json` current for readers in other processes: replaced whole, at most five times a second."""
+    """Keeps `progress.json` current for readers in other processes: replaced whole, at most five times a second.
+
+    Every step's loss is added to `losses.jsonl` beside it; steps that a resumed training does again stand there twice.
+    """
 
     def __init__(self, path: Path, listener: Callable[[Progress], None] | None) -> None:
         self._path = path
@@ -180,6 +184,9 @@ class _ProgressFile:
             temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
             temporary.replace(self._path)
             self._written, self._state = now, progress.state
+        if progress.state == "training" and progress.loss is not None:
+            with self._path.with_name(LOSSES_FILE).open("a", encoding="utf-8") as losses:
+                losses.write(json.dumps({"step": progress.step, "loss": progress.loss}) + "\n")
         if self._listener is not None:
             self._listener(Progress(**record))
 
@@ -213,6 +220,7 @@ def _forget_other_job(work_dir: Path, job_hash: str) -> None:
         return
     shutil.rmtree(work_dir / _CHECKPOINTS, ignore_errors=True)
     (work_dir / RESULT_FILE).unlink(missing_ok=True)
+    (work_dir / LOSSES_FILE).unlink(missing_ok=True)
     adapter_directory.write_durably(work_dir / _JOB_HASH_FILE, job_hash + "\n")
 
 

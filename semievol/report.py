@@ -13,9 +13,11 @@ from pathlib import Path
 import jinja2
 
 from semievol.report_data import (
+    Answered,
     Candidate,
     CategoryScore,
     Confusion,
+    Evaluated,
     Explanation,
     Headline,
     PoolPoint,
@@ -25,14 +27,19 @@ from semievol.report_data import (
     Score,
     ShownNeighbour,
     Swap,
+    SweepPoint,
+    ThetaPoint,
+    VotePoint,
     headline,
 )
 from semievol.report_figures import figures
 
 __all__ = [
+    "Answered",
     "Candidate",
     "CategoryScore",
     "Confusion",
+    "Evaluated",
     "Explanation",
     "Headline",
     "PoolPoint",
@@ -42,6 +49,9 @@ __all__ = [
     "Score",
     "ShownNeighbour",
     "Swap",
+    "SweepPoint",
+    "ThetaPoint",
+    "VotePoint",
     "headline",
     "render",
     "write",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -45,6 +46,7 @@ class RoundReport:
 
     `started_s` and `ended_s` count from the start of the run. `losses` are (optimiser step, loss) pairs.
     `selected_correct` counts right pseudo-labels among those selected; None where the truth is not known.
+    `selected_known` counts the selected ones whose truth is known; None: all of them.
     """
 
     number: int
@@ -63,6 +65,7 @@ class RoundReport:
     pool: int = 0
     selected: int = 0
     selected_correct: int | None = None
+    selected_known: int | None = None
     threshold: float | None = None
     training_s: float | None = None
     losses: tuple[tuple[int, float], ...] = ()
@@ -81,20 +84,109 @@ class RoundReport:
 
     @property
     def selected_precision(self) -> float | None:
-        return self.selected_correct / self.selected if self.selected_correct is not None and self.selected else None
+        known = self.selected if self.selected_known is None else self.selected_known
+        return self.selected_correct / known if self.selected_correct is not None and known else None
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPoint:
-    """A pseudo-label in the pool of a round. `correct` None: the truth is not known; entropy in nats per token."""
+    """A pseudo-label in the pool of a round. `correct` None: the truth is not known; entropy in nats per token.
+
+    What follows `correct` is for the tables: `answer` None did not parse, `reason` says why it was not selected.
+    """
 
     round: int
     entropy: float
     confidence: float
     selected: bool
     correct: bool | None = None
+    id: str | None = None
+    answer: str | None = None
+    truth: str | None = None
+    agreement: float | None = None
+    reason: str | None = None
 
     __pydantic_config__ = _INFINITY_AS_TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One answer to a labelled question, closed book; entropy in nats per token."""
+
+    entropy: float
+    correct: bool
+    category: str | None = None
+
+    __pydantic_config__ = _INFINITY_AS_TEXT
+
+    @property
+    def confidence(self) -> float:
+        """exp(-entropy), in [0, 1]: the geometric mean of the probabilities of the answer's tokens."""
+        return 0.0 if math.isnan(self.entropy) else math.exp(-max(self.entropy, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What one adapter (None: the base model) answered to one set of labelled questions.
+
+    `name` is what a figure calls it: base, warm, round 2. `answers` may be empty where only the score is known.
+    """
+
+    name: str
+    adapter: str | None
+    examples: Literal["test", "holdout"]
+    score: Score
+    answers: tuple[Answered, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ThetaPoint:
+    """What a round would have selected from its pool with another `theta`, all other settings unchanged.
+
+    `threshold` in nats per token. `right` is over those whose truth is known; None: it is known of none. `used`: the
+    theta of the run.
+    """
+
+    round: int
+    theta: float
+    threshold: float
+    selected: int
+    pool: int
+    right: Score | None = None
+    used: bool = False
+
+    __pydantic_config__ = _INFINITY_AS_TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class VotePoint:
+    """What a vote among the first `n` stored candidate answers of each pseudo-label gives; nothing is asked again.
+
+    `agreement` is the mean over the pool. `parsed` counts the pseudo-labels with an answer, `selected` those that the
+    run's selection would keep. Scores are over what is known; None: nothing is.
+    """
+
+    round: int
+    n: int
+    agreement: float
+    parsed: int
+    pool: int
+    right: Score | None = None
+    selected: int = 0
+    selected_right: Score | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """Test accuracy of a whole run with one setting changed: one row of `sweep.json`.
+
+    The file is a JSON list of `{"parameter": "theta", "value": 0.5, "accuracy": {"correct": 70, "total": 100}}`.
+    `parameter` is `n` (candidate answers), `theta`, `ratio` (unlabeled to labelled data), or any other name.
+    """
+
+    parameter: str
+    value: float
+    accuracy: Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +268,11 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """All that a report shows. `facts` are shown in order, as they are (model, seed, seconds, configuration hash)."""
+    """All that a report shows. `facts` are shown in order, as they are (model, seed, seconds, configuration hash).
+
+    `comparison` says which answers of which adapters `categories` and `confusions` compare. `served`: a daemon served
+    clients while the rounds ran; a run on files has no alias to swap.
+    """
 
     title: str
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
@@ -188,6 +284,12 @@ class ReportData:
     progress: tuple[ProgressPoint, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     notes: tuple[str, ...] = ()
+    evaluated: tuple[Evaluated, ...] = ()
+    theta: tuple[ThetaPoint, ...] = ()
+    votes: tuple[VotePoint, ...] = ()
+    sweep: tuple[SweepPoint, ...] = ()
+    comparison: str = "Test set; before: the warm adapter; after: the adapter that serves at the end."
+    served: bool = True
 
     def to_json(self) -> str:
         return _ADAPTER.dump_json(self, indent=1).decode()
@@ -202,12 +304,32 @@ class ReportData:
         try:
             return _ADAPTER.validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the document"
-            raise DataError(f"not a report: {place}: {first['msg']}") from error
+            raise DataError(f"not a report: {_first_problem(error)}") from error
+
+
+def sweep_from_json(text: str) -> tuple[SweepPoint, ...]:
+    """Read the list that `SweepPoint` describes.
+
+    Raises:
+        DataError: names the first field that is missing or wrong.
+    """
+    try:
+        points = _SWEEP.validate_json(text)
+    except ValidationError as error:
+        raise DataError(f"is not a sweep: {_first_problem(error)}") from None
+    for number, point in enumerate(points):
+        if not (math.isfinite(point.value) and 0 <= point.accuracy.correct <= point.accuracy.total):
+            raise DataError(f"is not a sweep: {number}: needs a finite value and 0 <= correct <= total")
+    return points
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}"
 
 
 _ADAPTER = TypeAdapter(ReportData)
+_SWEEP = TypeAdapter(tuple[SweepPoint, ...])
 
 
 @dataclass(frozen=True, slots=True)

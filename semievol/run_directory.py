@@ -7,6 +7,8 @@
     RUN/round-0002/snapshot/           job.json and rows.jsonl: all that the trainer reads
     RUN/round-0002/outcomes.jsonl      what incumbent and candidate answered to the holdout
     RUN/round-0002/round.json          the result; written last
+    RUN/test/NAME.jsonl                what an adapter (base: the base model) answered to the test set
+    RUN/summary.json                   what `semievol evolve` printed
 
 Owns names and formats. Invariant: every file but the partial one appears whole or not at all.
 """
@@ -16,8 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,6 +134,26 @@ class RoundDirectory:
             self._unselected.write_bytes(whole)
         return {label.query.id: label for label in read_pseudo_labels(self._unselected) if label.adapter == adapter}
 
+    def reasons(self) -> dict[str, str | None]:
+        """Why each pseudo-label was not selected, by query id; None: it was selected."""
+        path = self.path / "pseudo_labels.jsonl"
+        return {str(row["id"]): None if row.get("selected") else str(row.get("reason")) for row in _rows(path)}
+
+    def outcomes(self) -> tuple[list[Outcome], list[Outcome]] | None:
+        """What incumbent and candidate answered to the holdout, or None before the evaluation has finished.
+
+        Raises:
+            DataError: naming file and line.
+        """
+        path = self.path / "outcomes.jsonl"
+        if not path.exists():
+            return None
+        rows = list(_rows(path, "role"))
+        return (
+            [_outcome(row, path) for row in rows if row["role"] == "incumbent"],
+            [_outcome(row, path) for row in rows if row["role"] == "candidate"],
+        )
+
     def write_outcomes(self, incumbent: Sequence[Outcome], candidate: Sequence[Outcome]) -> None:
         rows = [outcome_row(outcome, role="incumbent") for outcome in incumbent]
         rows += [outcome_row(outcome, role="candidate") for outcome in candidate]
@@ -155,6 +177,48 @@ class RunDirectory:
         directory = RoundDirectory(self.path / f"round-{number:04d}")
         directory.path.mkdir(parents=True, exist_ok=True)
         return directory
+
+    def rounds(self) -> list[tuple[int, RoundDirectory]]:
+        """The rounds that have begun, in order; nothing is made."""
+        found = [path for path in self.path.glob("round-*") if path.is_dir() and path.name[6:].isdigit()]
+        return sorted(((int(path.name[6:]), RoundDirectory(path)) for path in found), key=lambda pair: pair[0])
+
+    def identity(self) -> Mapping[str, Any]:
+        """What `claim` wrote down.
+
+        Raises:
+            DataError: this is not the directory of a run.
+        """
+        path = self.path / "run.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: is not a run directory (run.json: {error.strerror or error}); give the directory that "
+                "`semievol evolve --out` wrote"
+            ) from None
+        except ValueError as error:
+            raise DataError(f"{path}: is not valid JSON ({error}); give another run directory") from None
+        if not isinstance(found, dict) or "config" not in found:
+            raise DataError(f"{path}: field 'config': missing; give the directory that `semievol evolve --out` wrote")
+        return found
+
+    def test_outcomes(self, adapter: str | None) -> list[Outcome] | None:
+        """What an adapter (None: the base model) answered to the test set, or None where it was not tested.
+
+        Raises:
+            DataError: naming file and line.
+        """
+        path = self._test_path(adapter)
+        return [_outcome(row, path) for row in _rows(path)] if path.exists() else None
+
+    def write_test_outcomes(self, adapter: str | None, outcomes: Sequence[Outcome]) -> None:
+        path = self._test_path(adapter)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(path, [outcome_row(outcome) for outcome in outcomes])
+
+    def _test_path(self, adapter: str | None) -> Path:
+        return self.path / "test" / f"{adapter or 'base'}.jsonl"
 
     def claim(
         self,
@@ -221,6 +285,36 @@ def _decisive(config: MethodConfig) -> dict[str, Any]:
         "training": {"openai_api": patience},
     }
     return config.model_dump(mode="json", exclude=exclude)
+
+
+def _rows(path: Path, *needed: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file of one a line, each with `id` and what else is needed."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); run `semievol evolve` again") from None
+    for line, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path}:{line}: is not valid JSON ({error}); run `semievol evolve` again") from None
+        for name in ("id", *needed):
+            if not isinstance(row, dict) or name not in row:
+                raise DataError(f"{path}:{line}: field {name!r}: missing; run `semievol evolve` again")
+        yield row
+
+
+def _outcome(row: dict[str, Any], path: Path) -> Outcome:
+    known = {each.name: row[each.name] for each in fields(Outcome) if each.name in row}
+    try:
+        entropy = math.inf if known["entropy"] is None else float(known["entropy"])
+        return Outcome(**{**known, "entropy": entropy})
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: id {row['id']!r}: is not an outcome ({error!r}); run `semievol evolve` again"
+        ) from None
 
 
 def _content_hash(rows: Iterable[dict[str, Any]]) -> str:

@@ -54,6 +54,8 @@ def _uncertainty(label: PseudoLabel, config: SelectionConfig) -> float | None:
             return 1.0 - confidence.margin(answers, label.answer)
         case "votes":
             return 1.0 - confidence.weighted_votes(answers, entropies, label.answer)
+        case "consensus":
+            return None if label.consensus is None else 1.0 - label.consensus
         case "semantic_entropy":
             return confidence.semantic_entropy(answers, entropies)
 

@@ -79,7 +79,7 @@ async def _show(
                     "test questions": len(dataset.test),
                     "configuration": config.hash(),
                 }
-                found = report_data(story, stores, place_of(config), dataset, client.memory, facts)
+                found = report_data(story, stores, place_of(config), config.selection, dataset, client.memory, facts)
             finally:
                 stores.database.close()
             page = path.parent / "report.html"

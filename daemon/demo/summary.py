@@ -15,13 +15,17 @@ from daemon.demo.client import Memory
 from daemon.demo.scenario import Measurement, Story
 from daemon.demo.support_desk import Dataset
 from daemon.operations import explain
+from daemon.round_states import RoundState
 from daemon.rounds import RoundPlace
 from daemon.store.rounds import Round
 from daemon.store.stores import Stores
+from semievol.config import SelectionConfig
 from semievol.report import (
+    Answered,
     Candidate,
     CategoryScore,
     Confusion,
+    Evaluated,
     Explanation,
     PoolPoint,
     ProgressPoint,
@@ -31,7 +35,9 @@ from semievol.report import (
     ShownNeighbour,
     Swap,
 )
+from semievol.report_measures import judge, theta_points, vote_points
 from semievol.training_job import read_snapshot
+from semievol.types import PseudoLabel
 
 EXPLAINED = 6
 CONFUSED = 12
@@ -41,6 +47,7 @@ def report_data(
     story: Story,
     stores: Stores,
     place: RoundPlace,
+    selection: SelectionConfig,
     dataset: Dataset,
     memory: Memory,
     facts: Mapping[str, str | int | float],
@@ -49,6 +56,8 @@ def report_data(
     rounds = sorted(stores.rounds.all(), key=lambda round_: round_.number)
     # The base model answers nothing of a closed-book task; what the rounds changed shows against the warm adapter.
     measured = [m for name, m in story.measurements.items() if name != "base"]
+    last, labels = _last_pool(rounds, stores)
+    right = judge(dataset.answers)
     return ReportData(
         title="SemiEvol demo: a support desk that teaches itself",
         facts={
@@ -59,7 +68,7 @@ def report_data(
             "failed requests": story.client.failed,
         },
         rounds=tuple(_round(round_, story, stores, place, dataset) for round_ in rounds),
-        pool=_pool(rounds, stores, dataset),
+        pool=_pool(last, labels, stores, dataset),
         categories=_categories(measured[0], measured[-1]) if len(measured) > 1 else (),
         confusions=_confusions(measured[0], measured[-1]) if len(measured) > 1 else (),
         swaps=tuple(
@@ -69,6 +78,9 @@ def report_data(
         progress=tuple(ProgressPoint(at_s, labelled) for at_s, labelled in story.progress),
         explanations=_explanations(stores, dataset),
         notes=_notes(story),
+        evaluated=_evaluated(rounds, stores),
+        theta=tuple(theta_points(last, labels, selection, right)),
+        votes=tuple(vote_points(last, labels, selection, right)),
     )
 
 
@@ -152,22 +164,38 @@ def _trained_answers(place: RoundPlace, round_: Round) -> dict[str, str]:
     return {row.id: row.completion for row in rows if row.kind == "pseudo-label"}
 
 
-def _pool(rounds: list[Round], stores: Stores, dataset: Dataset) -> tuple[PoolPoint, ...]:
-    """The pool of the last evolve round."""
-    last = next((round_ for round_ in reversed(rounds) if round_.kind == "evolve"), None)
-    if last is None:
-        return ()
-    members = stores.rounds.members(last.number)
+def _last_pool(rounds: list[Round], stores: Stores) -> tuple[int, list[PseudoLabel]]:
+    """The last evolve round and its pool; round 0, and nothing, where there was none."""
+    last = next((round_.number for round_ in reversed(rounds) if round_.kind == "evolve"), 0)
+    return last, list(stores.pseudo_labels.load(sorted(stores.rounds.members(last)))) if last else []
+
+
+def _pool(number: int, labels: list[PseudoLabel], stores: Stores, dataset: Dataset) -> tuple[PoolPoint, ...]:
+    members = stores.rounds.members(number) if labels else {}
     return tuple(
         PoolPoint(
-            last.number,
+            number,
             label.entropy,
             label.confidence,
             members[label.query.id],
             label.answer == dataset.answers[label.query.id],
         )
-        for label in stores.pseudo_labels.load(sorted(members))
+        for label in labels
     )
+
+
+def _evaluated(rounds: list[Round], stores: Stores) -> tuple[Evaluated, ...]:
+    """What every promoted adapter answered to the holdout."""
+    found = []
+    for round_ in rounds:
+        if round_.adapter is None or round_.state not in (RoundState.PROMOTED, RoundState.SETTLED):
+            continue
+        _, outcomes = stores.rounds.outcomes_as_candidate(round_.adapter)
+        answers = tuple(Answered(o.entropy, o.correct, o.category) for o in outcomes.values())
+        score = Score(sum(answer.correct for answer in answers), len(answers))
+        name = "warm" if round_.kind == "warm" else f"round {round_.number}"
+        found.append(Evaluated(name, round_.adapter, "holdout", score, answers))
+    return tuple(found)
 
 
 def _categories(before: Measurement, after: Measurement) -> tuple[CategoryScore, ...]:

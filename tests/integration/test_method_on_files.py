@@ -1,5 +1,6 @@
 """The commands `semievol evolve|label|train|eval` with a tiny random model: real files, real training, no meaning."""
 
+import csv
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from semievol.data import read_pseudo_labels
 from semievol.errors import DataError
 from semievol.file_commands import precision, run_eval, run_label, run_train, true_answers
 from semievol.recipe import no_watcher
+from semievol.report_command import ReportFiles, run_report
 from semievol.task import Task
 from semievol.types import Query
 from tests.tiny_model import make_tiny_model
@@ -69,6 +71,26 @@ def test_evolve_leaves_a_complete_run(world: Path) -> None:
         assert 0 <= summary["test"][each["adapter"]]["accuracy"] <= 1
     assert len(read_pseudo_labels(world / "run" / "round-0002" / "pseudo_labels.jsonl")) == 8
     assert json.loads((world / "run" / "summary.json").read_text()) == summary
+    check_report(world, summary)
+
+
+def check_report(world: Path, summary: dict[str, Any]) -> None:
+    """The report of that run says what the summary says."""
+    files = ReportFiles(run=world / "run", test=world / "labeled.jsonl", answers=world / "answers.jsonl")
+    assert run_report(files)["notes"] == []
+    text = (world / "run" / "report" / "accuracy.csv").read_text()
+    tested = {
+        row["adapter"]: float(row["accuracy"]) for row in csv.DictReader(text.splitlines()) if row["set"] == "test"
+    }
+    assert tested == {name: found["accuracy"] for name, found in summary["test"].items()}
+    labels = (world / "run" / "report" / "pseudo_labels.csv").read_text().splitlines()
+    assert sum(row["selected"] == "true" for row in csv.DictReader(labels)) == summary["rounds"][1]["selected"]
+    losses = [
+        json.loads(line) for line in (world / "run" / "round-0001" / "work" / "losses.jsonl").read_text().splitlines()
+    ]
+    assert [row["step"] for row in losses] == list(range(1, len(losses) + 1))
+    page = (world / "run" / "report.html").read_text("utf-8")
+    assert page.count("<svg viewBox") > page.count('class="note"')
 
 
 async def test_label_train_and_eval_work_hand_in_hand(world: Path) -> None:

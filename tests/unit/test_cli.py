@@ -39,7 +39,7 @@ def test_help_names_the_commands_and_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert found.stderr.strip() == "[]"
-    for command in ("evolve", "label", "train", "eval"):
+    for command in ("evolve", "label", "train", "eval", "report"):
         assert command in found.stdout
 
 

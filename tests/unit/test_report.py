@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from semievol import report_figures
+from semievol import report_figures, report_label_figures
 from semievol.errors import DataError
 from semievol.report import (
+    Answered,
     Candidate,
     CategoryScore,
     Confusion,
+    Evaluated,
     Explanation,
     PoolPoint,
     ProgressPoint,
@@ -20,6 +22,9 @@ from semievol.report import (
     Score,
     ShownNeighbour,
     Swap,
+    SweepPoint,
+    ThetaPoint,
+    VotePoint,
     headline,
     render,
     write,
@@ -101,6 +106,19 @@ def full_report() -> ReportData:
             ),
         ),
         notes=(HOSTILE,),
+        evaluated=(
+            Evaluated(
+                HOSTILE,
+                None,
+                "test",
+                Score(1, 3),
+                (Answered(0.1, True, HOSTILE), Answered(float("inf"), False), Answered(float("nan"), False)),
+            ),
+        ),
+        theta=(ThetaPoint(2, 0.5, 0.2, 2, 4, Score(2, 2), used=True), ThetaPoint(2, 1.0, float("inf"), 4, 4)),
+        votes=(VotePoint(2, 1, 1.0, 4, 4, Score(2, 4), 2, Score(2, 2)), VotePoint(2, 2, 0.5, 4, 4)),
+        sweep=(SweepPoint("n", 4.0, Score(3, 4)), SweepPoint(HOSTILE, 0.5, Score(0, 0))),
+        comparison=HOSTILE,
     )
 
 
@@ -133,6 +151,10 @@ def test_figures_stand_data_without_any_spread() -> None:
         pool=(PoolPoint(1, 0.0, 1.0, True, True),),
         categories=(CategoryScore("one", Score(0, 0), Score(0, 0)),),
         progress=(ProgressPoint(0.0, 0),),
+        evaluated=(Evaluated("base", None, "holdout", Score(0, 1), (Answered(0.0, False),)),),
+        theta=(ThetaPoint(1, 1.0, 0.0, 1, 1, Score(1, 1), used=True),),
+        votes=(VotePoint(1, 1, 1.0, 1, 1, Score(1, 1)),),
+        sweep=(SweepPoint("ratio", 0.0, Score(1, 1)), SweepPoint("ratio", 0.0, Score(1, 1))),
     )
     for figure in report_figures.figures(data):
         assert figure.svg is not None, figure.name
@@ -144,6 +166,8 @@ def test_a_report_survives_json_even_with_infinite_entropy() -> None:
     again = ReportData.from_json(data.to_json())
     assert again.explanations == data.explanations
     assert again.pool == data.pool
+    assert (again.theta, again.votes, again.sweep) == (data.theta, data.votes, data.sweep)
+    assert again.evaluated[0].answers[:2] == data.evaluated[0].answers[:2]
 
 
 def test_json_that_is_no_report_is_refused_with_the_field_named() -> None:
@@ -160,7 +184,7 @@ def test_headline_leaves_rounds_out_that_were_not_promoted() -> None:
 
 
 def test_precision_curve_ends_at_the_precision_of_the_whole_pool() -> None:
-    figure = report_figures.precision_against_coverage(full_report())
+    figure = report_label_figures.precision_against_coverage(full_report())
     assert figure.legend[0][1] == "round 2: 100 % right at 50 % kept"
 
 
