@@ -29,7 +29,7 @@ class TaskConfig(Section):
     """numeric: numbers are the same up to this share of the larger one (ConvFinQA: 0.01); 0 wants equal ones."""
     similarity: float = Field(default=0.85, gt=0, le=1)
     """free_form: answers mean the same from this cosine of their embeddings on. It depends on the embedder: look at
-    pairs of answers that do and that do not."""
+    pairs of answers that do and that do not. Opposites are often as near as rewordings: then ask for labels."""
     instruction: str | None = None
     """System message put before every prompt. None: no system message (the chat template may add its own)."""
     template: str = "{question}"
