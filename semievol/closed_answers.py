@@ -122,6 +122,9 @@ class LetterAnswers:
     def canonical(self, answer: str, query: Query) -> str:
         letters = self._letters(query)
         letter = answer.strip().upper()
+        # Some sets (ARC) number the options of a part of their questions: 1 is A.
+        if len(letter) == 1 and letter in "123456789"[: len(letters)]:
+            letter = letters[int(letter) - 1]
         if len(letter) != 1 or letter not in letters:
             raise DataError(
                 f"field 'answer': {answer!r} is not one of the letters {letters[0]} to {letters[-1]} of this "

@@ -5,20 +5,22 @@ Owns the composition and the checks of what is given beside the run. Needs no mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from semievol import report
+from semievol.answer_equality import is_correct
 from semievol.data import read_examples
 from semievol.errors import DataError
 from semievol.file_commands import true_answers
+from semievol.report_measures import Judge
 from semievol.report_tables import write_tables
 from semievol.run_report import report_of
 from semievol.stored_run import StoredRun, read_run
 from semievol.task import Task
-from semievol.types import Example
+from semievol.types import Example, PseudoLabel
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ def run_report(files: ReportFiles) -> dict[str, Any]:
     run = read_run(files.run, files.sweep)
     truth = _truth(run, files.answers) if files.answers else {}
     tested = _tested(run, files.test) if files.test else []
-    data = report_of(run, truth, len(tested) or None)
+    answers = {query_id: example.answer for query_id, example in truth.items()}
+    data = report_of(run, answers, len(tested) or None, _judge(run, truth))
     out = files.out or files.run / "report.html"
     report.write(data, out)
     written = write_tables(data, files.tables or files.run / "report")
@@ -59,7 +62,19 @@ def run_report(files: ReportFiles) -> dict[str, Any]:
     }
 
 
-def _truth(run: StoredRun, answers: Path) -> dict[str, str]:
+def _judge(run: StoredRun, truth: Mapping[str, Example]) -> Judge | None:
+    """Compares as the task's form does; by spelling (None) where that would need the run's embedder."""
+    task = None if run.task is None else Task(run.task)
+    if task is None or task.embeds:
+        return None
+
+    def right(label: PseudoLabel, answer: str | None) -> bool | None:
+        return is_correct(answer, truth[label.query.id], task.same) if label.query.id in truth else None
+
+    return right
+
+
+def _truth(run: StoredRun, answers: Path) -> dict[str, Example]:
     queries = {label.query.id: label.query for each in run.rounds for label in each.labels}
     truth = true_answers(answers, list(queries.values()), _task(run, "--answers"))
     if queries and not truth:

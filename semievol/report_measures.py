@@ -14,7 +14,7 @@ from semievol import confidence
 from semievol.collaboration import answer_entropy, ranking
 from semievol.config import SelectionConfig
 from semievol.report_data import PoolPoint, Score, ThetaPoint, VotePoint
-from semievol.selection import Scored, Selection, select
+from semievol.selection import Selection, scored, select
 from semievol.types import PseudoLabel
 
 CONFIDENCE_BINS = 10
@@ -142,7 +142,7 @@ def vote_points(
 
 
 def _selection(labels: Sequence[PseudoLabel], config: SelectionConfig) -> Selection:
-    return select([Scored(x.query.id, x.answer, x.entropy, x.agreement) for x in labels], config)
+    return select([scored(label, config) for label in labels], config)
 
 
 def _voted(label: PseudoLabel, n: int) -> PseudoLabel:
