@@ -229,9 +229,14 @@ class _Training:
                 pause_s = min(1.5 * pause_s, self._settings.poll_interval_s)
         except asyncio.CancelledError:
             if self._settings.cancel_on_interrupt:
-                await self._client.call("POST", f"{path}/cancel", patience_s=10.0, timeout_s=10.0)
-                self._keep(replace(record, job=None, creating=False))
+                await self._cancel(record, path)
             raise
+
+    async def _cancel(self, record: _Record, path: str) -> None:
+        """Cancel the job; one that could not be cancelled stays on record, and the next call waits for it."""
+        with contextlib.suppress(SemiEvolError):
+            await self._client.call("POST", f"{path}/cancel", patience_s=10.0, timeout_s=10.0)
+            self._keep(replace(record, job=None, creating=False))
 
     async def _retrieve(self, record: _Record, path: str) -> Any:
         try:

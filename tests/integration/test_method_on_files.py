@@ -15,12 +15,13 @@ from semievol.answer_equality import AnswerEquality
 from semievol.config import MethodConfig
 from semievol.config_file import load_config
 from semievol.data import read_pseudo_labels
-from semievol.errors import DataError
+from semievol.errors import ConfigError, DataError
 from semievol.file_commands import precision, run_eval, run_label, run_train, true_answers
 from semievol.recipe import no_watcher
 from semievol.report_command import ReportFiles, run_report
 from semievol.task import Task
 from semievol.types import Query
+from tests.tiny_adapter import make_tiny_adapter
 from tests.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.timeout(600)
@@ -115,3 +116,34 @@ def test_a_true_answer_outside_the_set_is_named_before_the_run_begins(world: Pat
     write(world / "wrong.jsonl", [{"id": "q1", "answer": "z"}])
     with pytest.raises(DataError, match=r"wrong.jsonl: id 'q1': field 'answer': 'z' is not one of the 2 labels"):
         true_answers(world / "wrong.jsonl", [Query("q0", "x"), Query("q1", "x")], Task(config.task))
+
+
+async def test_configurations_answer_with_an_adapter_the_base_and_another_model(world: Path) -> None:
+    adapter = make_tiny_adapter(world / "model", world / "fixed" / "adapters", seed=3)
+    make_tiny_model(world / "other", seed=9)
+    configurations = [
+        {"name": "adapter", "temperature": 0, "neighbours": 0, "adapter": str(adapter)},
+        {"name": "base", "temperature": 0, "neighbours": 0, "adapter": "base"},
+        {"name": "other", "temperature": 0, "neighbours": 0, "model": "other"},
+    ]
+    config = load_config(MethodConfig, world / "c.yaml", {"SEMIEVOL__MODEL__NAME": str(world / "model")})
+    changed = {
+        "labelling": {"configurations": configurations, "justify": False},
+        "models": {"other": {"kind": "local", "model": str(world / "other")}},
+    }
+    out = world / "mixed.jsonl"
+
+    async def texts(settings: MethodConfig, adapter: Path | None) -> list[list[str]]:
+        await run_label(settings, world / "labeled.jsonl", world / "unlabeled.jsonl", out, adapter, no_watcher)
+        return [[each.text for each in label.candidates] for label in read_pseudo_labels(out)]
+
+    mixed = await texts(MethodConfig.model_validate(config.model_dump() | changed), None)
+    plain = {"configurations": [{"name": "one", "temperature": 0, "neighbours": 0}], "justify": False}
+    one = MethodConfig.model_validate(config.model_dump() | {"labelling": plain})
+    other = one.model_copy(update={"model": one.model.model_copy(update={"name": str(world / "other")})})
+    alone = [await texts(one, adapter), await texts(one, None), await texts(other, None)]
+    assert mixed == [[text for (text,) in each] for each in zip(*alone, strict=True)]
+    assert len({tuple(map(tuple, each)) for each in alone}) == 3
+    lost = [{"name": "adapter", "temperature": 0, "adapter": "nowhere"}]
+    with pytest.raises(ConfigError, match=r"configurations\[0\]\.adapter: nowhere is no adapter directory"):
+        await texts(MethodConfig.model_validate(config.model_dump() | {"labelling": {"configurations": lost}}), None)

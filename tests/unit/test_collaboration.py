@@ -373,3 +373,11 @@ async def test_a_configuration_may_ask_the_base_an_adapter_or_another_model() ->
     # The adapter that labels picks, and the same words of another engine are another prefill.
     assert [(request.adapter, request.model) for request in generator.calls[1]] == [("r0001", None)]
     assert (label.adapter, label.prompt_tokens) == ("r0001", 50)
+
+
+async def test_candidates_are_judged_in_the_words_of_the_first_configuration() -> None:
+    first = Configuration(name="first", temperature=0.0, neighbours=0, template="Well, {question}")
+    generator = ScriptedGenerator(script("a", ["a", "b", "a"], pick="b"))
+    await labeller(generator, LabellingConfig(configurations=(first, SAMPLED))).label([QUERY], None)
+    (asked,) = generator.calls[1]
+    assert [message.content.split("\n")[0] for message in asked.messages] == ["Well, which one?"]
