@@ -16,7 +16,7 @@ from semievol.report_data import Score
 
 @dataclass(frozen=True, slots=True)
 class MeanAccuracy:
-    """Accuracy over seeds. `low`, `high`: 95 % interval of the mean (Student's t over seeds; Wilson's with one seed)."""
+    """Accuracy over seeds; `low`, `high`: 95 % interval of the mean (Student's t; Wilson's with one seed)."""
 
     mean: float
     low: float
