@@ -59,7 +59,8 @@ def choose(
     threshold: float | None = None
     if round_.kind == "evolve":
         pool = stores.pseudo_labels.pool(limit=config.rounds.max_pool)
-        selection = select(_scored(stores, sorted(pool, key=lambda row: row.id), config), config.selection)
+        rule = config.selection.of_evolve_round(1 + stores.rounds.evolved())
+        selection = select(_scored(stores, sorted(pool, key=lambda row: row.id), config), rule)
         kept, threshold = selection.kept, selection.threshold
         members = tuple(
             [Membership(query_id, True, None) for query_id in selection.kept]

@@ -135,7 +135,7 @@ async def run_compare(
                 await _other_model(seeded, path, title, files, options, task, examples, queries, tested, truth, watcher)
             )
     titles = {method.name: method.title for method in methods}
-    summary = {
+    summary: dict[str, Any] = {
         "examples": len(drawn_examples(examples, options.per_answer, options.seeds[0])),
         "queries": len(queries),
         "tested": len(tested),

@@ -50,7 +50,7 @@ def query_from_json(row: Row) -> Query:
     return Query(
         id=record_id(row.get("id")),
         question=_text(question, "question"),
-        options=_texts(row.get("options"), "options"),
+        options=_options(row.get("options")),
         messages=messages,
         category=None if row.get("category") is None else _text(row["category"], "category"),
         metadata=_checked_metadata({**unknown, **(metadata or {})}),
@@ -195,6 +195,17 @@ def _text(value: object, field: str) -> str:
     except UnicodeEncodeError:
         raise DataError(f"field {field!r}: contains half of a surrogate pair, which is no valid text") from None
     return value
+
+
+def _options(value: object) -> tuple[str, ...] | None:
+    """A missing option is the text "None": spreadsheets and pandas take that word for a missing value, in MMLU say."""
+    if isinstance(value, (list, tuple)):
+        value = ["None" if _missing(each) else each for each in value]
+    return _texts(value, "options")
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _texts(value: object, field: str) -> tuple[str, ...] | None:

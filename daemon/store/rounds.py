@@ -147,6 +147,15 @@ class RoundStore:
         with self._database.read() as connection:
             return connection.execute(statement.limit(1)).scalar() is not None
 
+    def evolved(self) -> int:
+        """How many evolve rounds were promoted and have not been taken back."""
+        promoted = [RoundState.PROMOTED.value, RoundState.SETTLED.value]
+        statement = select(func.count()).where(
+            rounds.c.workload == self._workload, rounds.c.kind == "evolve", rounds.c.state.in_(promoted)
+        )
+        with self._database.read() as connection:
+            return int(connection.execute(statement).scalar_one())
+
     def begin_attempt(self, number: int) -> int:
         """Count one more start of the current state; returns the count."""
         with self._database.write() as connection:
