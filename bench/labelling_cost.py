@@ -1,6 +1,6 @@
 """What a selected pseudo-label costs in tokens, prefilled and generated, against the way of the method's public code.
 
-`python bench/labelling_cost.py [--queries 150] [--model-dir DIR] [--data DIR] [--adapter DIR] [--threads 2]`
+`python bench/labelling_cost.py [--queries 120] [--model-dir DIR] [--data DIR] [--adapter DIR] [--threads 2]`
 
 Ours: the CollaborativeLabeller with its default configurations (one greedy, three sampled answers, neighbours in the
 prompt). The reference: four separate runs at temperature 1.0, then one reflection pass over all queries whose answers
@@ -225,7 +225,7 @@ def report(costs: Sequence[Cost], theirs: Sequence[Cost], queries: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, default=150)
+    parser.add_argument("--queries", type=int, default=120)
     parser.add_argument("--model-dir", type=Path, default=MODEL)
     parser.add_argument("--data", type=Path, help="labeled.jsonl, unlabeled.jsonl, unlabeled.answers.jsonl")
     parser.add_argument("--adapter", type=Path, help="a published adapter that labels; the base model when left out")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +77,37 @@ async def test_a_failure_of_all_processes_is_told_once_and_by_its_name(model: Pa
         await train_in_subprocess(tmp_path / "snapshot", tmp_path / "work", tmp_path / "adapters")
     result = json.loads((tmp_path / "work" / "result.json").read_text())
     assert result["kind"] == "ConfigError"
+
+
+async def test_a_training_ends_when_one_of_its_processes_is_killed(model: Path, tmp_path: Path) -> None:
+    endless = dataclasses.replace(job(model, processes=2), epochs=100_000)
+    write_snapshot(tmp_path / "snapshot", endless, ROWS)
+    call = asyncio.create_task(train_in_subprocess(tmp_path / "snapshot", tmp_path / "work", tmp_path / "adapters"))
+    async with asyncio.timeout(100):
+        while not is_training(tmp_path / "work"):  # noqa: ASYNC110 (nothing announces a step of another program)
+            await asyncio.sleep(0.05)
+    (second,) = second_process(str(tmp_path / "snapshot"))
+    os.kill(second, signal.SIGKILL)
+    with pytest.raises(AdapterError, match="training failed"):
+        await call
+    assert second_process(str(tmp_path / "snapshot")) == []
+
+
+def is_training(work: Path) -> bool:
+    try:
+        return bool(json.loads((work / "progress.json").read_text())["state"] == "training")
+    except OSError:
+        return False
+
+
+def second_process(marker: str) -> list[int]:
+    """The process of rank 1 whose command line holds `marker`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if marker.encode() in command and b"\0RANK=1\0" in environment:
+            found.append(int(process.name))
+    return found
