@@ -255,7 +255,19 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     """Trade speed for memory in the backward pass."""
     threads: int | None = Field(default=None, gt=0)
-    """CPU threads of the trainer. None: all cores."""
+    """CPU threads of a training process. None: all cores, divided among the processes."""
+    processes: int = Field(default=1, gt=0)
+    """Processes that train one job together on this machine, one a GPU; each computes its share of the batch, so
+    batch_size is a multiple of processes * gradient_accumulation. Under torchrun its own number counts instead."""
+    log_to: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Where loss, gradient norm and learning rate are written too; each needs the extra of its name. Empty: nowhere.
+    The last loss stands in progress.json anyway."""
+    log_steps: int = Field(default=1, gt=0)
+    """Optimiser steps between two entries of log_to; an entry is the mean over them."""
+    tensorboard_directory: Path | None = None
+    """One folder a training is made in it. None: `tensorboard` in the training's working directory."""
+    mlflow_uri: str | None = None
+    """Tracking server or store; the experiment is the workload. None: MLFLOW_TRACKING_URI, or MLflow's own default."""
 
 
 class GateConfig(Section):

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from semievol import adapter_directory
+from semievol import adapter_directory, training_group
 from semievol.adapter_directory import Manifest
 from semievol.errors import AdapterError, DataError, SemiEvolError, TransientError
 from semievol.training_job import JOB_FILE, ROWS_FILE, read_snapshot
@@ -99,7 +99,9 @@ def train(
         from semievol import lora_trainer
 
         weights_dir = work_dir / "adapter"
-        fingerprint, summary = lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, weights_dir, progress.report)
+        command = [sys.executable, "-m", "semievol.lora", *_arguments(snapshot_dir, work_dir, adapters_dir)]
+        with training_group.joined(job.training.processes, command, lambda text: _give_up(work_dir, text)):
+            fingerprint, summary = lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, weights_dir, progress.report)
         progress.report(Progress("publishing", summary["steps"], summary["steps"]))
         path = adapter_directory.publish(
             weights_dir,
@@ -120,8 +122,9 @@ def train(
 
 
 def assist(snapshot_dir: Path, work_dir: Path) -> None:
-    """Take part in a training as another process than the first (torchrun gave this one a RANK above 0).
+    """Take part in a training as another process than the first: this one was given a RANK above 0.
 
+    The first one started it (`training.processes`), or torchrun started both.
     The first process owns lock, progress, checkpoints and publishing; this one computes its share of every batch.
     """
     job, rows = read_snapshot(snapshot_dir)
@@ -156,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"training failed: {text}", file=sys.stderr)
         if isinstance(error, TransientError):  # another trainer owns the directory, and its files
             return BUSY_EXIT_CODE
+        if int(os.environ.get("RANK", "0")) > 0:  # the first process reports for all
+            return 1
         _report_failure(options.work, type(error).__name__, text)
         return 1
     result = {"path": str(trained.path), "name": trained.name, "content_hash": trained.manifest.content_hash}
@@ -240,6 +245,20 @@ def _finished(work_dir: Path) -> TrainedAdapter | None:
 
 def _write_result(work_dir: Path, result: Mapping[str, Any]) -> None:
     adapter_directory.write_durably(work_dir / RESULT_FILE, json.dumps(dict(result)) + "\n")
+
+
+def _arguments(snapshot_dir: Path, work_dir: Path, adapters_dir: Path) -> list[str]:
+    """What another process of this training is started with."""
+    named = {"--snapshot": snapshot_dir, "--work": work_dir, "--adapters": adapters_dir}
+    paths = [text for option, path in named.items() for text in (option, str(path))]
+    return [*paths, "--parent-pid", str(os.getpid())]
+
+
+def _give_up(work_dir: Path, text: str) -> None:
+    """End at once: a process that trained with this one has died, and the next exchange with it may wait for ever."""
+    print(f"training failed: {text}", file=sys.stderr, flush=True)
+    _report_failure(work_dir, "AdapterError", text)
+    os._exit(1)
 
 
 def _report_failure(work_dir: Path, kind: str, text: str) -> None:

@@ -31,12 +31,12 @@ from torch.nn import Linear, functional
 from transformers import DynamicCache, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from semievol import adapter_directory, decoding
+from semievol import adapter_directory, decoding, training_log
 from semievol.errors import AdapterError, ConfigError
 from semievol.language_model import Prompts, device_of, load_model, load_prompts
 from semievol.lora import Progress
 from semievol.seeds import derive
-from semievol.training_batches import IGNORED, TokenRow, batch_order, collate, tokenize
+from semievol.training_batches import IGNORED, TokenRow, batch_order, collate, tokenize, whole_batches
 from semievol.training_job import TrainingJob
 from semievol.types import Message, TrainingRow
 
@@ -71,8 +71,10 @@ def run(
     transformers.utils.logging.set_verbosity_error()
     if job.model.dtype == "float16":
         raise ConfigError("model.dtype: float16 gradients underflow; train with bfloat16 or float32")
-    if job.training.threads is not None:
-        torch.set_num_threads(job.training.threads)
+    checkpoint = last_checkpoint(checkpoints_dir)
+    resumed_from = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
+    logs = training_log.callbacks(job, checkpoints_dir.parent, resumed_from + 1) if is_main_process() else []
+    _take_place(job)
     prompts = load_prompts(job.model)
     tokens = tokenize(rows, prompts, job.training.max_tokens)
     model = load_model(job.model)
@@ -90,10 +92,17 @@ def run(
     order = batch_order([row.length for row in tokens], job.training.batch_size, job.epochs, job.seed)
     # Checkpointed layers keep no cache; DistributedDataParallel expects one forward per backward.
     share = decoding.can_share(model) and not job.training.gradient_checkpointing and arguments.world_size == 1
-    trainer = LoraTrainer(adapted, arguments, [tokens[i] for i in order], prompts.padding, share, report)
-    checkpoint = last_checkpoint(checkpoints_dir)
+    stream = [tokens[i] for i in order]
+    if arguments.world_size > 1:
+        stream = whole_batches(stream, job.training.batch_size)
+    trainer = LoraTrainer(adapted, arguments, stream, prompts.padding, share, report)
+    for callback in logs:
+        trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=checkpoint)
     steps = trainer.state.global_step
+    if arguments.world_size > 1:
+        trainer.accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()
     if not is_main_process():
         return [], {}
     if plain:
@@ -103,7 +112,7 @@ def run(
     write_adapter(adapted, job, weights_dir)
     fingerprint = take_fingerprint(adapted, prompts, job)
     return fingerprint, trainer.summary() | {
-        "resumed_from_step": 0 if checkpoint is None else int(checkpoint.rpartition("-")[2]),
+        "resumed_from_step": resumed_from,
         "rows": len(rows),
         "pseudo_labels": sum(row.kind == "pseudo-label" for row in rows),
         "learning_rate": job.learning_rate,
@@ -111,8 +120,17 @@ def run(
         "rank": job.training.rank,
         "alpha": job.training.alpha,
         "device": str(model.device),
+        "processes": arguments.world_size,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
     }
+
+
+def _take_place(job: TrainingJob) -> None:
+    """This process's threads, and the GPU that is its own among those of several processes."""
+    if job.training.threads is not None:
+        torch.set_num_threads(job.training.threads)
+    if "LOCAL_RANK" in os.environ and device_of(job.model) == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def is_main_process() -> bool:
@@ -144,7 +162,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         self.add_callback(_Reporter(self, report))
         self.first_loss: float | None = None
         self.last_loss: float | None = None
-        self._step_loss = 0.0
+        self._step_loss = torch.zeros((), device=arguments.device)
         self._tokens = 0
         self._seconds = 0.0
 
@@ -156,11 +174,16 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[list[Any], torch.Tensor | None]:
         """The micro-batches of one step, and the weight of all completion tokens in it, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        weight = torch.zeros((), device=device)
+        # Counted where the collator made them: on a GPU every number that is read waits for all that runs there.
+        weight, tokens = torch.zeros(()), 0
         for batch in batches:
-            weight += ((batch["labels"] != IGNORED).sum(-1) * batch["weights"]).sum().to(device)
+            weight += ((batch["labels"] != IGNORED).sum(-1) * batch["weights"]).sum()
+            tokens += int(batch["attention_mask"].sum()) + len(batch["labels"])
+        weight = weight.to(device)
         if self.args.world_size > 1:
             weight = self.accelerator.reduce(weight)
+            tokens *= self.args.world_size  # about: the rows of a step are near in length
+        self._tokens += tokens
         return batches, weight
 
     def compute_loss(
@@ -191,8 +214,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         assert num_items_in_batch is not None
         loss = (losses.view_as(labels).sum(-1) * weights).sum() / num_items_in_batch
         loss = loss * self.args.world_size  # gradients are averaged over processes, the divisor counts all their rows
-        self._step_loss += loss.item()
-        self._tokens += int(inputs["attention_mask"].sum()) + len(labels)
+        self._step_loss += loss.detach()
         return cast(torch.Tensor, loss)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -204,7 +226,10 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         Raises:
             ConfigError: the loss is no longer a number.
         """
-        self.last_loss, self._step_loss = self._step_loss, 0.0
+        if self.args.world_size > 1:
+            self._step_loss = self.accelerator.reduce(self._step_loss, "mean")
+        self.last_loss = self._step_loss.item()
+        self._step_loss = torch.zeros_like(self._step_loss)
         if not math.isfinite(self.last_loss):
             raise ConfigError(
                 f"training.learning_rate: {self.args.learning_rate:g} diverged, the loss of step "
@@ -229,6 +254,8 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Mark the checkpoint once all of it is on the disk: a kill while it is written leaves no marker."""
         super()._save_checkpoint(model, trial)
+        if self.args.world_size > 1:
+            self.accelerator.wait_for_everyone()  # each process writes its own random state
         if self.args.should_save:
             directory = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             adapter_directory.sync_tree(directory)
@@ -281,11 +308,15 @@ def training_arguments(job: TrainingJob, checkpoints_dir: Path) -> TrainingArgum
         save_strategy="steps",
         save_steps=training.checkpoint_steps,
         save_total_limit=2,  # the last complete one is kept while the next is written
-        logging_strategy="no",
+        logging_strategy="steps" if training.log_to else "no",
+        logging_steps=training.log_steps,
+        logging_nan_inf_filter=False,  # reads every loss once more; a step that diverged ends the training anyway
+        run_name=job.name_prefix,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,  # every forward pass uses all LoRA weights
         use_cpu=device_of(job.model) == "cpu",
     )
     if processes == 1:

@@ -19,7 +19,7 @@ from semievol.lora import BUSY_EXIT_CODE
 from semievol.protocols import Progress
 
 # torch's large buffers make glibc map and unmap memory at every step; keeping it saves a third of a step on a CPU.
-_ENVIRONMENT: Mapping[str, str] = {
+ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "TOKENIZERS_PARALLELISM": "false",
@@ -45,7 +45,7 @@ async def train_in_subprocess(snapshot: Path, work: Path, adapters: Path, progre
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            env={**_ENVIRONMENT, **os.environ},
+            env={**ENVIRONMENT, **os.environ},
         )
         watching = None if progress is None else asyncio.create_task(_watch(work, progress), name="training-progress")
         try:

@@ -8,7 +8,7 @@ Invariant: the order is a function of lengths, batch size, epochs and seed alone
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -91,6 +91,16 @@ def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: in
             order.extend(window[batch * batch_size : (batch + 1) * batch_size])
         order.extend(window[len(window) - rest :])
     return order
+
+
+def whole_batches(stream: Sequence[TokenRow], batch_size: int) -> list[TokenRow]:
+    """The stream, its last batch filled up with rows of weight 0, which teach nothing.
+
+    Several processes take equal shares of a batch; accelerate would fill a short one with rows from the start.
+    """
+    missing = -len(stream) % batch_size
+    shortest = min(stream, key=lambda row: row.length)
+    return [*stream, *[replace(shortest, weight=0.0)] * missing]
 
 
 def collate(rows: Sequence[TokenRow], padding: int, *, share: bool) -> dict[str, torch.Tensor]:

@@ -360,6 +360,43 @@ def test_every_epoch_shows_every_row_once_and_lengths_are_grouped() -> None:
     assert sorted(batch_order([1] * 10, 4, 1, seed=0)) == list(range(10))
 
 
+def test_a_last_batch_is_filled_up_with_rows_that_teach_nothing(model: Path) -> None:
+    from semievol.training_batches import tokenize, whole_batches
+
+    stream = tokenize(rows(), prompts_of(model), 100)[:3]
+    filled = whole_batches(stream, 4)
+    assert filled[:3] == stream
+    assert [row.weight for row in filled] == [1.0, 1.0, 1.0, 0.0]
+    assert whole_batches(filled, 4) == filled
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
+def test_a_log_whose_package_is_missing_is_refused_before_training(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=rf"training\.log_to: .* install semievol\[{kind}\]"):
+        run(tmp_path, job(model, training={"log_to": [kind]}))
+    assert not (tmp_path / "adapters").exists()
+
+
+def test_every_step_is_logged_to_tensorboard_and_changes_nothing(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plain = run(tmp_path / "plain", job(model))
+    seen: list[Progress] = []
+    settings = {"log_to": ["tensorboard"], "tensorboard_directory": str(tmp_path / "logs")}
+    logged = run(tmp_path / "logged", job(model, training=settings), on_progress=seen.append)
+    assert logged.manifest.content_hash == plain.manifest.content_hash
+    events = EventAccumulator(str(tmp_path / "logs" / "tiny-tiny-r0001")).Reload()
+    losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    steps = [(p.step, p.loss) for p in seen if p.state == "training"]
+    assert [step for step, _ in losses] == [step for step, _ in steps]
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in steps], abs=1e-3)
+    assert {"train/learning_rate", "train/grad_norm"} <= set(events.Tags()["scalars"])
+
+
 def test_sharing_a_prefix_changes_neither_loss_nor_gradients(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from semievol import training_batches
     from semievol.lora_trainer import LoraTrainer, add_adapter, training_arguments
