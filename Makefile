@@ -93,7 +93,8 @@ model: $(STAMP)-dev
 	@UV="$$(cat .venv/.uv)" $(BIN)/python -m daemon.demo.model --into .cache/models
 
 lock: .venv/.uv ## Resolve requirements.lock again from pyproject.toml
-	@$$(cat .venv/.uv) pip compile --universal --python-version 3.11 --all-extras pyproject.toml \
+	@# Without the extra vllm: it pins half of what is here, and belongs in an environment of its own.
+	@$$(cat .venv/.uv) pip compile --universal --python-version 3.11 --extra dev --extra kubernetes --extra mlflow pyproject.toml \
 	  --no-header --no-annotate --quiet -o requirements.lock
 
 clean: ## Remove .venv, .cache and build leftovers

@@ -1,5 +1,6 @@
 """What a round trains on, chosen from real stores."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 
 from daemon import snapshot
 from daemon.config import DaemonConfig
+from daemon.round_states import RoundState as S
 from daemon.store.pseudo_labels import NewLabel, content_hash
-from daemon.store.stores import open_stores
+from daemon.store.stores import Stores, open_stores
 from semievol import confidence
 from semievol.task import Task
 from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
@@ -65,3 +67,43 @@ def test_a_round_selects_by_the_measure_that_is_configured(tmp_path: Path, by: s
         stores.database.close()
     assert chosen.manifest["selected_ids"] == selected
     assert {member.query_id for member in chosen.members} == POOL.keys()
+
+
+def test_each_promoted_round_takes_the_next_theta(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["even", "odd"]},
+        "selection": {"theta_by_round": [0.3, 1.0], "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    adapter = {"name": "a1", "path": "/a1", "content_hash": "c0ffee", "parent": None}
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
+        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in map(label, POOL)])
+        selected = []
+        for promoted in (False, True, True):
+            round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+            chosen = snapshot.choose(stores, ListIndex(), Task(config.task), config, round_, None)
+            selected.append(len(chosen.manifest["selected_ids"]))
+            walk(stores, round_.number, {**adapter, "name": f"a{round_.number}"}, promoted=promoted)
+    finally:
+        stores.database.close()
+    # The first round was not promoted: the second one keeps as few.
+    assert selected == [1, 1, 3]
+
+
+def walk(stores: Stores, number: int, adapter: dict[str, Any], *, promoted: bool) -> None:
+    states = [S.PLANNED, S.SNAPSHOTTED, S.TRAINING]
+    for current, following in pairwise(states):
+        stores.rounds.transition(number, current, following)
+    stores.rounds.trained(number, {"steps": 1}, adapter)
+    for current, following in pairwise([S.TRAINED, S.LOADED, S.EVALUATED]):
+        stores.rounds.transition(number, current, following)
+    if not promoted:
+        stores.rounds.leave(number, S.EVALUATED, S.INCONCLUSIVE, "test")
+        return
+    stores.rounds.transition(number, S.EVALUATED, S.ATTESTED)
+    stores.rounds.promote(number, "w", adapter["name"], stores.alias.get().generation)
+    stores.rounds.transition(number, S.PROMOTED, S.SETTLED)
