@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from semievol.config import Configuration, LabellingConfig, MethodConfig
 from semievol.errors import ConfigError
@@ -78,15 +78,15 @@ def _without_in_weight(config: MethodConfig) -> MethodConfig:
 
 
 def _without_in_context(config: MethodConfig) -> MethodConfig:
-    """Every configuration asks closed book. Those that then ask the same are one; the adapter that is taught answers.
+    """Every configuration asks closed book, and no consensus of near queries is heard.
 
-    The number of candidate answers stays, drawn by sampling.
+    Configurations that then ask the same are one; the adapter that is taught answers, as often as before, by sampling.
     """
     count = candidates(config.labelling)
     closed = [Configuration(name="greedy", temperature=0.0, neighbours=0)]
     if count > 1:
         closed.append(Configuration(name="sampled", temperature=1.0, samples=count - 1, neighbours=0))
-    return _labelling(_no_open_book(config), closed)
+    return _labelling(_alone(_no_open_book(config), "votes"), closed, consensus=None)
 
 
 def _without_collaboration(config: MethodConfig) -> MethodConfig:
@@ -105,11 +105,17 @@ def _without_selection(config: MethodConfig) -> MethodConfig:
 def _self_training(config: MethodConfig) -> MethodConfig:
     """The classic: one greedy closed-book answer of the adapter itself, kept where its entropy is low."""
     single = [Configuration(name="greedy", temperature=0.0, neighbours=0)]
-    selection = config.selection.model_copy(update={"by": "entropy"})
-    return _labelling(config.model_copy(update={"selection": selection}), single, justify=False)
+    return _labelling(_alone(config, "entropy"), single, justify=False, consensus=None)
 
 
-def _labelling(config: MethodConfig, configurations: Sequence[Configuration], **others: bool) -> MethodConfig:
+def _alone(config: MethodConfig, by: str) -> MethodConfig:
+    """Ranked by `by` where the settings rank by the consensus, or, for entropy, by anything else."""
+    if config.selection.by != "consensus" and by != "entropy":
+        return config
+    return config.model_copy(update={"selection": config.selection.model_copy(update={"by": by})})
+
+
+def _labelling(config: MethodConfig, configurations: Sequence[Configuration], **others: Any) -> MethodConfig:
     values = {"configurations": tuple(configurations), **others}
     return config.model_copy(update={"labelling": config.labelling.model_copy(update=values)})
 

@@ -198,14 +198,10 @@ def _text(value: object, field: str) -> str:
 
 
 def _options(value: object) -> tuple[str, ...] | None:
-    """A missing option is the text "None": spreadsheets and pandas take that word for a missing value, in MMLU say."""
+    """An option that is NaN is the text "None": tables take that word for a missing value (MMLU's have some)."""
     if isinstance(value, (list, tuple)):
-        value = ["None" if _missing(each) else each for each in value]
+        value = ["None" if isinstance(each, float) and math.isnan(each) else each for each in value]
     return _texts(value, "options")
-
-
-def _missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _texts(value: object, field: str) -> tuple[str, ...] | None:

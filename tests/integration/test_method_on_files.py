@@ -147,3 +147,33 @@ async def test_configurations_answer_with_an_adapter_the_base_and_another_model(
     lost = [{"name": "adapter", "temperature": 0, "adapter": "nowhere"}]
     with pytest.raises(ConfigError, match=r"configurations\[0\]\.adapter: nowhere is no adapter directory"):
         await texts(MethodConfig.model_validate(config.model_dump() | {"labelling": {"configurations": lost}}), None)
+
+
+def test_compare_trains_and_asks_every_row_and_goes_on_where_it_stopped(world: Path) -> None:
+    options = ["--examples", "labeled.jsonl", "--queries", "unlabeled.jsonl", "--answers", "answers.jsonl"]
+    options += ["--test", "labeled.jsonl", "--out", "compared", "-c", "c.yaml", "--rounds", "1", "--neighbours", "1"]
+    options += ["--rows", "vanilla,rag_bm25,rag_dense,sft,semievol,fully_labelled", "-o", "json"]
+
+    def compare() -> dict[str, Any]:
+        result = subprocess.run(
+            [sys.executable, "-m", "semievol.cli", "compare", *options],
+            cwd=world,
+            env={**os.environ, "SEMIEVOL__MODEL__NAME": str(world / "model"), "PYTHONPATH": str(Path.cwd())},
+            capture_output=True,
+            text=True,
+            timeout=580,
+        )
+        assert result.returncode == 0, result.stderr
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
+    summary = compare()
+    rows = {row["row"]: row for row in summary["rows"]}
+    assert list(rows) == ["vanilla", "rag_bm25", "rag_dense", "sft", "semievol", "fully_labelled"]
+    assert ("closed_book" in rows["rag_dense"], "open_book" in rows["vanilla"]) == (False, False)
+    assert len(rows["semievol"]["closed_book"]["over_rounds"]) == 2
+    trained = list((world / "compared" / "seed-0" / "trainings").iterdir())
+    assert len(trained) == 3  # SFT's adapter is the warm one of SemiEvol
+    assert "| SemiEvol |" in (world / "compared" / "compare.md").read_text()
+    assert compare() == summary
+    assert sorted((world / "compared" / "seed-0" / "trainings").iterdir()) == sorted(trained)

@@ -99,11 +99,11 @@ def walk(stores: Stores, number: int, adapter: dict[str, Any], *, promoted: bool
     for current, following in pairwise(states):
         stores.rounds.transition(number, current, following)
     stores.rounds.trained(number, {"steps": 1}, adapter)
-    for current, following in pairwise([S.TRAINED, S.LOADED, S.EVALUATED]):
-        stores.rounds.transition(number, current, following)
+    stores.rounds.transition(number, S.TRAINED, S.LOADED)
     if not promoted:
-        stores.rounds.leave(number, S.EVALUATED, S.INCONCLUSIVE, "test")
+        stores.rounds.leave(number, S.LOADED, S.INCONCLUSIVE, "test")
         return
-    stores.rounds.transition(number, S.EVALUATED, S.ATTESTED)
+    for current, following in pairwise([S.LOADED, S.EVALUATED, S.ATTESTED]):
+        stores.rounds.transition(number, current, following)
     stores.rounds.promote(number, "w", adapter["name"], stores.alias.get().generation)
     stores.rounds.transition(number, S.PROMOTED, S.SETTLED)

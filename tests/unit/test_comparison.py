@@ -11,6 +11,7 @@ from semievol.comparison import SharedTrainer, World, drawn_examples, run_method
 from semievol.comparison_rows import all_methods, pick, with_candidates, with_theta
 from semievol.config import (
     Configuration,
+    ConsensusConfig,
     LabellingConfig,
     MethodConfig,
     ModelConfig,
@@ -139,6 +140,18 @@ def test_each_ablation_takes_one_part_away() -> None:
     assert METHODS["self_training"].config.selection.by == "entropy"
     samples = [c.samples for c in METHODS["no_in_context"].config.labelling.configurations]
     assert sum(samples) == 3
+
+
+def test_what_asks_closed_book_hears_no_neighbours_in_the_consensus_either() -> None:
+    settings = {
+        "labelling": CONFIG.labelling.model_copy(update={"consensus": ConsensusConfig()}),
+        "selection": CONFIG.selection.model_copy(update={"by": "consensus"}),
+    }
+    methods = {method.name: method.config for method in all_methods(CONFIG.model_copy(update=settings))}
+    heard = {name: (config.labelling.consensus is not None, config.selection.by) for name, config in methods.items()}
+    assert heard["semievol"] == heard["no_collaboration"] == heard["no_in_weight"] == (True, "consensus")
+    assert heard["no_in_context"] == (False, "votes")
+    assert heard["self_training"] == (False, "entropy")
 
 
 def test_sweeps_change_one_number() -> None:
