@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from semievol.training_job import JOB_FILE, ROWS_FILE, write_snapshot
 from semievol.types import Example, Query
 
 RESULT_FILE = "result.json"
+IDENTITY_FILE = "identity.sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,10 @@ async def run_method(method: ComparedMethod, world: World) -> dict[str, Any]:
     """
     directory = world.directory / method.name
     path = directory / RESULT_FILE
-    identity = _identity(method, world)
+    _claim(directory, _identity(method, world))
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found.get("identity") == identity:
-            return found
-    directory.mkdir(parents=True, exist_ok=True)
+        return found
     stages: list[dict[str, Any]] = []
     if method.trained_on == "nothing":
         stages.append(await _asked(method, world, "as it is", None, directory))
@@ -81,7 +81,7 @@ async def run_method(method: ComparedMethod, world: World) -> dict[str, Any]:
         stages.append(await _asked(method, world, "trained", adapter, directory))
     else:
         stages = await _rounds(method, world, directory)
-    result = {"name": method.name, "identity": identity, "stages": stages}
+    result = {"name": method.name, "stages": stages}
     write_durably(path, json.dumps(result, indent=1) + "\n")
     return result
 
@@ -170,6 +170,16 @@ async def _asked(
         result[name] = found.accuracy
         result[f"{name}_outcomes"] = file.name
     return result
+
+
+def _claim(directory: Path, identity: str) -> None:
+    """Make the directory the row's own: what other settings or files left there is deleted, pseudo-labels included."""
+    path = directory / IDENTITY_FILE
+    if path.exists() and path.read_text(encoding="ascii").strip() == identity:
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    write_durably(path, identity + "\n")
 
 
 def _identity(method: ComparedMethod, world: World) -> str:

@@ -1,6 +1,7 @@
 """Every row of a comparison with a scripted model: what it is trained on, what it is asked, what is shared."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from semievol.config import (
     TaskConfig,
     TrainingConfig,
 )
+from semievol.data import read_pseudo_labels
 from semievol.embedding import HashingEmbedder
 from semievol.errors import ConfigError
 from semievol.lexical_index import Bm25ExampleIndex
@@ -114,6 +116,19 @@ async def test_equal_trainings_and_finished_rows_are_not_done_again(tmp_path: Pa
     assert len(model.trained) == 3
     await run_method(METHODS["sft"], model.world(tmp_path, neighbours=0))  # asked in another form: again
     assert "open_book" not in json.loads((tmp_path / "sft" / "result.json").read_text())["stages"][0]
+
+
+async def test_a_row_with_other_settings_keeps_nothing_of_the_old_ones(tmp_path: Path) -> None:
+    model = Model()
+    method = METHODS["semievol"]
+    await run_method(method, model.world(tmp_path))
+    calls = len(model.generator.calls)
+    other = with_candidates(CONFIG, 1)
+    result = await run_method(replace(method, config=other), model.world(tmp_path))
+    assert len(model.generator.calls) > calls
+    labels = read_pseudo_labels(tmp_path / "semievol" / "round-0002" / "pseudo_labels.jsonl")
+    assert {len(label.candidates) for label in labels} == {1}
+    assert len(result["stages"]) == 3
 
 
 async def test_the_bound_is_trained_on_the_truth(tmp_path: Path) -> None:
