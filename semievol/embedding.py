@@ -85,12 +85,14 @@ class SentenceTransformerEmbedder:
         directory = _local_directory(model)
         try:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
         except ImportError:
             raise ConfigError(
                 "embedding.kind: sentence_transformers is not installed; pip install 'semievol[local]', "
                 "or set embedding.kind to openai or hashing"
             ) from None
         source = model if directory is None else str(directory)
+        logging.disable_progress_bar()
         try:
             self._model: Any = SentenceTransformer(source, local_files_only=directory is not None)
         except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ from semievol.data import example_of, read_answers, read_examples, read_pseudo_l
 from semievol.errors import ConfigError, DataError
 from semievol.evaluation import Evaluation, evaluate
 from semievol.file_engine import check_evolvable, open_generator, trainer_of
-from semievol.recipe import Run, Watcher, evolve, make_training_job, select_labels
+from semievol.recipe import Run, Watcher, agreed, evolve, make_training_job, select_labels
 from semievol.run_directory import Kind, RoundResult, RunDirectory, labelled_rows, outcome_row
 from semievol.split import is_holdout
 from semievol.task import Task
@@ -75,6 +75,7 @@ async def run_evolve(
             directory=RunDirectory(files.out),
             watcher=watcher,
             equality=_equality(config, task),
+            embedder=_embedder(config),
         )
         results = await evolve(run, rounds)
         summary: dict[str, Any] = {
@@ -162,6 +163,7 @@ async def run_label(
         equality = _equality(config, task)
         labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed, equality=equality)
         labels = await labeller.label(unlabeled, name, progress=watcher("label", len(unlabeled)))
+        labels = await agreed(labels, labelled, config, _embedder(config))
     selection = select_labels(labels, config)
     write_jsonl(out, labelled_rows(labels, selection))
     return {

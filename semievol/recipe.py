@@ -208,25 +208,32 @@ async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirec
             files.add_pseudo_labels(batch)
             done += batch
         by_id = {label.query.id: label for label in done}
-        labels = await _agreed(run, [by_id[query.id] for query in run.queries])
+        labels = [by_id[query.id] for query in run.queries]
+        labels = await agreed(labels, run.examples, run.config, run.embedder)
         files.write_pseudo_labels(labels, select_labels(labels, run.config, number))
     return labels
 
 
-async def _agreed(run: Run, labels: list[PseudoLabel]) -> list[PseudoLabel]:
-    """The pseudo-labels after each has listened to those near it, where that is configured."""
-    settings, embedder = run.config.labelling.consensus, run.embedder
+async def agreed(
+    labels: list[PseudoLabel], examples: Sequence[Example], config: MethodConfig, embedder: Embedder | None
+) -> list[PseudoLabel]:
+    """The pseudo-labels after each has listened to those near it, where that is configured.
+
+    Raises:
+        ConfigError: it is, and there is no embedder.
+    """
+    settings = config.labelling.consensus
     if settings is None:
         return labels
     if embedder is None:
         raise ConfigError("labelling.consensus: needs an embedder")
 
-    def agree() -> list[PseudoLabel]:
+    def listen() -> list[PseudoLabel]:
         vectors = embedder.embed([label.query.question for label in labels])
-        others = embedder.embed([example.query.question for example in run.examples])
-        return spread(labels, vectors, run.examples, others, settings)
+        others = embedder.embed([example.query.question for example in examples])
+        return spread(labels, vectors, examples, others, settings)
 
-    return await asyncio.to_thread(agree)
+    return await asyncio.to_thread(listen)
 
 
 def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: Selection) -> list[TrainingRow]:

@@ -177,3 +177,20 @@ def test_compare_trains_and_asks_every_row_and_goes_on_where_it_stopped(world: P
     assert "| SemiEvol |" in (world / "compared" / "compare.md").read_text()
     assert compare() == summary
     assert sorted((world / "compared" / "seed-0" / "trainings").iterdir()) == sorted(trained)
+
+
+def test_the_example_of_the_documentation_runs(world: Path) -> None:
+    script = Path.cwd() / "docs" / "examples" / "on_files.py"
+    sizes = ["--per-label", "4", "--queries", "16", "--test", "16", "--neighbours", "1"]
+    result = subprocess.run(
+        [sys.executable, script, "--out", "example", "--model", "model", *sizes],
+        cwd=world,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+    assert result.returncode == 0, result.stderr
+    page = (world / "example" / "run" / "report.html").read_text()
+    assert "Precision against coverage" in page
+    assert (world / "example" / "run" / "report" / "accuracy.csv").exists()
