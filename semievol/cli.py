@@ -105,19 +105,22 @@ def compare_command(
     answers: Annotated[Path | None, typer.Option(help="True answers of the queries: the bound and precision.")] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated; each draws examples and order anew.")] = "0",
     rounds: Annotated[int, typer.Option(min=1, help="Evolve rounds after the warm round.")] = 3,
-    neighbours: Annotated[int, typer.Option(min=0, help="Neighbours at inference; 0 asks closed book only.")] = 0,
+    neighbours: Annotated[int, typer.Option(min=0, help="Neighbours at inference; 0 asks closed book only.")] = 3,
     rows: Annotated[str | None, typer.Option(help="Comma-separated rows; without it, all. See the README.")] = None,
     per_answer: Annotated[int | None, typer.Option(min=1, help="Examples of each answer, drawn by the seed.")] = None,
     max_queries: Annotated[int | None, typer.Option(min=1, help="Take so many of the queries.")] = None,
     max_test: Annotated[int | None, typer.Option(min=1, help="Take so many of the test questions.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="TITLE=PATH: another model as a row; repeatable.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="TITLE=NAME: an entry of `models`, or a directory, as a row.")
+    ] = None,
     sweep: Annotated[
         list[str] | None, typer.Option(help="n=1,2,4 or theta=0.3,0.5 or ratio=0.5,1,2: SemiEvol over values.")
     ] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Compare the method with its peers, its ablations and the fully labelled bound, over seeds."""
-    from semievol.compare_command import CompareFiles, CompareOptions, markdown, parsed_options, run_compare
+    from semievol.compare_command import CompareFiles, CompareOptions, parsed_options, run_compare
+    from semievol.comparison_table import markdown
 
     settings = _load(config)
     options: CompareOptions = parsed_options(

@@ -7,8 +7,6 @@ comparison goes on, and seeds may be run by several processes at a time and put 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +17,12 @@ from semievol.adapter_directory import write_durably
 from semievol.answer_equality import AnswerEquality
 from semievol.comparison import SharedTrainer, World, drawn_examples, run_method, with_ratio
 from semievol.comparison_rows import ComparedMethod, all_methods, pick, with_candidates, with_theta
-from semievol.comparison_statistics import error_reduction, gap_closed, mean_accuracy, paired_difference
+from semievol.comparison_table import as_csv, correct_answers, markdown, table
 from semievol.config import MethodConfig
 from semievol.data import read_examples, read_queries
-from semievol.errors import ConfigError
+from semievol.errors import ConfigError, DataError
 from semievol.file_commands import true_answers
-from semievol.file_engine import open_generator, trainer_of
+from semievol.file_engine import check_evolvable, open_generator, trainer_of
 from semievol.recipe import Watcher
 from semievol.seeds import derive
 from semievol.task import Task
@@ -33,7 +31,6 @@ from semievol.types import Example, Query
 if TYPE_CHECKING:
     from semievol.protocols import Generator
 
-FORMS = ("closed_book", "open_book")
 SWEEPS = ("n", "theta", "ratio")
 
 
@@ -59,7 +56,7 @@ class CompareOptions:
 
     seeds: tuple[int, ...] = (0,)
     rounds: int = 3
-    neighbours: int = 0
+    neighbours: int = 3
     rows: tuple[str, ...] | None = None
     per_answer: int | None = None
     max_queries: int | None = None
@@ -76,14 +73,17 @@ def parsed_options(
     Raises:
         ConfigError: names the option and the fix.
     """
-    drawn = tuple(int(value) for value in _numbers("--seeds", seeds))
+    numbers = _numbers("--seeds", seeds)
+    drawn = tuple(int(value) for value in numbers)
+    if any(value != int(value) for value in numbers):
+        raise ConfigError(f"--seeds: {seeds} has one that is not whole")
     if len(set(drawn)) != len(drawn):
         raise ConfigError(f"--seeds: {seeds} has one of them twice")
     titled = {}
     for each in models:
         title, equals, path = each.partition("=")
         if not equals or not title or not path:
-            raise ConfigError(f"--model: {each!r} is not TITLE=PATH")
+            raise ConfigError(f"--model: {each!r} is not TITLE=NAME")
         titled[title] = path
     values: dict[str, tuple[float, ...]] = {}
     for each in sweeps:
@@ -119,7 +119,11 @@ async def run_compare(
     queries = _cut(read_queries(files.queries, task), options.max_queries)
     tested = _cut(read_examples(files.test, task), options.max_test)
     truth = true_answers(files.answers, queries, task) if files.answers else {}
-    methods = _methods(config, options, bool(truth))
+    _check(files, options, examples, queries, tested)
+    methods = _methods(config, options, truth, queries)
+    swept = _sweep_settings(config, options)
+    if any(method.trained_on != "nothing" for method in methods) or swept:
+        check_evolvable(config)
     results: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
     points: list[dict[str, Any]] = []
     for seed in options.seeds:
@@ -129,12 +133,15 @@ async def run_compare(
             for method in methods:
                 own = replace(method, config=method.config.model_copy(update={"seed": seed}))
                 results[method.name].append(await run_method(own, world))
-            points += await _swept(seeded, options, world)
-        for title, path in (options.models or {}).items():
-            results.setdefault(title, []).append(
-                await _other_model(seeded, path, title, files, options, task, examples, queries, tested, truth, watcher)
-            )
+            points += await _swept(seed, swept, world)
+        for title, model in (options.models or {}).items():
+            other = _with_model(seeded, model)
+            async with open_generator(other, labels=False) as generator:
+                world = _world(other, files, options, generator, task, examples, queries, tested, truth, watcher)
+                asked = ComparedMethod(f"model-{title}", title, other, "nothing")
+                results.setdefault(asked.name, []).append(await run_method(asked, world))
     titles = {method.name: method.title for method in methods}
+    titles |= {f"model-{title}": title for title in options.models or {}}
     summary: dict[str, Any] = {
         "examples": len(drawn_examples(examples, options.per_answer, options.seeds[0])),
         "queries": len(queries),
@@ -142,25 +149,75 @@ async def run_compare(
         "seeds": list(options.seeds),
         "rounds": options.rounds,
         "neighbours": options.neighbours,
-        "rows": table(results, titles, options, files.out),
+        "rows": table(results, titles, options.seeds, files.out),
     }
     write_durably(files.out / "compare.json", json.dumps(summary, indent=1) + "\n")
-    write_durably(files.out / "compare.csv", _csv(summary["rows"]))
+    write_durably(files.out / "compare.csv", as_csv(summary["rows"]))
     write_durably(files.out / "compare.md", markdown(summary))
     if points:
-        write_durably(files.out / "sweep.json", json.dumps(_summed(points), indent=1) + "\n")
+        write_durably(files.out / "sweep.json", json.dumps(_averaged(points, len(options.seeds)), indent=1) + "\n")
     return summary
 
 
-def _methods(config: MethodConfig, options: CompareOptions, has_truth: bool) -> list[ComparedMethod]:
-    methods = pick(all_methods(config), options.rows)
-    if not has_truth:
-        if options.rows and "fully_labelled" in options.rows:
-            raise ConfigError("--rows fully_labelled: needs --answers, the true answers of the queries")
-        methods = [method for method in methods if method.trained_on != "truth"]
+def _check(
+    files: CompareFiles,
+    options: CompareOptions,
+    examples: Sequence[Example],
+    queries: Sequence[Query],
+    tested: Sequence[Example],
+) -> None:
+    """What would otherwise be noticed after hours of training."""
+    try:
+        import scipy  # noqa: F401
+    except ImportError:
+        raise ConfigError("semievol compare: needs scipy and bm25s; pip install 'semievol[compare]'") from None
+    for path, rows in ((files.examples, examples), (files.queries, queries), (files.test, tested)):
+        if not rows:
+            raise DataError(f"{path}: is empty; give at least one row")
+    asked = {example.id for example in tested}
+    for path, ids in (
+        (files.examples, {example.id for example in examples}),
+        (files.queries, {query.id for query in queries}),
+    ):
+        if shared := sorted(asked & ids):
+            raise DataError(
+                f"{files.test}: field 'id': {shared[0]!r} is also in {path}; what is tested on must not be trained on "
+                f"({len(shared)} such ids)"
+            )
+
+
+def _methods(
+    config: MethodConfig, options: CompareOptions, truth: Mapping[str, Example], queries: Sequence[Query]
+) -> list[ComparedMethod]:
+    """The rows that were asked for; those that lack what they need are left out, or refused where they were named."""
+    lacks: dict[str, str] = {}
+    missing = sum(query.id not in truth for query in queries)
+    if missing:
+        lacks["fully_labelled"] = f"needs --answers with the truth of every query; {missing} have none"
+    methods = all_methods(config)
     if not options.neighbours:
-        methods = [method for method in methods if method.closed_book]
-    return methods
+        lacks |= {method.name: "needs --neighbours above 0" for method in methods if not method.closed_book}
+    for name in options.rows or ():
+        if name in lacks:
+            raise ConfigError(f"--rows {name}: {lacks[name]}")
+    return [method for method in pick(methods, options.rows) if method.name not in lacks]
+
+
+def _with_model(config: MethodConfig, model: str) -> MethodConfig:
+    """The settings with another model that answers: an entry of `models`, or a model of this process.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if model in config.models:
+        return config.model_copy(update={"generation": config.models[model]})
+    if config.generation.kind != "local":
+        raise ConfigError(
+            f"--model {model}: generation.kind {config.generation.kind} answers with its own model; name an entry of "
+            "`models`"
+        )
+    own = {"name": model, "revision": None, "chat_template": None}
+    return config.model_copy(update={"model": config.model.model_copy(update=own)})
 
 
 def _cut(rows: list[Any], limit: int | None) -> list[Any]:
@@ -199,7 +256,7 @@ def _world(
         generator=RememberedAnswers(generator),
         trainer=SharedTrainer(trainer_of(config), directory / "trainings"),
         dense=dense,
-        bm25=Bm25ExampleIndex(drawn) if options.neighbours else None,
+        bm25=Bm25ExampleIndex(drawn) if options.neighbours and _wants_bm25(options) else None,
         embedder=embedder,
         equality=AnswerEquality(task, embedder if task.embeds else None),
         examples=drawn,
@@ -213,191 +270,66 @@ def _world(
     )
 
 
-async def _other_model(
-    config: MethodConfig,
-    path: str,
-    title: str,
-    files: CompareFiles,
-    options: CompareOptions,
-    task: Task,
-    examples: Sequence[Example],
-    queries: Sequence[Query],
-    tested: Sequence[Example],
-    truth: Mapping[str, Example],
-    watcher: Watcher,
-) -> dict[str, Any]:
-    """Another model as it is, closed book and with neighbours."""
-    other = config.model_copy(update={"model": config.model.model_copy(update={"name": path, "revision": None})})
-    async with open_generator(other) as generator:
-        world = _world(other, files, options, generator, task, examples, queries, tested, truth, watcher)
-        return await run_method(ComparedMethod(f"model-{title}", title, other, "nothing"), world)
+def _wants_bm25(options: CompareOptions) -> bool:
+    return options.rows is None or "rag_bm25" in options.rows
 
 
-async def _swept(config: MethodConfig, options: CompareOptions, world: World) -> list[dict[str, Any]]:
-    """SemiEvol over values of n, theta and the ratio of queries to examples."""
+@dataclass(frozen=True, slots=True)
+class _SweepPoint:
+    """SemiEvol with one number changed. `ratio` None: all queries."""
+
+    parameter: str
+    value: float
+    config: MethodConfig
+    ratio: float | None = None
+
+
+def _sweep_settings(config: MethodConfig, options: CompareOptions) -> list[_SweepPoint]:
+    """What is swept, checked before anything runs."""
     points = []
     for parameter, values in (options.sweeps or {}).items():
         for value in values:
-            here, settings = world, config
             if parameter == "n":
-                settings = with_candidates(config, int(value))
+                if value != int(value):
+                    raise ConfigError(f"--sweep n={value:g}: needs whole numbers from 1")
+                points.append(_SweepPoint(parameter, value, with_candidates(config, int(value))))
             elif parameter == "theta":
-                settings = with_theta(config, value)
+                points.append(_SweepPoint(parameter, value, with_theta(config, value)))
             else:
-                here = replace(world, queries=with_ratio(world.queries, len(world.examples), value, config.seed))
-            method = ComparedMethod(f"{parameter}-{value:g}", f"SemiEvol, {parameter} = {value:g}", settings, "rounds")
-            result = await run_method(method, here)
-            correct = list(_correct(world.directory, result, "closed_book").values())
-            points.append(
-                {
-                    "parameter": parameter,
-                    "value": value,
-                    "seed": config.seed,
-                    "accuracy": {"correct": sum(correct), "total": len(correct)},
-                }
-            )
+                points.append(_SweepPoint(parameter, value, config, value))
     return points
 
 
-def _summed(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One point a value, over all seeds, as the report reads them."""
+async def _swept(seed: int, points: Sequence[_SweepPoint], world: World) -> list[dict[str, Any]]:
+    """SemiEvol over values of n, theta and the ratio of queries to examples; closed book."""
+    results = []
+    for point in points:
+        here = world
+        if point.ratio is not None:
+            here = replace(world, queries=with_ratio(world.queries, len(world.examples), point.ratio, seed))
+        config = point.config.model_copy(update={"seed": seed})
+        title = f"SemiEvol, {point.parameter} = {point.value:g}"
+        method = ComparedMethod(f"{point.parameter}-{point.value:g}", title, config, "rounds", open_book=False)
+        result = await run_method(method, here)
+        correct = list(correct_answers(world.directory, result, "closed_book").values())
+        accuracy = {"correct": sum(correct), "total": len(correct)}
+        results.append({"parameter": point.parameter, "value": point.value, "accuracy": accuracy})
+    return results
+
+
+def _averaged(points: Sequence[Mapping[str, Any]], seeds: int) -> list[dict[str, Any]]:
+    """One point a value, the mean over seeds of one test set, as the report reads them."""
     sums: dict[tuple[str, float], list[int]] = {}
     for point in points:
         counts = sums.setdefault((point["parameter"], point["value"]), [0, 0])
         counts[0] += point["accuracy"]["correct"]
         counts[1] += point["accuracy"]["total"]
     return [
-        {"parameter": parameter, "value": value, "accuracy": {"correct": correct, "total": total}}
+        {
+            "parameter": parameter,
+            "value": value,
+            # The same questions for every seed: their number is what the interval of the figure is about.
+            "accuracy": {"correct": round(correct / seeds), "total": total // seeds},
+        }
         for (parameter, value), (correct, total) in sums.items()
     ]
-
-
-# --- the table ------------------------------------------------------------------------------------------------------
-
-
-def table(
-    results: Mapping[str, list[dict[str, Any]]], titles: Mapping[str, str], options: CompareOptions, out: Path
-) -> list[dict[str, Any]]:
-    """One dictionary a row: accuracy with its interval, over rounds, and against vanilla, SFT and the bound."""
-    correct = {
-        name: {
-            form: [
-                _correct(out / f"seed-{seed}", result, form) for seed, result in zip(options.seeds, found, strict=True)
-            ]
-            for form in FORMS
-            if form in found[-1]["stages"][-1]
-        }
-        for name, found in results.items()
-    }
-    rows = []
-    for name, found in results.items():
-        row: dict[str, Any] = {"row": name, "title": titles.get(name, name)}
-        for form, by_seed in correct[name].items():
-            row[form] = _figures(form, by_seed, correct)
-            row[form]["over_rounds"] = _over_rounds(found, form)
-        for key in ("precision", "selected_precision", "selected"):
-            values = [stage.get(key) for result in found for stage in result["stages"][-1:]]
-            if all(value is not None for value in values):
-                row[key] = sum(values) / len(values)
-        rows.append(row)
-    return rows
-
-
-def _figures(
-    form: str, by_seed: list[dict[str, bool]], correct: Mapping[str, Mapping[str, list[dict[str, bool]]]]
-) -> dict[str, Any]:
-    found = mean_accuracy([list(each.values()) for each in by_seed])
-    figures: dict[str, Any] = {"accuracy": found.mean, "low": found.low, "high": found.high}
-    figures["by_seed"] = [sum(each.values()) / len(each) for each in by_seed]
-    others = {
-        name: mean_accuracy([list(each.values()) for each in forms[form]]).mean
-        for name, forms in correct.items()
-        if form in forms
-    }
-    # Asked with neighbours, the model as it is is the row of dense retrieval.
-    vanilla = others.get("vanilla" if form == "closed_book" else "rag_dense")
-    if vanilla is not None:
-        figures["error_reduction"] = error_reduction(vanilla, found.mean)
-    if "sft" in others:
-        figures["error_reduction_over_sft"] = error_reduction(others["sft"], found.mean)
-        if "fully_labelled" in others:
-            figures["gap_closed"] = gap_closed(others["sft"], found.mean, others["fully_labelled"])
-    if "semievol" in others:
-        against = paired_difference(by_seed, correct["semievol"][form])
-        figures["minus_semievol"] = {
-            "difference": against.difference,
-            "low": against.low,
-            "high": against.high,
-            "p": against.p_value,
-        }
-    return figures
-
-
-def _over_rounds(found: Sequence[dict[str, Any]], form: str) -> list[float]:
-    """Mean accuracy after each stage."""
-    return [
-        sum(result["stages"][place][form] for result in found) / len(found) for place in range(len(found[0]["stages"]))
-    ]
-
-
-def _correct(directory: Path, result: Mapping[str, Any], form: str) -> dict[str, bool]:
-    """By question: whether the row's last adapter answered it rightly."""
-    path = directory / str(result["name"]) / str(result["stages"][-1][f"{form}_outcomes"])
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["id"]: bool(row["correct"]) for row in rows}
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = ["row", "title", "form", "accuracy", "low", "high", "error_reduction", "error_reduction_over_sft"]
-    columns += ["gap_closed", "minus_semievol", "p"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        for form in FORMS:
-            if form in row:
-                figures = {key: row[form][key] for key in columns if key in row[form] and key != "minus_semievol"}
-                against = row[form].get("minus_semievol", {})
-                figures |= {"minus_semievol": against.get("difference", ""), "p": against.get("p", "")}
-                writer.writerow({"row": row["row"], "title": row["title"], "form": form, **figures})
-    return text.getvalue()
-
-
-def markdown(summary: Mapping[str, Any]) -> str:
-    """The table for people, one a form of asking."""
-    seeds = len(summary["seeds"])
-    parts = [
-        f"{summary['examples']} examples, {summary['queries']} queries, {summary['tested']} test questions, "
-        f"{seeds} seed{'s' if seeds > 1 else ''}; 95 % intervals in brackets."
-    ]
-    for form, title in zip(FORMS, ("Closed book", f"With {summary['neighbours']} neighbours"), strict=True):
-        rows = [row for row in summary["rows"] if form in row]
-        if rows:
-            parts += [f"### {title}", _markdown_table(rows, form)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(rows: Sequence[Mapping[str, Any]], form: str) -> str:
-    head = (
-        "| method | accuracy | over rounds | error reduction | over SFT | gap to bound closed | against SemiEvol (p) |"
-    )
-    lines = [head, "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        found = row[form]
-        against = found.get("minus_semievol")
-        versus = (
-            ""
-            if against is None or row["row"] == "semievol"
-            else f"{100 * against['difference']:+.1f} ({against['p']:.2g})"
-        )
-        stages = " → ".join(f"{100 * value:.1f}" for value in found["over_rounds"])
-        lines.append(
-            f"| {row['title']} | {100 * found['accuracy']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}] "
-            f"| {stages if len(found['over_rounds']) > 1 else ''} | {_share(found.get('error_reduction'))} "
-            f"| {_share(found.get('error_reduction_over_sft'))} | {_share(found.get('gap_closed'))} | {versus} |"
-        )
-    return "\n".join(lines)
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.0f} %"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,20 +17,21 @@ from typing import Any
 from semievol.adapter_directory import write_durably
 from semievol.answer_equality import AnswerEquality
 from semievol.comparison_rows import ComparedMethod
-from semievol.data import write_jsonl
+from semievol.data import example_to_json, query_to_json, write_jsonl
+from semievol.errors import ConfigError
 from semievol.evaluation import Evaluation, evaluate
 from semievol.file_commands import precision
 from semievol.propagation import training_rows
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.recipe import Clock, Run, Trainer, Watcher, make_training_job, propose, round_seed
-from semievol.run_directory import RunDirectory, outcome_row
+from semievol.run_directory import RunDirectory, content_hash, decisive_settings, outcome_row
 from semievol.seeds import derive
 from semievol.task import Task
 from semievol.training_job import JOB_FILE, ROWS_FILE, write_snapshot
 from semievol.types import Example, Query
 
 RESULT_FILE = "result.json"
-IDENTITY_FILE = "identity.sha256"
+IDENTITY_FILE = "row.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,10 @@ async def _rounds(method: ComparedMethod, world: World, directory: Path) -> list
         if incumbent is not None:
             await world.generator.unload_adapter(incumbent)
         incumbent = proposal.adapter if method.warm else None
+        if incumbent is None:
+            await world.generator.unload_adapter(proposal.adapter)
+    if incumbent is not None:
+        await world.generator.unload_adapter(incumbent)
     return stages
 
 
@@ -134,7 +138,8 @@ def _run(method: ComparedMethod, world: World, directory: Path) -> Run:
 async def _train_on_truth(method: ComparedMethod, world: World, directory: Path) -> str:
     """The bound: the examples and every query with its true answer, trained as an evolve round is."""
     config = method.config
-    labelled = [*world.examples, *(world.truth[query.id] for query in world.queries if query.id in world.truth)]
+    known = {example.id for example in world.examples}
+    labelled = [*world.examples, *(world.truth[query.id] for query in world.queries if query.id not in known)]
     seed = round_seed(config, 2)
     rows = training_rows(labelled, [], world.task, config.training, seed, index=world.dense)
     job = make_training_job(config, rows, number=2, kind="evolve", parent=None)
@@ -172,29 +177,38 @@ async def _asked(
     return result
 
 
-def _claim(directory: Path, identity: str) -> None:
-    """Make the directory the row's own: what other settings or files left there is deleted, pseudo-labels included."""
+def _claim(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Write down whose directory this is, or check that it is this row's.
+
+    Raises:
+        ConfigError: it holds the row with other settings or other data.
+    """
     path = directory / IDENTITY_FILE
-    if path.exists() and path.read_text(encoding="ascii").strip() == identity:
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_durably(path, json.dumps(identity, indent=1) + "\n")
         return
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    write_durably(path, identity + "\n")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    different = [key for key, value in identity.items() if found.get(key) != value]
+    if different:
+        raise ConfigError(
+            f"{directory}: holds this row with other {', '.join(different)}; take another --out, or delete it"
+        )
 
 
-def _identity(method: ComparedMethod, world: World) -> str:
-    """What the row's result depends on; a changed setting or file makes the row run again."""
-    facts = {
-        "config": method.config.model_dump(mode="json", exclude={"embedding": {"api_key"}}),
+def _identity(method: ComparedMethod, world: World) -> dict[str, Any]:
+    """What the row's result depends on: settings that decide, and the content of the files."""
+    taught = method.trained_on == "truth"
+    return {
+        "config": decisive_settings(method.config),
         "method": {key: value for key, value in asdict(method).items() if key not in ("config", "title")},
-        "rounds": world.rounds,
-        "neighbours": world.neighbours,
-        "examples": [(example.id, example.answer) for example in world.examples],
-        "queries": [query.id for query in world.queries],
-        "tested": [(example.id, example.answer) for example in world.tested],
-        "truth": sorted((key, example.answer) for key, example in world.truth.items()),
+        "rounds": world.rounds if method.trained_on == "rounds" else 0,
+        "neighbours": world.neighbours if method.open_book else 0,
+        "examples": content_hash(map(example_to_json, world.examples)),
+        "queries": content_hash(map(query_to_json, world.queries)),
+        "test": content_hash(map(example_to_json, world.tested)),
+        "truth": content_hash(example_to_json(world.truth[key]) for key in sorted(world.truth)) if taught else None,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _titled(watcher: Watcher, title: str) -> Watcher:
@@ -233,8 +247,17 @@ def drawn_examples(examples: Sequence[Example], per_answer: int | None, seed: in
 
 
 def with_ratio(queries: Sequence[Query], examples: int, ratio: float, seed: int) -> tuple[Query, ...]:
-    """`ratio` times as many queries as there are examples, drawn by the seed, in the order of the file."""
-    count = min(len(queries), round(ratio * examples))
+    """`ratio` times as many queries as there are examples, drawn by the seed, in the order of the file.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    count = round(ratio * examples)
+    if not 0 < count <= len(queries):
+        most = len(queries) / max(examples, 1)
+        raise ConfigError(
+            f"--sweep ratio={ratio:g}: {examples} examples and {len(queries)} queries allow up to {most:.2g}"
+        )
     ranked = sorted(queries, key=lambda query: derive(seed, "ratio", query.id))[:count]
     kept = {query.id for query in ranked}
     return tuple(query for query in queries if query.id in kept)

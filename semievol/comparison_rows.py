@@ -93,7 +93,7 @@ def _without_collaboration(config: MethodConfig) -> MethodConfig:
     """One greedy answer of the adapter that is taught, with the first configuration's neighbours."""
     neighbours = max(each.neighbours for each in config.labelling.configurations[:1])
     single = [Configuration(name="greedy", temperature=0.0, neighbours=neighbours)]
-    return _labelling(config, single, justify=False)
+    return _labelling(_single(config), single, justify=False)
 
 
 def _without_selection(config: MethodConfig) -> MethodConfig:
@@ -106,6 +106,11 @@ def _self_training(config: MethodConfig) -> MethodConfig:
     """The classic: one greedy closed-book answer of the adapter itself, kept where its entropy is low."""
     single = [Configuration(name="greedy", temperature=0.0, neighbours=0)]
     return _labelling(_alone(config, "entropy"), single, justify=False, consensus=None)
+
+
+def _single(config: MethodConfig) -> MethodConfig:
+    """Ranked by entropy where the settings count candidates: a single one would leave nothing to rank by."""
+    return _alone(config, "entropy") if config.selection.by in ("agreement", "margin", "semantic_entropy") else config
 
 
 def _alone(config: MethodConfig, by: str) -> MethodConfig:
@@ -150,7 +155,7 @@ def with_candidates(config: MethodConfig, count: int) -> MethodConfig:
         if kept[-1].temperature == 0:
             raise ConfigError(f"--sweep n={count}: the last configuration is greedy; add one that samples")
         kept[-1] = kept[-1].model_copy(update={"samples": kept[-1].samples + left})
-    return _labelling(config, kept)
+    return _labelling(_single(config) if count == 1 else config, kept)
 
 
 def with_theta(config: MethodConfig, theta: float) -> MethodConfig:

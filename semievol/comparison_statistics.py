@@ -16,7 +16,10 @@ from semievol.report_data import Score
 
 @dataclass(frozen=True, slots=True)
 class MeanAccuracy:
-    """Accuracy over seeds; `low`, `high`: 95 % interval of the mean (Student's t; Wilson's with one seed)."""
+    """Accuracy over seeds. `low`, `high`: 95 % interval of the mean.
+
+    Student's over seeds, and never narrower than Wilson's of one test set: its questions are drawn by chance too.
+    """
 
     mean: float
     low: float
@@ -49,11 +52,12 @@ def mean_accuracy(correct_by_seed: Sequence[Sequence[bool]]) -> MeanAccuracy:
         raise ValueError("mean_accuracy: needs the answers of at least one seed")
     accuracies = [sum(correct) / len(correct) for correct in correct_by_seed]
     mean = statistics.fmean(accuracies)
-    if len(accuracies) == 1:
-        low, high = Score(sum(correct_by_seed[0]), len(correct_by_seed[0])).interval()
-        return MeanAccuracy(mean, low, high, 1)
-    half = _t_quantile(len(accuracies) - 1) * statistics.stdev(accuracies) / math.sqrt(len(accuracies))
-    return MeanAccuracy(mean, max(0.0, mean - half), min(1.0, mean + half), len(accuracies))
+    questions = len(correct_by_seed[0])
+    low, high = Score(round(mean * questions), questions).interval()
+    if len(accuracies) > 1:
+        half = _t_quantile(len(accuracies) - 1) * statistics.stdev(accuracies) / math.sqrt(len(accuracies))
+        low, high = min(low, max(0.0, mean - half)), max(high, min(1.0, mean + half))
+    return MeanAccuracy(mean, low, high, len(accuracies))
 
 
 def paired_difference(first: Sequence[Mapping[str, bool]], second: Sequence[Mapping[str, bool]]) -> PairedDifference:
@@ -73,7 +77,9 @@ def paired_difference(first: Sequence[Mapping[str, bool]], second: Sequence[Mapp
     difference = statistics.fmean(means)
     spread = statistics.stdev(means) if count > 1 else 0.0
     if spread == 0.0:
-        return PairedDifference(difference, difference, difference, 1.0 if difference == 0 else 0.0, count)
+        # All differ alike, which t cannot judge: as a sign test would, and as surely as that many coins fall alike.
+        p_value = 1.0 if difference == 0 else min(1.0, 2.0 * 0.5**count)
+        return PairedDifference(difference, difference, difference, p_value, count)
     error = spread / math.sqrt(count)
     half = _t_quantile(count - 1) * error
     return PairedDifference(

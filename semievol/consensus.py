@@ -1,9 +1,11 @@
 """Consensus: pseudo-labels corrected by what was answered to the queries and examples near them.
 
 The model answers each query alone; queries that lie close together mostly have the same answer. Label spreading over
-the graph of nearest neighbours (Zhou et al., 2004, Learning with local and global consistency) lets the sure ones, and
-above all the examples, speak for the unsure ones. Owns the spreading; vectors come from the embedder, what is kept is
-selection's. Invariants: examples keep their answers; the result depends on the set of labels alone, not on batches.
+the graph of nearest neighbours lets the sure ones, and above all the examples, speak for the unsure ones (after Zhou et
+al., 2004, Learning with local and global consistency; here the weights of a row add up to one, and the examples' labels
+are clamped, as in label propagation). Owns the spreading; vectors come from the embedder, what is kept is selection's.
+Invariants: examples keep their answers; what did not parse stays without an answer; the result depends on the set of
+labels alone, not on batches.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def _spread(
 
 def _concluded(label: PseudoLabel, masses: np.ndarray, names: Sequence[str]) -> PseudoLabel:
     whole = float(masses.sum())
-    if whole <= 0.0:  # nobody near it has said anything
+    if whole <= 0.0 or label.answer is None:  # nobody near it has said anything, or the model has said nothing
         return replace(label, consensus=0.0)
     best = int(masses.argmax())
     answer, share = names[best], float(masses[best]) / whole

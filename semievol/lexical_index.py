@@ -12,6 +12,8 @@ from typing import Any
 from semievol.errors import ConfigError
 from semievol.types import Example, Neighbour
 
+_EVERYWHERE = "everywhere"
+
 
 class Bm25ExampleIndex:
     """Examples in memory, ranked by BM25 (Lucene's variant, bm25s' default). `Neighbour.similarity` is its score, >= 0.
@@ -46,7 +48,9 @@ class Bm25ExampleIndex:
         stored = list(self._examples.values())
         if self._ranker is None:
             self._ranker = self._bm25s.BM25()
-            self._ranker.index(self._tokens([example.query.question for example in stored]), show_progress=False)
+            # bm25s refuses a collection without a word: one word stands in every text, and tells none apart.
+            texts = [f"{_EVERYWHERE} {example.query.question}" for example in stored]
+            self._ranker.index(self._tokens(texts), show_progress=False)
         rows = []
         for question in questions:
             scores = self._scores(question, len(stored))

@@ -233,10 +233,10 @@ class RunDirectory:
             ConfigError: it holds a run with another configuration or other data.
         """
         identity = {
-            "config": _decisive(config),
-            "examples": _content_hash(map(example_to_json, examples)),
-            "holdout": _content_hash(map(example_to_json, holdout)),
-            "queries": _content_hash(map(query_to_json, queries)),
+            "config": decisive_settings(config),
+            "examples": content_hash(map(example_to_json, examples)),
+            "holdout": content_hash(map(example_to_json, holdout)),
+            "queries": content_hash(map(query_to_json, queries)),
         }
         path = self.path / "run.json"
         if not path.exists():
@@ -271,7 +271,7 @@ def outcome_row(outcome: Outcome, **extra: str) -> dict[str, Any]:
     return {**extra, **asdict(outcome), "entropy": outcome.entropy if math.isfinite(outcome.entropy) else None}
 
 
-def _decisive(config: MethodConfig) -> dict[str, Any]:
+def decisive_settings(config: MethodConfig) -> dict[str, Any]:
     """The settings that decide what a run makes: no secrets, no addresses, and nothing that only makes it faster.
 
     A server may have moved, and a job may be given more time, before a killed run goes on.
@@ -317,7 +317,7 @@ def _outcome(row: dict[str, Any], path: Path) -> Outcome:
         ) from None
 
 
-def _content_hash(rows: Iterable[dict[str, Any]]) -> str:
+def content_hash(rows: Iterable[dict[str, Any]]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")

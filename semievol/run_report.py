@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from semievol.config import SelectionConfig
 from semievol.report_data import (
     Answered,
     Candidate,
@@ -70,8 +71,15 @@ def report_of(
         explanations=_explanations(pools[-1], truth, _shown(run)) if pools else (),
         notes=(*_notes(run, truth, test_size), *run.problems),
         evaluated=evaluated,
-        theta=tuple(p for each in pools if rule for p in theta_points(each.number, each.labels, rule, right)),
-        votes=tuple(p for each in pools if rule for p in vote_points(each.number, each.labels, rule, right)),
+        theta=tuple(
+            p for each in pools if rule for p in theta_points(each.number, each.labels, _rule(rule, each), right)
+        ),
+        votes=tuple(
+            p
+            for each in pools
+            if rule and rule.by != "consensus"  # which is not that of fewer candidates
+            for p in vote_points(each.number, each.labels, _rule(rule, each), right)
+        ),
         sweep=run.sweep,
         comparison=f"{where}; before: {names.get(first, first)}; after: {names.get(last, last)}.",
         served=False,
@@ -207,6 +215,10 @@ def _round(
     )
 
 
+def _rule(rule: SelectionConfig, each: StoredRound) -> SelectionConfig:
+    return rule.of_evolve_round(each.number - 1)
+
+
 def _spans(run: StoredRun) -> dict[int, tuple[float, float]]:
     """Begin and end of each finished round in seconds of work: steps one after the other, pauses left out."""
     finished = [each.result for each in run.rounds if each.result is not None]
@@ -309,7 +321,8 @@ def _facts(run: StoredRun) -> dict[str, str | int | float]:
     if run.task is not None:
         facts["task"] = run.task.form
     if run.selection is not None:
-        facts["theta"] = run.selection.theta
+        thetas = run.selection.theta_by_round or (run.selection.theta,)
+        facts["theta"] = ", ".join(f"{theta:g}" for theta in thetas)
         facts["least agreement"] = run.selection.min_agreement
     if isinstance(seed, int):
         facts["seed"] = seed

@@ -15,6 +15,7 @@ import numpy as np
 
 from semievol import confidence
 from semievol.config import SelectionConfig
+from semievol.errors import DataError
 from semievol.types import PseudoLabel
 
 UNPARSEABLE = "unparseable"
@@ -89,7 +90,8 @@ def select(labels: Sequence[Scored], config: SelectionConfig) -> Selection:
     The quantile is taken over all parseable pseudo-labels, those of low agreement included.
 
     Raises:
-        ValueError: two entries share an id, or one lacks the measure that the configuration ranks by.
+        ValueError: two entries share an id.
+        DataError: one lacks the measure that the configuration ranks by.
     """
     if len({label.id for label in labels}) != len(labels):
         raise ValueError("select: ids must be unique")
@@ -114,7 +116,10 @@ def _rank(label: Scored, config: SelectionConfig) -> float:
     if config.by == "entropy":
         return label.entropy
     if label.uncertainty is None:
-        raise ValueError(f"select: {label.id!r} has no measure to rank by {config.by}; make entries with `scored`")
+        raise DataError(
+            f"{label.id!r} has no {config.by} to rank by; label the queries again with these settings, or "
+            "set selection.by"
+        )
     return label.uncertainty
 
 

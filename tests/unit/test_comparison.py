@@ -1,15 +1,15 @@
 """Every row of a comparison with a scripted model: what it is trained on, what it is asked, what is shared."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from semievol.answer_equality import AnswerEquality
-from semievol.compare_command import CompareOptions, markdown, parsed_options, table
+from semievol.compare_command import CompareFiles, CompareOptions, parsed_options, run_compare
 from semievol.comparison import SharedTrainer, World, drawn_examples, run_method, with_ratio
 from semievol.comparison_rows import all_methods, pick, with_candidates, with_theta
+from semievol.comparison_table import markdown, table
 from semievol.config import (
     Configuration,
     ConsensusConfig,
@@ -20,9 +20,8 @@ from semievol.config import (
     TaskConfig,
     TrainingConfig,
 )
-from semievol.data import read_pseudo_labels
 from semievol.embedding import HashingEmbedder
-from semievol.errors import ConfigError
+from semievol.errors import ConfigError, DataError
 from semievol.lexical_index import Bm25ExampleIndex
 from semievol.protocols import Progress
 from semievol.recipe import no_watcher
@@ -114,21 +113,19 @@ async def test_equal_trainings_and_finished_rows_are_not_done_again(tmp_path: Pa
     assert len(model.trained) == 3  # SFT is the warm round of SemiEvol
     assert await run_method(METHODS["sft"], model.world(tmp_path)) == sft
     assert len(model.trained) == 3
-    await run_method(METHODS["sft"], model.world(tmp_path, neighbours=0))  # asked in another form: again
-    assert "open_book" not in json.loads((tmp_path / "sft" / "result.json").read_text())["stages"][0]
+    with pytest.raises(ConfigError, match="holds this row with other neighbours; take another --out, or delete it"):
+        await run_method(METHODS["sft"], model.world(tmp_path, neighbours=0))
 
 
-async def test_a_row_with_other_settings_keeps_nothing_of_the_old_ones(tmp_path: Path) -> None:
+async def test_a_row_with_other_settings_or_other_words_is_refused(tmp_path: Path) -> None:
     model = Model()
     method = METHODS["semievol"]
     await run_method(method, model.world(tmp_path))
-    calls = len(model.generator.calls)
-    other = with_candidates(CONFIG, 1)
-    result = await run_method(replace(method, config=other), model.world(tmp_path))
-    assert len(model.generator.calls) > calls
-    labels = read_pseudo_labels(tmp_path / "semievol" / "round-0002" / "pseudo_labels.jsonl")
-    assert {len(label.candidates) for label in labels} == {1}
-    assert len(result["stages"]) == 3
+    with pytest.raises(ConfigError, match="holds this row with other config"):
+        await run_method(replace(method, config=with_candidates(CONFIG, 1)), model.world(tmp_path))
+    other = replace(model.world(tmp_path), tested=(Example(Query("t0", "test 00"), "a"), *TESTED[1:]))
+    with pytest.raises(ConfigError, match="holds this row with other test"):
+        await run_method(method, other)
 
 
 async def test_the_bound_is_trained_on_the_truth(tmp_path: Path) -> None:
@@ -178,6 +175,8 @@ def test_sweeps_change_one_number() -> None:
     with pytest.raises(ConfigError, match="the last configuration is greedy"):
         with_candidates(METHODS["no_collaboration"].config, 2)
     assert len(with_ratio(QUERIES, len(EXAMPLES), 0.5, 0)) == 3
+    with pytest.raises(ConfigError, match=r"ratio=3: 6 examples and 10 queries allow up to 1\.7"):
+        with_ratio(QUERIES, len(EXAMPLES), 3, 0)
 
 
 def test_examples_are_drawn_by_answer_and_by_the_seed() -> None:
@@ -200,7 +199,7 @@ async def test_the_table_counts_what_the_files_say(tmp_path: Path) -> None:
     for name in ("vanilla", "sft", "semievol", "fully_labelled"):
         results[name] = [await run_method(METHODS[name], model.world(tmp_path / "seed-0"))]
     titles = {name: METHODS[name].title for name in results}
-    rows = table(results, titles, CompareOptions(neighbours=2, rounds=2), tmp_path)
+    rows = table(results, titles, (0,), tmp_path)
     found = {row["row"]: row for row in rows}
     assert found["vanilla"]["closed_book"]["accuracy"] == 0.0
     assert found["semievol"]["closed_book"]["error_reduction"] == pytest.approx(0.6)
@@ -221,8 +220,39 @@ def test_options_are_read_and_their_faults_named() -> None:
         ({"seeds": "0,0"}, "one of them twice"),
         ({"seeds": "a"}, "--seeds: 'a' is not a list of numbers"),
         ({"seeds": "-1"}, "a number below 0"),
-        ({"models": ["x"]}, "--model: 'x' is not TITLE=PATH"),
+        ({"models": ["x"]}, "--model: 'x' is not TITLE=NAME"),
         ({"sweeps": ["lr=1"]}, "--sweep: 'lr=1' is not one of n, theta, ratio"),
     ):
         with pytest.raises(ConfigError, match=message):
             parsed_options(**{"seeds": "0", "rows": None, "models": [], "sweeps": [], **faulty})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows": ("fully_labelled",)}, "--rows fully_labelled: needs --answers with the truth of every query; 2 have"),
+        ({"rows": ("rag_dense",), "neighbours": 0}, "--rows rag_dense: needs --neighbours above 0"),
+        ({"sweeps": {"theta": (50.0,)}}, "--sweep theta=50"),
+        ({"sweeps": {"n": (1.5,)}}, "--sweep n=1.5: needs whole numbers"),
+    ],
+)
+async def test_what_cannot_run_is_refused_before_anything_is_trained(
+    tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        await run_compare(CONFIG, files(tmp_path), CompareOptions(**options), no_watcher)  # type: ignore[arg-type]
+
+
+async def test_what_is_tested_on_must_not_be_trained_on(tmp_path: Path) -> None:
+    given = files(tmp_path, test='{"id": "q1", "question": "x", "answer": "a"}')
+    with pytest.raises(DataError, match=r"test.jsonl: field 'id': 'q1' is also in .*queries.jsonl"):
+        await run_compare(CONFIG, given, CompareOptions(), no_watcher)
+    with pytest.raises(DataError, match=r"test\.jsonl: is empty"):
+        await run_compare(CONFIG, files(tmp_path, test=""), CompareOptions(), no_watcher)
+
+
+def files(directory: Path, test: str = '{"id": "t", "question": "x", "answer": "a"}') -> CompareFiles:
+    (directory / "examples.jsonl").write_text('{"id": "e", "question": "x", "answer": "a"}\n')
+    (directory / "queries.jsonl").write_text('{"id": "q1", "question": "x"}\n{"id": "q2", "question": "y"}\n')
+    (directory / "test.jsonl").write_text(test + "\n")
+    return CompareFiles(directory / "examples.jsonl", directory / "queries.jsonl", directory / "test.jsonl", directory)

@@ -9,10 +9,12 @@ from semievol.comparison_statistics import error_reduction, gap_closed, mean_acc
 
 def test_the_interval_over_seeds_is_students() -> None:
     found = mean_accuracy([[True] * 7 + [False] * 3, [True] * 8 + [False] * 2, [True] * 9 + [False]])
+    assert (found.mean, found.seeds, found.high) == (pytest.approx(0.8), 3, 1.0)
+    # Ten questions say little: Wilson's interval of 8 in 10 is the wider one.
+    assert found.low == pytest.approx(0.4902, abs=1e-3)
+    many = mean_accuracy([[True] * 700 + [False] * 300, [True] * 800 + [False] * 200, [True] * 900 + [False] * 100])
     # sd 0.1, t(2) = 4.3027: 0.8 +- 4.3027 * 0.1 / sqrt(3)
-    assert (found.mean, found.seeds) == (pytest.approx(0.8), 3)
-    assert found.low == pytest.approx(0.8 - 4.30265 * 0.1 / math.sqrt(3), abs=1e-4)
-    assert found.high == 1.0
+    assert many.low == pytest.approx(0.8 - 4.30265 * 0.1 / math.sqrt(3), abs=1e-4)
 
 
 def test_one_seed_has_the_interval_of_its_questions() -> None:
@@ -42,6 +44,11 @@ def test_seeds_are_averaged_before_the_test() -> None:
     once = [{"q0": True, "q1": False}, {"q0": True, "q1": True}]
     assert paired_difference(always, once).difference == pytest.approx(0.25)
     assert paired_difference(always, always).p_value == 1.0
+
+
+def test_one_question_proves_nothing() -> None:
+    assert paired_difference([{"q0": True}], [{"q0": False}]).p_value == 1.0
+    assert paired_difference([{"q0": True, "q1": True}], [{"q0": False, "q1": False}]).p_value == 0.5
 
 
 def test_other_questions_are_refused() -> None:

@@ -59,7 +59,7 @@ def test_examples_keep_their_answers_and_outweigh_an_unsure_query() -> None:
 
 def test_near_neighbours_count_more_with_a_higher_power() -> None:
     examples = [Example(Query("e1", "e1"), "near"), Example(Query("e2", "e2"), "far")]
-    silent = label("q1", (None, math.inf))
+    silent = label("q1", ("near", 9.0))
     shares = []
     for power in (1.0, 8.0):
         config = ConsensusConfig(weight=0.5, neighbours=2, power=power, steps=1)
@@ -76,6 +76,12 @@ def test_nobody_near_has_said_anything() -> None:
     labels = [label("q1", (None, math.inf)), label("q2", ("a", 0.0))]
     lonely = spread(labels, vectors((1, 0), (-1, 0)), [], vectors((1, 0))[:0], CONFIG)[0]
     assert (lonely.answer, lonely.consensus) == (None, 0.0)
+
+
+def test_what_did_not_parse_stays_without_an_answer() -> None:
+    examples = [Example(Query("e1", "e1"), "a")]
+    (found,) = spread([label("q1", (None, 0.1))], vectors((1, 0)), examples, vectors((1, 0)), CONFIG)
+    assert (found.answer, found.consensus) == (None, 0.0)
 
 
 def test_blocks_give_what_one_block_gives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,11 @@ def test_fewer_examples_than_asked_for_and_questions_without_a_known_word() -> N
     assert [each.example.id for each in index.neighbours(["?!"], 1)[0]] == ["e1"]
 
 
+def test_examples_without_a_word() -> None:
+    index = Bm25ExampleIndex([Example(Query("e1", "?"), "a"), Example(Query("e2", "x"), "b")])
+    assert [each.example.id for each in index.neighbours(["pay"], 2)[0]] == ["e1", "e2"]
+
+
 def test_examples_come_and_go() -> None:
     index = Bm25ExampleIndex()
     assert index.neighbours(["pay"], 2) == [[]]

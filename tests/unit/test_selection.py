@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semievol.config import SelectionConfig
+from semievol.errors import DataError
 from semievol.selection import Scored, entropy_threshold, scored, select
 from semievol.types import CandidateAnswer, PseudoLabel, Query
 
@@ -188,8 +189,8 @@ def test_what_has_no_finite_entropy_is_selected_by_no_measure(by: str, nats: flo
     assert selection.kept == ("y",)
 
 
-def test_an_entry_without_the_measure_is_a_programming_error() -> None:
-    with pytest.raises(ValueError, match="'0' has no measure to rank by votes"):
+def test_an_entry_without_the_measure_is_named() -> None:
+    with pytest.raises(DataError, match="has no votes to rank by; label the queries again"):
         select(by_entropy(0.1), SelectionConfig(by="votes"))
 
 
