@@ -1,4 +1,4 @@
-"""The table of a comparison: accuracies with their intervals, error reductions and paired tests, in JSON, CSV, Markdown.
+"""The table of a comparison: accuracies, intervals, error reductions and paired tests, in JSON, CSV and Markdown.
 
 Owns what stands in it and how it is written. Reads the rows' outcome files; trains and asks nothing.
 """
