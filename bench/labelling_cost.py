@@ -177,7 +177,7 @@ def read_data(directory: Path | None, queries: int) -> tuple[Task, list[Example]
     choice = '"options"' in (directory / "labeled.jsonl").open(encoding="utf-8").readline()
     form = "multiple_choice" if choice else "classification"
     examples = read_examples(directory / "labeled.jsonl", Task(TaskConfig(form=form)))
-    answers = read_answers(directory / "unlabeled.answers.jsonl")
+    answers = {each: given[0] for each, given in read_answers(directory / "unlabeled.answers.jsonl").items()}
     labels = None if choice else tuple(sorted({x.answer for x in examples} | set(answers.values())))
     task = Task(TaskConfig(form=form, labels=labels))
     asked = read_queries(directory / "unlabeled.jsonl", task)

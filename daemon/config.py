@@ -214,9 +214,9 @@ def _redact(value: dict[str, object]) -> dict[str, object]:
             out[key] = dict.fromkeys(item, "***")
         elif key in SECRET_KEYS and item is not None:
             out[key] = "***"
-        elif key.endswith("url") and isinstance(item, str) and "@" in item:
-            scheme, _, rest = item.partition("://")
-            out[key] = f"{scheme}://***@{rest.rpartition('@')[2]}"
+        elif key.endswith(("url", "uri")) and isinstance(item, str) and "@" in item:
+            scheme, separator, _ = item.partition("://")
+            out[key] = f"{scheme + separator if separator else ''}***@{item.rpartition('@')[2]}"
         elif isinstance(item, dict):
             out[key] = _redact(item)
         else:

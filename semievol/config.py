@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from semievol.config_fine_tuning import FineTuningConfig
-from semievol.config_generation import GenerationConfig
+from semievol.config_generation import GenerationConfig, checked_key
 from semievol.config_section import Section as Section
 
 
@@ -105,6 +105,11 @@ class EmbeddingConfig(Section):
     """hashing only: width of the vectors."""
     batch_size: int = Field(default=64, gt=0)
     """Texts per forward pass or request."""
+
+    @field_validator("api_key")
+    @classmethod
+    def _key(cls, value: str | None) -> str | None:
+        return checked_key(value)
 
 
 class Configuration(Section):
@@ -266,8 +271,20 @@ class TrainingConfig(Section):
     """Optimiser steps between two entries of log_to; an entry is the mean over them."""
     tensorboard_directory: Path | None = None
     """One folder a training is made in it. None: `tensorboard` in the training's working directory."""
-    mlflow_uri: str | None = None
-    """Tracking server or store; the experiment is the workload. None: MLFLOW_TRACKING_URI, or MLflow's own default."""
+    mlflow_uri: str | None = Field(default=None, repr=False)
+    """Tracking server or store, without a password; the experiment is the workload. None: MLFLOW_TRACKING_URI, or
+    MLflow's own default."""
+
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        # It is written into the snapshot of every training.
+        if value is not None and ("@" in value.partition("://")[2] or "@" in value.partition("/")[0]):
+            raise ValueError(
+                "must hold no user and no password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the "
+                "environment, or for a database leave mlflow_uri out and set MLFLOW_TRACKING_URI there"
+            )
+        return value
 
 
 class GateConfig(Section):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from semievol.config_generation import checked_url
+from semievol.config_generation import checked_key, checked_url
 from semievol.config_section import Section
 
 Auto = Literal["auto"]
@@ -44,3 +44,8 @@ class FineTuningConfig(Section):
     @classmethod
     def _endpoint(cls, value: str | None) -> str | None:
         return None if value is None else checked_url(value)
+
+    @field_validator("api_key")
+    @classmethod
+    def _key(cls, value: str | None) -> str | None:
+        return checked_key(value)

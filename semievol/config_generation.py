@@ -57,6 +57,11 @@ class GenerationConfig(Section):
     def _endpoint(cls, value: str | None) -> str | None:
         return None if value is None else checked_url(value)
 
+    @field_validator("api_key")
+    @classmethod
+    def _key(cls, value: str | None) -> str | None:
+        return checked_key(value)
+
     @model_validator(mode="after")
     def _one_source(self) -> GenerationConfig:
         if self.kind == "vllm" and not self.replicas:
@@ -104,3 +109,18 @@ def checked_url(value: str) -> str:
     if parts.username or parts.password:
         raise ValueError("a URL must hold no password; set api_key by environment")
     return value.rstrip("/")
+
+
+def checked_key(value: str | None) -> str | None:
+    """A key as it can stand in a header: without white space around it, which files and variables easily get.
+
+    Returns:
+        None where nothing is left.
+
+    Raises:
+        ValueError: it holds characters that no header takes; the text does not show it, as the HTTP client's would.
+    """
+    key = (value or "").strip()
+    if not all(" " <= character <= "~" for character in key):
+        raise ValueError("holds characters that cannot stand in an HTTP header (a line break, an accent); copy it anew")
+    return key or None

@@ -223,6 +223,8 @@ class OpenAIEmbedder:
 
         try:
             response = self._client.post("embeddings", json={"model": self._model, "input": texts})
+        except httpx.LocalProtocolError as error:  # its text may hold the header with the key
+            raise ConfigError(f"embedding endpoint {self._client.base_url}: {type(error).__name__}") from None
         except httpx.HTTPError as error:
             raise TransientError(f"embedding endpoint {self._client.base_url}: {error!r}") from error
         if response.status_code >= 500 or response.status_code in (408, 429):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from semievol.trainer_process import train_in_subprocess
 if TYPE_CHECKING:
     from semievol.protocols import Generator
     from semievol.recipe import Trainer
+    from semievol.vllm_generator import FixedServers
 
 
 @asynccontextmanager
@@ -86,21 +87,16 @@ def _open_vllm(settings: GenerationConfig, stack: AsyncExitStack) -> Generator:
     headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
     servers = [ServerAddress(urlsplit(url).netloc, url, headers, settings.base_name) for url in settings.replicas]
     client = VllmClient()
-    generator = VllmGenerator(
-        client, FixedServers(client, servers), concurrency=settings.concurrency, timeout_s=settings.timeout_s
-    )
+    pool = FixedServers(client, servers)
+    generator = VllmGenerator(client, pool, concurrency=settings.concurrency, timeout_s=settings.timeout_s)
     stack.push_async_callback(generator.close)
-    stack.push_async_callback(_unload_all, generator)
+    stack.push_async_callback(_unload_all, pool)
     return generator
 
 
-async def _unload_all(generator: Generator) -> None:
-    """Leave the servers as they were found."""
-    try:
-        for name in await generator.loaded_adapters():
-            await generator.unload_adapter(name)
-    except TransientError:  # a server that is gone has nothing loaded
-        return
+async def _unload_all(pool: FixedServers) -> None:
+    with suppress(TransientError):  # a server that is gone has nothing loaded
+        await pool.unload_all()
 
 
 def _open_openai(config: MethodConfig, settings: GenerationConfig, setting: str, stack: AsyncExitStack) -> Generator:

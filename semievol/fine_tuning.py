@@ -37,6 +37,7 @@ _PAGE = 100
 _SEEDS = 1 << 31
 _STEP = re.compile(r"\bStep (\d+)/(\d+)\b", re.IGNORECASE)
 _NOT_READY = "not ready"
+_GONE_WRONG = ("failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,17 +189,18 @@ class _Training:
             pause_s = min(2 * pause_s, 30.0)
 
     async def _find(self, file: str) -> str | None:
-        """The job that trains on our file, which nobody else knows."""
+        """The job that trains on our file, which nobody else knows; one that has come to nothing is none."""
         after: str | None = None
         while True:
             params = {"limit": str(_PAGE)} | ({} if after is None else {"after": after})
             page = await self._client.call("GET", "/fine_tuning/jobs", params=params, patience_s=_PATIENCE_S)
-            for job in page["data"]:
-                if job.get("training_file") == file:
+            jobs = _entries(page)
+            for job in jobs:
+                if job.get("training_file") == file and job.get("status") not in _GONE_WRONG:
                     return str(job["id"])
-            if not page.get("has_more") or not page["data"]:
+            if not page.get("has_more") or not jobs:
                 return None
-            after = page["data"][-1]["id"]
+            after = jobs[-1]["id"]
 
     async def _follow(self, record: _Record) -> _Record:
         """Look at the job until it has ended."""
@@ -214,7 +216,7 @@ class _Training:
                     self._tell(100)
                     tokens = job.get("trained_tokens")
                     return self._keep(replace(record, model=_field(job, "fine_tuned_model"), trained_tokens=tokens))
-                if status in ("failed", "cancelled"):
+                if status in _GONE_WRONG:
                     # Another call may try again, with the file that is there.
                     self._keep(replace(record, job=None, creating=False))
                     said = (job.get("error") or {}).get("message") or "the API gives no reason"
@@ -252,12 +254,12 @@ class _Training:
     async def _read_events(self, path: str) -> None:
         """Log what is new, and tell the percent of the steps that the newest of them name."""
         try:
-            page = await self._client.call(
-                "GET", f"{path}/events", params={"limit": str(_PAGE)}, patience_s=_PATIENCE_S
+            events = _entries(
+                await self._client.call("GET", f"{path}/events", params={"limit": str(_PAGE)}, patience_s=_PATIENCE_S)
             )
-        except RefusedError:  # an API without events has no progress to show
+        except (RefusedError, ConfigError):  # an API without events, or with others, has no progress to show
             return
-        new = [event for event in reversed(page["data"]) if event["id"] not in self._seen]
+        new = [event for event in reversed(events) if event["id"] not in self._seen]
         self._seen |= {event["id"] for event in new}
         with (self._work / LOG_FILE).open("a", encoding="utf-8") as log:
             log.writelines(f"{event.get('level', 'info')}: {event.get('message', '')}\n" for event in new)
@@ -337,6 +339,16 @@ def _field(answer: Any, key: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"training.openai_api.base_url: the answer there has no {key}; is it a fine-tuning API?")
     return value
+
+
+def _entries(page: Any) -> list[dict[str, Any]]:
+    """What one page of a list holds, each with its id."""
+    entries = page.get("data") if isinstance(page, dict) else None
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in entries
+    ):
+        raise ConfigError("training.openai_api.base_url: the answer there is no list; is it a fine-tuning API?")
+    return entries
 
 
 @contextlib.contextmanager

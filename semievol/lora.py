@@ -30,14 +30,14 @@ from typing import Any, Literal
 from semievol import adapter_directory, training_group
 from semievol.adapter_directory import Manifest
 from semievol.errors import AdapterError, DataError, SemiEvolError, TransientError
-from semievol.training_job import JOB_FILE, ROWS_FILE, read_snapshot
+from semievol.training_job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, read_snapshot
 
 PROGRESS_FILE = "progress.json"
 LOSSES_FILE = "losses.jsonl"
 RESULT_FILE = "result.json"
 _LOCK_FILE = "lock"
-_JOB_HASH_FILE = "job.sha256"
 _CHECKPOINTS = "checkpoints"
+_WEIGHTS = "adapter"
 
 _LOCK_WAIT_S = 30.0
 _ORPHANED_EXIT_CODE = 75
@@ -98,7 +98,7 @@ def train(
 
         from semievol import lora_trainer
 
-        weights_dir = work_dir / "adapter"
+        weights_dir = work_dir / _WEIGHTS
         command = [sys.executable, "-m", "semievol.lora", *_arguments(snapshot_dir, work_dir, adapters_dir)]
         with training_group.joined(job.training.processes, command, lambda text: _give_up(work_dir, text)):
             fingerprint, summary = lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, weights_dir, progress.report)
@@ -132,7 +132,7 @@ def assist(snapshot_dir: Path, work_dir: Path) -> None:
         return
     from semievol import lora_trainer
 
-    lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, work_dir / "adapter", lambda _: None)
+    lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, work_dir / _WEIGHTS, lambda _: None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -220,17 +220,18 @@ def _snapshot_hash(snapshot_dir: Path) -> str:
 
 
 def _forget_other_job(work_dir: Path, job_hash: str) -> None:
-    """Checkpoints of other rows or settings must not be resumed."""
+    """Checkpoints of other rows or settings must not be resumed, nor files of theirs be published with ours."""
     if _is_of_job(work_dir, job_hash):
         return
     shutil.rmtree(work_dir / _CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(work_dir / _WEIGHTS, ignore_errors=True)
     (work_dir / RESULT_FILE).unlink(missing_ok=True)
     (work_dir / LOSSES_FILE).unlink(missing_ok=True)
-    adapter_directory.write_durably(work_dir / _JOB_HASH_FILE, job_hash + "\n")
+    adapter_directory.write_durably(work_dir / JOB_HASH_FILE, job_hash + "\n")
 
 
 def _is_of_job(work_dir: Path, job_hash: str) -> bool:
-    path = work_dir / _JOB_HASH_FILE
+    path = work_dir / JOB_HASH_FILE
     return path.exists() and path.read_text(encoding="ascii").strip() == job_hash
 
 

@@ -71,9 +71,8 @@ def run(
     transformers.utils.logging.set_verbosity_error()
     if job.model.dtype == "float16":
         raise ConfigError("model.dtype: float16 gradients underflow; train with bfloat16 or float32")
-    checkpoint = last_checkpoint(checkpoints_dir)
-    resumed_from = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
-    logs = training_log.callbacks(job, checkpoints_dir.parent, resumed_from + 1) if is_main_process() else []
+    if is_main_process():
+        training_log.check(job)
     _take_place(job)
     prompts = load_prompts(job.model)
     tokens = tokenize(rows, prompts, job.training.max_tokens)
@@ -89,6 +88,9 @@ def run(
         enable({"use_reentrant": False})
     adapted = add_adapter(model, job)
     arguments = training_arguments(job, checkpoints_dir)
+    # Only now have all processes met: before, the first one may still be deleting what another job left here.
+    checkpoint = last_checkpoint(checkpoints_dir)
+    resumed_from = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
     order = batch_order([row.length for row in tokens], job.training.batch_size, job.epochs, job.seed)
     # Checkpointed layers keep no cache; DistributedDataParallel expects one forward per backward.
     share = decoding.can_share(model) and not job.training.gradient_checkpointing and arguments.world_size == 1
@@ -96,8 +98,9 @@ def run(
     if arguments.world_size > 1:
         stream = whole_batches(stream, job.training.batch_size)
     trainer = LoraTrainer(adapted, arguments, stream, prompts.padding, share, report)
-    for callback in logs:
-        trainer.add_callback(callback)
+    if is_main_process():
+        for callback in training_log.callbacks(job, checkpoints_dir.parent, resumed_from + 1):
+            trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=checkpoint)
     steps = trainer.state.global_step
     if arguments.world_size > 1:
@@ -127,8 +130,11 @@ def run(
 
 def _take_place(job: TrainingJob) -> None:
     """This process's threads, and the GPU that is its own among those of several processes."""
-    if job.training.threads is not None:
-        torch.set_num_threads(job.training.threads)
+    threads, share = job.training.threads, os.environ.get("OMP_NUM_THREADS", "")
+    if threads is None and int(os.environ.get("WORLD_SIZE", "1")) > 1 and share.isdigit():
+        threads = int(share)  # torch read it when it was loaded, which the first process may have done before
+    if threads is not None:
+        torch.set_num_threads(threads)
     if "LOCAL_RANK" in os.environ and device_of(job.model) == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import httpx
 
+from semievol.config_generation import checked_key
 from semievol.errors import ConfigError, SemiEvolError, TransientError
 
 _FIRST_WAIT_S = 0.5
@@ -53,11 +54,18 @@ class OpenAIClient:
             api_key: sent as bearer token; None: nothing is sent.
             key_setting: the setting that an error about the key names.
             connections: at a time.
+
+        Raises:
+            ConfigError: the key cannot stand in a header.
         """
+        try:
+            key = checked_key(api_key)
+        except ValueError as error:
+            raise ConfigError(f"{key_setting}: {error}") from None
         self.base_url = base_url.rstrip("/")
         self._key_setting = key_setting
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._http = httpx.AsyncClient(headers=headers, limits=limits)
 
     async def __aenter__(self) -> Self:
@@ -81,7 +89,7 @@ class OpenAIClient:
 
         Raises:
             BusyError: no answer within `patience_s`.
-            ConfigError: it wants another key.
+            ConfigError: it wants another key, or the request cannot be sent at all.
             RefusedError: it refuses the request.
         """
         deadline = time.monotonic() + patience_s
@@ -101,6 +109,9 @@ class OpenAIClient:
             response = await self._http.request(method, self.base_url + path, timeout=timeout_s, **content)
         except httpx.TimeoutException as error:
             raise BusyError(f"{self.base_url}: no answer within {timeout_s:.0f} s") from error
+        except httpx.LocalProtocolError as error:
+            # Asked again it would fail again; its text, and the traceback of its cause, hold the header with the key.
+            raise ConfigError(f"{self.base_url}: the request cannot be sent ({type(error).__name__})") from None
         except httpx.HTTPError as error:
             raise BusyError(f"{self.base_url}: {type(error).__name__} {error}".rstrip()) from error
         status = response.status_code

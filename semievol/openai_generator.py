@@ -1,8 +1,8 @@
 """A Generator on any OpenAI-compatible chat endpoint; an adapter is a fine-tuned model that the endpoint knows by name.
 
 Owns the wire format of chat completions as OpenAI documents it, and what an endpoint must be able to do. Owns no
-retries (openai_client). Invariant: a completion has log-probabilities, or the call fails: entropy and selection would
-be blind without them.
+retries (openai_client). Invariant: a completion with text has log-probabilities, or the call fails: entropy and
+selection would be blind without them. One without text (refused, filtered) has no tokens and is never selected.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ class OpenAIGenerator(Generator):
 
     def _completion(self, choice: Mapping[str, Any], request: GenerationRequest, prompt_tokens: int) -> Completion:
         text = choice["message"].get("content") or ""
-        tokens = (choice.get("logprobs") or {}).get("content")
-        if tokens is None or (text and not tokens):
+        tokens = (choice.get("logprobs") or {}).get("content") or ()
+        if text and not tokens:
             raise self._without_logprobs(self._name(request.adapter), "its answer has none")
         # What a content filter cut is no whole answer either.
         finish: Literal["stop", "length"] = "stop" if choice.get("finish_reason") in ("stop", None) else "length"

@@ -272,17 +272,19 @@ def outcome_row(outcome: Outcome, **extra: str) -> dict[str, Any]:
 
 
 def decisive_settings(config: MethodConfig) -> dict[str, Any]:
-    """The settings that decide what a run makes: no secrets, no addresses, and nothing that only makes it faster.
+    """The settings that decide what a run makes: no secrets, no addresses, no logs, and nothing of how many threads,
+    processes, connections and prompts at a time compute it.
 
-    A server may have moved, and a job may be given more time, before a killed run goes on.
+    A server may have moved, a job be given more time and a training more processes before a killed run goes on.
     """
     reach = {"replicas", "base_url", "api_key", "concurrency", "timeout_s", "max_batch", "threads"}
     patience = {"base_url", "api_key", "poll_interval_s", "timeout_s", "cancel_on_interrupt"}
+    logs = ("log_to", "log_steps", "tensorboard_directory", "mlflow_uri")
     exclude: dict[str, Any] = {
-        "embedding": {"api_key"},
+        "embedding": {"api_key", "base_url", "batch_size"},
         "generation": reach,
         "models": dict.fromkeys(config.models, reach),
-        "training": {"openai_api": patience},
+        "training": {"openai_api": patience, **dict.fromkeys(("threads", "processes", *logs), True)},
     }
     return config.model_dump(mode="json", exclude=exclude)
 

@@ -19,6 +19,8 @@ from semievol.types import Message, TrainingRow
 
 JOB_FILE = "job.json"
 ROWS_FILE = "rows.jsonl"
+JOB_HASH_FILE = "job.sha256"
+"""In a trainer's working directory: the hash of the snapshot whose checkpoints lie there."""
 
 
 @dataclass(frozen=True, slots=True)

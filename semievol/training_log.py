@@ -13,29 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from semievol.errors import ConfigError
-from semievol.training_job import TrainingJob
+from semievol.training_job import JOB_HASH_FILE, TrainingJob
+
+
+def check(job: TrainingJob) -> None:
+    """Raises:
+    ConfigError: a package of `training.log_to` is missing.
+    """
+    for kind in job.training.log_to:
+        if importlib.util.find_spec(kind) is None:
+            raise ConfigError(
+                f"training.log_to: the package of {kind} is missing; install semievol[{kind}], or leave {kind} out"
+            )
 
 
 def callbacks(job: TrainingJob, work_dir: Path, first_step: int) -> list[Any]:
     """The Trainer's callbacks for `training.log_to`; for the process that publishes alone.
 
     Args:
-        job: names the runs: the workload, and the prefix of the adapter.
-        work_dir: holds TensorBoard's files where no directory is set.
+        job: names the runs: the workload, and the prefix of the adapter. Runs on files are all called alike by these:
+            a folder of TensorBoard's also has the first digits of the snapshot's hash, as in the manifest.
+        work_dir: the training's; holds TensorBoard's files where no directory is set.
         first_step: the first one that is trained now. What an earlier process logged from there on is dropped from
             TensorBoard; MLflow gets a further run.
-
-    Raises:
-        ConfigError: a package is missing.
     """
-    found: list[Any] = []
-    for kind in job.training.log_to:
-        if importlib.util.find_spec(kind) is None:
-            raise ConfigError(
-                f"training.log_to: the package of {kind} is missing; install semievol[{kind}], or leave {kind} out"
-            )
-        found.append(_tensorboard(job, work_dir, first_step) if kind == "tensorboard" else _mlflow(job))
-    return found
+    kinds = job.training.log_to
+    return [_tensorboard(job, work_dir, first_step) if kind == "tensorboard" else _mlflow(job) for kind in kinds]
 
 
 def _tensorboard(job: TrainingJob, work_dir: Path, first_step: int) -> Any:
@@ -44,7 +47,8 @@ def _tensorboard(job: TrainingJob, work_dir: Path, first_step: int) -> Any:
 
     directory = work_dir / "tensorboard"
     if job.training.tensorboard_directory is not None:
-        directory = job.training.tensorboard_directory / f"{job.workload}-{job.name_prefix}"
+        digits = (work_dir / JOB_HASH_FILE).read_text(encoding="ascii")[:8]
+        directory = job.training.tensorboard_directory / f"{job.workload}-{job.name_prefix}-{digits}"
     return TensorBoardCallback(SummaryWriter(str(directory), purge_step=first_step))
 
 

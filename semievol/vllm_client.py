@@ -167,6 +167,8 @@ class VllmClient:
             raise TransientError(f"{server.name}: no free connection within {timeout_s:.0f} s") from error
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise TransientError(f"{server.name}: no answer within {timeout_s:.0f} s") from error
+        except httpx.LocalProtocolError as error:  # its text may hold the header with the key
+            raise ServerDownError(f"{server.name}: {type(error).__name__}") from None
         except httpx.HTTPError as error:
             raise ServerDownError(f"{server.name}: {type(error).__name__} {error}".rstrip()) from error
 

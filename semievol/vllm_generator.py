@@ -157,7 +157,7 @@ class FixedServers:
         self._servers = tuple(servers)
         self._running: Counter[str] = Counter()
         self._resting: dict[str, float] = {}
-        self._loaded: set[str] = set()
+        self._loaded: set[tuple[str, str]] = set()  # server and adapter; each may have had the name before
 
     @asynccontextmanager
     async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[Server]:
@@ -188,15 +188,32 @@ class FixedServers:
             # Only what is loaded here is unloaded here: the servers may serve others too.
             if name not in await self._client.models(server):
                 await self._client.load(server, name, absolute)
-                self._loaded.add(name)
+                self._loaded.add((server.name, name))
 
     async def unload_adapter(self, name: str) -> None:
-        if name in self._loaded:
-            for server in self._servers:
-                await self._client.unload(server, name)
-            self._loaded.discard(name)
+        await self._unload({pair for pair in self._loaded if pair[1] == name})
+
+    async def unload_all(self) -> None:
+        """Leave the servers as they were found.
+
+        Raises:
+            TransientError: one does not answer; the others have forgotten all the same.
+        """
+        await self._unload(set(self._loaded))
 
     async def loaded_adapters(self) -> frozenset[str]:
         """What was loaded here and every server has."""
         found = [await self._client.models(server) for server in self._servers]
-        return frozenset(self._loaded).intersection(*found)
+        return frozenset(name for _, name in self._loaded).intersection(*found)
+
+    async def _unload(self, pairs: Collection[tuple[str, str]]) -> None:
+        silent: TransientError | None = None
+        for server in self._servers:
+            try:
+                for _, name in sorted(pair for pair in pairs if pair[0] == server.name):
+                    await self._client.unload(server, name)
+                    self._loaded.discard((server.name, name))
+            except TransientError as error:
+                silent = error
+        if silent is not None:
+            raise silent

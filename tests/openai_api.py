@@ -56,7 +56,10 @@ class OpenAIApi:
     logprobs: bool = True
     several: bool = True
     newer_limit: bool = False
+    filtered: bool = False
     longest_chars: int = 10_000
+    odd: dict[str, Any] = field(default_factory=dict)
+    """What GET requests whose path ends so are answered with."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
     chat_asked: asyncio.Event = field(default_factory=asyncio.Event)
     stop_after_chats: int | None = None
@@ -93,6 +96,9 @@ class OpenAIApi:
             if request.path.startswith(path):
                 del self.faults[place]
                 return refusal(status, "slow down" if status == 429 else "overloaded", headers=headers)
+        for ending, answer in self.odd.items():
+            if request.method == "GET" and request.path.endswith(ending):
+                return web.json_response(answer)
         response: web.StreamResponse = await handler(request)
         return response
 
@@ -193,6 +199,9 @@ class OpenAIApi:
             "logprobs": {"content": tokens} if self.logprobs and body.get("logprobs") else None,
             "finish_reason": "stop",
         }
+        if self.filtered:
+            choice |= {"message": {"role": "assistant", "content": None}, "logprobs": None}
+            choice["finish_reason"] = "content_filter"
         return web.json_response(
             {
                 "object": "chat.completion",

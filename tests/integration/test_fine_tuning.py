@@ -137,6 +137,30 @@ async def test_a_job_whose_creation_was_not_confirmed_is_found_by_its_file(
     assert len(api.jobs) == 2
 
 
+async def test_a_job_that_has_failed_is_not_taken_for_the_one_whose_creation_was_lost(
+    api: OpenAIApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fine_tuning, "_FIRST_POLL_S", 0.01)
+    api.lose_answers, api.fail = 1, "out of memory"
+    assert hosted_model(await train(api, tmp_path)) == f"ft:{BASE}:ftjob-2"
+
+
+@pytest.mark.parametrize("page", [[], {"data": None}, {"data": ["x"]}, {"data": [{"message": "Step 1/4"}]}])
+async def test_events_of_another_shape_are_none(api: OpenAIApi, tmp_path: Path, page: object) -> None:
+    api.odd = {"/events": page}
+    assert hosted_model(await train(api, tmp_path)) == f"ft:{BASE}:ftjob-1"
+
+
+@pytest.mark.parametrize("page", [[], {"jobs": []}, {"data": ["ftjob-1"]}])
+async def test_a_list_of_another_shape_is_no_fine_tuning_api(
+    api: OpenAIApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: object
+) -> None:
+    monkeypatch.setattr(fine_tuning, "_FIRST_POLL_S", 0.01)
+    api.lose_answers, api.odd = 1, {"/fine_tuning/jobs": page}
+    with pytest.raises(ConfigError, match=r"training\.openai_api\.base_url: the answer there is no list"):
+        await train(api, tmp_path)
+
+
 async def test_busy_answers_are_waited_out_everywhere(
     api: OpenAIApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,6 +174,50 @@ def test_checkpoints_of_another_job_are_forgotten(model: Path, tmp_path: Path) -
     second = run(tmp_path, job(model, seed=12), on_progress=seen.append)
     assert second.name != first.name
     assert seen[1].step == 1
+
+
+def test_files_of_another_job_are_not_published_with_the_weights(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "work" / "adapter").mkdir(parents=True)
+    (tmp_path / "work" / "adapter" / adapter_directory.HOSTED_FILE).write_text('{"fine_tuned_model": "ft:x"}')
+    trained = run(tmp_path, job(model))
+    adapter_directory.verify_weights(trained.path)
+    assert not (trained.path / adapter_directory.HOSTED_FILE).exists()
+
+
+def test_checkpoints_are_looked_for_once_all_processes_have_met(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from semievol import lora_trainer
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 8:
+            raise KillError
+
+    with pytest.raises(KillError):
+        run(tmp_path, job(model), on_progress=kill)
+    meet = lora_trainer.training_arguments
+
+    def forgotten_by_the_first_one(*given: Any) -> Any:
+        arguments = meet(*given)
+        shutil.rmtree(tmp_path / "work" / "checkpoints")
+        return arguments
+
+    monkeypatch.setattr(lora_trainer, "training_arguments", forgotten_by_the_first_one)
+    seen: list[Progress] = []
+    run(tmp_path, job(model), on_progress=seen.append)
+    assert seen[1].step == 1
+
+
+@pytest.mark.parametrize(("processes", "setting", "threads"), [("2", None, 3), ("2", 2, 2), ("1", None, 1)])
+def test_every_process_of_several_has_the_threads_that_are_its_share(
+    model: Path, monkeypatch: pytest.MonkeyPatch, processes: str, setting: int | None, threads: int
+) -> None:
+    from semievol import lora_trainer
+
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    lora_trainer._take_place(job(model, training={"threads": setting}))
+    assert torch.get_num_threads() == threads
 
 
 def test_continuing_from_the_incumbent_starts_at_its_weights(model: Path, tmp_path: Path) -> None:
@@ -389,7 +434,8 @@ def test_every_step_is_logged_to_tensorboard_and_changes_nothing(model: Path, tm
     settings = {"log_to": ["tensorboard"], "tensorboard_directory": str(tmp_path / "logs")}
     logged = run(tmp_path / "logged", job(model, training=settings), on_progress=seen.append)
     assert logged.manifest.content_hash == plain.manifest.content_hash
-    events = EventAccumulator(str(tmp_path / "logs" / "tiny-tiny-r0001")).Reload()
+    digits = logged.manifest.training["snapshot_sha256"][:8]
+    events = EventAccumulator(str(tmp_path / "logs" / f"tiny-tiny-r0001-{digits}")).Reload()
     losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
     steps = [(p.step, p.loss) for p in seen if p.state == "training"]
     assert [step for step, _ in losses] == [step for step, _ in steps]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from semievol import adapter_directory
+from semievol.confidence import entropy
 from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
 from semievol.openai_client import OpenAIClient
 from semievol.openai_generator import OpenAIGenerator
@@ -115,6 +116,15 @@ async def test_what_an_endpoint_cannot_do_names_the_setting(
     assert isinstance(error, kind)
     assert re.search(says, str(error)), str(error)
     assert key not in str(error)
+
+
+async def test_an_answer_that_is_withheld_is_one_without_tokens_and_never_selected(api: OpenAIApi) -> None:
+    api.filtered = True
+    made = generator(api)
+    ((answer,),) = await made.generate([ASKED])
+    assert (answer.text, answer.token_ids, answer.finish_reason) == ("", (), "length")
+    assert entropy(answer.logprobs) == math.inf
+    await made.close()
 
 
 async def test_a_closed_set_of_answers_is_refused_with_the_setting(api: OpenAIApi) -> None:

@@ -79,6 +79,7 @@ async def test_a_failure_of_all_processes_is_told_once_and_by_its_name(model: Pa
     assert result["kind"] == "ConfigError"
 
 
+@pytest.mark.timeout(240)
 async def test_a_training_ends_when_one_of_its_processes_is_killed(model: Path, tmp_path: Path) -> None:
     endless = dataclasses.replace(job(model, processes=2), epochs=100_000)
     write_snapshot(tmp_path / "snapshot", endless, ROWS)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from daemon.config import DaemonConfig
+from daemon.config import DaemonConfig, _redact
 from daemon.config_generation import GenerationConfig as DaemonGeneration
 from semievol.config import SERVICE_SECTIONS, MethodConfig
 from semievol.config_file import load_config
@@ -124,6 +124,31 @@ def test_keys_of_other_models_come_by_environment_and_are_never_shown(tmp_path: 
         load(tmp_path, text, SEMIEVOL__MODELS__BIG_ONE="x")
     with pytest.raises(ConfigError, match=r"unknown key models.big_one.api_kee; did you mean api_key"):
         load(tmp_path, text, SEMIEVOL__MODELS__BIG_ONE__API_KEE="x")
+
+
+@pytest.mark.parametrize("section", ["GENERATION", "EMBEDDING", "TRAINING__OPENAI_API"])
+def test_a_key_loses_white_space_and_is_refused_unseen_where_no_header_takes_it(tmp_path: Path, section: str) -> None:
+    variable = f"SEMIEVOL__{section}__API_KEY"
+    config = load(tmp_path, "model: {name: m}", **{variable: "known-secret\n"})
+    keys = {config.generation.api_key, config.embedding.api_key, config.training.openai_api.api_key}
+    assert keys == {None, "known-secret"}
+    with pytest.raises(ConfigError, match=r"api_key: holds characters that cannot stand") as caught:
+        load(tmp_path, "model: {name: m}", **{variable: "known-secret\nX-Other: 1"})
+    assert "known" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["https://me:known-secret@mlflow", "me:known-secret@mlflow:5000", "sqlite://u:p/x@h/d"])
+def test_a_tracking_server_is_named_without_its_password(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"mlflow_uri: must hold no user .* MLFLOW_TRACKING_PASSWORD") as caught:
+        load(tmp_path, f"model: {{name: m}}\ntraining: {{mlflow_uri: '{uri}'}}")
+    assert "known" not in str(caught.value)
+    for fine in ("https://mlflow:5000/a", "sqlite:////srv/mlflow.db", "/srv/me@work/mlruns"):
+        assert method(training={"mlflow_uri": fine}).training.mlflow_uri == fine
+
+
+def test_no_password_of_an_address_is_shown() -> None:
+    shown = _redact({"url": "a://u:known@h/d", "mlflow_uri": "b://u:known@h", "base_url": "u:known@h", "uri": "c://h"})
+    assert shown == {"url": "a://***@h/d", "mlflow_uri": "b://***@h", "base_url": "***@h", "uri": "c://h"}
 
 
 def test_what_is_trained_must_be_answerable() -> None:

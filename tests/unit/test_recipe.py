@@ -227,13 +227,13 @@ def written(directory: Path) -> str:
 
 
 async def test_a_run_goes_on_where_the_servers_moved_and_keeps_no_secret(tmp_path: Path) -> None:
-    def placed(url: str) -> MethodConfig:
+    def placed(url: str, **training: object) -> MethodConfig:
         engine = {"kind": "openai", "base_url": url, "api_key": "known-secret"}
-        return MethodConfig.model_validate(
-            CONFIG.model_dump() | {"generation": engine, "models": {"big": {**engine, "model": "x"}}}
-        )
+        sections = {"generation": engine, "models": {"big": {**engine, "model": "x"}}, "embedding": engine}
+        return MethodConfig.model_validate(CONFIG.model_dump() | sections | {"training": training})
 
+    logs = {"log_to": ["mlflow"], "log_steps": 2, "tensorboard_directory": "/logs", "mlflow_uri": "http://c:3"}
     await evolve(World().run(tmp_path, placed("http://a:1/v1")), 0)
-    await evolve(World().run(tmp_path, placed("http://b:2/v1")), 0)
+    await evolve(World().run(tmp_path, placed("http://b:2/v1", threads=1, processes=2, **logs)), 0)
     assert "known-secret" not in written(tmp_path)
     assert "http://" not in (tmp_path / "run.json").read_text()
