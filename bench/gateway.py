@@ -7,7 +7,7 @@ with the tests' tiny model, or the model of `--model-dir`). Server, gateway and 
 has half of the cores to itself, gateway and clients the others: a model server computes on its own device, and does not
 slow down because a gateway runs. Direct and gateway alternate, and so does who begins; medians over the rounds are
 shown. The clients wait for each answer before they ask again; `paced` ones also pause, so that the latency is not that
-of a queue.
+of a queue. They write and read plain sockets, so that they leave their cores to the gateway.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
 from aiohttp import web
 
 from daemon.event_loop import run_loop
@@ -66,28 +66,55 @@ async def load(target: Target, seconds: float, *, stream: bool, pace_s: float) -
     """16 clients for so long; every answer is read to its end, and must be a good one."""
     latencies: list[float] = []
     stop = time.perf_counter() + seconds
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    connector = aiohttp.TCPConnector(limit=0)
+    address = urlsplit(target.url)
 
-    async def client(number: int, session: aiohttp.ClientSession) -> None:
+    async def client(number: int) -> None:
         turns = [{"role": "user", "content": f"question {number}: what is my card balance?"}]
         body = {"model": target.model, "messages": turns, "max_tokens": TOKENS, "temperature": 0, "stream": stream}
+        request = _request(address.netloc, {**body, "ignore_eos": True})
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
         await asyncio.sleep(pace_s * number / CLIENTS)
         while (started := time.perf_counter()) < stop:
-            async with session.post(f"{target.url}/v1/chat/completions", json={**body, "ignore_eos": True}) as response:
-                answer = await response.read()
-                assert response.status == 200, answer
+            writer.write(request)
+            await _answer(reader)
             latencies.append(time.perf_counter() - started)
             if pace_s:
                 await asyncio.sleep(pace_s)
+        writer.close()
 
-    async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
-        started = time.perf_counter()
-        await asyncio.gather(*(client(number, session) for number in range(CLIENTS)))
-        wall = time.perf_counter() - started
+    started = time.perf_counter()
+    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+    wall = time.perf_counter() - started
     latencies.sort()
     p99 = latencies[min(len(latencies) - 1, int(0.99 * len(latencies)))]
     return Run(len(latencies) / wall, statistics.median(latencies) * 1e3, p99 * 1e3)
+
+
+def _request(host: str, body: dict[str, Any]) -> bytes:
+    payload = json.dumps(body).encode()
+    lines = (
+        "POST /v1/chat/completions HTTP/1.1",
+        f"Host: {host}",
+        f"Authorization: Bearer {TOKEN}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(payload)}",
+    )
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + payload
+
+
+async def _answer(reader: asyncio.StreamReader) -> None:
+    """Read one answer to its end, whole or in chunks."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    assert head.startswith(b"http/1.1 200"), head
+    if b"content-length:" in head:
+        length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        assert await reader.readexactly(length)
+        return
+    end = b""
+    while not end.endswith(b"\r\n0\r\n\r\n"):
+        part = await reader.read(65_536)
+        assert part, "the answer broke off"
+        end = (end + part)[-64:]
 
 
 # --- the processes --------------------------------------------------------------------------------------------------
