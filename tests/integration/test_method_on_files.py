@@ -151,7 +151,11 @@ async def test_configurations_answer_with_an_adapter_the_base_and_another_model(
 
 def test_compare_trains_and_asks_every_row_and_goes_on_where_it_stopped(world: Path) -> None:
     options = ["--examples", "labeled.jsonl", "--queries", "unlabeled.jsonl", "--answers", "answers.jsonl"]
-    options += ["--test", "labeled.jsonl", "--out", "compared", "-c", "c.yaml", "--rounds", "1", "--neighbours", "1"]
+    write(
+        world / "test.jsonl",
+        [{"id": f"t{i}", "question": f"say {'ab'[i % 2]} {i}", "answer": "ab"[i % 2]} for i in range(8)],
+    )
+    options += ["--test", "test.jsonl", "--out", "compared", "-c", "c.yaml", "--rounds", "1", "--neighbours", "1"]
     options += ["--rows", "vanilla,rag_bm25,rag_dense,sft,semievol,fully_labelled", "-o", "json"]
 
     def compare() -> dict[str, Any]:
