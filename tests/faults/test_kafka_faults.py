@@ -18,7 +18,7 @@ import pytest
 from daemon.errors import TransientStreamError
 from daemon.intake import Intake
 from tests.servers.kafka import KafkaBroker
-from tests.stream_world import RuleLabeller, World, forkserver, run_until, until
+from tests.stream_world import RuleLabeller, World, forkserver, until
 
 RECOVERY_S = 30.0
 DELIVERY_S = 10
@@ -205,6 +205,7 @@ async def test_the_work_of_a_killed_intake_is_taken_over(tmp_path: Path, broker:
             os.kill(process.pid or 0, signal.SIGKILL)
             process.join()
             await until(lambda: len(intake._consumer.assigned) == 4, RECOVERY_S)
-    await run_until(open_intake(world), all_done(world, load))
+    async with running(open_intake(world)):
+        await all_done(world, load)
     await assert_each_labelled_once(world, load)
     await world.close()
