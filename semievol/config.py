@@ -271,7 +271,7 @@ class TrainingConfig(Section):
     """Optimiser steps between two entries of log_to; an entry is the mean over them."""
     tensorboard_directory: Path | None = None
     """One folder a training is made in it. None: `tensorboard` in the training's working directory."""
-    mlflow_uri: str | None = None
+    mlflow_uri: str | None = Field(default=None, repr=False)
     """Tracking server or store, without a password; the experiment is the workload. None: MLFLOW_TRACKING_URI, or
     MLflow's own default."""
 

@@ -252,17 +252,20 @@ async def test_a_client_that_does_not_finish_its_request_is_not_waited_for() -> 
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
+SHOWN_WITHOUT = {("store", "url"), ("training", "mlflow_uri")}
+
+
 def secret_settings(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
     """(path, hidden from repr) of every setting whose name or field says that it is a secret.
 
-    Not `store.url`, which may hold one: it is shown without it.
+    Not addresses that may hold one: they are shown without it, or refused with it.
     """
     for name, field in section.model_fields.items():
         kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
         inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
         if inner is not None:
             yield from secret_settings(inner, (*prefix, name))
-        elif name in SECRET_KEYS or (not field.repr and (*prefix, name) != ("store", "url")):
+        elif name in SECRET_KEYS or (not field.repr and (*prefix, name) not in SHOWN_WITHOUT):
             yield (*prefix, name), not field.repr
 
 
