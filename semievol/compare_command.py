@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from semievol.adapter_directory import write_durably
 from semievol.answer_equality import AnswerEquality
-from semievol.comparison import SharedTrainer, World, drawn_examples, run_method, with_ratio
+from semievol.comparison import SharedTrainer, World, drawn, drawn_examples, run_method, with_ratio
 from semievol.comparison_rows import ComparedMethod, all_methods, pick, with_candidates, with_theta
 from semievol.comparison_table import as_csv, correct_answers, markdown, table
 from semievol.config import MethodConfig
@@ -24,7 +24,6 @@ from semievol.errors import ConfigError, DataError
 from semievol.file_commands import true_answers
 from semievol.file_engine import check_evolvable, open_generator, trainer_of
 from semievol.recipe import Watcher
-from semievol.seeds import derive
 from semievol.task import Task
 from semievol.types import Example, Query
 
@@ -74,10 +73,10 @@ def parsed_options(
         ConfigError: names the option and the fix.
     """
     numbers = _numbers("--seeds", seeds)
-    drawn = tuple(int(value) for value in numbers)
+    whole = tuple(int(value) for value in numbers)
     if any(value != int(value) for value in numbers):
         raise ConfigError(f"--seeds: {seeds} has one that is not whole")
-    if len(set(drawn)) != len(drawn):
+    if len(set(whole)) != len(whole):
         raise ConfigError(f"--seeds: {seeds} has one of them twice")
     titled = {}
     for each in models:
@@ -92,7 +91,7 @@ def parsed_options(
             raise ConfigError(f"--sweep: {each!r} is not one of {', '.join(SWEEPS)}, followed by = and values")
         values[parameter] = tuple(_numbers(f"--sweep {parameter}", text))
     wanted = None if rows is None else tuple(name.strip() for name in rows.split(",") if name.strip())
-    return CompareOptions(seeds=drawn, rows=wanted, models=titled, sweeps=values, **others)
+    return CompareOptions(seeds=whole, rows=wanted, models=titled, sweeps=values, **others)
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -116,8 +115,10 @@ async def run_compare(
     """
     task = Task(config.task)
     examples = read_examples(files.examples, task)
-    queries = _cut(read_queries(files.queries, task), options.max_queries)
-    tested = _cut(read_examples(files.test, task), options.max_test)
+    queries, tested = read_queries(files.queries, task), read_examples(files.test, task)
+    # By their ids alone: every seed and every row of the table sees the same.
+    queries = drawn(queries, options.max_queries or len(queries), 0, "cut")
+    tested = drawn(tested, options.max_test or len(tested), 0, "cut")
     truth = true_answers(files.answers, queries, task) if files.answers else {}
     _check(files, options, examples, queries, tested)
     methods = _methods(config, options, truth, queries)
@@ -220,15 +221,6 @@ def _with_model(config: MethodConfig, model: str) -> MethodConfig:
     return config.model_copy(update={"model": config.model.model_copy(update=own)})
 
 
-def _cut(rows: list[Any], limit: int | None) -> list[Any]:
-    """At most `limit` rows, drawn by their ids alone: every seed and every row of the table sees the same."""
-    if limit is None or limit >= len(rows):
-        return rows
-    identities = [row.id for row in rows]
-    kept = set(sorted(identities, key=lambda each: derive(0, "cut", each))[:limit])
-    return [row for row in rows if row.id in kept]
-
-
 def _world(
     config: MethodConfig,
     files: CompareFiles,
@@ -246,20 +238,20 @@ def _world(
     from semievol.lexical_index import Bm25ExampleIndex
     from semievol.remembered_answers import RememberedAnswers
 
-    drawn = drawn_examples(examples, options.per_answer, config.seed)
+    labelled = drawn_examples(examples, options.per_answer, config.seed)
     embedder = RememberedVectors(build_embedder(config.embedding))
     dense = QdrantExampleIndex(embedder, "examples")
-    dense.upsert(drawn)
+    dense.upsert(labelled)
     directory = files.out / f"seed-{config.seed}"
     return World(
         task=task,
         generator=RememberedAnswers(generator),
         trainer=SharedTrainer(trainer_of(config), directory / "trainings"),
         dense=dense,
-        bm25=Bm25ExampleIndex(drawn) if options.neighbours and _wants_bm25(options) else None,
+        bm25=Bm25ExampleIndex(labelled) if options.neighbours and _wants_bm25(options) else None,
         embedder=embedder,
         equality=AnswerEquality(task, embedder if task.embeds else None),
-        examples=drawn,
+        examples=labelled,
         queries=tuple(queries),
         truth=truth,
         tested=tuple(tested),

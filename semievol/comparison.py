@@ -7,12 +7,11 @@ of a seed see the same examples, queries and test questions; a training or an an
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from semievol.adapter_directory import write_durably
 from semievol.answer_equality import AnswerEquality
@@ -24,10 +23,10 @@ from semievol.file_commands import precision
 from semievol.propagation import training_rows
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.recipe import Clock, Run, Trainer, Watcher, make_training_job, propose, round_seed
-from semievol.run_directory import RunDirectory, content_hash, decisive_settings, outcome_row
+from semievol.run_directory import RunDirectory, claim_directory, content_hash, decisive_settings, outcome_row
 from semievol.seeds import derive
 from semievol.task import Task
-from semievol.training_job import JOB_FILE, ROWS_FILE, write_snapshot
+from semievol.training_job import snapshot_hash, write_snapshot
 from semievol.types import Example, Query
 
 RESULT_FILE = "result.json"
@@ -69,7 +68,7 @@ async def run_method(method: ComparedMethod, world: World) -> dict[str, Any]:
     """
     directory = world.directory / method.name
     path = directory / RESULT_FILE
-    _claim(directory, _identity(method, world))
+    claim_directory(directory / IDENTITY_FILE, _identity(method, world), "this row")
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
@@ -96,6 +95,8 @@ async def _rounds(method: ComparedMethod, world: World, directory: Path) -> list
     for number in range(first, last + 1):
         clock = Clock()
         proposal = await propose(run, number, incumbent, clock)
+        if incumbent is not None:
+            await world.generator.unload_adapter(incumbent)
         stage = await _asked(method, world, f"round {number}", proposal.adapter, directory)
         if number > 1:
             kept = frozenset(proposal.selection.kept)
@@ -108,13 +109,7 @@ async def _rounds(method: ComparedMethod, world: World, directory: Path) -> list
                 ),
             }
         stages.append({**stage, "rows": proposal.rows, "seconds": clock.seconds})
-        if incumbent is not None:
-            await world.generator.unload_adapter(incumbent)
         incumbent = proposal.adapter if method.warm else None
-        if incumbent is None:
-            await world.generator.unload_adapter(proposal.adapter)
-    if incumbent is not None:
-        await world.generator.unload_adapter(incumbent)
     return stages
 
 
@@ -174,26 +169,9 @@ async def _asked(
         write_jsonl(file, [outcome_row(outcome) for outcome in found.outcomes])
         result[name] = found.accuracy
         result[f"{name}_outcomes"] = file.name
+    if adapter is not None:
+        await world.generator.unload_adapter(adapter)
     return result
-
-
-def _claim(directory: Path, identity: Mapping[str, Any]) -> None:
-    """Write down whose directory this is, or check that it is this row's.
-
-    Raises:
-        ConfigError: it holds the row with other settings or other data.
-    """
-    path = directory / IDENTITY_FILE
-    if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_durably(path, json.dumps(identity, indent=1) + "\n")
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    different = [key for key, value in identity.items() if found.get(key) != value]
-    if different:
-        raise ConfigError(
-            f"{directory}: holds this row with other {', '.join(different)}; take another --out, or delete it"
-        )
 
 
 def _identity(method: ComparedMethod, world: World) -> dict[str, Any]:
@@ -226,10 +204,17 @@ class SharedTrainer:
         self._directory = directory
 
     async def __call__(self, snapshot: Path, work: Path, adapters: Path, progress: Progress) -> Path:
-        digest = hashlib.sha256()
-        for name in (JOB_FILE, ROWS_FILE):
-            digest.update((snapshot / name).read_bytes())
-        return await self._trainer(snapshot, self._directory / digest.hexdigest()[:16], adapters, progress)
+        return await self._trainer(snapshot, self._directory / snapshot_hash(snapshot)[:16], adapters, progress)
+
+
+Record = TypeVar("Record", Query, Example)
+
+
+def drawn(records: Sequence[Record], count: int, seed: int, purpose: str) -> list[Record]:
+    """`count` of the records, drawn by the seed for this purpose, in their order."""
+    ranked = sorted((record.id for record in records), key=lambda each: derive(seed, purpose, each))
+    kept = set(ranked[:count])
+    return [record for record in records if record.id in kept]
 
 
 def drawn_examples(examples: Sequence[Example], per_answer: int | None, seed: int) -> tuple[Example, ...]:
@@ -258,6 +243,4 @@ def with_ratio(queries: Sequence[Query], examples: int, ratio: float, seed: int)
         raise ConfigError(
             f"--sweep ratio={ratio:g}: {examples} examples and {len(queries)} queries allow up to {most:.2g}"
         )
-    ranked = sorted(queries, key=lambda query: derive(seed, "ratio", query.id))[:count]
-    kept = {query.id for query in ranked}
-    return tuple(query for query in queries if query.id in kept)
+    return tuple(drawn(queries, count, seed, "ratio"))

@@ -62,7 +62,8 @@ async def run_evolve(
     tested = read_examples(files.test, task) if files.test else []
     truth = true_answers(files.answers, unlabeled, task) if files.answers else {}
     async with open_generator(config) as generator:
-        index = _index(config, train_examples) if _wants_neighbours(config) else None
+        embedder = _embedder(config) if _embeds(config, task) else None
+        index = _index(embedder, train_examples) if embedder and _wants_neighbours(config) else None
         run = Run(
             config=config,
             task=task,
@@ -74,8 +75,8 @@ async def run_evolve(
             queries=tuple(unlabeled),
             directory=RunDirectory(files.out),
             watcher=watcher,
-            equality=_equality(config, task),
-            embedder=_embedder(config),
+            equality=AnswerEquality(task, embedder),
+            embedder=embedder,
         )
         results = await evolve(run, rounds)
         summary: dict[str, Any] = {
@@ -159,11 +160,12 @@ async def run_label(
     _make_parent(out)
     async with open_generator(config) as generator:
         name = await _load(generator, adapter)
-        index = _index(config, labelled) if _wants_neighbours(config) else None
-        equality = _equality(config, task)
+        embedder = _embedder(config) if _embeds(config, task) else None
+        index = _index(embedder, labelled) if embedder and _wants_neighbours(config) else None
+        equality = AnswerEquality(task, embedder)
         labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed, equality=equality)
         labels = await labeller.label(unlabeled, name, progress=watcher("label", len(unlabeled)))
-        labels = await agreed(labels, labelled, config, _embedder(config))
+        labels = await agreed(labels, labelled, config, embedder)
     selection = select_labels(labels, config)
     write_jsonl(out, labelled_rows(labels, selection))
     return {
@@ -190,7 +192,7 @@ async def run_train(
     labelled = read_examples(examples, task)
     labels = read_pseudo_labels(pseudo_labels) if pseudo_labels else []
     kept = frozenset(select_labels(labels, config).kept)
-    index = _index(config, labelled) if config.training.neighbours_in_prompt else None
+    index = _index(_embedder(config), labelled) if config.training.neighbours_in_prompt else None
     chosen = [label for label in labels if label.query.id in kept]
     rows = training_rows(labelled, chosen, task, config.training, config.seed, index=index)
     kind: Kind = "evolve" if pseudo_labels else "warm"
@@ -219,7 +221,8 @@ async def run_eval(
         _make_parent(out)
     async with open_generator(config, labels=False) as generator:
         name = await _load(generator, adapter)
-        index = _index(config, retrievable) if neighbours else None
+        embedder = _embedder(config) if neighbours or task.embeds else None
+        index = _index(embedder, retrievable) if embedder and neighbours else None
         found: Evaluation = await evaluate(
             generator,
             task,
@@ -229,7 +232,7 @@ async def run_eval(
             neighbours=neighbours,
             seed=config.seed,
             progress=watcher("evaluate", len(tested)),
-            equality=_equality(config, task),
+            equality=AnswerEquality(task, embedder),
         )
     if out is not None:
         write_jsonl(out, [outcome_row(outcome) for outcome in found.outcomes])
@@ -264,31 +267,26 @@ def _wants_neighbours(config: MethodConfig) -> bool:
     return max([*shown, config.training.neighbours_in_prompt]) > 0
 
 
+def _embeds(config: MethodConfig, task: Task) -> bool:
+    return _wants_neighbours(config) or config.labelling.consensus is not None or task.embeds
+
+
 def _token_f1(found: Evaluation, examples: Sequence[Example]) -> float | None:
     """The mean overlap of words with the true answers; None without examples."""
     shares = [token_f1(o.answer, each.answers) for o, each in zip(found.outcomes, examples, strict=True)]
     return sum(shares) / len(shares) if shares else None
 
 
-def _equality(config: MethodConfig, task: Task) -> AnswerEquality:
-    from semievol.embedding import build_embedder
-
-    return AnswerEquality(task, build_embedder(config.embedding) if task.embeds else None)
-
-
-def _embedder(config: MethodConfig) -> Embedder | None:
-    """What the consensus of pseudo-labels needs."""
-    if config.labelling.consensus is None:
-        return None
+def _embedder(config: MethodConfig) -> Embedder:
+    """One for all that a command embeds, each text once."""
     from semievol.embedding import RememberedVectors, build_embedder
 
     return RememberedVectors(build_embedder(config.embedding))
 
 
-def _index(config: MethodConfig, examples: Sequence[Example]) -> QdrantExampleIndex:
-    from semievol.embedding import build_embedder
+def _index(embedder: Embedder, examples: Sequence[Example]) -> QdrantExampleIndex:
     from semievol.example_index import QdrantExampleIndex
 
-    index = QdrantExampleIndex(build_embedder(config.embedding), "examples")
+    index = QdrantExampleIndex(embedder, "examples")
     index.upsert(examples)
     return index

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ from typing import Any, Literal
 from semievol import adapter_directory, training_group
 from semievol.adapter_directory import Manifest
 from semievol.errors import AdapterError, DataError, SemiEvolError, TransientError
-from semievol.training_job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, read_snapshot
+from semievol.training_job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, read_snapshot, snapshot_hash
 
 PROGRESS_FILE = "progress.json"
 LOSSES_FILE = "losses.jsonl"
@@ -88,7 +87,7 @@ def train(
     adapter_directory.check_name(f"{job.name_prefix}-{'0' * 8}")
     work_dir.mkdir(parents=True, exist_ok=True)
     with _locked(work_dir):
-        job_hash = _snapshot_hash(snapshot_dir)
+        job_hash = snapshot_hash(snapshot_dir)
         _forget_other_job(work_dir, job_hash)
         finished = _finished(work_dir)
         if finished is not None:
@@ -128,7 +127,7 @@ def assist(snapshot_dir: Path, work_dir: Path) -> None:
     The first process owns lock, progress, checkpoints and publishing; this one computes its share of every batch.
     """
     job, rows = read_snapshot(snapshot_dir)
-    if _is_of_job(work_dir, _snapshot_hash(snapshot_dir)) and _finished(work_dir) is not None:
+    if _is_of_job(work_dir, snapshot_hash(snapshot_dir)) and _finished(work_dir) is not None:
         return
     from semievol import lora_trainer
 
@@ -210,13 +209,6 @@ def _locked(work_dir: Path) -> Iterator[None]:
                     raise TransientError(f"{work_dir}: another trainer has held it for {_LOCK_WAIT_S:.0f} s") from None
                 time.sleep(0.1)
         yield
-
-
-def _snapshot_hash(snapshot_dir: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (JOB_FILE, ROWS_FILE):
-        digest.update((snapshot_dir / name).read_bytes())
-    return digest.hexdigest()
 
 
 def _forget_other_job(work_dir: Path, job_hash: str) -> None:

@@ -238,20 +238,28 @@ class RunDirectory:
             "holdout": content_hash(map(example_to_json, holdout)),
             "queries": content_hash(map(query_to_json, queries)),
         }
-        path = self.path / "run.json"
-        if not path.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_durably(path, json.dumps(identity, indent=1) + "\n")
-            return
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{path}: is not valid JSON ({error}); use another directory") from None
-        different = [key for key, value in identity.items() if not isinstance(found, dict) or found.get(key) != value]
-        if different:
-            raise ConfigError(
-                f"{self.path}: holds a run with other {', '.join(different)}; use another directory, or delete this one"
-            )
+        claim_directory(self.path / "run.json", identity, "a run")
+
+
+def claim_directory(path: Path, identity: Mapping[str, Any], what: str) -> None:
+    """Write down in `path` whose directory it stands in, or check that it is ours.
+
+    Raises:
+        ConfigError: it holds `what` with other settings or other data.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, json.dumps(identity, indent=1) + "\n")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not valid JSON ({error}); use another directory") from None
+    different = [key for key, value in identity.items() if not isinstance(found, dict) or found.get(key) != value]
+    if different:
+        raise ConfigError(
+            f"{path.parent}: holds {what} with other {', '.join(different)}; use another directory, or delete this one"
+        )
 
 
 def labelled_rows(labels: Sequence[PseudoLabel], selection: Selection) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ whoever plans a training stays light; `semievol.lora` turns a snapshot into an a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -72,6 +73,14 @@ def write_snapshot(snapshot_dir: Path, job: TrainingJob, rows: Sequence[Training
     lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
     adapter_directory.write_durably(snapshot_dir / ROWS_FILE, "".join(lines))
     adapter_directory.write_durably(snapshot_dir / JOB_FILE, job.to_json())
+
+
+def snapshot_hash(snapshot_dir: Path) -> str:
+    """SHA-256 over the job and its rows: equal snapshots train to the same adapter."""
+    digest = hashlib.sha256()
+    for name in (JOB_FILE, ROWS_FILE):
+        digest.update((snapshot_dir / name).read_bytes())
+    return digest.hexdigest()
 
 
 def read_snapshot(snapshot_dir: Path) -> tuple[TrainingJob, list[TrainingRow]]:

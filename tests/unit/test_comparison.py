@@ -113,7 +113,8 @@ async def test_equal_trainings_and_finished_rows_are_not_done_again(tmp_path: Pa
     assert len(model.trained) == 3  # SFT is the warm round of SemiEvol
     assert await run_method(METHODS["sft"], model.world(tmp_path)) == sft
     assert len(model.trained) == 3
-    with pytest.raises(ConfigError, match="holds this row with other neighbours; take another --out, or delete it"):
+    refusal = "holds this row with other neighbours; use another directory, or delete this one"
+    with pytest.raises(ConfigError, match=refusal):
         await run_method(METHODS["sft"], model.world(tmp_path, neighbours=0))
 
 
