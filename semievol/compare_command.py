@@ -28,7 +28,7 @@ from semievol.task import Task
 from semievol.types import Example, Query
 
 if TYPE_CHECKING:
-    from semievol.protocols import Generator
+    from semievol.protocols import Embedder, Generator
 
 SWEEPS = ("n", "theta", "ratio")
 
@@ -113,6 +113,8 @@ async def run_compare(
         ConfigError: an option does not fit the data or the settings.
         DataError: a file is unusable.
     """
+    from semievol.embedding import RememberedVectors, build_embedder
+
     task = Task(config.task)
     examples = read_examples(files.examples, task)
     queries, tested = read_queries(files.queries, task), read_examples(files.test, task)
@@ -125,12 +127,13 @@ async def run_compare(
     swept = _sweep_settings(config, options)
     if any(method.trained_on != "nothing" for method in methods) or swept:
         check_evolvable(config)
+    embedder = RememberedVectors(build_embedder(config.embedding))  # one for all seeds
     results: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
     points: list[dict[str, Any]] = []
     for seed in options.seeds:
         seeded = config.model_copy(update={"seed": seed})
         async with open_generator(seeded) as generator:
-            world = _world(seeded, files, options, generator, task, examples, queries, tested, truth, watcher)
+            world = _world(seeded, files, options, generator, task, examples, queries, tested, truth, embedder, watcher)
             for method in methods:
                 own = replace(method, config=method.config.model_copy(update={"seed": seed}))
                 results[method.name].append(await run_method(own, world))
@@ -138,7 +141,9 @@ async def run_compare(
         for title, model in (options.models or {}).items():
             other = _with_model(seeded, model)
             async with open_generator(other, labels=False) as generator:
-                world = _world(other, files, options, generator, task, examples, queries, tested, truth, watcher)
+                world = _world(
+                    other, files, options, generator, task, examples, queries, tested, truth, embedder, watcher
+                )
                 asked = ComparedMethod(f"model-{title}", title, other, "nothing")
                 results.setdefault(asked.name, []).append(await run_method(asked, world))
     titles = {method.name: method.title for method in methods}
@@ -231,15 +236,14 @@ def _world(
     queries: Sequence[Query],
     tested: Sequence[Example],
     truth: Mapping[str, Example],
+    embedder: Embedder,
     watcher: Watcher,
 ) -> World:
-    from semievol.embedding import RememberedVectors, build_embedder
     from semievol.example_index import QdrantExampleIndex
     from semievol.lexical_index import Bm25ExampleIndex
     from semievol.remembered_answers import RememberedAnswers
 
     labelled = drawn_examples(examples, options.per_answer, config.seed)
-    embedder = RememberedVectors(build_embedder(config.embedding))
     dense = QdrantExampleIndex(embedder, "examples")
     dense.upsert(labelled)
     directory = files.out / f"seed-{config.seed}"

@@ -177,8 +177,12 @@ async def _asked(
 def _identity(method: ComparedMethod, world: World) -> dict[str, Any]:
     """What the row's result depends on: settings that decide, and the content of the files."""
     taught = method.trained_on == "truth"
+    config = decisive_settings(method.config)
+    if method.trained_on != "rounds":
+        # No pseudo-label comes near it, so that it stays when labelling or selection is set otherwise.
+        config = {name: values for name, values in config.items() if name not in ("labelling", "selection")}
     return {
-        "config": decisive_settings(method.config),
+        "config": config,
         "method": {key: value for key, value in asdict(method).items() if key not in ("config", "title")},
         "rounds": world.rounds if method.trained_on == "rounds" else 0,
         "neighbours": world.neighbours if method.open_book else 0,

@@ -135,6 +135,8 @@ class Configuration(Section):
     None: the adapter that serves; with another `model`, that model's base."""
     model: str | None = None
     """An entry of `models` that answers instead of `generation`. None: `generation` does."""
+    weight: float = Field(default=1.0, ge=0)
+    """How much its candidates count in the consensus, beside those of other configurations."""
 
     @model_validator(mode="after")
     def _check(self) -> Configuration:
@@ -146,16 +148,23 @@ class Configuration(Section):
 
 
 class ConsensusConfig(Section):
-    """Label spreading over queries and examples that lie close together (see consensus)."""
+    """What queries and examples that lie close together say about each other's answers (see consensus)."""
 
+    method: Literal["centres", "spreading"] = "centres"
+    """centres: each answer has one place, found from the examples and all queries. spreading: neighbours pass their
+    answers on, for answers whose queries lie in several places."""
+    votes: float = Field(default=2.0, ge=0)
+    """centres: what a query's own candidate answers add to the score of an answer, when all are sure of it."""
+    sharpness: float = Field(default=35.0, gt=0)
+    """centres: the score of an answer is this times the cosine of the query and the answer's centre."""
     weight: float = Field(default=0.7, ge=0, lt=1)
-    """How much the neighbours' answers count against a query's own."""
+    """spreading: how much the neighbours' answers count against a query's own."""
     neighbours: int = Field(default=10, ge=1)
-    """Nearest queries and examples that each query listens to."""
+    """spreading: nearest queries and examples that each query listens to."""
     power: float = Field(default=8.0, ge=0)
-    """A neighbour's weight is its cosine to this power: the nearest count most."""
+    """spreading: a neighbour's weight is its cosine to this power: the nearest count most."""
     steps: int = Field(default=10, ge=1)
-    """How often the answers are passed on."""
+    """How often centres are placed anew, or answers passed on."""
 
 
 class LabellingConfig(Section):
@@ -320,6 +329,12 @@ class MethodConfig(Section):
     def _check_consensus(self) -> MethodConfig:
         if self.labelling.consensus is not None and self.task.labels is None:
             raise ValueError("labelling.consensus: needs task.labels, for near queries to have the same answers")
+        for place, each in enumerate(self.labelling.configurations):
+            if each.weight != 1 and self.labelling.consensus is None:
+                raise ValueError(
+                    f"labelling.configurations[{place}].weight: counts in labelling.consensus alone; set that, or "
+                    "remove the weight"
+                )
         if self.selection.by == "consensus" and self.labelling.consensus is None:
             raise ValueError("selection.by: consensus needs labelling.consensus; set it (`consensus: {}`)")
         return self

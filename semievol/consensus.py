@@ -1,16 +1,21 @@
 """Consensus: pseudo-labels corrected by what was answered to the queries and examples near them.
 
-The model answers each query alone; queries that lie close together mostly have the same answer. Label spreading over
-the graph of nearest neighbours lets the sure ones, and above all the examples, speak for the unsure ones (after Zhou et
-al., 2004, Learning with local and global consistency; here the weights of a row add up to one, and the examples' labels
-are clamped, as in label propagation). Owns the spreading; vectors come from the embedder, what is kept is selection's.
-Invariants: examples keep their answers; what did not parse stays without an answer; the result depends on the set of
-labels alone, not on batches.
+The model answers each query alone; queries that lie close together mostly have the same answer. Two ways to hear them:
+
+- centres: a mixture with one von Mises-Fisher component an answer (Banerjee et al., 2005, Clustering on the unit
+  hypersphere), seeded with the examples, whose answers stay (Basu et al., 2002), and with the model's own answers as
+  each query's prior. Every query helps to place the centres, which is what a few examples cannot.
+- spreading: label spreading over the graph of nearest neighbours (after Zhou et al., 2004, Learning with local and
+  global consistency; here the weights of a row add up to one, and the examples' labels are clamped, as in label
+  propagation). For answers whose queries lie in several places.
+
+Owns both; vectors come from the embedder, what is kept is selection's. Invariants: examples keep their answers; what
+did not parse stays without an answer; the result depends on the set of labels alone, not on batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,24 +28,27 @@ from semievol.types import Example, PseudoLabel
 _BLOCK_ROWS = 1024
 
 
-def spread(
+def agree(
     labels: Sequence[PseudoLabel],
     vectors: Vectors,
     examples: Sequence[Example],
     example_vectors: Vectors,
     config: ConsensusConfig,
+    weights: Mapping[str, float] | None = None,
 ) -> list[PseudoLabel]:
     """The pseudo-labels with the answers of the consensus and `consensus`, the share that their answer has in it.
 
     An answer may change to one that was given near the query only; its agreement is then 0, and its entropy that of all
-    the query's candidates. Takes time in the square of the number of queries (4,500: about a second).
+    the query's candidates. Spreading takes time in the square of the number of queries (4,500: about a second), centres
+    in queries times answers.
 
     Args:
         labels: of one task with a closed set of answers.
         vectors: their queries', unit length, shape (len(labels), dimensions).
         examples: the labelled ones.
         example_vectors: theirs, shape (len(examples), dimensions).
-        config: weight, number and steepness of neighbours.
+        config: method and its numbers.
+        weights: how much the candidates of a configuration count, by its name; 1 where it is not named.
     """
     if not labels:
         return []
@@ -53,15 +61,50 @@ def spread(
     column = {name: place for place, name in enumerate(names)}
     own = np.zeros((len(labels) + len(examples), len(names)), dtype=np.float64)
     for row, label in enumerate(labels):
-        for candidate in label.candidates:
-            if candidate.answer is not None:
-                votes = confidence.confidence(candidate.entropy, 1.0)
-                own[row, column[candidate.answer]] += votes / len(label.candidates)
+        own[row] = _own_votes(label, column, weights or {})
     for row, example in enumerate(examples, start=len(labels)):
         own[row, column[example.answer]] = 1.0
     every = np.concatenate([vectors, example_vectors]) if len(examples) else vectors
-    masses = _spread(own, len(labels), *_neighbours(every, config), config)
+    if config.method == "centres":
+        masses = _near_centres(own, len(labels), every, config)
+    else:
+        masses = _spread(own, len(labels), *_neighbours(every, config), config)
     return [_concluded(label, row, names) for label, row in zip(labels, masses[: len(labels)], strict=True)]
+
+
+def _own_votes(label: PseudoLabel, column: Mapping[str, int], weights: Mapping[str, float]) -> np.ndarray:
+    """The candidates' answers, each by its likelihood per token and its configuration's weight; at most 1 in all."""
+    votes = np.zeros(len(column), dtype=np.float64)
+    whole = 0.0
+    for candidate in label.candidates:
+        weight = weights.get(candidate.configuration, 1.0)
+        whole += weight
+        if candidate.answer is not None:
+            votes[column[candidate.answer]] += weight * confidence.confidence(candidate.entropy, 1.0)
+    return votes / whole if whole > 0 else votes
+
+
+# --- centres --------------------------------------------------------------------------------------------------------
+
+
+def _near_centres(own: np.ndarray, queries: int, vectors: Vectors, config: ConsensusConfig) -> np.ndarray:
+    """Shares of the answers, rows adding up to 1: expectation and maximisation in turns, shape of `own`."""
+    # An answer that no example has starts where the model gave it.
+    shares = np.zeros_like(own)
+    shares[queries:] = own[queries:]
+    unseen = shares.sum(axis=0) == 0
+    shares[:queries, unseen] = own[:queries, unseen]
+    for _ in range(config.steps + 1):
+        centres = shares.T @ vectors
+        lengths = np.linalg.norm(centres, axis=1, keepdims=True)
+        centres = np.divide(centres, lengths, out=np.zeros_like(centres), where=lengths > 0)
+        scores = config.sharpness * (vectors[:queries] @ centres.T) + config.votes * own[:queries]
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares[:queries] = scores / scores.sum(axis=1, keepdims=True)
+    return shares
+
+
+# --- spreading ------------------------------------------------------------------------------------------------------
 
 
 def _neighbours(vectors: Vectors, config: ConsensusConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -95,6 +138,9 @@ def _spread(
         masses = (1 - config.weight) * own + config.weight * others
         masses[queries:] = own[queries:]
     return masses
+
+
+# --- what is concluded ----------------------------------------------------------------------------------------------
 
 
 def _concluded(label: PseudoLabel, masses: np.ndarray, names: Sequence[str]) -> PseudoLabel:

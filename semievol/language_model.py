@@ -8,14 +8,18 @@ read and produced, had it answered `text` to `messages`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from semievol.config import ModelConfig
+from semievol.cpu import has_bfloat16
 from semievol.errors import ConfigError, DataError
 from semievol.types import Message
+
+logger = logging.getLogger(__name__)
 
 # Tokens by which chat models end a turn; some models list only their end-of-text token as eos.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
@@ -138,8 +142,14 @@ def load_model(config: ModelConfig) -> Any:
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.name: cannot load {config.name!r}: {error}") from error
+    device = device_of(config)
+    if device == "cpu" and config.dtype == "bfloat16" and not has_bfloat16():
+        logger.warning(
+            "model.dtype: this processor has no bfloat16 instructions and computes it several times more slowly than "
+            "float32; set float32"
+        )
     try:
-        model.to(device_of(config))
+        model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"model.device: cannot use {config.device!r}: {error}") from error
     model.requires_grad_(False)

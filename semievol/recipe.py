@@ -18,7 +18,7 @@ from typing import Protocol
 from semievol.answer_equality import AnswerEquality
 from semievol.collaboration import CollaborativeLabeller
 from semievol.config import MethodConfig
-from semievol.consensus import spread
+from semievol.consensus import agree
 from semievol.errors import ConfigError
 from semievol.evaluation import Evaluation, evaluate
 from semievol.gate import decide
@@ -231,7 +231,8 @@ async def agreed(
     def listen() -> list[PseudoLabel]:
         vectors = embedder.embed([label.query.question for label in labels])
         others = embedder.embed([example.query.question for example in examples])
-        return spread(labels, vectors, examples, others, settings)
+        weights = {each.name: each.weight for each in config.labelling.configurations}
+        return agree(labels, vectors, examples, others, settings, weights)
 
     return await asyncio.to_thread(listen)
 

