@@ -115,15 +115,8 @@ async def run_compare(
     """
     from semievol.embedding import RememberedVectors, build_embedder
 
-    task = Task(config.task)
-    examples = read_examples(files.examples, task)
-    queries, tested = read_queries(files.queries, task), read_examples(files.test, task)
-    # By their ids alone: every seed and every row of the table sees the same.
-    queries = drawn(queries, options.max_queries or len(queries), 0, "cut")
-    tested = drawn(tested, options.max_test or len(tested), 0, "cut")
-    truth = true_answers(files.answers, queries, task) if files.answers else {}
-    _check(files, options, examples, queries, tested)
-    methods = _methods(config, options, truth, queries)
+    data = _read(config, files, options)
+    methods = _methods(config, options, data)
     swept = _sweep_settings(config, options)
     if any(method.trained_on != "nothing" for method in methods) or swept:
         check_evolvable(config)
@@ -133,7 +126,7 @@ async def run_compare(
     for seed in options.seeds:
         seeded = config.model_copy(update={"seed": seed})
         async with open_generator(seeded) as generator:
-            world = _world(seeded, files, options, generator, task, examples, queries, tested, truth, embedder, watcher)
+            world = _world(seeded, files.out, options, data, generator, embedder, watcher)
             for method in methods:
                 own = replace(method, config=method.config.model_copy(update={"seed": seed}))
                 results[method.name].append(await run_method(own, world))
@@ -141,17 +134,15 @@ async def run_compare(
         for title, model in (options.models or {}).items():
             other = _with_model(seeded, model)
             async with open_generator(other, labels=False) as generator:
-                world = _world(
-                    other, files, options, generator, task, examples, queries, tested, truth, embedder, watcher
-                )
+                world = _world(other, files.out, options, data, generator, embedder, watcher)
                 asked = ComparedMethod(f"model-{title}", title, other, "nothing")
                 results.setdefault(asked.name, []).append(await run_method(asked, world))
     titles = {method.name: method.title for method in methods}
     titles |= {f"model-{title}": title for title in options.models or {}}
     summary: dict[str, Any] = {
-        "examples": len(drawn_examples(examples, options.per_answer, options.seeds[0])),
-        "queries": len(queries),
-        "tested": len(tested),
+        "examples": len(drawn_examples(data.examples, options.per_answer, options.seeds[0])),
+        "queries": len(data.queries),
+        "tested": len(data.tested),
         "seeds": list(options.seeds),
         "rounds": options.rounds,
         "neighbours": options.neighbours,
@@ -165,25 +156,43 @@ async def run_compare(
     return summary
 
 
-def _check(
-    files: CompareFiles,
-    options: CompareOptions,
-    examples: Sequence[Example],
-    queries: Sequence[Query],
-    tested: Sequence[Example],
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What the files hold, queries and test questions cut to what was asked for; every seed sees the same."""
+
+    task: Task
+    examples: Sequence[Example]
+    queries: Sequence[Query]
+    tested: Sequence[Example]
+    truth: Mapping[str, Example]
+
+
+def _read(config: MethodConfig, files: CompareFiles, options: CompareOptions) -> _Data:
+    task = Task(config.task)
+    examples = read_examples(files.examples, task)
+    queries, tested = read_queries(files.queries, task), read_examples(files.test, task)
+    # By their ids alone: every seed and every row of the table sees the same.
+    queries = drawn(queries, options.max_queries or len(queries), 0, "cut")
+    tested = drawn(tested, options.max_test or len(tested), 0, "cut")
+    truth = true_answers(files.answers, queries, task) if files.answers else {}
+    data = _Data(task, examples, queries, tested, truth)
+    _check(files, data)
+    return data
+
+
+def _check(files: CompareFiles, data: _Data) -> None:
     """What would otherwise be noticed after hours of training."""
     try:
         import scipy  # noqa: F401
     except ImportError:
         raise ConfigError("semievol compare: needs scipy and bm25s; pip install 'semievol[compare]'") from None
-    for path, rows in ((files.examples, examples), (files.queries, queries), (files.test, tested)):
+    for path, rows in ((files.examples, data.examples), (files.queries, data.queries), (files.test, data.tested)):
         if not rows:
             raise DataError(f"{path}: is empty; give at least one row")
-    asked = {example.id for example in tested}
+    asked = {example.id for example in data.tested}
     for path, ids in (
-        (files.examples, {example.id for example in examples}),
-        (files.queries, {query.id for query in queries}),
+        (files.examples, {example.id for example in data.examples}),
+        (files.queries, {query.id for query in data.queries}),
     ):
         if shared := sorted(asked & ids):
             raise DataError(
@@ -192,12 +201,10 @@ def _check(
             )
 
 
-def _methods(
-    config: MethodConfig, options: CompareOptions, truth: Mapping[str, Example], queries: Sequence[Query]
-) -> list[ComparedMethod]:
+def _methods(config: MethodConfig, options: CompareOptions, data: _Data) -> list[ComparedMethod]:
     """The rows that were asked for; those that lack what they need are left out, or refused where they were named."""
     lacks: dict[str, str] = {}
-    missing = sum(query.id not in truth for query in queries)
+    missing = sum(query.id not in data.truth for query in data.queries)
     if missing:
         lacks["fully_labelled"] = f"needs --answers with the truth of every query; {missing} have none"
     methods = all_methods(config)
@@ -228,14 +235,10 @@ def _with_model(config: MethodConfig, model: str) -> MethodConfig:
 
 def _world(
     config: MethodConfig,
-    files: CompareFiles,
+    out: Path,
     options: CompareOptions,
+    data: _Data,
     generator: Generator,
-    task: Task,
-    examples: Sequence[Example],
-    queries: Sequence[Query],
-    tested: Sequence[Example],
-    truth: Mapping[str, Example],
     embedder: Embedder,
     watcher: Watcher,
 ) -> World:
@@ -243,22 +246,22 @@ def _world(
     from semievol.lexical_index import Bm25ExampleIndex
     from semievol.remembered_answers import RememberedAnswers
 
-    labelled = drawn_examples(examples, options.per_answer, config.seed)
+    labelled = drawn_examples(data.examples, options.per_answer, config.seed)
     dense = QdrantExampleIndex(embedder, "examples")
     dense.upsert(labelled)
-    directory = files.out / f"seed-{config.seed}"
+    directory = out / f"seed-{config.seed}"
     return World(
-        task=task,
+        task=data.task,
         generator=RememberedAnswers(generator),
         trainer=SharedTrainer(trainer_of(config), directory / "trainings"),
         dense=dense,
         bm25=Bm25ExampleIndex(labelled) if options.neighbours and _wants_bm25(options) else None,
         embedder=embedder,
-        equality=AnswerEquality(task, embedder if task.embeds else None),
+        equality=AnswerEquality(data.task, embedder if data.task.embeds else None),
         examples=labelled,
-        queries=tuple(queries),
-        truth=truth,
-        tested=tuple(tested),
+        queries=tuple(data.queries),
+        truth=data.truth,
+        tested=tuple(data.tested),
         rounds=options.rounds,
         neighbours=options.neighbours,
         directory=directory,
