@@ -93,6 +93,7 @@ class PoolPoint:
     """A pseudo-label in the pool of a round. `correct` None: the truth is not known; entropy in nats per token.
 
     What follows `correct` is for the tables: `answer` None did not parse, `reason` says why it was not selected.
+    `uncertainty`: what selection ranked it by (see `ReportData.ranked_by`), lower being surer; None: the entropy.
     """
 
     round: int
@@ -105,6 +106,13 @@ class PoolPoint:
     truth: str | None = None
     agreement: float | None = None
     reason: str | None = None
+    uncertainty: float | None = None
+
+    @property
+    def rank(self) -> float:
+        """What selection compares, lower being surer; inf where it is not a number."""
+        value = self.entropy if self.uncertainty is None else self.uncertainty
+        return value if math.isfinite(value) else math.inf
 
     __pydantic_config__ = _INFINITY_AS_TEXT
 
@@ -271,7 +279,7 @@ class ReportData:
     """All that a report shows. `facts` are shown in order, as they are (model, seed, seconds, configuration hash).
 
     `comparison` says which answers of which adapters `categories` and `confusions` compare. `served`: a daemon served
-    clients while the rounds ran; a run on files has no alias to swap.
+    clients while the rounds ran; a run on files has no alias to swap. `ranked_by`: the measure of `selection.by`.
     """
 
     title: str
@@ -290,6 +298,7 @@ class ReportData:
     sweep: tuple[SweepPoint, ...] = ()
     comparison: str = "Test set; before: the warm adapter; after: the adapter that serves at the end."
     served: bool = True
+    ranked_by: str = "entropy"
 
     def to_json(self) -> str:
         return _ADAPTER.dump_json(self, indent=1).decode()

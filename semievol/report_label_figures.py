@@ -22,12 +22,15 @@ _Point = TypeVar("_Point", ThetaPoint, VotePoint)
 
 def entropy_of_selection(data: ReportData) -> Figure:
     """Histogram of the last round's pool, selected or not."""
-    caption = (
-        "Entropy is the mean negative log-probability of the answer's tokens: small means sure. The dashed line is "
-        "the threshold; what is left of it and still not selected failed another rule (agreement, or no parseable "
-        "answer)."
-    )
+    caption = "Entropy is the mean negative log-probability of the answer's tokens: small means sure. "
     pool, threshold = _last_pool(data)
+    if data.ranked_by == "entropy":
+        caption += (
+            "The dashed line is the threshold; what is left of it and still not selected failed another rule "
+            "(agreement, or no parseable answer)."
+        )
+    else:
+        caption += f"Selection ranked by {_measure(data)}, so that no entropy parts the selected from the others."
     return histogram(
         "entropy-selected",
         "Entropy of pseudo-labels: selected or not",
@@ -45,7 +48,7 @@ def entropy_of_truth(data: ReportData) -> Figure:
     """The same histogram, right or wrong where the truth is known."""
     caption = (
         "The same pseudo-labels against the truth, which the run itself never sees. The better entropy tells right "
-        "from wrong, the further the wrong ones lie to the right of the threshold."
+        "from wrong, the further the wrong ones lie to the right."
     )
     pool, threshold = _last_pool(data)
     return histogram(
@@ -65,8 +68,9 @@ def precision_against_coverage(data: ReportData) -> Figure:
     """For each round: how many of the surest pseudo-labels are right, the more of them are kept."""
     name, title = "precision", "Precision against coverage"
     caption = (
-        "Going right, pseudo-labels are taken in order of rising entropy; the curve is the share of right ones so "
-        "far. The large mark is what the round selected. A flat high curve means that more could have been taken."
+        f"Going right, pseudo-labels are taken from the surest on, by {_measure(data)}; the curve is the share of "
+        "right ones so far. The large mark is what the round selected. A flat high curve means that more could have "
+        "been taken."
     )
     curves: list[tuple[RoundReport, list[Point], Point | None]] = []
     for record in data.rounds:
@@ -200,12 +204,18 @@ def votes_over_n(data: ReportData) -> Figure:
 
 
 def _last_pool(data: ReportData) -> tuple[list[PoolPoint], float | None]:
-    """The pool of the last round that had one, and its threshold."""
+    """The pool of the last round that had one, and its threshold in entropy, where that is what selection ranked by."""
     if not data.pool:
         return [], None
     last = max(p.round for p in data.pool)
     threshold = next((r.threshold for r in data.rounds if r.number == last), None)
+    if data.ranked_by != "entropy":
+        threshold = None  # it is one of another measure
     return [p for p in data.pool if p.round == last], threshold
+
+
+def _measure(data: ReportData) -> str:
+    return data.ranked_by.replace("_", " ")
 
 
 def _chosen_text(record: RoundReport, chosen: Point | None) -> str:

@@ -34,9 +34,9 @@ class CalibrationBin:
 
 @dataclass(frozen=True, slots=True)
 class CoveragePoint:
-    """The `kept` surest pseudo-labels of known truth: those at or below `entropy` (nats per token)."""
+    """The `kept` surest pseudo-labels of known truth: those at or below `uncertainty`, which selection ranks by."""
 
-    entropy: float
+    uncertainty: float
     kept: int
     coverage: float
     correct: int
@@ -72,14 +72,14 @@ def calibration_error(bins: Sequence[CalibrationBin]) -> float:
 
 
 def coverage(pool: Sequence[PoolPoint]) -> list[CoveragePoint]:
-    """The pool in order of rising entropy; one point for each entropy, since no threshold parts equal ones."""
-    known = sorted((p for p in pool if p.correct is not None), key=lambda p: _rank(p.entropy))
+    """The pool from the surest on, as selection ranks; one point for each rank, since no threshold parts equal ones."""
+    known = sorted((p for p in pool if p.correct is not None), key=lambda p: p.rank)
     points: list[CoveragePoint] = []
     correct = 0
     for place, p in enumerate(known, start=1):
         correct += p.correct is True
-        if place == len(known) or _rank(known[place].entropy) != _rank(p.entropy):
-            points.append(CoveragePoint(_rank(p.entropy), place, place / len(known), correct))
+        if place == len(known) or known[place].rank != p.rank:
+            points.append(CoveragePoint(p.rank, place, place / len(known), correct))
     return points
 
 
@@ -154,7 +154,3 @@ def _voted(label: PseudoLabel, n: int) -> PseudoLabel:
     return replace(
         label, answer=answer, entropy=entropy, agreement=agreement, confidence=sure, justified=False, candidates=heard
     )
-
-
-def _rank(entropy: float) -> float:
-    return entropy if math.isfinite(entropy) else math.inf

@@ -71,9 +71,20 @@ def _rounds(data: ReportData) -> Iterator[Sequence[Cell]]:
 
 
 def _pseudo_labels(data: ReportData) -> Iterator[Sequence[Cell]]:
-    yield ("round", "id", "answer", "truth", "entropy", "agreement", "confidence", "selected", "reason")
+    yield ("round", "id", "answer", "truth", "entropy", "agreement", "confidence", "selected", "reason", "uncertainty")
     for p in data.pool:
-        yield (p.round, p.id, p.answer, p.truth, p.entropy, p.agreement, p.confidence, p.selected, p.reason)
+        yield (
+            p.round,
+            p.id,
+            p.answer,
+            p.truth,
+            p.entropy,
+            p.agreement,
+            p.confidence,
+            p.selected,
+            p.reason,
+            p.uncertainty,
+        )
 
 
 def _accuracy(data: ReportData) -> Iterator[Sequence[Cell]]:
@@ -106,10 +117,18 @@ def _bins(of: str, examples: str, bins: Sequence[CalibrationBin]) -> Iterator[Se
 
 
 def _coverage(data: ReportData) -> Iterator[Sequence[Cell]]:
-    yield ("round", "entropy", "kept", "coverage", "correct", "precision")
+    yield ("round", "ranked_by", "uncertainty", "kept", "coverage", "correct", "precision")
     for number in sorted({p.round for p in data.pool}):
         for point in coverage([p for p in data.pool if p.round == number]):
-            yield (number, point.entropy, point.kept, point.coverage, point.correct, point.precision)
+            yield (
+                number,
+                data.ranked_by,
+                point.uncertainty,
+                point.kept,
+                point.coverage,
+                point.correct,
+                point.precision,
+            )
 
 
 def _theta(data: ReportData) -> Iterator[Sequence[Cell]]:

@@ -30,6 +30,7 @@ from semievol.report_data import (
     ShownNeighbour,
 )
 from semievol.report_measures import Judge, judge, score, theta_points, vote_points
+from semievol.selection import scored
 from semievol.stored_run import StoredRound, StoredRun
 from semievol.types import Outcome, PseudoLabel
 
@@ -64,7 +65,7 @@ def report_of(
         title=f"SemiEvol run {run.path.resolve().name}",
         facts=_facts(run),
         rounds=_rounds(run, right, evaluated),
-        pool=tuple(point for each in pools for point in _pool(each, right, truth)),
+        pool=tuple(point for each in pools for point in _pool(each, right, truth, rule)),
         categories=_categories(answers[first], answers[last]) if compared else (),
         confusions=_confusions(answers[first], answers[last]) if compared else (),
         progress=_progress(run),
@@ -83,6 +84,7 @@ def report_of(
         sweep=run.sweep,
         comparison=f"{where}; before: {names.get(first, first)}; after: {names.get(last, last)}.",
         served=False,
+        ranked_by=rule.by if rule else "entropy",
     )
 
 
@@ -242,7 +244,7 @@ def _progress(run: StoredRun) -> tuple[ProgressPoint, ...]:
 # --- pseudo-labels --------------------------------------------------------------------------------------------------
 
 
-def _pool(each: StoredRound, right: Judge, truth: Mapping[str, str]) -> list[PoolPoint]:
+def _pool(each: StoredRound, right: Judge, truth: Mapping[str, str], rule: SelectionConfig | None) -> list[PoolPoint]:
     return [
         PoolPoint(
             round=each.number,
@@ -255,6 +257,7 @@ def _pool(each: StoredRound, right: Judge, truth: Mapping[str, str]) -> list[Poo
             truth=truth.get(label.query.id),
             agreement=label.agreement,
             reason=each.reasons.get(label.query.id),
+            uncertainty=None if rule is None else scored(label, rule).uncertainty,
         )
         for label in each.labels
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from semievol import cli, report_answer_figures, report_figures
+from semievol import cli, report_answer_figures, report_figures, report_label_figures
 from semievol.confidence import confidence
 from semievol.config import Configuration, LabellingConfig, MethodConfig, ModelConfig, SelectionConfig, TaskConfig
 from semievol.errors import DataError
@@ -21,6 +21,7 @@ from semievol.gate import GateResult
 from semievol.recipe import make_training_job, select_labels
 from semievol.report_command import ReportFiles, run_report
 from semievol.report_data import ReportData
+from semievol.report_measures import coverage
 from semievol.run_directory import RoundResult, RunDirectory
 from semievol.run_report import report_of
 from semievol.stored_run import read_run
@@ -219,7 +220,22 @@ def test_coverage_takes_the_surest_first(tmp_path: Path) -> None:
         ("5", "3"),
     ]
     assert [float(row["precision"]) for row in rows] == pytest.approx([1, 1, 2 / 3, 3 / 4, 3 / 5])
-    assert rows[-1]["entropy"] == "inf"
+    assert (rows[-1]["ranked_by"], rows[-1]["uncertainty"]) == ("entropy", "inf")
+
+
+def test_coverage_and_the_threshold_are_those_of_what_selection_ranked_by(tmp_path: Path) -> None:
+    settings = CONFIG.model_copy(update={"selection": SelectionConfig(by="agreement", theta=0.5)})
+    run = RunDirectory(tmp_path / "run")
+    labels = [label(query_id) for query_id in POOL]
+    run.claim(settings, EXAMPLES, HOLDOUT, [each.query for each in labels])
+    run.round(2).write_pseudo_labels(labels, select_labels(labels, settings))
+    data = gather(tmp_path / "run")
+    assert data.ranked_by == "agreement"
+    # Equal agreement stands together: q0 and q1 (3 of 3), then q2 and q3 (2 of 3), then what never parsed.
+    assert [(point.kept, point.correct) for point in coverage(data.pool)] == [(2, 2), (4, 3), (5, 3)]
+    figure = report_label_figures.entropy_of_selection(data)
+    assert "Selection ranked by agreement" in figure.caption
+    assert "threshold" not in figure.caption + "".join(text for _, text in figure.legend)
 
 
 def test_theta_tells_what_would_have_been_selected(tmp_path: Path) -> None:
