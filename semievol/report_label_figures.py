@@ -175,6 +175,10 @@ def votes_over_n(data: ReportData) -> Figure:
         f"self-justification; agreement is 100 % at n = 1 wherever an answer parses. {WITHOUT_RETRAINING}"
     )
     rounds = _by_round(data.votes)
+    if data.ranked_by == "consensus":
+        return Figure(
+            name, title, caption, note="The consensus of all queries gave the answers, not a vote of candidates."
+        )
     if not rounds:
         return Figure(name, title, caption, note="No pseudo-label with its candidate answers was gathered.")
     number, points = rounds[-1]
