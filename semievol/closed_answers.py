@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import string
+from collections.abc import Callable
 
 from semievol.answer_text import after_last_mark, first_line, fold, unwrapped, without_leading_marks
 from semievol.errors import ConfigError, DataError
@@ -57,11 +58,7 @@ class LabelAnswers:
         return label
 
     def parse(self, text: str, query: Query, truncated: bool) -> str | None:
-        answer = self._line(text, truncated)
-        # A label may itself hold a mark, so the text as a whole comes first.
-        if answer is None and (tail := after_last_mark(text)) is not None:
-            answer = self._line(tail, truncated)
-        return answer
+        return _whole_or_marked(text, lambda part: self._line(part, truncated))
 
     def choices(self, query: Query) -> tuple[str, ...] | None:
         return tuple(self._labels.values())
@@ -87,10 +84,7 @@ class OpenLabelAnswers:
         return text
 
     def parse(self, text: str, query: Query, truncated: bool) -> str | None:
-        answer = self._line(text, truncated)
-        if answer is None and (tail := after_last_mark(text)) is not None:
-            answer = self._line(tail, truncated)
-        return answer
+        return _whole_or_marked(text, lambda part: self._line(part, truncated))
 
     def choices(self, query: Query) -> tuple[str, ...] | None:
         return None
@@ -134,10 +128,7 @@ class LetterAnswers:
 
     def parse(self, text: str, query: Query, truncated: bool) -> str | None:
         """Also a truncated text: the letter stands first."""
-        answer = self._line(text, query)
-        if answer is None and (tail := after_last_mark(text)) is not None:
-            answer = self._line(tail, query)
-        return answer
+        return _whole_or_marked(text, lambda part: self._line(part, query))
 
     def choices(self, query: Query) -> tuple[str, ...] | None:
         return tuple(self._letters(query))
@@ -170,6 +161,14 @@ class LetterAnswers:
         if not query.options:
             raise DataError("field 'options': missing; multiple_choice needs the list of options")
         return string.ascii_uppercase[: len(query.options)]
+
+
+def _whole_or_marked(text: str, read: Callable[[str], str | None]) -> str | None:
+    """What `read` finds in the whole text, which may itself hold a mark as a label does, else behind its last mark."""
+    answer = read(text)
+    if answer is None and (tail := after_last_mark(text)) is not None:
+        return read(tail)
+    return answer
 
 
 def _collapsed(text: str) -> str | None:

@@ -6,7 +6,7 @@ says so in its caption.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from semievol.charts import MARKS, Axis, Plot, Point, percent, swatch
@@ -129,17 +129,9 @@ def precision_over_theta(data: ReportData) -> Figure:
         return Figure(name, title, caption, note=missing)
     lows = [_accuracy(p.right) for _, points in known for p in points]
     plot = Plot(title, _share_of_pool("θ"), Axis.share("precision of what is selected", lows))
-    legend = []
-    for place, (number, points) in enumerate(known):
-        plot.line([(p.theta, _accuracy(p.right)) for p in points], line_style(place))
-        label = _round_name(data, number)
-        for p in points:
-            if p.used:
-                hint = f"{label}, theta {p.theta:g}: {percent(_accuracy(p.right))} of {p.selected} right"
-                plot.mark((p.theta, _accuracy(p.right)), STYLES[place], MARKS[place], size=6, hint=hint)
-                label += f": {percent(_accuracy(p.right))} at θ = {p.theta:g}"
-        legend.append((swatch(line_style(place), MARKS[place]), label))
-    return Figure(name, title, caption, plot.svg(), tuple(legend))
+    lines = [(_round_name(data, number), points) for number, points in known]
+    legend = _draw_over_theta(plot, lines, lambda p: _accuracy(p.right), lambda p: percent(_accuracy(p.right)))
+    return Figure(name, title, caption, plot.svg(), legend)
 
 
 def count_over_theta(data: ReportData) -> Figure:
@@ -154,17 +146,29 @@ def count_over_theta(data: ReportData) -> Figure:
         return Figure(name, title, caption, note="No pseudo-label was made yet.")
     counts = [float(p.selected) for _, points in rounds for p in points]
     plot = Plot(title, _share_of_pool("θ"), Axis.around("pseudo-labels selected", counts, zero=True))
+    lines = [(f"{_round_name(data, number)}, of {points[0].pool}", points) for number, points in rounds]
+    legend = _draw_over_theta(plot, lines, lambda p: float(p.selected), lambda p: str(p.selected))
+    return Figure(name, title, caption, plot.svg(), legend)
+
+
+def _draw_over_theta(
+    plot: Plot,
+    lines: Sequence[tuple[str, Sequence[ThetaPoint]]],
+    value: Callable[[ThetaPoint], float],
+    said: Callable[[ThetaPoint], str],
+) -> tuple[tuple[str, str], ...]:
+    """One line a round with a mark at the theta that was used; returns the legend."""
     legend = []
-    for place, (number, points) in enumerate(rounds):
-        plot.line([(p.theta, float(p.selected)) for p in points], line_style(place))
-        label = f"{_round_name(data, number)}, of {points[0].pool}"
+    for place, (label, points) in enumerate(lines):
+        plot.line([(p.theta, value(p)) for p in points], line_style(place))
+        text = label
         for p in points:
             if p.used:
-                hint = f"{label}, theta {p.theta:g}: {p.selected} selected"
-                plot.mark((p.theta, float(p.selected)), STYLES[place], MARKS[place], size=6, hint=hint)
-                label += f": {p.selected} at θ = {p.theta:g}"
-        legend.append((swatch(line_style(place), MARKS[place]), label))
-    return Figure(name, title, caption, plot.svg(), tuple(legend))
+                hint = f"{label}, theta {p.theta:g}: {said(p)} ({p.selected} selected)"
+                plot.mark((p.theta, value(p)), STYLES[place], MARKS[place], size=6, hint=hint)
+                text += f": {said(p)} at θ = {p.theta:g}"
+        legend.append((swatch(line_style(place), MARKS[place]), text))
+    return tuple(legend)
 
 
 def votes_over_n(data: ReportData) -> Figure:
