@@ -153,10 +153,11 @@ class ConsensusConfig(Section):
     method: Literal["centres", "spreading"] = "centres"
     """centres: each answer has one place, found from the examples and all queries. spreading: neighbours pass their
     answers on, for answers whose queries lie in several places."""
-    votes: float = Field(default=2.0, ge=0)
+    votes: float = Field(default=2.0, ge=0, le=20)
     """centres: what a query's own candidate answers add to the score of an answer, when all are sure of it."""
-    sharpness: float = Field(default=35.0, gt=0)
-    """centres: the score of an answer is this times the cosine of the query and the answer's centre."""
+    sharpness: float = Field(default=35.0, gt=0, le=50)
+    """centres: the score of an answer is this times the cosine of the query and the answer's centre. Sharper ones would
+    give many queries the share 1, which no threshold parts."""
     weight: float = Field(default=0.7, ge=0, lt=1)
     """spreading: how much the neighbours' answers count against a query's own."""
     neighbours: int = Field(default=10, ge=1)
@@ -165,6 +166,14 @@ class ConsensusConfig(Section):
     """spreading: a neighbour's weight is its cosine to this power: the nearest count most."""
     steps: int = Field(default=10, ge=1)
     """How often centres are placed anew, or answers passed on."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ConsensusConfig:
+        idle = ("weight", "neighbours", "power") if self.method == "centres" else ("votes", "sharpness")
+        for name in idle:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: is for another method than {self.method}; remove it, or set method")
+        return self
 
 
 class LabellingConfig(Section):
@@ -179,7 +188,9 @@ class LabellingConfig(Section):
     """Where candidates differ, show them to the model and let it pick; off: the majority decides."""
     consensus: ConsensusConfig | None = None
     """Correct the pseudo-labels by those of the queries near them, and rank them by that consensus when
-    selection.by is consensus. Classification with labels only; runs on files only. None: each stands alone."""
+    selection.by is consensus. An answer taken over from others has agreement 0, so that selection.min_agreement decides
+    whether such ones may be trained on. Classification with labels only, and runs on files only. None: each stands
+    alone."""
     batch_size: int = Field(default=32, gt=0)
     """Queries labelled together."""
     structured: bool = False
@@ -335,6 +346,8 @@ class MethodConfig(Section):
                     f"labelling.configurations[{place}].weight: counts in labelling.consensus alone; set that, or "
                     "remove the weight"
                 )
+        if not any(each.weight for each in self.labelling.configurations):
+            raise ValueError("labelling.configurations: every weight is 0; give one of them a weight")
         if self.selection.by == "consensus" and self.labelling.consensus is None:
             raise ValueError("selection.by: consensus needs labelling.consensus; set it (`consensus: {}`)")
         return self

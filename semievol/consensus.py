@@ -2,9 +2,10 @@
 
 The model answers each query alone; queries that lie close together mostly have the same answer. Two ways to hear them:
 
-- centres: a mixture with one von Mises-Fisher component an answer (Banerjee et al., 2005, Clustering on the unit
-  hypersphere), seeded with the examples, whose answers stay (Basu et al., 2002), and with the model's own answers as
-  each query's prior. Every query helps to place the centres, which is what a few examples cannot.
+- centres: a mixture with one von Mises-Fisher component an answer (after Banerjee et al., 2005, Clustering on the unit
+  hypersphere; here one fixed concentration and equal proportions), seeded with the examples, whose answers stay (Basu
+  et al., 2002). The model's own answers count as further evidence of each query. Every query helps to place the
+  centres, which is what a few examples cannot.
 - spreading: label spreading over the graph of nearest neighbours (after Zhou et al., 2004, Learning with local and
   global consistency; here the weights of a row add up to one, and the examples' labels are clamped, as in label
   propagation). For answers whose queries lie in several places.
@@ -26,6 +27,8 @@ from semievol.protocols import Vectors
 from semievol.types import Example, PseudoLabel
 
 _BLOCK_ROWS = 1024
+_LEAST_MASS = 0.5
+"""What an answer without an example must have been given in all, in sure answers, to get a centre."""
 
 
 def agree(
@@ -40,7 +43,7 @@ def agree(
 
     An answer may change to one that was given near the query only; its agreement is then 0, and its entropy that of all
     the query's candidates. Spreading takes time in the square of the number of queries (4,500: about a second), centres
-    in queries times answers.
+    in queries times answers; either needs about five arrays of that size, in float64.
 
     Args:
         labels: of one task with a closed set of answers.
@@ -89,16 +92,22 @@ def _own_votes(label: PseudoLabel, column: Mapping[str, int], weights: Mapping[s
 
 def _near_centres(own: np.ndarray, queries: int, vectors: Vectors, config: ConsensusConfig) -> np.ndarray:
     """Shares of the answers, rows adding up to 1: expectation and maximisation in turns, shape of `own`."""
-    # An answer that no example has starts where the model gave it.
+    # An answer that no example has starts where the model gave it, if it did so as surely as one example would say it:
+    # a centre has the same length however little it was made of, and would draw the queries that it lies on.
     shares = np.zeros_like(own)
     shares[queries:] = own[queries:]
     unseen = shares.sum(axis=0) == 0
     shares[:queries, unseen] = own[:queries, unseen]
+    silent = shares.sum(axis=0) < _LEAST_MASS
+    if silent.all():
+        return np.zeros_like(own)
+    shares[:, silent] = 0.0
     for _ in range(config.steps + 1):
         centres = shares.T @ vectors
         lengths = np.linalg.norm(centres, axis=1, keepdims=True)
         centres = np.divide(centres, lengths, out=np.zeros_like(centres), where=lengths > 0)
         scores = config.sharpness * (vectors[:queries] @ centres.T) + config.votes * own[:queries]
+        scores[:, silent] = -np.inf
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares[:queries] = scores / scores.sum(axis=1, keepdims=True)
     return shares

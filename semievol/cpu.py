@@ -21,8 +21,3 @@ def has_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
         return False
     features = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
     return any(_BFLOAT16_FEATURES & set(line.split()) for line in features)
-
-
-def fast_dtype() -> str:
-    """The `model.dtype` that this processor computes fastest: bfloat16 or float32."""
-    return "bfloat16" if has_bfloat16() else "float32"

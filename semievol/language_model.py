@@ -8,11 +8,12 @@ read and produced, had it answered `text` to `messages`.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from semievol.config import ModelConfig
 from semievol.cpu import has_bfloat16
@@ -144,10 +145,7 @@ def load_model(config: ModelConfig) -> Any:
         raise ConfigError(f"model.name: cannot load {config.name!r}: {error}") from error
     device = device_of(config)
     if device == "cpu" and config.dtype == "bfloat16" and not has_bfloat16():
-        logger.warning(
-            "model.dtype: this processor has no bfloat16 instructions and computes it several times more slowly than "
-            "float32; set float32"
-        )
+        _warn_of_slow_dtype()
     try:
         model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -157,6 +155,23 @@ def load_model(config: ModelConfig) -> Any:
     # vocabulary projection once per row (on a CPU that takes longer than the rest of the model).
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     return model.eval()
+
+
+@functools.cache
+def _warn_of_slow_dtype() -> None:
+    """Once a process, however many models it loads."""
+    logger.warning(
+        "model.dtype: this processor has no bfloat16 instructions and computes it several times more slowly than "
+        "float32; set float32"
+    )
+
+
+def fast_dtype(device: str = "auto") -> Literal["bfloat16", "float32"]:
+    """The `model.dtype` that suits what `model.device` means on this machine."""
+    import torch
+
+    where = "cuda" if device == "auto" and torch.cuda.is_available() else device
+    return "bfloat16" if where not in ("auto", "cpu") or has_bfloat16() else "float32"
 
 
 def device_of(config: ModelConfig) -> str:

@@ -112,7 +112,7 @@ class PoolPoint:
     def rank(self) -> float:
         """What selection compares, lower being surer; inf where it is not a number."""
         value = self.entropy if self.uncertainty is None else self.uncertainty
-        return value if math.isfinite(value) else math.inf
+        return value if math.isfinite(self.entropy) and math.isfinite(value) else math.inf
 
     __pydantic_config__ = _INFINITY_AS_TEXT
 
@@ -151,8 +151,8 @@ class Evaluated:
 class ThetaPoint:
     """What a round would have selected from its pool with another `theta`, all other settings unchanged.
 
-    `threshold` in nats per token. `right` is over those whose truth is known; None: it is known of none. `used`: the
-    theta of the run.
+    `threshold` of what selection ranks by. `right` is over those whose truth is known; None: it is known of none.
+    `used`: the theta of the run.
     """
 
     round: int
@@ -280,6 +280,7 @@ class ReportData:
 
     `comparison` says which answers of which adapters `categories` and `confusions` compare. `served`: a daemon served
     clients while the rounds ran; a run on files has no alias to swap. `ranked_by`: the measure of `selection.by`.
+    `consensus`: the answers of pseudo-labels are those of all queries together.
     """
 
     title: str
@@ -299,6 +300,7 @@ class ReportData:
     comparison: str = "Test set; before: the warm adapter; after: the adapter that serves at the end."
     served: bool = True
     ranked_by: str = "entropy"
+    consensus: bool = False
 
     def to_json(self) -> str:
         return _ADAPTER.dump_json(self, indent=1).decode()

@@ -130,7 +130,9 @@ def precision_over_theta(data: ReportData) -> Figure:
     lows = [_accuracy(p.right) for _, points in known for p in points]
     plot = Plot(title, _share_of_pool("θ"), Axis.share("precision of what is selected", lows))
     lines = [(_round_name(data, number), points) for number, points in known]
-    legend = _draw_over_theta(plot, lines, lambda p: _accuracy(p.right), lambda p: percent(_accuracy(p.right)))
+    legend = _draw_over_theta(
+        plot, lines, lambda p: _accuracy(p.right), lambda p: f"{percent(_accuracy(p.right))} right"
+    )
     return Figure(name, title, caption, plot.svg(), legend)
 
 
@@ -147,7 +149,7 @@ def count_over_theta(data: ReportData) -> Figure:
     counts = [float(p.selected) for _, points in rounds for p in points]
     plot = Plot(title, _share_of_pool("θ"), Axis.around("pseudo-labels selected", counts, zero=True))
     lines = [(f"{_round_name(data, number)}, of {points[0].pool}", points) for number, points in rounds]
-    legend = _draw_over_theta(plot, lines, lambda p: float(p.selected), lambda p: str(p.selected))
+    legend = _draw_over_theta(plot, lines, lambda p: float(p.selected), lambda p: f"{p.selected} selected")
     return Figure(name, title, caption, plot.svg(), legend)
 
 
@@ -164,7 +166,7 @@ def _draw_over_theta(
         text = label
         for p in points:
             if p.used:
-                hint = f"{label}, theta {p.theta:g}: {said(p)} ({p.selected} selected)"
+                hint = f"{label}, theta {p.theta:g}: {said(p)}"
                 plot.mark((p.theta, value(p)), STYLES[place], MARKS[place], size=6, hint=hint)
                 text += f": {said(p)} at θ = {p.theta:g}"
         legend.append((swatch(line_style(place), MARKS[place]), text))
@@ -179,7 +181,7 @@ def votes_over_n(data: ReportData) -> Figure:
         f"self-justification; agreement is 100 % at n = 1 wherever an answer parses. {WITHOUT_RETRAINING}"
     )
     rounds = _by_round(data.votes)
-    if data.ranked_by == "consensus":
+    if data.consensus:
         return Figure(
             name, title, caption, note="The consensus of all queries gave the answers, not a vote of candidates."
         )

@@ -61,6 +61,7 @@ def report_of(
     names = adapter_names(run)
     rule = run.selection
     pools = [each for each in run.rounds if each.labels]
+    heard = any(label.consensus is not None for each in pools for label in each.labels)
     return ReportData(
         title=f"SemiEvol run {run.path.resolve().name}",
         facts=_facts(run),
@@ -78,13 +79,14 @@ def report_of(
         votes=tuple(
             p
             for each in pools
-            if rule and rule.by != "consensus"  # which is not that of fewer candidates
+            if rule and not heard  # a consensus is not that of fewer candidates
             for p in vote_points(each.number, each.labels, _rule(rule, each), right)
         ),
         sweep=run.sweep,
         comparison=f"{where}; before: {names.get(first, first)}; after: {names.get(last, last)}.",
         served=False,
         ranked_by=rule.by if rule else "entropy",
+        consensus=heard,
     )
 
 
@@ -257,10 +259,17 @@ def _pool(each: StoredRound, right: Judge, truth: Mapping[str, str], rule: Selec
             truth=truth.get(label.query.id),
             agreement=label.agreement,
             reason=each.reasons.get(label.query.id),
-            uncertainty=None if rule is None else scored(label, rule).uncertainty,
+            uncertainty=_uncertainty(label, rule),
         )
         for label in each.labels
     ]
+
+
+def _uncertainty(label: PseudoLabel, rule: SelectionConfig | None) -> float | None:
+    """Infinite without an answer, which selection never takes, whatever was measured."""
+    if rule is None:
+        return None
+    return math.inf if label.answer is None else scored(label, rule).uncertainty
 
 
 def _shown(run: StoredRun) -> dict[str, tuple[str, str]]:

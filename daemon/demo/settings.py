@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from daemon.demo.support_desk import labels
-from semievol.cpu import fast_dtype
+from semievol.language_model import fast_dtype
 
 ALIAS = "support-desk"
 INSTRUCTION = "Name the intent."

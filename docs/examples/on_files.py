@@ -18,8 +18,8 @@ import yaml
 
 from daemon.demo.settings import INSTRUCTION
 from daemon.demo.support_desk import generate
-from semievol.cpu import fast_dtype
 from semievol.data import example_to_json, query_to_json, write_jsonl
+from semievol.language_model import fast_dtype
 
 MODEL = Path(__file__).resolve().parents[2] / ".cache" / "models" / "SmolLM2-135M-Instruct"
 

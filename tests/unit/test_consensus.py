@@ -142,9 +142,32 @@ def test_an_answer_without_an_example_starts_where_the_model_gave_it() -> None:
         label("q4", (None, math.inf)),
     ]
     places = vectors((0, 1), (0.1, 1), (1, 0.1), (1, 0))
-    found = agree(labels, places, examples, vectors((1, 0)), ConsensusConfig())
+    found = agree(labels, places, examples, vectors((1, 0)), ConsensusConfig(votes=0.0))
     assert [each.answer for each in found] == ["new", "new", "a", None]
     assert found[3].consensus == 0.0
+
+
+@pytest.mark.parametrize(("doubt", "weights"), [(("z", 6.0), {}), (("z", math.inf), {}), (("z", 0.1), {"c1": 0.0})])
+def test_an_answer_that_nobody_gave_surely_draws_no_query(doubt: tuple[str, float], weights: dict[str, float]) -> None:
+    """Not the one that it was given to, and not those far from every centre."""
+    examples = [Example(Query("e1", "e1"), "a"), Example(Query("e2", "e2"), "b")]
+    places, ends = vectors((1, 0.8), (1, 0.1), (-1, -1)), vectors((1, 0), (0, 1))
+    labels = [label("q1", ("a", 0.2), doubt), label("q2", ("a", 0.1)), label("q3", ("b", 0.5))]
+    found = agree(labels, places, examples, ends, ConsensusConfig(), weights)
+    assert [each.answer for each in found] == ["a", "a", "b"]
+
+
+def test_without_any_sure_answer_the_centres_say_nothing() -> None:
+    labels = [label("q1", ("b", math.inf)), label("q2", ("a", math.inf))]
+    found = agree(labels, vectors((1, 0), (0, 1)), [], vectors((1, 0))[:0], ConsensusConfig())
+    assert [(each.answer, each.consensus) for each in found] == [("b", 0.0), ("a", 0.0)]
+
+
+def test_settings_of_the_other_method_are_refused() -> None:
+    with pytest.raises(ValueError, match="neighbours: is for another method than centres"):
+        ConsensusConfig(neighbours=3)
+    with pytest.raises(ValueError, match="votes: is for another method than spreading"):
+        ConsensusConfig(method="spreading", votes=1.0)
 
 
 def test_selection_by_consensus_keeps_the_highest_shares() -> None:
@@ -171,3 +194,6 @@ def test_consensus_is_refused_where_answers_of_near_queries_mean_nothing() -> No
             model=ModelConfig(name="m"),
             labelling=LabellingConfig(configurations=(Configuration(name="c", weight=2.0),)),
         )
+    none = LabellingConfig(configurations=(Configuration(name="c", weight=0.0),), consensus=ConsensusConfig())
+    with pytest.raises(ValueError, match="every weight is 0"):
+        MethodConfig(model=ModelConfig(name="m"), task=TaskConfig(labels=("a", "b")), labelling=none)

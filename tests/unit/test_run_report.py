@@ -228,14 +228,20 @@ def test_coverage_and_the_threshold_are_those_of_what_selection_ranked_by(tmp_pa
     run = RunDirectory(tmp_path / "run")
     labels = [label(query_id) for query_id in POOL]
     run.claim(settings, EXAMPLES, HOLDOUT, [each.query for each in labels])
-    run.round(2).write_pseudo_labels(labels, select_labels(labels, settings))
+    selection = select_labels(labels, settings)
+    run.round(2).write_pseudo_labels(labels, selection)
+    gate = GateResult("inconclusive", "no difference", 2, 0, 1, 1.0, 0.5, 1.0, 0.5)
+    run.round(2).write_result(RoundResult(2, "evolve", WARM, EVOLVED, 5, 2, selection.threshold, 3, gate, {}))
     data = gather(tmp_path / "run")
     assert data.ranked_by == "agreement"
+    assert data.rounds[-1].threshold is not None
     # Equal agreement stands together: q0 and q1 (3 of 3), then q2 and q3 (2 of 3), then what never parsed.
     assert [(point.kept, point.correct) for point in coverage(data.pool)] == [(2, 2), (4, 3), (5, 3)]
     figure = report_label_figures.entropy_of_selection(data)
     assert "Selection ranked by agreement" in figure.caption
-    assert "threshold" not in figure.caption + "".join(text for _, text in figure.legend)
+    assert "threshold" not in figure.svg
+    by_entropy = report_label_figures.entropy_of_selection(replace(data, ranked_by="entropy"))
+    assert "threshold" in by_entropy.svg
 
 
 def test_theta_tells_what_would_have_been_selected(tmp_path: Path) -> None:
