@@ -178,11 +178,6 @@ class DaemonConfig(MethodConfig):
                     f"labelling.configurations[{place}].adapter: the daemon labels with the serving adapter or with "
                     f"base, not with {each.adapter!r}; set base, or leave it out"
                 )
-        if self.labelling.consensus is not None:
-            raise ValueError(
-                "labelling.consensus: the daemon labels each query when it comes, before its neighbours are known; "
-                "remove it, or run `semievol evolve`"
-            )
         if self.training.kind != "local":
             raise ValueError(
                 f"training.kind: {self.training.kind} makes models that only their endpoint can answer with, and the "

@@ -164,6 +164,8 @@ def _use(stores: Stores, membership: dict[str, Any]) -> dict[str, Any]:
         "round": membership["number"],
         "selected": membership["selected"],
         "reason": membership["reason"],
+        "answer": membership["answer"],
+        "consensus": membership["consensus"],
         "adapter": None if round_ is None else round_.adapter,
         "state": None if round_ is None else round_.state.value,
     }

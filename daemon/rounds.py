@@ -30,7 +30,7 @@ from semievol.answer_equality import AnswerEquality
 from semievol.errors import AdapterError, ConfigError, DataError, TransientError
 from semievol.evaluation import Evaluation, evaluate, summarise
 from semievol.gate import GateResult, decide
-from semievol.protocols import ExampleIndex, Generator
+from semievol.protocols import Embedder, ExampleIndex, Generator
 from semievol.task import Task
 from semievol.types import Example, Outcome, PseudoLabel, Query
 
@@ -59,6 +59,7 @@ class RoundTools:
     task: Task
     generator: Generator
     index: ExampleIndex
+    embedder: Embedder
     label: Label
     launcher: Launcher
     fleet: AdapterFleet
@@ -139,7 +140,7 @@ class RoundEngine:
         parent = await self._parent(round_)
         tools = self._tools
         chosen = await asyncio.to_thread(
-            snapshot.choose, tools.stores, tools.index, tools.task, self._config, round_, parent
+            snapshot.choose, tools.stores, tools.index, tools.embedder, tools.task, self._config, round_, parent
         )
         if round_.kind == "evolve" and not chosen.manifest["selected"]:
             raise FatalError("no pseudo-label was selected; nothing to learn from beyond the examples")
@@ -149,7 +150,7 @@ class RoundEngine:
                 round_.number,
                 RoundState.PLANNED,
                 RoundState.SNAPSHOTTED,
-                f"{len(chosen.rows)} rows",
+                _chosen(chosen),
                 members=chosen.members,
                 snapshot=chosen.summary,
             )
@@ -299,6 +300,12 @@ def _candidate(round_: Round) -> str:
     if round_.adapter is None:
         raise FatalError(f"round {round_.number} is {round_.state} but names no adapter")
     return round_.adapter
+
+
+def _chosen(taken: snapshot.Snapshot) -> str:
+    changed = taken.manifest["answers_changed"]
+    heard = "" if changed is None else f"; the consensus changed {changed} of {taken.manifest['pool']} answers"
+    return f"{len(taken.rows)} rows{heard}"
 
 
 def _evaluation_json(result: GateResult, incumbent: Evaluation, candidate: Evaluation) -> dict[str, Any]:

@@ -52,7 +52,7 @@ from semievol import adapter_directory
 from semievol.answer_equality import AnswerEquality
 from semievol.collaboration import CollaborativeLabeller
 from semievol.errors import ConfigError
-from semievol.protocols import ExampleIndex, Generator
+from semievol.protocols import Embedder, ExampleIndex, Generator
 from semievol.task import Task
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ class Parts:
     alias: Alias
     lease: ControlLease | None = None
     index: ExampleIndex | None = None
+    embedder: Embedder | None = None
     equality: AnswerEquality | None = None
     generator: Generator | None = None
     replicas: ReplicaSet | None = None
@@ -203,7 +204,7 @@ class Service:
             supervisor,
         )
         parts.stack.callback(index.close)
-        parts.index = index
+        parts.index, parts.embedder = index, embedder
         parts.equality = AnswerEquality(parts.task, embedder)
         if not owns and not config.index.url:
             follower = IndexFollower(parts.stores.examples, index, config.index.follow_interval_s)
@@ -262,6 +263,7 @@ class Service:
     def _control(self, parts: Parts, stores: Stores, lease: ControlLease) -> Control:
         assert parts.generator is not None
         assert parts.index is not None
+        assert parts.embedder is not None
         assert parts.equality is not None
         assert parts.labeller is not None
         assert parts.fleet is not None
@@ -270,6 +272,7 @@ class Service:
             parts.task,
             parts.generator,
             parts.index,
+            parts.embedder,
             parts.labeller.label,
             SubprocessLauncher(),
             parts.fleet,

@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config import DaemonConfig
-from daemon.store.pseudo_labels import PoolRow
 from daemon.store.rounds import Membership, Round
 from daemon.store.stores import Stores
 from semievol.adapter_directory import write_durably
+from semievol.consensus import heard
 from semievol.propagation import training_rows
-from semievol.protocols import ExampleIndex
+from semievol.protocols import Embedder, ExampleIndex
 from semievol.seeds import derive
 from semievol.selection import Scored, scored, select
 from semievol.task import Task
 from semievol.training_job import TrainingJob, write_snapshot
-from semievol.types import TrainingRow
+from semievol.types import Example, PseudoLabel, TrainingRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +47,25 @@ class Snapshot:
 
 
 def choose(
-    stores: Stores, index: ExampleIndex, task: Task, config: DaemonConfig, round_: Round, parent: Path | None
+    stores: Stores,
+    index: ExampleIndex,
+    embedder: Embedder,
+    task: Task,
+    config: DaemonConfig,
+    round_: Round,
+    parent: Path | None,
 ) -> Snapshot:
     """Decide what the round trains on. Blocking: call it in a thread.
 
     `parent` is the directory of the adapter to continue from; None trains from the base model.
+
+    Raises:
+        TransientError: the endpoint that embeds for the consensus does not answer.
     """
     examples = sorted(stores.examples.training(), key=lambda example: example.id)
-    members: tuple[Membership, ...] = ()
-    kept: Sequence[str] = ()
-    threshold: float | None = None
-    if round_.kind == "evolve":
-        pool = stores.pseudo_labels.pool(limit=config.rounds.max_pool)
-        rule = config.selection.of_evolve_round(1 + stores.rounds.evolved())
-        selection = select(_scored(stores, sorted(pool, key=lambda row: row.id), config), rule)
-        kept, threshold = selection.kept, selection.threshold
-        members = tuple(
-            [Membership(query_id, True, None) for query_id in selection.kept]
-            + [Membership(query_id, False, reason) for query_id, reason in selection.rejected.items()]
-        )
-    pseudo_labels = stores.pseudo_labels.load(list(kept)) if kept else []
+    pool = _judged(stores, examples, embedder, config) if round_.kind == "evolve" else _Pool()
     held_out = [example.id for example in stores.examples.holdout()]
-    rows = tuple(
-        training_rows(examples, pseudo_labels, task, config.training, round_.seed, index=index, holdout=held_out)
-    )
+    rows = tuple(training_rows(examples, pool.kept, task, config.training, round_.seed, index=index, holdout=held_out))
     if round_.options.get("shuffle_labels"):
         rows = shuffled(rows, round_.seed)
     fingerprint = [row.messages for row in rows[:: max(1, len(rows) // config.rounds.fingerprint_prompts)]]
@@ -96,9 +91,10 @@ def choose(
         "seed": round_.seed,
         "parent": None if parent is None else parent.name,
         "examples": len(examples),
-        "pool": len(members),
-        "selected": len(kept),
-        "threshold": threshold,
+        "pool": len(pool.members),
+        "selected": len(pool.kept),
+        "threshold": pool.threshold,
+        "answers_changed": pool.changed,
         "labelled_total": counts.total,
         "rows": len(rows),
         "rows_hash": rows_hash(rows),
@@ -107,17 +103,53 @@ def choose(
         "offsets": stores.pseudo_labels.offsets(),
         "shuffle_labels": bool(round_.options.get("shuffle_labels")),
         "example_ids": [example.id for example in examples],
-        "selected_ids": list(kept),
+        "selected_ids": [label.query.id for label in pool.kept],
     }
-    return Snapshot(rows, members, job, manifest)
+    return Snapshot(rows, pool.members, job, manifest)
 
 
-def _scored(stores: Stores, pool: Sequence[PoolRow], config: DaemonConfig) -> list[Scored]:
-    """What selection looks at. By entropy, the pool's rows say it all; other measures are of the stored candidates."""
-    if config.selection.by == "entropy":
-        return [Scored(row.id, row.answer, row.entropy, row.agreement) for row in pool]
-    labels = stores.pseudo_labels.load([row.id for row in pool])
-    return [scored(label, config.selection) for label in labels]
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The pseudo-labels that a round could learn from, judged.
+
+    kept: the selected ones, with the answers that are trained on.
+    changed: how many answers of the pool the consensus changed; None: it was not asked for.
+    """
+
+    kept: Sequence[PseudoLabel] = ()
+    members: tuple[Membership, ...] = ()
+    threshold: float | None = None
+    changed: int | None = None
+
+
+def _judged(stores: Stores, examples: Sequence[Example], embedder: Embedder, config: DaemonConfig) -> _Pool:
+    """The whole pool through the consensus, where that is configured, and through selection; in the order of ids."""
+    rule = config.selection.of_evolve_round(1 + stores.rounds.evolved())
+    rows = sorted(stores.pseudo_labels.pool(limit=config.rounds.max_pool), key=lambda row: row.id)
+    labels: dict[str, PseudoLabel] = {}
+    changed: int | None = None
+    if config.labelling.consensus is None and rule.by == "entropy":
+        # The rows say it all; whole labels, with their candidates, are many times as large.
+        judged = [Scored(row.id, row.answer, row.entropy, row.agreement) for row in rows]
+    else:
+        own = stores.pseudo_labels.load([row.id for row in rows])
+        labels = {label.query.id: label for label in heard(own, examples, config.labelling, embedder)}
+        judged = [scored(label, rule) for label in labels.values()]
+        if config.labelling.consensus is not None:
+            changed = sum(label.answer != labels[label.query.id].answer for label in own)
+    selection = select(judged, rule)
+    members = tuple(
+        Membership(
+            each.id,
+            each.id not in selection.rejected,
+            selection.rejected.get(each.id),
+            each.answer,
+            labels[each.id].consensus if each.id in labels else None,
+        )
+        for each in judged
+    )
+    kept = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
+    return _Pool(kept, members, selection.threshold, changed)
 
 
 def shuffled(rows: Sequence[TrainingRow], seed: int) -> tuple[TrainingRow, ...]:

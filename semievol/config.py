@@ -189,8 +189,8 @@ class LabellingConfig(Section):
     consensus: ConsensusConfig | None = None
     """Correct the pseudo-labels by those of the queries near them, and rank them by that consensus when
     selection.by is consensus. An answer taken over from others has agreement 0, so that selection.min_agreement decides
-    whether such ones may be trained on. Classification with labels only, and runs on files only. None: each stands
-    alone."""
+    whether such ones may be trained on. Classification with labels only. The daemon asks for it when a round begins, of
+    the whole pool: predictions, which are published at once, are without it. None: each stands alone."""
     batch_size: int = Field(default=32, gt=0)
     """Queries labelled together."""
     structured: bool = False

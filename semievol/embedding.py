@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import re
 import threading
+import time
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,6 +27,7 @@ from semievol.protocols import Embedder, Vectors
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".onnx", ".gguf"}
 _FINGERPRINT_BYTES = 1 << 20
 _INFORMATIVE_WORD_CHARS = 6
+_BATCHES_AT_ONCE = 4
 
 
 def build_embedder(config: EmbeddingConfig) -> Embedder:
@@ -113,11 +115,21 @@ class SentenceTransformerEmbedder:
     def embed(self, texts: Sequence[str]) -> Vectors:
         if not texts:
             return np.zeros((0, self.dimensions), dtype=np.float32)
+        size = _BATCHES_AT_ONCE * self._batch_size
+        parts = [self._encode(texts[:size])]
+        for start in range(size, len(texts), size):
+            # A round embeds its whole pool while queries wait for their neighbours. The lock is not fair: whoever
+            # gives it up and asks again at once has it before those that wait.
+            time.sleep(0.001)
+            parts.append(self._encode(texts[start : start + size]))
+        return _unit(np.concatenate(parts))
+
+    def _encode(self, texts: Sequence[str]) -> Vectors:
         with self._lock:
-            vectors = self._model.encode(
+            vectors: Vectors = self._model.encode(
                 list(texts), batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False
             )
-        return _unit(vectors)
+        return vectors
 
 
 def _local_directory(model: str) -> Path | None:

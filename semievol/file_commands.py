@@ -6,6 +6,7 @@ see cli. Heavy imports happen inside the functions that need them.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from semievol.adapter_directory import write_durably
 from semievol.answer_equality import AnswerEquality, is_correct
 from semievol.config import MethodConfig
+from semievol.consensus import heard
 from semievol.data import example_of, read_answers, read_examples, read_pseudo_labels, read_queries, write_jsonl
 from semievol.errors import ConfigError, DataError
 from semievol.evaluation import Evaluation, evaluate
 from semievol.file_engine import check_evolvable, open_generator, trainer_of
-from semievol.recipe import Run, Watcher, agreed, evolve, make_training_job, select_labels
+from semievol.recipe import Run, Watcher, evolve, make_training_job, select_labels
 from semievol.run_directory import Kind, RoundResult, RunDirectory, labelled_rows, outcome_row
 from semievol.split import is_holdout
 from semievol.task import Task
@@ -165,7 +167,7 @@ async def run_label(
         equality = AnswerEquality(task, embedder)
         labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed, equality=equality)
         labels = await labeller.label(unlabeled, name, progress=watcher("label", len(unlabeled)))
-        labels = await agreed(labels, labelled, config, embedder)
+        labels = await asyncio.to_thread(heard, labels, labelled, config.labelling, embedder)
     selection = select_labels(labels, config)
     write_jsonl(out, labelled_rows(labels, selection))
     return {

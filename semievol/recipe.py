@@ -18,8 +18,7 @@ from typing import Protocol
 from semievol.answer_equality import AnswerEquality
 from semievol.collaboration import CollaborativeLabeller
 from semievol.config import MethodConfig
-from semievol.consensus import agree
-from semievol.errors import ConfigError
+from semievol.consensus import heard
 from semievol.evaluation import Evaluation, evaluate
 from semievol.gate import decide
 from semievol.propagation import training_rows
@@ -209,32 +208,9 @@ async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirec
             done += batch
         by_id = {label.query.id: label for label in done}
         labels = [by_id[query.id] for query in run.queries]
-        labels = await agreed(labels, run.examples, run.config, run.embedder)
+        labels = await asyncio.to_thread(heard, labels, run.examples, config, run.embedder)
         files.write_pseudo_labels(labels, select_labels(labels, run.config, number))
     return labels
-
-
-async def agreed(
-    labels: list[PseudoLabel], examples: Sequence[Example], config: MethodConfig, embedder: Embedder | None
-) -> list[PseudoLabel]:
-    """The pseudo-labels after each has listened to those near it, where that is configured.
-
-    Raises:
-        ConfigError: it is, and there is no embedder.
-    """
-    settings = config.labelling.consensus
-    if settings is None:
-        return labels
-    if embedder is None:
-        raise ConfigError("labelling.consensus: needs an embedder")
-
-    def listen() -> list[PseudoLabel]:
-        vectors = embedder.embed([label.query.question for label in labels])
-        others = embedder.embed([example.query.question for example in examples])
-        weights = {each.name: each.weight for each in config.labelling.configurations}
-        return agree(labels, vectors, examples, others, settings, weights)
-
-    return await asyncio.to_thread(listen)
 
 
 def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: Selection) -> list[TrainingRow]:

@@ -56,11 +56,17 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Whether a round selected a pseudo-label, and why not when it did not."""
+    """Whether a round selected a pseudo-label, and why not when it did not.
+
+    answer: what the round took it for, which the consensus may have changed.
+    consensus: the share of that answer; None: there was no consensus.
+    """
 
     query_id: str
     selected: bool
     reason: str | None
+    answer: str | None = None
+    consensus: float | None = None
 
 
 def _round(row: RowMapping) -> Round:
@@ -267,7 +273,7 @@ class RoundStore:
     def memberships(self, query_id: str) -> list[dict[str, Any]]:
         """The rounds whose pool held this pseudo-label, and what they decided."""
         statement = (
-            select(*round_members.c["number", "selected", "reason"])
+            select(*round_members.c["number", "selected", "reason", "answer", "consensus"])
             .where(round_members.c.workload == self._workload, round_members.c.query_id == query_id)
             .order_by(round_members.c.number)
         )
@@ -355,6 +361,8 @@ class RoundStore:
             "query_id": member.query_id,
             "selected": member.selected,
             "reason": member.reason,
+            "answer": member.answer,
+            "consensus": member.consensus,
         }
 
     def _outcome_row(self, number: int, role: str, outcome: Outcome) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from daemon import snapshot
+from daemon import operations, snapshot
 from daemon.config import DaemonConfig
 from daemon.round_states import RoundState as S
 from daemon.store.pseudo_labels import NewLabel, content_hash
 from daemon.store.stores import Stores, open_stores
 from semievol import confidence
+from semievol.embedding import HashingEmbedder
 from semievol.task import Task
 from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
 from tests.scripted import ListIndex
@@ -62,7 +63,7 @@ def test_a_round_selects_by_the_measure_that_is_configured(tmp_path: Path, by: s
         stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
         stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in map(label, POOL)])
         round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
-        chosen = snapshot.choose(stores, ListIndex(), Task(config.task), config, round_, None)
+        chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
     finally:
         stores.database.close()
     assert chosen.manifest["selected_ids"] == selected
@@ -85,13 +86,71 @@ def test_each_promoted_round_takes_the_next_theta(tmp_path: Path) -> None:
         selected = []
         for promoted in (False, True, True):
             round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
-            chosen = snapshot.choose(stores, ListIndex(), Task(config.task), config, round_, None)
+            chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
             selected.append(len(chosen.manifest["selected_ids"]))
             walk(stores, round_.number, {**adapter, "name": f"a{round_.number}"}, promoted=promoted)
     finally:
         stores.database.close()
     # The first round was not promoted: the second one keeps as few.
     assert selected == [1, 1, 3]
+
+
+def asked(query_id: str, question: str, answer: str | None, nats: float) -> PseudoLabel:
+    return PseudoLabel(
+        query=Query(query_id, question),
+        answer=answer,
+        entropy=nats,
+        agreement=1.0,
+        confidence=0.5,
+        justified=False,
+        adapter=None,
+        neighbours=(),
+        candidates=(CandidateAnswer("c", str(answer), answer, nats),),
+    )
+
+
+def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["password", "weather"]},
+        "labelling": {"consensus": {}},
+        "selection": {"by": "consensus", "theta": 0.75, "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    pool = [
+        asked("right", "how do I reset my password", "password", 0.1),
+        asked("wrong", "how can I reset a password", "weather", 1.5),
+        asked("between", "reset the weather", "weather", 1.0),
+        asked("silent", "reset my password now", None, float("inf")),
+        asked("sun", "what weather will it be today", "weather", 0.1),
+    ]
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        known = [Example(Query("e1", "I want to reset my password"), "password")]
+        known += [Example(Query("e2", "what is the weather today"), "weather")]
+        stores.examples.upsert([(example, False) for example in known])
+        held_out = Example(Query("h", "how can I reset a password"), "weather")
+        stores.examples.upsert([(held_out, True)])
+        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in pool])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
+        stores.rounds.transition(round_.number, S.PLANNED, S.SNAPSHOTTED, members=chosen.members)
+        views = {each.query.id: operations.explain(stores, each.query.id) for each in pool}
+    finally:
+        stores.database.close()
+    completions = {row.id: row.completion for row in chosen.rows if row.kind == "pseudo-label"}
+    assert completions == {"right": "password", "wrong": "password", "sun": "weather"}
+    assert chosen.manifest["answers_changed"] == 1
+    # The prediction that clients saw stays; what the round made of it is told beside it.
+    assert views["wrong"]["answer"] == "weather"
+    (use,) = views["wrong"]["rounds"]
+    assert (use["answer"], use["selected"]) == ("password", True)
+    assert 0.5 < use["consensus"] <= 1
+    (use,) = views["silent"]["rounds"]
+    assert (use["answer"], use["selected"], use["reason"], use["consensus"]) == (None, False, "unparseable", 0.0)
+    (use,) = views["between"]["rounds"]
+    assert (use["selected"], use["reason"]) == (False, "uncertainty above threshold")
 
 
 def walk(stores: Stores, number: int, adapter: dict[str, Any], *, promoted: bool) -> None:

@@ -95,10 +95,6 @@ def test_a_wrong_setting_is_named_with_its_fix(sections: dict[str, Any], says: s
             {"labelling": {"configurations": [{"name": "a", "adapter": "/x"}]}},
             r"configurations\[0\].adapter: the daemon labels with the serving adapter or with base, not with '/x'",
         ),
-        (
-            {"task": {"labels": ["a", "b"]}, "labelling": {"consensus": {}}},
-            "labelling.consensus: the daemon labels each query when it comes",
-        ),
         ({"training": {"kind": "openai_api"}}, "training.kind: openai_api makes models that only their endpoint"),
     ],
 )
