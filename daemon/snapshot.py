@@ -1,8 +1,8 @@
 """What a round trains on, frozen: chosen once, written once, hashed, and never read from live tables again.
 
 Owns the choice of rows (all examples outside the holdout, the selected pseudo-labels) and the snapshot
-directory (job.json, rows.jsonl, manifest.json). Invariant: no holdout example is in any row; the same state and
-seed give the same bytes.
+directory (job.json, rows.jsonl, manifest.json). Invariant: no holdout example is in any row; the same state, seed and
+vectors give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config import DaemonConfig
+from daemon.errors import FatalError
 from daemon.store.rounds import Membership, Round
 from daemon.store.stores import Stores
 from semievol.adapter_directory import write_durably
@@ -60,10 +61,16 @@ def choose(
     `parent` is the directory of the adapter to continue from; None trains from the base model.
 
     Raises:
+        FatalError: there is no example to train on.
         TransientError: the endpoint that embeds for the consensus does not answer.
     """
-    examples = sorted(stores.examples.training(), key=lambda example: example.id)
-    pool = _judged(stores, examples, embedder, config) if round_.kind == "evolve" else _Pool()
+    # First: what is labelled from now on must count as new for the next round, whether or not the pool has it.
+    counts, offsets = stores.pseudo_labels.counts(), stores.pseudo_labels.offsets()
+    pool = _judged(stores, embedder, config) if round_.kind == "evolve" else _Pool()
+    # Last: a truth that has arrived meanwhile takes the place of its pseudo-label.
+    examples = _training_examples(stores)
+    if not examples:
+        raise FatalError("no labelled example is left to train on; add labels, or lower labels.holdout_share")
     held_out = [example.id for example in stores.examples.holdout()]
     rows = tuple(training_rows(examples, pool.kept, task, config.training, round_.seed, index=index, holdout=held_out))
     if round_.options.get("shuffle_labels"):
@@ -84,7 +91,6 @@ def choose(
         name_prefix=f"{config.workload.name}-{round_.label}",
         fingerprint_prompts=tuple(fingerprint[: config.rounds.fingerprint_prompts]),
     )
-    counts = stores.pseudo_labels.counts()
     manifest = {
         "round": round_.number,
         "kind": round_.kind,
@@ -100,7 +106,7 @@ def choose(
         "rows_hash": rows_hash(rows),
         "config_hash": config.hash(),
         "config": config.public(),
-        "offsets": stores.pseudo_labels.offsets(),
+        "offsets": offsets,
         "shuffle_labels": bool(round_.options.get("shuffle_labels")),
         "example_ids": [example.id for example in examples],
         "selected_ids": [label.query.id for label in pool.kept],
@@ -122,7 +128,11 @@ class _Pool:
     changed: int | None = None
 
 
-def _judged(stores: Stores, examples: Sequence[Example], embedder: Embedder, config: DaemonConfig) -> _Pool:
+def _training_examples(stores: Stores) -> list[Example]:
+    return sorted(stores.examples.training(), key=lambda example: example.id)
+
+
+def _judged(stores: Stores, embedder: Embedder, config: DaemonConfig) -> _Pool:
     """The whole pool through the consensus, where that is configured, and through selection; in the order of ids."""
     rule = config.selection.of_evolve_round(1 + stores.rounds.evolved())
     rows = sorted(stores.pseudo_labels.pool(limit=config.rounds.max_pool), key=lambda row: row.id)
@@ -133,7 +143,8 @@ def _judged(stores: Stores, examples: Sequence[Example], embedder: Embedder, con
         judged = [Scored(row.id, row.answer, row.entropy, row.agreement) for row in rows]
     else:
         own = stores.pseudo_labels.load([row.id for row in rows])
-        labels = {label.query.id: label for label in heard(own, examples, config.labelling, embedder)}
+        agreed = heard(own, _training_examples(stores), config.labelling, embedder)
+        labels = {label.query.id: label for label in agreed}
         judged = [scored(label, rule) for label in labels.values()]
         if config.labelling.consensus is not None:
             changed = sum(label.answer != labels[label.query.id].answer for label in own)

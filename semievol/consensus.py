@@ -175,7 +175,7 @@ def _spread(
 
 def _concluded(label: PseudoLabel, masses: np.ndarray, names: Sequence[str]) -> PseudoLabel:
     whole = float(masses.sum())
-    if whole <= 0.0 or label.answer is None:  # nobody near it has said anything, or the model has said nothing
+    if not whole > 0.0 or label.answer is None:  # nobody near it has said anything, or the model has said nothing
         return replace(label, consensus=0.0)
     best = int(masses.argmax())
     answer, share = names[best], float(masses[best]) / whole

@@ -302,8 +302,10 @@ class HashingEmbedder:
 
 
 def _unit(vectors: Any) -> Vectors:
-    """Rows scaled to length 1; a zero row becomes the first axis."""
+    """Rows scaled to length 1; a zero row, or one that is not all numbers, becomes the first axis."""
     array = np.array(vectors, dtype=np.float32)
+    # One NaN (an endpoint's null) would reach every centre of a consensus.
+    array[~np.isfinite(array).all(axis=1)] = 0.0
     norms = np.linalg.norm(array, axis=1, keepdims=True)
     zero = norms[:, 0] == 0
     array[zero, 0] = 1.0

@@ -20,6 +20,7 @@ from semievol.types import PseudoLabel
 
 UNPARSEABLE = "unparseable"
 LOW_AGREEMENT = "low agreement"
+NO_OWN_CANDIDATE = "low agreement: only the consensus gave this answer"
 HIGH_ENTROPY = "entropy above threshold"
 HIGH_UNCERTAINTY = "uncertainty above threshold"
 
@@ -127,7 +128,7 @@ def _reason(label: Scored, rank: float, threshold: float, config: SelectionConfi
     if label.answer is None:
         return UNPARSEABLE
     if label.agreement < config.min_agreement:
-        return LOW_AGREEMENT
+        return LOW_AGREEMENT if label.agreement > 0 else NO_OWN_CANDIDATE
     # Not `rank > threshold`: a NaN must fall on the rejected side.
     if not (math.isfinite(rank) and rank <= threshold):
         return HIGH_ENTROPY if config.by == "entropy" else HIGH_UNCERTAINTY

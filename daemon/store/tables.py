@@ -162,7 +162,7 @@ round_members = Table(
     Column("query_id", String(512), primary_key=True),
     Column("selected", Boolean, nullable=False),
     Column("reason", String(200)),  # why not, when not selected
-    Column("answer", Text),  # as the round took it: of the consensus, where there is one
+    Column("answer", Text),  # as the round took it: of the consensus, where there is one; NULL also before schema 0003
     Column("consensus", Float),  # the answer's share in the consensus; NULL: there was none
     Index("ix_round_members_query", "workload", "query_id"),
 )

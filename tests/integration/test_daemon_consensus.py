@@ -19,16 +19,9 @@ def test_a_round_learns_the_answers_of_the_consensus_and_explains_them(tmp_path:
         tmp_path,
         labelling={
             "consensus": {"votes": 0.5},
+            # A view that is told a colour which the question does not say: it is often wrong.
             "configurations": [
-                {
-                    "name": "sampled",
-                    "temperature": 1.0,
-                    "samples": 2,
-                    "neighbours": 1,
-                    "adapter": "base",
-                    "weight": 0.5,
-                },
-                {"name": "greedy", "temperature": 0.0, "neighbours": 0},
+                {"name": "misled", "temperature": 0.0, "neighbours": 0, "template": "blue {question}"},
             ],
         },
         selection={"by": "consensus", "theta": 0.5},
@@ -50,6 +43,7 @@ def test_a_round_learns_the_answers_of_the_consensus_and_explains_them(tmp_path:
     uses = {query_id: view["rounds"][0] for query_id, view in views.items()}
     assert all(0 <= use["consensus"] <= 1 for use in uses.values())
     changed = [key for key, use in uses.items() if use["answer"] != views[key]["answer"]]
+    assert any(uses[key]["selected"] for key in changed)
     assert detail["snapshot"]["answers_changed"] == len(changed)
     taken = next(event["detail"] for event in detail["events"] if event["to_state"] == "snapshotted")
     assert taken.endswith(f"; the consensus changed {len(changed)} of {QUERIES} answers")

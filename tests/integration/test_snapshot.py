@@ -1,5 +1,6 @@
 """What a round trains on, chosen from real stores."""
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ import pytest
 
 from daemon import operations, snapshot
 from daemon.config import DaemonConfig
+from daemon.errors import FatalError
 from daemon.round_states import RoundState as S
 from daemon.store.pseudo_labels import NewLabel, content_hash
 from daemon.store.stores import Stores, open_stores
 from semievol import confidence
 from semievol.embedding import HashingEmbedder
+from semievol.protocols import Vectors
 from semievol.task import Task
 from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
 from tests.scripted import ListIndex
@@ -113,12 +116,13 @@ def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -
     settings: dict[str, Any] = {
         "workload": "w",
         "model": {"name": "none"},
-        "task": {"labels": ["password", "weather"]},
+        "task": {"labels": ["card", "password", "weather"]},
         "labelling": {"consensus": {}},
-        "selection": {"by": "consensus", "theta": 0.75, "min_agreement": 0},
+        "selection": {"by": "consensus", "theta": 0.8, "min_agreement": 0},
     }
     config = DaemonConfig.model_validate(settings)
     pool = [
+        asked("lost", "I lost my card", "weather", 3.0),
         asked("right", "how do I reset my password", "password", 0.1),
         asked("wrong", "how can I reset a password", "weather", 1.5),
         asked("between", "reset the weather", "weather", 1.0),
@@ -129,6 +133,7 @@ def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -
     try:
         known = [Example(Query("e1", "I want to reset my password"), "password")]
         known += [Example(Query("e2", "what is the weather today"), "weather")]
+        known += [Example(Query("e3", "my card is lost"), "card")]  # which no pseudo-label says
         stores.examples.upsert([(example, False) for example in known])
         held_out = Example(Query("h", "how can I reset a password"), "weather")
         stores.examples.upsert([(held_out, True)])
@@ -140,8 +145,8 @@ def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -
     finally:
         stores.database.close()
     completions = {row.id: row.completion for row in chosen.rows if row.kind == "pseudo-label"}
-    assert completions == {"right": "password", "wrong": "password", "sun": "weather"}
-    assert chosen.manifest["answers_changed"] == 1
+    assert completions == {"lost": "card", "right": "password", "wrong": "password", "sun": "weather"}
+    assert chosen.manifest["answers_changed"] == 2
     # The prediction that clients saw stays; what the round made of it is told beside it.
     assert views["wrong"]["answer"] == "weather"
     (use,) = views["wrong"]["rounds"]
@@ -151,6 +156,68 @@ def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -
     assert (use["answer"], use["selected"], use["reason"], use["consensus"]) == (None, False, "unparseable", 0.0)
     (use,) = views["between"]["rounds"]
     assert (use["selected"], use["reason"]) == (False, "uncertainty above threshold")
+
+
+class Interrupting:
+    """An embedder during whose first call something happens in the state."""
+
+    name, dimensions = "interrupting", 256
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self._happens: Callable[[], object] | None = happens
+        self._inner = HashingEmbedder()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        happens, self._happens = self._happens, None
+        if happens is not None:
+            happens()
+        return self._inner.embed(texts)
+
+
+def test_what_arrives_while_the_pool_is_judged_is_new_and_a_truth_takes_the_place_of_its_pseudo_label(
+    tmp_path: Path,
+) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["password", "weather"]},
+        "labelling": {"consensus": {}},
+        "selection": {"by": "consensus", "theta": 1.0, "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    first = asked("first", "how do I reset my password", "password", 0.1)
+    late = asked("late", "is it raining", "weather", 0.1)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+
+    def arrive() -> None:
+        stores.pseudo_labels.add([NewLabel(late, content_hash(late.query), "queries", 0, 7)])
+        stores.examples.upsert([(Example(first.query, "weather"), False)])
+
+    try:
+        stores.examples.upsert([(Example(Query("e", "what is the weather today"), "weather"), False)])
+        stores.pseudo_labels.add([NewLabel(first, content_hash(first.query), "queries", 0, 3)])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        embedder = Interrupting(arrive)
+        chosen = snapshot.choose(stores, ListIndex(), embedder, Task(config.task), config, round_, None)
+    finally:
+        stores.database.close()
+    assert chosen.manifest["labelled_total"] == 1
+    assert chosen.manifest["offsets"] == {"queries": {"0": 3}}
+    assert {(row.id, row.completion, row.kind) for row in chosen.rows} == {
+        ("e", "weather", "example"),
+        ("first", "weather", "example"),
+    }
+
+
+def test_a_round_without_an_example_says_what_to_do(tmp_path: Path) -> None:
+    config = DaemonConfig.model_validate({"workload": "w", "model": {"name": "none"}, "task": {"labels": ["a", "b"]}})
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        round_ = stores.rounds.plan("warm", "by hand", 0, None, {})
+        with pytest.raises(FatalError, match="no labelled example is left to train on; add labels"):
+            snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
+    finally:
+        stores.database.close()
 
 
 def walk(stores: Stores, number: int, adapter: dict[str, Any], *, promoted: bool) -> None:

@@ -97,6 +97,16 @@ def test_vectors_of_an_endpoint_are_ordered_by_index_and_scaled_to_unit_length()
     assert embedder.name == "openai:m@http://embeddings/v1"
 
 
+def test_a_vector_of_an_endpoint_that_is_no_number_reaches_no_other() -> None:
+    def answer(texts: list[str]) -> httpx.Response:
+        rows = [
+            {"index": i, "embedding": [None, None] if text == "bad" else [0.0, 2.0]} for i, text in enumerate(texts)
+        ]
+        return httpx.Response(200, json={"data": rows})
+
+    np.testing.assert_array_equal(endpoint(answer).embed(["good", "bad"]), [[0, 1], [1, 0]])
+
+
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_an_overloaded_endpoint_is_a_transient_error(status: int) -> None:
     with pytest.raises(TransientError, match=f"HTTP {status}"):

@@ -56,6 +56,11 @@ def test_low_agreement_is_rejected_whatever_the_entropy_but_counts_in_the_quanti
     assert selection.rejected["x"] == "low agreement"
 
 
+def test_an_answer_that_no_candidate_gave_is_refused_for_that_reason() -> None:
+    selection = select([Scored("x", "a", 0.0, 0.0), *by_entropy(0.1)], SelectionConfig(theta=1.0, min_agreement=0.5))
+    assert selection.rejected == {"x": "low agreement: only the consensus gave this answer"}
+
+
 def test_an_unanimous_answer_of_high_entropy_is_not_kept() -> None:
     assert "2" not in select(by_entropy(0.1, 0.2, 5.0), SelectionConfig(theta=0.5)).kept
 
