@@ -21,25 +21,20 @@ from daemon.alias import Alias
 from daemon.config import DaemonConfig
 from daemon.errors import FatalError
 from daemon.launch import Launcher, TrainingPlace
+from daemon.pool import Label, RoundPool
 from daemon.round_states import RoundState
-from daemon.store.pseudo_labels import PoolRow
 from daemon.store.rounds import Round
 from daemon.store.stores import Stores
 from semievol import adapter_directory
 from semievol.answer_equality import AnswerEquality
-from semievol.embedding import RememberedVectors
 from semievol.errors import AdapterError, ConfigError, DataError, TransientError
 from semievol.evaluation import Evaluation, evaluate, summarise
 from semievol.gate import GateResult, decide
 from semievol.protocols import Embedder, ExampleIndex, Generator
 from semievol.task import Task
-from semievol.types import Example, Outcome, PseudoLabel, Query
+from semievol.types import Example, Outcome
 
 log = logging.getLogger(__name__)
-
-EMBEDDED_AT_ONCE = 256
-
-Label = Callable[[Sequence[Query], str | None], Awaitable[list[PseudoLabel]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +74,7 @@ class RoundEngine:
         self._rounds = tools.stores.rounds
         self.place = place
         self.progress: dict[str, Any] = {}
-        self._vectors = RememberedVectors(tools.embedder)
+        self._pool = RoundPool(config, tools.stores, tools.embedder, tools.label)
         self._steps: Mapping[RoundState, Callable[[Round], Awaitable[Round]]] = {
             RoundState.PLANNED: self._snapshot,
             RoundState.SNAPSHOTTED: self._begin_training,
@@ -139,16 +134,20 @@ class RoundEngine:
         return moved
 
     async def _snapshot(self, round_: Round) -> Round:
+
+        def say(figures: dict[str, Any]) -> None:
+            self.progress = {"state": round_.state.value, **figures}
+
         if round_.kind == "evolve" and self._config.rounds.refresh:
-            await self._refresh_pool(round_)
+            await self._pool.refresh(round_.incumbent, say)
         if round_.kind == "evolve" and self._config.labelling.consensus is not None:
-            await self._embed_pool(round_)
+            await self._pool.embed(say)
         parent = await self._parent(round_)
         tools = self._tools
         chosen = await asyncio.to_thread(
-            snapshot.choose, tools.stores, tools.index, self._vectors, tools.task, self._config, round_, parent
+            snapshot.choose, tools.stores, tools.index, self._pool.vectors, tools.task, self._config, round_, parent
         )
-        self._vectors = RememberedVectors(tools.embedder)
+        self._pool.forget()
         if round_.kind == "evolve" and not chosen.manifest["selected"]:
             raise FatalError("no pseudo-label was selected; nothing to learn from beyond the examples")
         await asyncio.to_thread(snapshot.write, chosen, self.place.training(round_).snapshot)
@@ -167,45 +166,6 @@ class RoundEngine:
         if self._config.training.start_from == "base" or round_.incumbent is None:
             return None
         return (await self._tools.fleet.version(round_.incumbent)).path
-
-    async def _refresh_pool(self, round_: Round) -> None:
-        """Label the pool again where an older adapter had: pseudo-labels must not outlive the model they came from."""
-        labels = self._tools.stores.pseudo_labels
-        pool: list[PoolRow] = await asyncio.to_thread(lambda: labels.pool(limit=self._config.rounds.max_pool))
-        stale = [row.id for row in pool if row.adapter != round_.incumbent]
-        if self._config.labelling.consensus is not None:
-            # Views count by the weight of their name: an answer of a view that is gone would count as a whole one.
-            stale += await asyncio.to_thread(self._of_other_views, [row.id for row in pool], frozenset(stale))
-        size = self._config.labelling.batch_size
-        for start in range(0, len(stale), size):
-            self.progress = {"state": round_.state.value, "relabelled": start, "to_relabel": len(stale)}
-            old = await asyncio.to_thread(labels.load, stale[start : start + size])
-            new = await self._tools.label([label.query for label in old], round_.incumbent)
-            await asyncio.to_thread(labels.replace, new)
-
-    def _of_other_views(self, ids: Sequence[str], but: frozenset[str]) -> list[str]:
-        names = {each.name for each in self._config.labelling.configurations}
-        found: list[str] = []
-        for start in range(0, len(ids), EMBEDDED_AT_ONCE):
-            for label in self._tools.stores.pseudo_labels.load(ids[start : start + EMBEDDED_AT_ONCE]):
-                if label.query.id not in but and {each.configuration for each in label.candidates} != names:
-                    found.append(label.query.id)
-        return found
-
-    async def _embed_pool(self, round_: Round) -> None:
-        """Let the consensus find the pool's vectors ready.
-
-        In slices: a stop is heard between them, and what an endpoint has given stays for the next attempt.
-        """
-        labels = self._tools.stores.pseudo_labels
-        pool = await asyncio.to_thread(lambda: labels.pool(limit=self._config.rounds.max_pool))
-
-        def remember(ids: Sequence[str]) -> None:
-            self._vectors.embed([label.query.question for label in labels.load(ids)])
-
-        for start in range(0, len(pool), EMBEDDED_AT_ONCE):
-            self.progress = {"state": round_.state.value, "embedded": start, "to_embed": len(pool)}
-            await asyncio.to_thread(remember, [row.id for row in pool[start : start + EMBEDDED_AT_ONCE]])
 
     async def _begin_training(self, round_: Round) -> Round:
         return await asyncio.to_thread(

@@ -19,17 +19,16 @@ from typing import Any
 
 from daemon.config import DaemonConfig
 from daemon.errors import FatalError
+from daemon.pool import Judged, judge, training_examples
 from daemon.store.rounds import Membership, Round
 from daemon.store.stores import Stores
 from semievol.adapter_directory import write_durably
-from semievol.consensus import heard
 from semievol.propagation import training_rows
 from semievol.protocols import Embedder, ExampleIndex
 from semievol.seeds import derive
-from semievol.selection import Scored, scored, select
 from semievol.task import Task
 from semievol.training_job import TrainingJob, write_snapshot
-from semievol.types import Example, PseudoLabel, TrainingRow
+from semievol.types import TrainingRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +65,9 @@ def choose(
     """
     # First: what is labelled from now on must count as new for the next round, whether or not the pool has it.
     counts, offsets = stores.pseudo_labels.counts(), stores.pseudo_labels.offsets()
-    pool = _judged(stores, embedder, config) if round_.kind == "evolve" else _Pool()
+    pool = judge(stores, embedder, config) if round_.kind == "evolve" else Judged()
     # Last: a truth that has arrived meanwhile takes the place of its pseudo-label.
-    examples = _training_examples(stores)
+    examples = training_examples(stores)
     if not examples:
         raise FatalError("no labelled example is left to train on; add labels, or lower labels.holdout_share")
     held_out = [example.id for example in stores.examples.holdout()]
@@ -112,55 +111,6 @@ def choose(
         "selected_ids": [label.query.id for label in pool.kept],
     }
     return Snapshot(rows, pool.members, job, manifest)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """The pseudo-labels that a round could learn from, judged.
-
-    kept: the selected ones, with the answers that are trained on.
-    changed: how many answers of the pool the consensus changed; None: it was not asked for.
-    """
-
-    kept: Sequence[PseudoLabel] = ()
-    members: tuple[Membership, ...] = ()
-    threshold: float | None = None
-    changed: int | None = None
-
-
-def _training_examples(stores: Stores) -> list[Example]:
-    return sorted(stores.examples.training(), key=lambda example: example.id)
-
-
-def _judged(stores: Stores, embedder: Embedder, config: DaemonConfig) -> _Pool:
-    """The whole pool through the consensus, where that is configured, and through selection; in the order of ids."""
-    rule = config.selection.of_evolve_round(1 + stores.rounds.evolved())
-    rows = sorted(stores.pseudo_labels.pool(limit=config.rounds.max_pool), key=lambda row: row.id)
-    labels: dict[str, PseudoLabel] = {}
-    changed: int | None = None
-    if config.labelling.consensus is None and rule.by == "entropy":
-        # The rows say it all; whole labels, with their candidates, are many times as large.
-        judged = [Scored(row.id, row.answer, row.entropy, row.agreement) for row in rows]
-    else:
-        own = stores.pseudo_labels.load([row.id for row in rows])
-        agreed = heard(own, _training_examples(stores), config.labelling, embedder)
-        labels = {label.query.id: label for label in agreed}
-        judged = [scored(label, rule) for label in labels.values()]
-        if config.labelling.consensus is not None:
-            changed = sum(label.answer != labels[label.query.id].answer for label in own)
-    selection = select(judged, rule)
-    members = tuple(
-        Membership(
-            each.id,
-            each.id not in selection.rejected,
-            selection.rejected.get(each.id),
-            each.answer,
-            labels[each.id].consensus if each.id in labels else None,
-        )
-        for each in judged
-    )
-    kept = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
-    return _Pool(kept, members, selection.threshold, changed)
 
 
 def shuffled(rows: Sequence[TrainingRow], seed: int) -> tuple[TrainingRow, ...]:

@@ -1,4 +1,7 @@
-"""Fakes at the method's protocols: a Generator that answers from a script and an ExampleIndex that lists examples."""
+"""Fakes at the method's protocols: a Generator that answers from a script and an ExampleIndex that lists examples.
+
+And a pseudo-label as such a Generator would give it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from semievol.errors import AdapterError
-from semievol.types import Completion, Example, GenerationRequest, Neighbour
+from semievol.types import CandidateAnswer, Completion, Example, GenerationRequest, Neighbour, PseudoLabel, Query
 
 Script = Callable[[GenerationRequest], Sequence[str | tuple[str, float]]]
 """The texts (optionally with their entropy in nats per token) that answer a request, one a sample."""
@@ -24,6 +27,23 @@ def completion(
         finish_reason="length" if finish_reason == "length" else "stop",
         adapter=adapter,
         prompt_tokens=prompt_tokens,
+    )
+
+
+def pseudo_label(
+    query_id: str, question: str, answer: str | None, entropy: float, configuration: str = "c"
+) -> PseudoLabel:
+    """What the base model said in the one answer that it gave."""
+    return PseudoLabel(
+        query=Query(query_id, question),
+        answer=answer,
+        entropy=entropy,
+        agreement=1.0,
+        confidence=0.5,
+        justified=False,
+        adapter=None,
+        neighbours=(),
+        candidates=(CandidateAnswer(configuration, str(answer), answer, entropy),),
     )
 
 

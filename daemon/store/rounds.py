@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
@@ -355,15 +355,7 @@ class RoundStore:
         )
 
     def _member_row(self, number: int, member: Membership) -> dict[str, Any]:
-        return {
-            "workload": self._workload,
-            "number": number,
-            "query_id": member.query_id,
-            "selected": member.selected,
-            "reason": member.reason,
-            "answer": member.answer,
-            "consensus": member.consensus,
-        }
+        return {"workload": self._workload, "number": number, **asdict(member)}
 
     def _outcome_row(self, number: int, role: str, outcome: Outcome) -> dict[str, Any]:
         return {

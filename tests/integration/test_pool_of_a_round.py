@@ -18,8 +18,8 @@ from semievol.embedding import HashingEmbedder
 from semievol.errors import TransientError
 from semievol.protocols import Vectors
 from semievol.task import Task
-from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
-from tests.scripted import ListIndex
+from semievol.types import Example, PseudoLabel, Query
+from tests.scripted import ListIndex, pseudo_label
 
 SETTINGS: dict[str, Any] = {
     "workload": "w",
@@ -60,17 +60,7 @@ class Relabeller:
 
 
 def labelled(query_id: str, configuration: str) -> PseudoLabel:
-    return PseudoLabel(
-        query=Query(query_id, f"is number {query_id} even?"),
-        answer="even",
-        entropy=0.1,
-        agreement=1.0,
-        confidence=0.9,
-        justified=False,
-        adapter=None,
-        neighbours=(),
-        candidates=(CandidateAnswer(configuration, "even", "even", 0.1),),
-    )
+    return pseudo_label(query_id, f"is number {query_id} even?", "even", 0.1, configuration)
 
 
 @pytest.fixture
@@ -106,7 +96,7 @@ def fill(stores: Stores, *labels: PseudoLabel) -> None:
 async def test_what_an_endpoint_has_embedded_stays_for_the_next_attempt(
     stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daemon.rounds.EMBEDDED_AT_ONCE", 2)
+    monkeypatch.setattr("daemon.pool.EMBEDDED_AT_ONCE", 2)
     fill(stores, *(labelled(str(number), "now") for number in range(7)))
     embedder = Limited(refused=3)
     rounds = engine(stores, tmp_path, embedder, Relabeller())

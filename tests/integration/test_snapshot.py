@@ -18,7 +18,7 @@ from semievol.embedding import HashingEmbedder
 from semievol.protocols import Vectors
 from semievol.task import Task
 from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
-from tests.scripted import ListIndex
+from tests.scripted import ListIndex, pseudo_label
 
 POOL: dict[str, list[tuple[str | None, float]]] = {
     "surest first": [("odd", 0.1), ("even", 0.1), ("even", 0.2), (None, 0.3)],
@@ -98,20 +98,6 @@ def test_each_promoted_round_takes_the_next_theta(tmp_path: Path) -> None:
     assert selected == [1, 1, 3]
 
 
-def asked(query_id: str, question: str, answer: str | None, nats: float) -> PseudoLabel:
-    return PseudoLabel(
-        query=Query(query_id, question),
-        answer=answer,
-        entropy=nats,
-        agreement=1.0,
-        confidence=0.5,
-        justified=False,
-        adapter=None,
-        neighbours=(),
-        candidates=(CandidateAnswer("c", str(answer), answer, nats),),
-    )
-
-
 def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "workload": "w",
@@ -122,12 +108,12 @@ def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -
     }
     config = DaemonConfig.model_validate(settings)
     pool = [
-        asked("lost", "I lost my card", "weather", 3.0),
-        asked("right", "how do I reset my password", "password", 0.1),
-        asked("wrong", "how can I reset a password", "weather", 1.5),
-        asked("between", "reset the weather", "weather", 1.0),
-        asked("silent", "reset my password now", None, float("inf")),
-        asked("sun", "what weather will it be today", "weather", 0.1),
+        pseudo_label("lost", "I lost my card", "weather", 3.0),
+        pseudo_label("right", "how do I reset my password", "password", 0.1),
+        pseudo_label("wrong", "how can I reset a password", "weather", 1.5),
+        pseudo_label("between", "reset the weather", "weather", 1.0),
+        pseudo_label("silent", "reset my password now", None, float("inf")),
+        pseudo_label("sun", "what weather will it be today", "weather", 0.1),
     ]
     stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
     try:
@@ -185,8 +171,8 @@ def test_what_arrives_while_the_pool_is_judged_is_new_and_a_truth_takes_the_plac
         "selection": {"by": "consensus", "theta": 1.0, "min_agreement": 0},
     }
     config = DaemonConfig.model_validate(settings)
-    first = asked("first", "how do I reset my password", "password", 0.1)
-    late = asked("late", "is it raining", "weather", 0.1)
+    first = pseudo_label("first", "how do I reset my password", "password", 0.1)
+    late = pseudo_label("late", "is it raining", "weather", 0.1)
     stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
 
     def arrive() -> None:
