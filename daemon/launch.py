@@ -1,13 +1,11 @@
 """Where a round trains: a process of its own here, or elsewhere by another Launcher (a Kubernetes Job).
 
-Owns the places of a training and the reading of its progress; not what training does (semievol.lora) nor the child's
-life (semievol.trainer_process).
+Owns the places of a training; not what training does (semievol.lora) nor the child's life (semievol.trainer_process).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +54,3 @@ class SubprocessLauncher:
         path = await train_in_subprocess(place.snapshot, place.work, place.adapters)
         manifest = await asyncio.to_thread(adapter_directory.verify, path)
         return Trained(manifest.name, path, manifest.content_hash, manifest.training)
-
-
-def read_progress(work: Path) -> dict[str, Any] | None:
-    """The trainer's progress.json; None before the first step."""
-    try:
-        progress: dict[str, Any] = json.loads((work / "progress.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return progress

@@ -10,11 +10,11 @@ from dataclasses import asdict
 from typing import Any
 
 from daemon.errors import StateConflict
-from daemon.launch import read_progress
 from daemon.rounds import RoundPlace
 from daemon.store.leases import LeaseState
 from daemon.store.rounds import Round
 from daemon.store.stores import Stores
+from semievol.training_progress import read_progress
 
 
 def status(stores: Stores, place: RoundPlace, alias: str) -> dict[str, Any]:

@@ -7,6 +7,9 @@ a state is in `daemon.rounds`; how it is stored is in `daemon.store.rounds`.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
+
+RoundKind = Literal["warm", "evolve"]
 
 
 class RoundState(StrEnum):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from daemon.config import TriggerConfig
-from daemon.store.rounds import RoundKind
+from daemon.round_states import RoundKind
 
 
 @dataclass(frozen=True, slots=True)

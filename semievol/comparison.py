@@ -18,8 +18,7 @@ from semievol.answer_equality import AnswerEquality
 from semievol.comparison_rows import ComparedMethod
 from semievol.data import example_to_json, query_to_json, write_jsonl
 from semievol.errors import ConfigError
-from semievol.evaluation import Evaluation, evaluate
-from semievol.file_commands import precision
+from semievol.evaluation import Evaluation, evaluate, precision
 from semievol.propagation import training_rows
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.recipe import Clock, Run, Trainer, Watcher, make_training_job, propose, round_seed

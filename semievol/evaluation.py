@@ -1,4 +1,4 @@
-"""What a model answers to held-out examples.
+"""What a model answers to held-out examples, and how many of its pseudo-labels are right.
 
 Owns greedy evaluation of one adapter, closed book or with neighbours. Does not compare or decide: see gate.
 Invariant: one outcome per example, in order; an answer that does not parse is wrong, one that means the same as any of
@@ -19,7 +19,7 @@ from semievol.propagation import arrange, retrieve
 from semievol.protocols import ExampleIndex, Generator, Progress
 from semievol.seeds import derive
 from semievol.task import Task
-from semievol.types import Example, GenerationRequest, Outcome
+from semievol.types import Example, GenerationRequest, Outcome, PseudoLabel
 
 CHUNK = 128
 
@@ -112,3 +112,14 @@ def summarise(adapter: str | None, outcomes: Sequence[Outcome]) -> Evaluation:
         by_category={name: sum(hits) / len(hits) for name, hits in sorted(by_category.items())},
         mean_entropy=mean_entropy([outcome.entropy for outcome in outcomes]),
     )
+
+
+def precision(labels: Sequence[PseudoLabel], truth: Mapping[str, Example], equality: AnswerEquality) -> float | None:
+    """The share of pseudo-labels that are right, among those whose truth is known; None where it never is."""
+    known = [label for label in labels if label.query.id in truth]
+    if not known:
+        return None
+    examples = [truth[label.query.id] for label in known]
+    same = equality.among([*(label.answer for label in known), *(gold for each in examples for gold in each.answers)])
+    right = [is_correct(label.answer, example, same) for label, example in zip(known, examples, strict=True)]
+    return sum(right) / len(known)

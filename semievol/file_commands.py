@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.adapter_directory import write_durably
-from semievol.answer_equality import AnswerEquality, is_correct
+from semievol.answer_equality import AnswerEquality
 from semievol.config import MethodConfig
 from semievol.consensus import heard
 from semievol.data import example_of, read_answers, read_examples, read_pseudo_labels, read_queries, write_jsonl
 from semievol.errors import ConfigError, DataError
-from semievol.evaluation import Evaluation, evaluate
+from semievol.evaluation import Evaluation, evaluate, precision
 from semievol.file_engine import check_evolvable, open_generator, trainer_of
 from semievol.recipe import Run, Watcher, evolve, make_training_job, select_labels
 from semievol.run_directory import Kind, RoundResult, RunDirectory, labelled_rows, outcome_row
@@ -27,7 +27,7 @@ from semievol.split import is_holdout
 from semievol.task import Task
 from semievol.text_answers import token_f1
 from semievol.training_job import write_snapshot
-from semievol.types import Example, PseudoLabel, Query
+from semievol.types import Example, Query
 
 if TYPE_CHECKING:
     from semievol.example_index import QdrantExampleIndex
@@ -121,17 +121,6 @@ def true_answers(path: Path, queries: Sequence[Query], task: Task) -> dict[str, 
             except DataError as error:
                 raise DataError(f"{path.name}: id {query.id!r}: {error}") from None
     return truth
-
-
-def precision(labels: Sequence[PseudoLabel], truth: Mapping[str, Example], equality: AnswerEquality) -> float | None:
-    """The share of pseudo-labels that are right, among those whose truth is known; None where it never is."""
-    known = [label for label in labels if label.query.id in truth]
-    if not known:
-        return None
-    examples = [truth[label.query.id] for label in known]
-    same = equality.among([*(label.answer for label in known), *(gold for each in examples for gold in each.answers)])
-    right = [is_correct(label.answer, example, same) for label, example in zip(known, examples, strict=True)]
-    return sum(right) / len(known)
 
 
 async def _test(run: Run, results: Sequence[RoundResult], tested: Sequence[Example]) -> dict[str, Any]:

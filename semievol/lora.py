@@ -22,17 +22,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from semievol import adapter_directory, training_group
 from semievol.adapter_directory import Manifest
 from semievol.errors import AdapterError, DataError, SemiEvolError, TransientError
 from semievol.training_job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, read_snapshot, snapshot_hash
+from semievol.training_progress import LOSSES_FILE, PROGRESS_FILE, ProgressFile, TrainingProgress
 
-PROGRESS_FILE = "progress.json"
-LOSSES_FILE = "losses.jsonl"
 RESULT_FILE = "result.json"
 _LOCK_FILE = "lock"
 _CHECKPOINTS = "checkpoints"
@@ -45,18 +44,6 @@ BUSY_EXIT_CODE = 69
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a training stands. `loss` is the last step's, `tokens_per_s` counts prompt and completion tokens."""
-
-    state: Literal["starting", "training", "fingerprinting", "publishing", "done", "failed"]
-    step: int = 0
-    total_steps: int = 0
-    loss: float | None = None
-    tokens_per_s: float | None = None
-    elapsed_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class TrainedAdapter:
     """A published adapter."""
 
@@ -66,7 +53,10 @@ class TrainedAdapter:
 
 
 def train(
-    snapshot_dir: Path, work_dir: Path, adapters_dir: Path, on_progress: Callable[[Progress], None] | None = None
+    snapshot_dir: Path,
+    work_dir: Path,
+    adapters_dir: Path,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
 ) -> TrainedAdapter:
     """Train the snapshot's job and publish the adapter.
 
@@ -92,8 +82,8 @@ def train(
         finished = _finished(work_dir)
         if finished is not None:
             return finished
-        progress = _ProgressFile(work_dir / PROGRESS_FILE, on_progress)
-        progress.report(Progress("starting"))
+        progress = ProgressFile(work_dir / PROGRESS_FILE, on_progress)
+        progress.report(TrainingProgress("starting"))
 
         from semievol import lora_trainer
 
@@ -101,7 +91,7 @@ def train(
         command = [sys.executable, "-m", "semievol.lora", *_arguments(snapshot_dir, work_dir, adapters_dir)]
         with training_group.joined(job.training.processes, command, lambda text: _give_up(work_dir, text)):
             fingerprint, summary = lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, weights_dir, progress.report)
-        progress.report(Progress("publishing", summary["steps"], summary["steps"]))
+        progress.report(TrainingProgress("publishing", summary["steps"], summary["steps"]))
         path = adapter_directory.publish(
             weights_dir,
             adapters_dir,
@@ -116,7 +106,7 @@ def train(
         manifest = adapter_directory.verify(path)
         _write_result(work_dir, {"path": str(path.resolve()), "name": path.name, "content_hash": manifest.content_hash})
         shutil.rmtree(work_dir / _CHECKPOINTS, ignore_errors=True)
-        progress.report(Progress("done", summary["steps"], summary["steps"], summary["last_loss"]))
+        progress.report(TrainingProgress("done", summary["steps"], summary["steps"], summary["last_loss"]))
         return TrainedAdapter(path, path.name, manifest)
 
 
@@ -165,34 +155,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {"path": str(trained.path), "name": trained.name, "content_hash": trained.manifest.content_hash}
     print(json.dumps(result), flush=True)
     return 0
-
-
-class _ProgressFile:
-    """Keeps `progress.json` current for readers in other processes: replaced whole, at most five times a second.
-
-    Every step's loss is added to `losses.jsonl` beside it; steps that a resumed training does again stand there twice.
-    """
-
-    def __init__(self, path: Path, listener: Callable[[Progress], None] | None) -> None:
-        self._path = path
-        self._listener = listener
-        self._started = time.monotonic()
-        self._written = -1.0
-        self._state = ""
-
-    def report(self, progress: Progress) -> None:
-        now = time.monotonic() - self._started
-        record = asdict(progress) | {"elapsed_s": round(now, 3)}
-        if progress.state != self._state or progress.step >= progress.total_steps or now - self._written >= 0.2:
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
-            temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
-            temporary.replace(self._path)
-            self._written, self._state = now, progress.state
-        if progress.state == "training" and progress.loss is not None:
-            with self._path.with_name(LOSSES_FILE).open("a", encoding="utf-8") as losses:
-                losses.write(json.dumps({"step": progress.step, "loss": progress.loss}) + "\n")
-        if self._listener is not None:
-            self._listener(Progress(**record))
 
 
 @contextlib.contextmanager
@@ -258,7 +220,7 @@ def _report_failure(work_dir: Path, kind: str, text: str) -> None:
     with contextlib.suppress(OSError):
         work_dir.mkdir(parents=True, exist_ok=True)
         _write_result(work_dir, {"error": text, "kind": kind})
-        _ProgressFile(work_dir / PROGRESS_FILE, None).report(Progress("failed"))
+        ProgressFile(work_dir / PROGRESS_FILE, None).report(TrainingProgress("failed"))
 
 
 def _end_with_parent(parent_pid: int) -> None:

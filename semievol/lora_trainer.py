@@ -34,10 +34,10 @@ from transformers.trainer_callback import PrinterCallback
 from semievol import adapter_directory, decoding, training_log
 from semievol.errors import AdapterError, ConfigError
 from semievol.language_model import Prompts, device_of, load_model, load_prompts
-from semievol.lora import Progress
 from semievol.seeds import derive
 from semievol.training_batches import IGNORED, TokenRow, batch_order, collate, tokenize, whole_batches
 from semievol.training_job import TrainingJob
+from semievol.training_progress import TrainingProgress
 from semievol.types import Message, TrainingRow
 
 _COMPLETE = "COMPLETE"
@@ -61,7 +61,7 @@ def run(
     rows: Sequence[TrainingRow],
     checkpoints_dir: Path,
     weights_dir: Path,
-    report: Callable[[Progress], None],
+    report: Callable[[TrainingProgress], None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Train the job and write the adapter's files into `weights_dir`.
 
@@ -110,7 +110,7 @@ def run(
         return [], {}
     if plain:
         model.set_attn_implementation(attention)
-    report(Progress("fingerprinting", steps, steps, trainer.last_loss))
+    report(TrainingProgress("fingerprinting", steps, steps, trainer.last_loss))
     weights_dir.mkdir(parents=True, exist_ok=True)
     write_adapter(adapted, job, weights_dir)
     fingerprint = take_fingerprint(adapted, prompts, job)
@@ -154,7 +154,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         stream: Sequence[TokenRow],
         padding: int,
         share: bool,
-        report: Callable[[Progress], None],
+        report: Callable[[TrainingProgress], None],
     ) -> None:
         super().__init__(
             model=model,
@@ -226,7 +226,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
 
-    def step_done(self, seconds: float) -> Progress:
+    def step_done(self, seconds: float) -> TrainingProgress:
         """Close the books of one optimiser step.
 
         Raises:
@@ -244,7 +244,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         if self.first_loss is None:
             self.first_loss = self.last_loss
         self._seconds += seconds
-        return Progress(
+        return TrainingProgress(
             "training", self.state.global_step, self.state.max_steps, self.last_loss, self._tokens / self._seconds
         )
 
@@ -271,7 +271,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
 class _Reporter(TrainerCallback):  # type: ignore[misc]
     """Reports every optimiser step."""
 
-    def __init__(self, trainer: LoraTrainer, report: Callable[[Progress], None]) -> None:
+    def __init__(self, trainer: LoraTrainer, report: Callable[[TrainingProgress], None]) -> None:
         self._trainer = trainer
         self._report = report
         self._since = time.monotonic()

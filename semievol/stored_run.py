@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from semievol.adapter_directory import MANIFEST_FILE, Manifest
 from semievol.config import Section, SelectionConfig, TaskConfig
 from semievol.errors import DataError
-from semievol.lora import LOSSES_FILE
 from semievol.report_data import SweepPoint, sweep_from_json
 from semievol.run_directory import Kind, RoundDirectory, RoundResult, RunDirectory
 from semievol.training_job import read_snapshot
+from semievol.training_progress import LOSSES_FILE, read_progress
 from semievol.types import Outcome, PseudoLabel
 
 SWEEP_FILE = "sweep.json"
@@ -140,11 +140,10 @@ def _standing(files: RoundDirectory, labelled: int, evaluated: bool) -> str:
         return "round.json cannot be read"
     if evaluated:
         return "evaluated, not decided"
-    try:
-        progress = json.loads((files.work / "progress.json").read_text(encoding="utf-8"))
-        return f"training: {progress['state']}, step {progress['step']} of {progress['total_steps']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{labelled} queries labelled, not trained" if labelled else "not labelled and not trained"
+    progress = read_progress(files.work)
+    if progress is not None:
+        return f"training: {progress.get('state')}, step {progress.get('step')} of {progress.get('total_steps')}"
+    return f"{labelled} queries labelled, not trained" if labelled else "not labelled and not trained"
 
 
 def _logged_losses(files: RoundDirectory) -> tuple[tuple[int, float], ...]:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 from semievol.errors import AdapterError, TransientError
 from semievol.lora import BUSY_EXIT_CODE
 from semievol.protocols import Progress
+from semievol.training_progress import read_progress
 
 # torch's large buffers make glibc map and unmap memory at every step; keeping it saves a third of a step on a CPU.
 ENVIRONMENT: Mapping[str, str] = {
@@ -73,11 +74,8 @@ async def _watch(work: Path, progress: Progress) -> None:
 
 
 def _percent(work: Path) -> int:
-    try:
-        record = json.loads((work / "progress.json").read_text(encoding="utf-8"))
-        return int(100 * record["step"] / max(record["total_steps"], 1))
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+    record = read_progress(work) or {}
+    return int(100 * record.get("step", 0) / max(record.get("total_steps", 0), 1))
 
 
 def _opened_log(work: Path) -> BinaryIO:

@@ -21,9 +21,9 @@ STARTED = time.perf_counter()
 from semievol import lora_trainer  # noqa: E402
 from semievol.config import ModelConfig, TrainingConfig  # noqa: E402
 from semievol.language_model import load_prompts  # noqa: E402
-from semievol.lora import Progress  # noqa: E402
 from semievol.training_batches import batch_order, tokenize  # noqa: E402
 from semievol.training_job import TrainingJob  # noqa: E402
+from semievol.training_progress import TrainingProgress  # noqa: E402
 from semievol.types import Message, TrainingRow  # noqa: E402
 
 ROWS = [
@@ -60,7 +60,7 @@ def train(run: dict[str, Any], output: Path) -> dict[str, Any]:
     ends: list[float] = []
     losses: list[float | None] = []
 
-    def note(progress: Progress) -> None:
+    def note(progress: TrainingProgress) -> None:
         if progress.state == "training":
             ends.append(time.perf_counter())
             losses.append(progress.loss)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
 
 from daemon.errors import StateConflict
-from daemon.round_states import ENDED, UNDECIDED, RoundState, allowed
+from daemon.round_states import ENDED, UNDECIDED, RoundKind, RoundState, allowed
 from daemon.store.aliases import move_alias, read_alias
 from daemon.store.database import Database
 from daemon.store.tables import adapters, round_events, round_members, round_outcomes, rounds
 from semievol.types import Outcome
-
-RoundKind = Literal["warm", "evolve"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
@@ -19,12 +19,10 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from daemon.config_sections import KafkaSettings
 from daemon.streams.kafka_client import REQUEST_S, connect, decode_headers, decode_text, translate
+from daemon.streams.kafka_shared import Shared
 from daemon.streams.kafka_topics import KafkaTopics, lag_of
 from daemon.streams.protocol import StreamRecord
 from semievol.errors import ConfigError, SemiEvolError
-
-if TYPE_CHECKING:
-    from daemon.streams.kafka_consumer import Shared
 
 logger = logging.getLogger(__name__)
 

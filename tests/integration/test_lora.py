@@ -20,8 +20,9 @@ from semievol.adapter_directory import CONFIG_FILE
 from semievol.config import ModelConfig, TrainingConfig
 from semievol.errors import AdapterError, ConfigError, DataError, TransientError
 from semievol.local_generator import LocalGenerator
-from semievol.lora import Progress, TrainedAdapter, train
+from semievol.lora import TrainedAdapter, train
 from semievol.training_job import TrainingJob, write_snapshot
+from semievol.training_progress import TrainingProgress
 from semievol.types import GenerationRequest, Message, TrainingRow
 from tests.tiny_model import make_tiny_model
 
@@ -65,7 +66,9 @@ def job(model: Path, **changes: Any) -> TrainingJob:
     return TrainingJob(**(fields | changes))
 
 
-def run(place: Path, of: TrainingJob, *, on_progress: Callable[[Progress], None] | None = None) -> TrainedAdapter:
+def run(
+    place: Path, of: TrainingJob, *, on_progress: Callable[[TrainingProgress], None] | None = None
+) -> TrainedAdapter:
     write_snapshot(place / "snapshot", of, rows())
     return train(place / "snapshot", place / "work", place / "adapters", on_progress)
 
@@ -78,7 +81,7 @@ def progress_of(place: Path) -> dict[str, Any]:
 async def test_a_trained_adapter_answers_what_it_was_taught_and_its_fingerprint_proves_it(
     model: Path, tmp_path: Path
 ) -> None:
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     trained = run(tmp_path, job(model, epochs=60), on_progress=seen.append)
     manifest = adapter_directory.verify(trained.path)
     assert manifest == trained.manifest
@@ -130,14 +133,14 @@ class KillError(Exception):
 
 @pytest.mark.parametrize("step", [2, 3, 8, 10])
 def test_a_killed_training_resumes_and_gives_the_same_adapter(model: Path, tmp_path: Path, step: int) -> None:
-    def kill(progress: Progress) -> None:
+    def kill(progress: TrainingProgress) -> None:
         if progress.step == step and progress.state in ("training", "publishing"):
             raise KillError
 
     whole = run(tmp_path / "whole", job(model))
     with pytest.raises(KillError):
         run(tmp_path / "killed", job(model), on_progress=kill)
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     resumed = run(tmp_path / "killed", job(model), on_progress=seen.append)
     steps = [p.step for p in seen if p.state == "training"]
     assert steps == list(range((step - 1) // 3 * 3 + 1, 11))
@@ -145,7 +148,7 @@ def test_a_killed_training_resumes_and_gives_the_same_adapter(model: Path, tmp_p
 
 
 def test_a_half_written_checkpoint_is_not_resumed(model: Path, tmp_path: Path) -> None:
-    def kill(progress: Progress) -> None:
+    def kill(progress: TrainingProgress) -> None:
         if progress.step == 8:
             raise KillError
 
@@ -155,7 +158,7 @@ def test_a_half_written_checkpoint_is_not_resumed(model: Path, tmp_path: Path) -
     newest = tmp_path / "killed" / "work" / "checkpoints" / "checkpoint-6"
     (newest / "COMPLETE").unlink()
     (newest / "optimizer.pt").write_bytes(b"half")
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     resumed = run(tmp_path / "killed", job(model), on_progress=seen.append)
     assert seen[1].step == 4
     assert resumed.manifest.content_hash == whole.manifest.content_hash
@@ -163,14 +166,14 @@ def test_a_half_written_checkpoint_is_not_resumed(model: Path, tmp_path: Path) -
 
 def test_a_finished_job_is_not_trained_again(model: Path, tmp_path: Path) -> None:
     first = run(tmp_path, job(model))
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     assert run(tmp_path, job(model), on_progress=seen.append) == first
     assert seen == []
 
 
 def test_checkpoints_of_another_job_are_forgotten(model: Path, tmp_path: Path) -> None:
     first = run(tmp_path, job(model))
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     second = run(tmp_path, job(model, seed=12), on_progress=seen.append)
     assert second.name != first.name
     assert seen[1].step == 1
@@ -189,7 +192,7 @@ def test_checkpoints_are_looked_for_once_all_processes_have_met(
 ) -> None:
     from semievol import lora_trainer
 
-    def kill(progress: Progress) -> None:
+    def kill(progress: TrainingProgress) -> None:
         if progress.step == 8:
             raise KillError
 
@@ -203,7 +206,7 @@ def test_checkpoints_are_looked_for_once_all_processes_have_met(
         return arguments
 
     monkeypatch.setattr(lora_trainer, "training_arguments", forgotten_by_the_first_one)
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     run(tmp_path, job(model), on_progress=seen.append)
     assert seen[1].step == 1
 
@@ -224,7 +227,7 @@ def test_continuing_from_the_incumbent_starts_at_its_weights(model: Path, tmp_pa
     parent = run(tmp_path / "parent", job(model, epochs=60))
     losses: list[float] = []
 
-    def note(progress: Progress) -> None:
+    def note(progress: TrainingProgress) -> None:
         if progress.loss is not None:
             losses.append(progress.loss)
 
@@ -248,7 +251,7 @@ def test_gradient_accumulation_is_the_same_step_in_parts(model: Path, tmp_path: 
     settings = {"batch_size": 4, "dropout": 0.0}
     losses: list[list[float]] = []
     for parts in (1, 2, 4):
-        seen: list[Progress] = []
+        seen: list[TrainingProgress] = []
         training = settings | {"gradient_accumulation": parts}
         run(tmp_path / f"{parts}", job(model, training=training), on_progress=seen.append)
         losses.append([p.loss for p in seen if p.state == "training" and p.loss is not None])
@@ -257,7 +260,7 @@ def test_gradient_accumulation_is_the_same_step_in_parts(model: Path, tmp_path: 
 
 
 def test_gradient_checkpointing_trains_the_same(model: Path, tmp_path: Path) -> None:
-    seen: dict[bool, list[Progress]] = {False: [], True: []}
+    seen: dict[bool, list[TrainingProgress]] = {False: [], True: []}
     for on, list_ in seen.items():
         training = {"dropout": 0.0, "gradient_checkpointing": on}
         run(tmp_path / str(on), job(model, training=training), on_progress=list_.append)
@@ -293,7 +296,7 @@ def test_two_trainers_never_share_a_working_directory(
 ) -> None:
     monkeypatch.setattr(lora, "_LOCK_WAIT_S", 0.0)
 
-    def intrude(progress: Progress) -> None:
+    def intrude(progress: TrainingProgress) -> None:
         if progress.step == 1:
             with pytest.raises(TransientError, match="another trainer"):
                 train(tmp_path / "snapshot", tmp_path / "work", tmp_path / "adapters")
@@ -430,7 +433,7 @@ def test_every_step_is_logged_to_tensorboard_and_changes_nothing(model: Path, tm
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     plain = run(tmp_path / "plain", job(model))
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     settings = {"log_to": ["tensorboard"], "tensorboard_directory": str(tmp_path / "logs")}
     logged = run(tmp_path / "logged", job(model, training=settings), on_progress=seen.append)
     assert logged.manifest.content_hash == plain.manifest.content_hash
