@@ -33,11 +33,11 @@ help: ## Show this list
 setup: $(STAMP)-dev ## Make .venv with everything for development
 
 demo: $(STAMP)-demo ## Run the whole loop on this machine, no server and no account needed (report in .cache/demo)
-	@UV="$$(cat .venv/.uv)" $(BIN)/python -m daemon.demo.model --into .cache/models
+	@UV="$$(cat .venv/.uv)" $(BIN)/python -m semievold.demo.model --into .cache/models
 	@$(BIN)/semievold demo $(DEMO)
 
 run: $(STAMP)-demo ## Run the demo and leave its daemon running, or run your own CONFIG=path.yaml
-	@$(BIN)/python -m daemon.demo.model --into .cache/models
+	@$(BIN)/python -m semievold.demo.model --into .cache/models
 	@if [ -n "$(CONFIG)" ]; then $(BIN)/semievold run --config "$(CONFIG)"; \
 	else $(BIN)/semievold demo --keep-running $(DEMO); fi
 
@@ -90,7 +90,7 @@ down: ## Stop the containers; volumes stay (docker compose down --volumes remove
 	@$(COMPOSE) --profile cpu --profile gpu down
 
 model: $(STAMP)-dev
-	@UV="$$(cat .venv/.uv)" $(BIN)/python -m daemon.demo.model --into .cache/models
+	@UV="$$(cat .venv/.uv)" $(BIN)/python -m semievold.demo.model --into .cache/models
 
 lock: .venv/.uv ## Resolve requirements.lock again from pyproject.toml
 	@# Without the extra vllm: it pins half of what is here, and belongs in an environment of its own.

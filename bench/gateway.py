@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from daemon.event_loop import run_loop
+from semievold.event_loop import run_loop
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "token-of-the-benchmark"
@@ -154,13 +154,13 @@ def run_instant(answer: Connection) -> None:
 
 def run_gateway(upstream: str, base_model: str, answer: Connection) -> None:
     """The real gateway over one replica."""
-    from daemon.alias import Alias
-    from daemon.config_fronts import GatewayConfig
-    from daemon.gateway import Gateway, GatewayTools
-    from daemon.gateway_proxy import OneServer, ProxyBackend
-    from daemon.metrics import Metrics
-    from daemon.store.aliases import AliasState
-    from daemon.upstream import Upstream
+    from semievold.config.fronts import GatewayConfig
+    from semievold.gateway.front import Gateway, GatewayTools
+    from semievold.gateway.proxy import OneServer, ProxyBackend
+    from semievold.monitoring.metrics import Metrics
+    from semievold.serving.alias import Alias
+    from semievold.serving.upstream import Upstream
+    from semievold.store.aliases import AliasState
 
     async def main() -> None:
         config, metrics = GatewayConfig(port=0), Metrics("bench")

@@ -24,12 +24,12 @@ from pathlib import Path
 
 from parts.instant_intake import LABELS, Clock, Run, ask, fill, run_intake
 
-from daemon.config_sections import IntakeSettings, StreamSettings
-from daemon.messages import prediction_record
-from daemon.store.database import Database
-from daemon.streams.local import LocalStream
-from daemon.streams.protocol import OutgoingRecord
 from semievol.types import PseudoLabel, Query
+from semievold.config.streams import IntakeSettings, StreamSettings
+from semievold.intake.messages import prediction_record
+from semievold.store.database import Database
+from semievold.streams.local import LocalStream
+from semievold.streams.protocol import OutgoingRecord
 
 
 async def run_bare(

@@ -27,11 +27,11 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from parts.instant_intake import LABELS, Clock, Run, ask, fill, run_intake
 
-from daemon.config_sections import IntakeSettings, StreamSettings
-from daemon.messages import prediction_record
-from daemon.store.database import Database
-from daemon.streams.kafka import KafkaStream
 from semievol.types import PseudoLabel, Query
+from semievold.config.streams import IntakeSettings, StreamSettings
+from semievold.intake.messages import prediction_record
+from semievold.store.database import Database
+from semievold.streams.kafka.stream import KafkaStream
 from tests.servers.kafka import KafkaBroker, missing
 
 ROWS = 10_000

@@ -27,18 +27,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from parts.instant_intake import label_stream
 
-from daemon.config_sections import IntakeSettings, StreamSettings
-from daemon.messages import query_record
-from daemon.store.database import Database
-from daemon.streams.kafka import KafkaStream
-from semievol.collaboration import CollaborativeLabeller
-from semievol.config import LabellingConfig, TaskConfig
-from semievol.embedding import HashingEmbedder
-from semievol.example_index import QdrantExampleIndex
-from semievol.task import Task
+from semievol.config.method import LabellingConfig, TaskConfig
+from semievol.engines.vllm import FixedServers, VllmGenerator
+from semievol.engines.vllm_client import ServerAddress, VllmClient
+from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.index import QdrantExampleIndex
+from semievol.labelling.collaboration import CollaborativeLabeller
+from semievol.tasks.task import Task
 from semievol.types import Completion, Example, GenerationRequest, Query
-from semievol.vllm_client import ServerAddress, VllmClient
-from semievol.vllm_generator import FixedServers, VllmGenerator
+from semievold.config.streams import IntakeSettings, StreamSettings
+from semievold.intake.messages import query_record
+from semievold.store.database import Database
+from semievold.streams.kafka.stream import KafkaStream
 from tests.servers import vllm
 from tests.servers.kafka import KafkaBroker, missing
 

@@ -27,21 +27,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from daemon.demo.settings import INSTRUCTION
-from daemon.demo.support_desk import generate
-from semievol import confidence
-from semievol.collaboration import CollaborativeLabeller, ranking
-from semievol.config import Configuration, EmbeddingConfig, LabellingConfig, ModelConfig, SelectionConfig, TaskConfig
-from semievol.data import read_answers, read_examples, read_queries
-from semievol.embedding import build_embedder
-from semievol.example_index import QdrantExampleIndex
-from semievol.local_generator import LocalGenerator
-from semievol.propagation import arrange, retrieve
+from semievol.config.method import (
+    Configuration,
+    EmbeddingConfig,
+    LabellingConfig,
+    ModelConfig,
+    SelectionConfig,
+    TaskConfig,
+)
+from semievol.engines.local import LocalGenerator
+from semievol.examples.data import read_answers, read_examples, read_queries
+from semievol.examples.embedding import build_embedder
+from semievol.examples.index import QdrantExampleIndex
+from semievol.labelling import confidence
+from semievol.labelling.collaboration import CollaborativeLabeller, ranking
+from semievol.labelling.propagation import arrange, retrieve
+from semievol.labelling.selection import Scored, select
 from semievol.protocols import ExampleIndex
 from semievol.seeds import derive
-from semievol.selection import Scored, select
-from semievol.task import Task
+from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Completion, Example, GenerationRequest, Message, PseudoLabel, Query
+from semievold.demo.settings import INSTRUCTION
+from semievold.demo.support_desk import generate
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct"

@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from daemon.adapter_servers import HeldAdapter
 from semievol.types import GenerationRequest, Message
+from semievold.serving.adapter_servers import HeldAdapter
 from tests.replica_world import World, held, replica_world
 from tests.servers import vllm
 

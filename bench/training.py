@@ -32,14 +32,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from parts import trl_environment
 
-from daemon.demo.settings import INSTRUCTION
-from daemon.demo.support_desk import generate
-from semievol.config import ModelConfig, TaskConfig
-from semievol.data import read_examples
-from semievol.language_model import load_prompts
-from semievol.task import Task
-from semievol.trainer_process import ENVIRONMENT
+from semievol.config.method import ModelConfig, TaskConfig
+from semievol.engines.language_model import load_prompts
+from semievol.examples.data import read_examples
+from semievol.tasks.task import Task
+from semievol.training.process import ENVIRONMENT
 from semievol.types import Example
+from semievold.demo.settings import INSTRUCTION
+from semievold.demo.support_desk import generate
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct"

@@ -2,7 +2,7 @@
 
 Owns the layout (`adapter_config.json` and `adapter_model.safetensors`, or `fine_tuned_model.json` alone; then
 `manifest.json` and `STABLE`), the content hash and the order of writes. Owns not what the weights mean (lora,
-local_generator) nor which version serves.
+engines.local) nor which version serves.
 Invariant: a directory with the marker `STABLE` holds exactly the bytes that were trained; every reader trusts the
 marker alone, so that a process killed anywhere leaves nothing that could be mistaken for an adapter.
 """

@@ -1,7 +1,7 @@
 """What the method needs from the world, as protocols; the only places where a test may use a fake.
 
 A Generator answers prompts with named adapters, an Embedder turns texts into vectors, an ExampleIndex finds
-neighbours. Implementations: local_generator, (vllm_generator), embedding, example_index.
+neighbours. Implementations: engines.local, (engines.vllm), embedding, example_index.
 """
 
 from __future__ import annotations

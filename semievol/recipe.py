@@ -1,6 +1,6 @@
 """The method on files: `run_round()` is the paper, read top to bottom; `evolve()` iterates it.
 
-Owns the order of the steps. Does not own their files (run_directory), nor serving, attestation and rollout, which are
+Owns the order of the steps. Does not own their files (runs.directory), nor serving, attestation and rollout, which are
 the daemon's. Invariants: a held-out example is never retrieved nor trained on; only a promoted adapter becomes
 the next incumbent; a run that was killed goes on after its last finished step.
 """
@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from semievol.answer_equality import AnswerEquality
-from semievol.collaboration import CollaborativeLabeller
-from semievol.config import MethodConfig
-from semievol.consensus import heard
-from semievol.evaluation import Evaluation, evaluate
-from semievol.gate import decide
-from semievol.propagation import training_rows
+from semievol.config.method import MethodConfig
+from semievol.labelling.collaboration import CollaborativeLabeller
+from semievol.labelling.consensus import heard
+from semievol.labelling.propagation import training_rows
+from semievol.labelling.selection import Selection, scored, select
+from semievol.proof.evaluation import Evaluation, evaluate
+from semievol.proof.gate import decide
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
-from semievol.run_directory import Kind, RoundDirectory, RoundResult, RunDirectory
+from semievol.runs.directory import Kind, RoundDirectory, RoundResult, RunDirectory
 from semievol.seeds import derive
-from semievol.selection import Selection, scored, select
-from semievol.task import Task
-from semievol.training_job import TrainingJob, write_snapshot
+from semievol.tasks.equality import AnswerEquality
+from semievol.tasks.task import Task
+from semievol.training.job import TrainingJob, write_snapshot
 from semievol.types import Example, PseudoLabel, Query, TrainingRow
 
 WORKLOAD = "files"

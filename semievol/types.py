@@ -75,7 +75,7 @@ class GenerationRequest:
     reproducible: sample i of a request depends on (seed, i) alone, whatever else is in the batch.
     `interactive` requests overtake queued labelling work. `choices` are the only texts that may be answered; None lets
     the model write freely. With choices, log-probabilities are those among the tokens that a choice could go on with.
-    `model` names the engine that answers, where there are several (routed_generator); None is the first.
+    `model` names the engine that answers, where there are several (engines.routed); None is the first.
     """
 
     messages: tuple[Message, ...]
@@ -110,7 +110,7 @@ class Completion:
 class CandidateAnswer:
     """One completion, parsed. `answer` None: the text did not parse, and can never be selected.
 
-    Candidates that mean the same have the same `answer`: that of the surest of them (see answer_equality).
+    Candidates that mean the same have the same `answer`: that of the surest of them (see tasks.equality).
     """
 
     configuration: str

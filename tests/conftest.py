@@ -88,7 +88,7 @@ def own_postgres() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def migrated(postgres: PostgresServer) -> str:
     """The name of a database at the newest schema, to be copied: migrating each test's own would take its time."""
-    from daemon.store.database import Database
+    from semievold.store.database import Database
 
     url = postgres.create_database()
     database = Database(url)

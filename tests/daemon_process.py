@@ -85,7 +85,7 @@ class DaemonProcess:
         self.role = role
         self._suffix = "" if role == "run" else f"-{role}"
         self.data = Path(yaml.safe_load(config.read_text())["artifacts"]["directory"])
-        self._command = [sys.executable, *(["-m", "daemon.cli"] if script is None else [str(script)])]
+        self._command = [sys.executable, *(["-m", "semievold.commands.cli"] if script is None else [str(script)])]
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 

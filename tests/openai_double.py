@@ -16,16 +16,16 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp import web
 
-from daemon.alias import Alias
-from daemon.config_fronts import GatewayConfig
-from daemon.gateway import Gateway, GatewayTools
-from daemon.gateway_capture import Capture
-from daemon.gateway_feedback import Feedback
-from daemon.gateway_proxy import OneServer, ProxyBackend
-from daemon.metrics import Metrics
-from daemon.store.aliases import AliasState
-from daemon.upstream import Upstream
 from semievol.errors import TransientError
+from semievold.config.fronts import GatewayConfig
+from semievold.gateway.capture import Capture
+from semievold.gateway.feedback import Feedback
+from semievold.gateway.front import Gateway, GatewayTools
+from semievold.gateway.proxy import OneServer, ProxyBackend
+from semievold.monitoring.metrics import Metrics
+from semievold.serving.alias import Alias
+from semievold.serving.upstream import Upstream
+from semievold.store.aliases import AliasState
 
 ALIAS = "support"
 GATEWAY_TOKEN = "token-of-the-gateway"

@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.adapter_servers import HeldAdapter
-from daemon.attestation import FingerprintEntry
-from daemon.config_generation import GenerationConfig
-from daemon.replica import ReplicaView
-from daemon.replica_reconciler import ReplicaReconciler
-from daemon.replicas import ReplicaSet
-from semievol.config import ModelConfig
-from semievol.local_generator import LocalGenerator
+from semievol.config.method import ModelConfig
+from semievol.engines.local import LocalGenerator
+from semievol.engines.vllm import VllmGenerator
+from semievol.engines.vllm_client import VllmClient
 from semievol.types import GenerationRequest, Message
-from semievol.vllm_client import VllmClient
-from semievol.vllm_generator import VllmGenerator
+from semievold.config.generation import GenerationConfig
+from semievold.serving.adapter_servers import HeldAdapter
+from semievold.serving.attestation import FingerprintEntry
+from semievold.serving.reconciler import ReplicaReconciler
+from semievold.serving.replica import ReplicaView
+from semievold.serving.replicas import ReplicaSet
 from tests.servers.vllm import VllmServer
 from tests.tiny_adapter import make_tiny_adapter
 

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pydantic_core
 
-from daemon.config_sections import IntakeSettings, LabelsSettings, RetrySettings, StreamSettings
-from daemon.intake import Intake
-from daemon.labels import LabelsIntake
-from daemon.messages import RecordParser
-from daemon.store.database import Database
-from daemon.store.examples import ExampleStore
-from daemon.store.pseudo_labels import PseudoLabelStore
-from daemon.streams.opening import open_stream
-from daemon.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
-from semievol.config import TaskConfig
+from semievol.config.method import TaskConfig
 from semievol.protocols import ExampleIndex
-from semievol.task import Task
+from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Example, Neighbour, PseudoLabel, Query
+from semievold.config.streams import IntakeSettings, LabelsSettings, RetrySettings, StreamSettings
+from semievold.intake.labels import LabelsIntake
+from semievold.intake.messages import RecordParser
+from semievold.intake.role import Intake
+from semievold.store.database import Database
+from semievold.store.examples import ExampleStore
+from semievold.store.pseudo_labels import PseudoLabelStore
+from semievold.streams.opening import open_stream
+from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
 
 FAST = RetrySettings(initial_s=0.005, max_s=0.02)
 ANSWERS = ("even", "odd")
@@ -212,7 +212,7 @@ class World:
 def forkserver() -> ForkServerContext:
     """Starts processes in milliseconds: the imports are done once, in the process that forks them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "daemon.store.migrate", "daemon.store.migrations.versions"])
+    context.set_forkserver_preload([__name__, "semievold.store.migrate", "semievold.store.migrations.versions"])
     return context
 
 

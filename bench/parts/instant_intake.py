@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon.config_sections import IntakeSettings, StreamSettings
-from daemon.intake import Intake
-from daemon.messages import RecordParser, query_record
-from daemon.store.database import Database
-from daemon.store.pseudo_labels import NewLabel, PseudoLabelStore, content_hash
-from daemon.streams.protocol import Stream
-from semievol.config import LabellingConfig, TaskConfig
-from semievol.task import Task
+from semievol.config.method import LabellingConfig, TaskConfig
+from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Completion, Example, GenerationRequest, PseudoLabel, Query
+from semievold.config.streams import IntakeSettings, StreamSettings
+from semievold.intake.messages import RecordParser, query_record
+from semievold.intake.role import Intake
+from semievold.store.database import Database
+from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, content_hash
+from semievold.streams.protocol import Stream
 
 if TYPE_CHECKING:
-    from semievol.collaboration import CollaborativeLabeller
+    from semievol.labelling.collaboration import CollaborativeLabeller
 
 LABELS = tuple(f"intent {number}" for number in range(20))
 TEXT = """what is my card balance please transfer money to the account of noel and tell me when it will arrive how do
@@ -107,9 +107,9 @@ async def run_intake(
     database: Database, stream: Stream, topics: StreamSettings, settings: IntakeSettings, queries: int
 ) -> Run:
     """The real intake before a model that answers at once."""
-    from semievol.collaboration import CollaborativeLabeller
-    from semievol.embedding import HashingEmbedder
-    from semievol.example_index import QdrantExampleIndex
+    from semievol.examples.embedding import HashingEmbedder
+    from semievol.examples.index import QdrantExampleIndex
+    from semievol.labelling.collaboration import CollaborativeLabeller
 
     rng = random.Random(2)
     index = QdrantExampleIndex(HashingEmbedder(), WORKLOAD)

@@ -1,6 +1,6 @@
 """The project's trainer as a measured child process: the counterpart of trl_side.py, with the same lines in and out.
 
-Runs `lora_trainer.run`, what `python -m semievol.lora` does between reading the snapshot and publishing.
+Runs `lora_trainer.run`, what `python -m semievol.training.lora` does between reading the snapshot and publishing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 STARTED = time.perf_counter()
 
-from semievol import lora_trainer  # noqa: E402
-from semievol.config import ModelConfig, TrainingConfig  # noqa: E402
-from semievol.language_model import load_prompts  # noqa: E402
-from semievol.training_batches import batch_order, tokenize  # noqa: E402
-from semievol.training_job import TrainingJob  # noqa: E402
-from semievol.training_progress import TrainingProgress  # noqa: E402
+from semievol.config.method import ModelConfig, TrainingConfig  # noqa: E402
+from semievol.engines.language_model import load_prompts  # noqa: E402
+from semievol.training import lora_steps as lora_trainer  # noqa: E402
+from semievol.training.batches import batch_order, tokenize  # noqa: E402
+from semievol.training.job import TrainingJob  # noqa: E402
+from semievol.training.progress import TrainingProgress  # noqa: E402
 from semievol.types import Message, TrainingRow  # noqa: E402
 
 ROWS = [

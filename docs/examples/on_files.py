@@ -16,10 +16,10 @@ from pathlib import Path
 
 import yaml
 
-from daemon.demo.settings import INSTRUCTION
-from daemon.demo.support_desk import generate
-from semievol.data import example_to_json, query_to_json, write_jsonl
-from semievol.language_model import fast_dtype
+from semievol.engines.language_model import fast_dtype
+from semievol.examples.data import example_to_json, query_to_json, write_jsonl
+from semievold.demo.settings import INSTRUCTION
+from semievold.demo.support_desk import generate
 
 MODEL = Path(__file__).resolve().parents[2] / ".cache" / "models" / "SmolLM2-135M-Instruct"
 
@@ -53,7 +53,7 @@ def write_files(out: Path, model: Path, per_label: int, queries: int, tests: int
 
 def semievol(command: str, *arguments: str | Path) -> None:
     print("+ semievol", command, *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "semievol.cli", command, *map(str, arguments)], check=True)
+    subprocess.run([sys.executable, "-m", "semievol.commands.cli", command, *map(str, arguments)], check=True)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from tests.stream_world import World
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The gateway is tested on the loop that the daemon runs on: uvloop's transports close in another order."""
-    served = item.path.name == "test_gateway_proxy.py"
+    served = item.path.parts[-2:] == ("gateway", "test_proxy.py")
     return {"loop": uvloop.new_event_loop if served else asyncio.new_event_loop}
 
 

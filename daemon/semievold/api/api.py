@@ -1,0 +1,175 @@
+"""The admin API: operators' views and requests over HTTP, beside /metrics, /healthz and /readyz.
+
+Owns routes and shapes; views are semievold.api.operations, effects are the control role's. Only health and metrics
+answer without the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aiohttp import web
+
+from semievold.api import operations
+from semievold.config.daemon import DaemonConfig
+from semievold.errors import PoisonRecord, StateConflict
+from semievold.intake.messages import RecordParser
+from semievold.monitoring.metrics import Metrics
+from semievold.rounds.steps import RoundPlace
+from semievold.serving.replica import ReplicaView
+from semievold.store.requests import RequestKind
+from semievold.store.stores import Stores
+from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
+from semievold.web import error, guarded, read_json
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+REQUEST_WAIT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class ApiTools:
+    """What the API shows and writes to."""
+
+    stores: Stores
+    place: RoundPlace
+    parser: RecordParser
+    producer: StreamProducer
+    metrics: Metrics
+    readiness: Callable[[], Mapping[str, str]]
+    process: Callable[[], Mapping[str, Any]]
+    observe: Callable[[], Awaitable[None]]
+    replicas: Callable[[], Sequence[ReplicaView]]
+
+
+class Api:
+    """The routes of the admin API."""
+
+    def __init__(self, config: DaemonConfig, tools: ApiTools, token: str) -> None:
+        self._config = config
+        self._tools = tools
+        self._token = token
+
+    def app(self) -> web.Application:
+        app = web.Application(
+            client_max_size=self._config.api.max_body_bytes, middlewares=[guarded(self._token, OPEN_PATHS)]
+        )
+        add = app.router
+        add.add_get("/healthz", self._healthz)
+        add.add_get("/readyz", self._readyz)
+        add.add_get("/metrics", self._metrics)
+        add.add_get("/v1/status", self._status)
+        add.add_get("/v1/rounds", self._rounds)
+        add.add_get("/v1/rounds/{number:[0-9]+}", self._round)
+        add.add_post("/v1/rounds", self._start_round)
+        add.add_post("/v1/rounds/{number:[0-9]+}/cancel", self._cancel_round)
+        add.add_get("/v1/adapters", self._adapters)
+        add.add_get("/v1/adapters/{name}", self._adapter)
+        add.add_post("/v1/adapters/{name}/promote", self._promote)
+        add.add_post("/v1/rollback", self._rollback)
+        add.add_get("/v1/explain/{id:.+}", self._explain)
+        add.add_post(
+            "/v1/queries", functools.partial(self._publish, self._config.stream.queries, self._tools.parser.query)
+        )
+        add.add_post(
+            "/v1/labels", functools.partial(self._publish, self._config.stream.labels, self._tools.parser.label)
+        )
+        return app
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        missing = dict(self._tools.readiness())
+        return web.json_response({"ready": not missing, "waiting_for": missing}, status=503 if missing else 200)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        await self._tools.observe()
+        return web.Response(body=self._tools.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _view(self, view: Callable[..., Any], *args: Any) -> web.Response:
+        try:
+            return web.json_response(await asyncio.to_thread(view, self._tools.stores, *args))
+        except StateConflict as missing:
+            return error(404, "not_found", str(missing))
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        alias = self._config.workload.served_alias
+        seen = await asyncio.to_thread(operations.status, self._tools.stores, self._tools.place, alias)
+        replicas = [asdict(replica) for replica in self._tools.replicas()]
+        return web.json_response({**seen, **self._tools.process(), "replicas": replicas})
+
+    async def _rounds(self, _request: web.Request) -> web.Response:
+        return await self._view(operations.rounds, self._tools.place)
+
+    async def _round(self, request: web.Request) -> web.Response:
+        return await self._view(operations.round_detail, int(request.match_info["number"]))
+
+    async def _adapters(self, _request: web.Request) -> web.Response:
+        return await self._view(operations.adapters)
+
+    async def _adapter(self, request: web.Request) -> web.Response:
+        return await self._view(operations.adapter_detail, request.match_info["name"])
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        return await self._view(operations.explain, request.match_info["id"])
+
+    async def _start_round(self, request: web.Request) -> web.Response:
+        body = await read_json(request) if request.can_read_body else {}
+        return await self._ask("start_round", {k: body[k] for k in ("kind", "shuffle_labels", "reason") if k in body})
+
+    async def _cancel_round(self, request: web.Request) -> web.Response:
+        return await self._ask("cancel_round", {"round": int(request.match_info["number"])})
+
+    async def _promote(self, request: web.Request) -> web.Response:
+        return await self._ask("promote", {"adapter": request.match_info["name"]})
+
+    async def _rollback(self, _request: web.Request) -> web.Response:
+        return await self._ask("rollback", {})
+
+    async def _ask(self, kind: RequestKind, payload: Mapping[str, Any]) -> web.Response:
+        """Leave a request for the controller and wait a while for its answer; 202 when it takes longer."""
+        requests = self._tools.stores.requests
+        request_id = await asyncio.to_thread(requests.add, kind, payload)
+        deadline = asyncio.get_running_loop().time() + REQUEST_WAIT_S
+        while asyncio.get_running_loop().time() < deadline:
+            answered = await asyncio.to_thread(requests.get, request_id)
+            if answered is not None and answered.state != "pending":
+                done = answered.state == "done"
+                return web.json_response(
+                    {"request": request_id, "state": answered.state, **(answered.result or {})},
+                    status=200 if done else 409,
+                )
+            await asyncio.sleep(0.1)
+        return web.json_response({"request": request_id, "state": "pending"}, status=202)
+
+    async def _publish(self, topic: str, parse: Callable[..., Any], request: web.Request) -> web.Response:
+        """Publish records given as `{"records": [...]}` or one JSON object a line; all of them or none."""
+        values = _record_values(await request.read())
+        problems, records = [], []
+        for number, value in enumerate(values):
+            try:
+                parsed = parse(StreamRecord(topic, 0, number, None, value, {}, 0.0))
+            except PoisonRecord as poison:
+                problems.append({"record": number, "reason": str(poison.reason), "detail": poison.detail})
+                continue
+            records.append(OutgoingRecord(parsed.id, value))
+        if problems:
+            body = {"error": {"code": "invalid_records", "message": "nothing was published", "records": problems[:100]}}
+            return web.json_response(body, status=400)
+        await self._tools.producer.publish(topic, records)
+        return web.json_response({"published": len(records), "topic": topic}, status=202)
+
+
+def _record_values(body: bytes) -> Sequence[bytes]:
+    try:
+        whole = json.loads(body)
+    except ValueError:
+        return [line for line in body.splitlines() if line.strip()]
+    if isinstance(whole, dict) and isinstance(whole.get("records"), list):
+        return [json.dumps(record).encode() for record in whole["records"]]
+    return [body]

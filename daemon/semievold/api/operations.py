@@ -1,0 +1,171 @@
+"""What operators see, as plain JSON values: one set of views for the CLI, the API and the demo.
+
+Reads state alone, so it answers also when the daemon is down. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from semievol.training.progress import read_progress
+from semievold.errors import StateConflict
+from semievold.rounds.steps import RoundPlace
+from semievold.store.leases import LeaseState
+from semievold.store.rounds import Round
+from semievold.store.stores import Stores
+
+
+def status(stores: Stores, place: RoundPlace, alias: str) -> dict[str, Any]:
+    """The state of the workload in a dozen numbers."""
+    serving = stores.alias.get()
+    examples, labels = stores.examples.counts(), stores.pseudo_labels.counts()
+    open_round = stores.rounds.open()
+    window = stores.pseudo_labels.window(200)
+    lease = stores.leases.get()
+    return {
+        "alias": alias,
+        "lease": None if lease is None else _lease(lease),
+        "serving": serving.adapter,
+        "previous": serving.previous,
+        "promotions": serving.generation,
+        "examples": {"training": examples.training, "holdout": examples.holdout, "retracted": examples.retracted},
+        "pseudo_labels": {"total": labels.total, "unparseable": labels.unparseable, "unpublished": labels.unpublished},
+        "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},
+        "round": None if open_round is None else round_summary(open_round, place),
+    }
+
+
+def _lease(lease: LeaseState) -> dict[str, Any]:
+    """Who leads; `held` is false when its time has run out and nobody has taken over."""
+    left_s = lease.left_s if math.isfinite(lease.left_s) else None
+    return {"holder": lease.holder, "epoch": lease.epoch, "held": lease.left_s > 0, "left_s": left_s}
+
+
+def round_summary(round_: Round, place: RoundPlace | None = None) -> dict[str, Any]:
+    """One line of `rounds list`; with `place`, a running training's progress."""
+    evaluation, taken = round_.evaluation or {}, round_.snapshot or {}
+    summary: dict[str, Any] = {
+        "number": round_.number,
+        "kind": round_.kind,
+        "state": round_.state.value,
+        "reason": round_.reason,
+        "trigger": round_.trigger,
+        "incumbent": round_.incumbent,
+        "adapter": round_.adapter,
+        "pool": taken.get("pool"),
+        "selected": taken.get("selected"),
+        "holdout_accuracy": {
+            "incumbent": evaluation.get("incumbent_accuracy"),
+            "candidate": evaluation.get("candidate_accuracy"),
+            "p_better": evaluation.get("p_better"),
+        },
+        "created_at": round_.created_at,
+        "updated_at": round_.updated_at,
+    }
+    if place is not None and round_.state.value == "training":
+        summary["training"] = read_progress(place.training(round_).work)
+    return summary
+
+
+def round_detail(stores: Stores, number: int) -> dict[str, Any]:
+    """Everything that is known of one round.
+
+    Raises:
+        StateConflict: there is no such round.
+    """
+    round_ = stores.rounds.get(number)
+    if round_ is None:
+        raise StateConflict(f"there is no round {number}; `semievol rounds list` shows them")
+    detail = asdict(round_)
+    detail["state"] = round_.state.value
+    return {**detail, "events": stores.rounds.events(number)}
+
+
+def rounds(stores: Stores, place: RoundPlace) -> list[dict[str, Any]]:
+    return [round_summary(round_, place) for round_ in stores.rounds.all()]
+
+
+def adapters(stores: Stores) -> list[dict[str, Any]]:
+    return [{**asdict(version), "path": str(version.path)} for version in stores.adapters.all()]
+
+
+def adapter_detail(stores: Stores, name: str) -> dict[str, Any]:
+    """One version with the round that made it.
+
+    Raises:
+        StateConflict: there is no such adapter.
+    """
+    version = stores.adapters.get(name)
+    if version is None:
+        raise StateConflict(f"there is no adapter {name!r}; `semievol adapters list` shows them")
+    made = stores.rounds.get(version.round)
+    return {
+        **asdict(version),
+        "path": str(version.path),
+        "made_by": None if made is None else round_summary(made),
+    }
+
+
+def explain(stores: Stores, query_id: str) -> dict[str, Any]:
+    """Why a query got the pseudo-label that it has, and what it was used for.
+
+    Raises:
+        StateConflict: the query has no pseudo-label.
+    """
+    stored = stores.pseudo_labels.get(query_id)
+    truth = stores.examples.get(query_id)
+    if stored is None:
+        known = " (it is a labelled example)" if truth is not None else ""
+        raise StateConflict(
+            f"query {query_id!r} has no pseudo-label{known}; was it imported, and is the intake running?"
+        )
+    label = stored.label
+    neighbours = []
+    for example_id, similarity in label.neighbours:
+        example = stores.examples.get(example_id)
+        neighbours.append(
+            {
+                "id": example_id,
+                "similarity": similarity,
+                "question": None if example is None else example.example.query.question,
+                "answer": None if example is None else example.example.answer,
+            }
+        )
+    return {
+        "id": label.query.id,
+        "question": label.query.question,
+        "options": None if label.query.options is None else list(label.query.options),
+        "answer": label.answer,
+        "truth": None if truth is None else truth.example.answer,
+        "entropy": _finite(label.entropy),
+        "agreement": label.agreement,
+        "confidence": label.confidence,
+        "self_justified": label.justified,
+        "adapter": label.adapter,
+        "neighbours": neighbours,
+        "candidates": [{**asdict(c), "entropy": _finite(c.entropy)} for c in label.candidates],
+        "revision": stored.revision,
+        "earlier": stores.pseudo_labels.history(query_id),
+        "source": {"topic": stored.topic, "partition": stored.partition, "offset": stored.offset},
+        "rounds": [_use(stores, use) for use in stores.rounds.memberships(query_id)],
+    }
+
+
+def _finite(entropy: float) -> float | None:
+    """JSON has no infinity: None is the entropy of what did not parse."""
+    return entropy if math.isfinite(entropy) else None
+
+
+def _use(stores: Stores, membership: dict[str, Any]) -> dict[str, Any]:
+    round_ = stores.rounds.get(membership["number"])
+    return {
+        "round": membership["number"],
+        "selected": membership["selected"],
+        "reason": membership["reason"],
+        "answer": membership["answer"],
+        "consensus": membership["consensus"],
+        "adapter": None if round_ is None else round_.adapter,
+        "state": None if round_ is None else round_.state.value,
+    }

@@ -1,0 +1,328 @@
+"""The command line of the service: `semievold` runs roles, and the operating commands are in `semievol` as well.
+
+Owns arguments, output and exit codes (0 done, 1 refused or failed, 2 usage, configuration or data). What a command
+does is elsewhere; heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from semievol.commands.cli import run_app
+from semievol.errors import ConfigError
+from semievold.commands import output
+
+if TYPE_CHECKING:
+    from semievold.config.daemon import DaemonConfig
+    from semievold.rounds.steps import RoundPlace
+    from semievold.store.stores import Stores
+
+ConfigPath = Annotated[
+    Path, typer.Option("--config", "-c", envvar="SEMIEVOL_CONFIG", help="The daemon's YAML file.", show_default=True)
+]
+Output = Annotated[str, typer.Option("--output", "-o", help="table or json")]
+DEFAULT_CONFIG = Path("semievol.yaml")
+
+
+def main() -> None:
+    """Entry point of `semievold`."""
+    app = typer.Typer(
+        name="semievold",
+        help="Keeps a served LLM adapting to its own traffic.",
+        no_args_is_help=True,
+        add_completion=False,
+    )
+    _add_roles(app)
+    register(app)
+    run_app(app)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the operating commands to an app (also called by `semievol` through its entry-point group)."""
+    _add_views(app)
+    app.add_typer(_rounds_app(), name="rounds")
+    app.add_typer(_adapters_app(), name="adapters")
+    app.add_typer(_queries_app(), name="queries")
+    app.add_typer(_labels_app(), name="labels")
+    app.add_typer(_offsets_app(), name="offsets")
+    app.add_typer(_config_app(), name="config")
+
+
+def load(path: Path) -> DaemonConfig:
+    """The daemon's configuration from file and environment."""
+    from semievol.config.file import load_config
+    from semievold.config.daemon import DaemonConfig
+
+    return load_config(DaemonConfig, path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[DaemonConfig, Stores, RoundPlace]]:
+    """Configuration and state of the workload."""
+    from semievold.service import place_of
+    from semievold.store.stores import open_stores
+
+    config = load(path)
+    stores = open_stores(config.store_url, config.workload.name, config.workload.served_alias)
+    try:
+        yield config, stores, place_of(config)
+    finally:
+        stores.database.close()
+
+
+def _add_roles(app: typer.Typer) -> None:
+    def role(name: str, text: str) -> None:
+        @app.command(name, help=text)
+        def command(config: ConfigPath = DEFAULT_CONFIG) -> None:
+            _serve(config, (name,))
+
+    @app.command(help="Run all roles in this process group (the embedded default).")
+    def run(
+        config: ConfigPath = DEFAULT_CONFIG,
+        exit_when_idle: Annotated[
+            bool, typer.Option(help="End by itself once every record is worked off and no round is due.")
+        ] = False,
+    ) -> None:
+        from semievold.config.daemon import ROLES
+
+        _serve(config, ROLES, exit_when_idle=exit_when_idle)
+
+    role("intake", "Queries -> pseudo-labels -> state and predictions topic.")
+    role("control", "Triggers, rounds, gate, rollout.")
+    role("gateway", "The OpenAI-compatible front.")
+
+    @app.command(help="One training: snapshot in, adapter out.")
+    def train(
+        snapshot: Annotated[Path, typer.Option(help="Directory with job.json and rows.jsonl.")],
+        work: Annotated[Path, typer.Option(help="Checkpoints and progress; kept between attempts.")],
+        adapters: Annotated[Path, typer.Option(help="Where the adapter directory is published.")],
+    ) -> None:
+        from semievol.training.lora import main as train_main
+
+        raise SystemExit(train_main(["--snapshot", str(snapshot), "--work", str(work), "--adapters", str(adapters)]))
+
+    @app.command(help="The whole loop on embedded defaults and a small pretrained model; ends with a summary.")
+    def demo(
+        seed: Annotated[int, typer.Option(help="Of data, sampling and training.")] = 0,
+        directory: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path(".cache/demo"),
+        models: Annotated[Path, typer.Option(help="Where the demo's model is.")] = Path(".cache/models"),
+        keep_running: Annotated[bool, typer.Option(help="Leave the daemon running afterwards.")] = False,
+        output: Output = "table",
+    ) -> None:
+        from semievold.demo.show import run_demo
+
+        raise SystemExit(run_demo(seed, directory, models, keep_running=keep_running, as_json=output == "json"))
+
+
+def _serve(path: Path, roles: tuple[str, ...], *, exit_when_idle: bool = False) -> None:
+    from semievold.service import serve
+
+    raise SystemExit(serve(load(path), roles, exit_when_idle=exit_when_idle))
+
+
+def _add_views(app: typer.Typer) -> None:
+    @app.command(help="The workload in a dozen numbers.")
+    def status(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.api import operations
+
+        with opened(config) as (settings, stores, place):
+            output.show(operations.status(stores, place, settings.workload.served_alias), output_format)
+
+    @app.command(help="Why a query got its pseudo-label: neighbours, candidates, entropy, adapter, rounds.")
+    def explain(query_id: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.api import operations
+
+        with opened(config) as (_, stores, _place):
+            output.show(operations.explain(stores, query_id), output_format)
+
+    @app.command(help="Check that this machine and configuration can work, and say what is missing.")
+    def doctor(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.commands.doctor import examine
+
+        findings = examine(load(config))
+        output.show([finding.as_row() for finding in findings], output_format)
+        raise SystemExit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def _rounds_app() -> typer.Typer:
+    app = typer.Typer(help="Rounds: list, show, start, cancel.", no_args_is_help=True)
+
+    @app.command("list", help="All rounds, newest first.")
+    def list_(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.api import operations
+
+        with opened(config) as (_, stores, place):
+            output.show(operations.rounds(stores, place), output_format, columns=output.ROUND_COLUMNS)
+
+    @app.command(help="Everything known of one round.")
+    def show(number: int, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.api import operations
+
+        with opened(config) as (_, stores, _place):
+            output.show(operations.round_detail(stores, number), output_format)
+
+    @app.command(help="Start a round now.")
+    def start(
+        kind: Annotated[str, typer.Option(help="evolve or warm")] = "evolve",
+        shuffle_labels: Annotated[
+            bool, typer.Option(help="Ruin the labels on purpose, to see the gate refuse.")
+        ] = False,
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        if kind not in ("evolve", "warm"):
+            raise ConfigError(f"--kind: {kind!r} is not a kind of round; use evolve or warm")
+        _ask(config, output_format, "start_round", {"kind": kind, "shuffle_labels": shuffle_labels})
+
+    @app.command(help="End an open round that has not been promoted.")
+    def cancel(number: int, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        _ask(config, output_format, "cancel_round", {"round": number})
+
+    return app
+
+
+def _adapters_app() -> typer.Typer:
+    app = typer.Typer(help="Adapter versions: list, show, promote, rollback.", no_args_is_help=True)
+
+    @app.command("list", help="All versions, oldest first.")
+    def list_(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.api import operations
+
+        with opened(config) as (_, stores, _place):
+            output.show(operations.adapters(stores), output_format, columns=output.ADAPTER_COLUMNS)
+
+    @app.command(help="One version and the round that made it.")
+    def show(name: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.api import operations
+
+        with opened(config) as (_, stores, _place):
+            output.show(operations.adapter_detail(stores, name), output_format)
+
+    @app.command(help="Serve this version, by hand (it is attested first).")
+    def promote(name: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        _ask(config, output_format, "promote", {"adapter": name})
+
+    @app.command(help="Serve the previous version again.")
+    def rollback(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        _ask(config, output_format, "rollback", {})
+
+    return app
+
+
+def _ask(path: Path, output_format: str, kind: Any, payload: dict[str, Any]) -> None:
+    """Leave a request for the controller and wait for its answer."""
+    from semievold.commands.asking import ask
+
+    with opened(path) as (_, stores, _place):
+        answer = ask(stores.requests, kind, payload)
+    output.show(answer, output_format)
+    raise SystemExit({"done": 0, "pending": 0}.get(answer["state"], 1))
+
+
+def _queries_app() -> typer.Typer:
+    app = typer.Typer(help="The stream of queries.", no_args_is_help=True)
+    app.command("import", help=f"Publish queries to the stream. {IMPORT_HELP}")(_importer("queries"))
+    return app
+
+
+def _labels_app() -> typer.Typer:
+    app = typer.Typer(
+        help="The labelled examples. Without a subcommand: run the labels role.", invoke_without_command=True
+    )
+
+    @app.callback()
+    def role(context: typer.Context, config: ConfigPath = DEFAULT_CONFIG) -> None:
+        if context.invoked_subcommand is None:
+            _serve(config, ("labels",))
+
+    app.command("import", help=f"Publish labelled examples to the stream. {IMPORT_HELP}")(_importer("labels"))
+
+    @app.command(help="Take labels back: they leave training, holdout and retrieval.")
+    def retract(
+        ids: Annotated[list[str], typer.Argument(help="Ids of the labelled examples.")],
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        from semievold.commands.importing import retract_labels
+
+        with opened(config) as (settings, stores, _place):
+            report = asyncio.run(retract_labels(settings, stores, ids))
+        output.show(report, output_format)
+
+    return app
+
+
+IMPORT_HELP = "Reads .jsonl, .csv or .parquet, or JSON lines from standard input (-)."
+
+
+def _importer(what: str) -> Callable[..., None]:
+    def import_(
+        source: Annotated[str, typer.Argument(help="A file, or - for standard input.")],
+        skip_invalid: Annotated[bool, typer.Option(help="Publish what is valid and report the rest.")] = False,
+        raw: Annotated[
+            bool, typer.Option(help="Publish the lines unchecked; the daemon dead-letters bad ones.")
+        ] = False,
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        from semievold.commands.importing import publish_file
+
+        with opened(config) as (settings, stores, _place):
+            report = asyncio.run(publish_file(settings, stores, what, source, skip_invalid=skip_invalid, raw=raw))
+        output.show(report, output_format)
+
+    return import_
+
+
+def _offsets_app() -> typer.Typer:
+    app = typer.Typer(help="How far the intakes have read: show, reset.", no_args_is_help=True)
+
+    @app.command(help="Committed and newest offset of every partition, by role.")
+    def show(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.intake import reading
+
+        with opened(config) as (settings, stores, _place):
+            output.show(reading.offsets(settings, stores), output_format)
+
+    @app.command(
+        help="Read again from another place, or skip. The role must not run; known queries stay labelled once."
+    )
+    def reset(
+        role: Annotated[str, typer.Option(help="intake or labels")],
+        to: Annotated[
+            str, typer.Option(help="earliest, latest, an offset, or a time such as 2026-01-31T12:00:00+00:00")
+        ],
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        from semievold.intake import reading
+
+        with opened(config) as (settings, stores, _place):
+            output.show(reading.reset(settings, stores, role, to), output_format)
+
+    return app
+
+
+def _config_app() -> typer.Typer:
+    app = typer.Typer(help="The configuration: validate, show.", no_args_is_help=True)
+
+    @app.command(help="Check the file and the environment.")
+    def validate(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        settings = load(config)
+        output.show({"valid": True, "workload": settings.workload.name, "hash": settings.hash()}, output_format)
+
+    @app.command(help="The effective configuration, defaults included, secrets hidden.")
+    def show(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "yaml") -> None:
+        output.show(load(config).public(), output_format)
+
+    return app
+
+
+if __name__ == "__main__":
+    main()

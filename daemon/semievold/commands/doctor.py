@@ -1,0 +1,205 @@
+"""Can this machine and this configuration work? Tries each part in turn and says what is missing and the fix."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import importlib.util
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from semievol.errors import SemiEvolError
+from semievold.config.daemon import DaemonConfig
+from semievold.config.fronts import ServerConfig
+from semievold.config.generation import GenerationConfig
+from semievold.serving.upstream import Upstream
+
+MIN_FREE_BYTES = 5 * 2**30
+HEALTH_S = 5.0
+TRAINING = ("torch", "transformers", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One part, whether it can work, and what was found or is to be done."""
+
+    part: str
+    ok: bool
+    detail: str
+
+    def as_row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(config: DaemonConfig) -> list[Finding]:
+    """All findings, in the order in which a start would meet the problems."""
+    checks: list[tuple[str, Callable[[DaemonConfig], str]]] = [
+        ("packages", _packages),
+        ("artifacts", _artifacts),
+        ("state", _state),
+        ("stream", _stream),
+        ("model", _model),
+        ("replicas", _replicas),
+        ("embedding", _embedding),
+        ("index", _index),
+        ("api", lambda c: _port(c, c.api, "api")),
+        ("gateway", lambda c: _port(c, c.gateway, "gateway")),
+    ]
+    findings = []
+    for part, check in checks:
+        try:
+            findings.append(Finding(part, True, check(config)))
+        except (SemiEvolError, OSError) as problem:
+            findings.append(Finding(part, False, str(problem)))
+    return findings
+
+
+def _packages(config: DaemonConfig) -> str:
+    generation = config.generation
+    wanted = ["sentence_transformers"] if config.embedding.kind == "sentence_transformers" else []
+    if generation.kind == "local":
+        wanted = [*TRAINING, *wanted]
+    missing = _missing(wanted)
+    if missing:
+        raise SemiEvolError(f"{', '.join(missing)} missing: install semievol[local]")
+    if generation.launch and generation.launch_settings.command is None and _missing(["vllm"]):
+        raise SemiEvolError("vllm missing: install semievol[vllm], or set generation.launch_settings.command")
+    if absent := _missing(TRAINING):
+        return f"{', '.join(absent)} missing: the process with the control role trains, and needs semievol[train]"
+    return f"{', '.join(dict.fromkeys((*TRAINING, *wanted)))} are installed"
+
+
+def _missing(names: Sequence[str]) -> list[str]:
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def _artifacts(config: DaemonConfig) -> str:
+    directory = config.artifacts.directory.resolve()
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise SemiEvolError(f"artifacts.directory: {existing} is not writable")
+    free = shutil.disk_usage(existing).free
+    if free < MIN_FREE_BYTES:
+        raise SemiEvolError(f"artifacts.directory: {free / 2**30:.1f} GiB free on {existing}; make room")
+    return f"{directory}, {free / 2**30:.0f} GiB free"
+
+
+def _state(config: DaemonConfig) -> str:
+    from semievold.store.database import Database
+
+    database = Database(config.store_url)
+    try:
+        database.migrate()
+    finally:
+        database.close()
+    return database.description
+
+
+def _stream(config: DaemonConfig) -> str:
+    if config.stream.kind == "local":
+        return "topics in the state's SQLite file"
+    from semievold.streams.kafka.stream import KafkaStream
+
+    missing = KafkaStream(config.stream).topics.missing()
+    answered = f"Kafka answers at {', '.join(config.stream.kafka.bootstrap_servers)}"
+    return f"{answered}; to be created: {', '.join(missing)}" if missing else f"{answered}; all topics exist"
+
+
+def _model(config: DaemonConfig) -> str:
+    if not Path(config.model.name).exists():
+        return f"{config.model.name} is not a directory; it will be taken from the hub at the first start"
+    if not (Path(config.model.name) / "config.json").exists():
+        raise SemiEvolError(
+            f"model.name: {config.model.name} holds no config.json; give a transformers model directory"
+        )
+    return config.model.name
+
+
+def _replicas(config: DaemonConfig) -> str:
+    generation = config.generation
+    if generation.kind == "local":
+        return "none: the model runs in the daemon"
+    if generation.launch:
+        return f"one, which the daemon launches at 127.0.0.1:{generation.launch_settings.port}"
+    return asyncio.run(_asked(generation))
+
+
+async def _asked(generation: GenerationConfig) -> str:
+    """Ask every replica for its health and its models."""
+    from semievol.engines.vllm_client import VllmClient
+    from semievold.serving.replicas import addresses
+
+    client = VllmClient()
+
+    async def problem(upstream: Upstream) -> str | None:
+        try:
+            await client.check_health(upstream)
+            names = await client.models(upstream)
+        except SemiEvolError as error:
+            return str(error)
+        if upstream.base_model not in names:
+            said = ", ".join(sorted(names)) or "nothing"
+            return f"{upstream.name}: serves {said}, not {upstream.base_model} (generation.base_name)"
+        return None
+
+    try:
+        upstreams = await addresses(generation)
+        problems = [text for text in await asyncio.gather(*map(problem, upstreams)) if text is not None]
+    except OSError as error:
+        raise SemiEvolError(f"generation.dns: {generation.dns} cannot be resolved ({error})") from error
+    finally:
+        await client.close()
+    if problems:
+        raise SemiEvolError(f"{len(problems)} of {len(upstreams)} replicas cannot be used: {'; '.join(problems)}")
+    return f"{', '.join(upstream.name for upstream in upstreams)} answer"
+
+
+def _embedding(config: DaemonConfig) -> str:
+    from semievol.examples.embedding import build_embedder
+
+    embedder = build_embedder(config.embedding)
+    return f"{embedder.name}, {embedder.dimensions} dimensions"
+
+
+def _index(config: DaemonConfig) -> str:
+    if config.index.url is None:
+        return "embedded"
+    from semievol.examples.index import check_server
+
+    return f"Qdrant answers at {config.index.url}, {check_server(config.index.url, config.index.api_key)} collections"
+
+
+def _port(config: DaemonConfig, server: ServerConfig, name: str) -> str:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((server.host, server.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and _is_ours(config, server, name):
+                return f"{server.host}:{server.port} is in use by a running daemon"
+            raise SemiEvolError(
+                f"{name}.port: {server.host}:{server.port} cannot be taken ({error.strerror}); free it, or set another"
+            ) from error
+    return f"{server.host}:{server.port} is free"
+
+
+def _is_ours(config: DaemonConfig, server: ServerConfig, name: str) -> bool:
+    """Whether a daemon of this configuration wrote down that it listens there, and answers."""
+    for file in config.artifacts.directory.glob("endpoints*.json"):
+        try:
+            address = json.loads(file.read_text()).get(name, "")
+            if urlsplit(address).port == server.port:
+                answer = httpx.get(f"{address}/healthz", timeout=HEALTH_S, trust_env=False)
+                return bool(answer.json() == {"status": "ok"})
+        except (OSError, ValueError, httpx.HTTPError):
+            continue
+    return False

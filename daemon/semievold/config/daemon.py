@@ -1,0 +1,219 @@
+"""The daemon's configuration: the method's sections plus those of the service, in one strict YAML file.
+
+Owns names, defaults and cross-section rules; not how a file or the environment is read (semievol.config.file).
+Invariant: nothing here opens a file or a socket, so `config validate` works anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from semievol.config.method import MethodConfig, Section
+from semievold.config.fronts import ApiConfig, GatewayConfig
+from semievold.config.generation import GenerationConfig
+from semievold.config.streams import IntakeSettings, LabelsSettings, StreamSettings
+
+ROLES = ("intake", "labels", "control", "gateway")
+
+
+class WorkloadConfig(Section):
+    """One task on one base model served under one alias."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Names the rows, adapters and metrics of this daemon: lower-case letters, digits and hyphens."""
+    alias: str | None = None
+    """The stable model name that clients use. None: the workload's name."""
+
+    @property
+    def served_alias(self) -> str:
+        return self.alias or self.name
+
+
+class StoreConfig(Section):
+    """Where state lives."""
+
+    url: str | None = Field(default=None, repr=False)
+    """SQLAlchemy URL, `postgresql+psycopg://user:password@host/database`; set it by environment when it holds a
+    password. None: the SQLite file `state.db` under artifacts.directory."""
+
+
+class LeaseConfig(Section):
+    """How several controllers of one workload agree on the one that leads (PostgreSQL)."""
+
+    ttl_s: float = Field(default=10.0, ge=1)
+    """A leader that has not renewed its lease for this long (it does so three times as often) is replaced by a standby.
+    Longer than any pause of a healthy process, or the lead changes for nothing."""
+
+
+class IndexConfig(Section):
+    """Where the retrievable examples live."""
+
+    path: Path | None = None
+    """Directory of the embedded Qdrant, which the one process with the labels role opens. None: `index` under
+    artifacts.directory."""
+    url: str | None = None
+    """A Qdrant server; then `path` is not used."""
+    api_key: str | None = Field(default=None, repr=False)
+    """Key of the Qdrant server; set it by environment."""
+    follow_interval_s: float = Field(default=2.0, gt=0)
+    """Without `url`, processes that lack the labels role keep a copy of the index in memory; how often they look for
+    changed examples, seconds."""
+
+
+class TriggerConfig(Section):
+    """When a round starts by itself. By hand: `semievol rounds start`."""
+
+    min_examples: int = Field(default=16, gt=0)
+    """The warm round waits for this many examples outside the holdout."""
+    labels_quiet_s: float = Field(default=3.0, ge=0)
+    """The warm round also waits until no label arrived for this long, so that a bulk import is taken whole."""
+    new_pseudo_labels: int | None = Field(default=500, gt=0)
+    """Start an evolve round when this many queries were labelled since the last one. None: never by count."""
+    interval_s: float | None = Field(default=None, gt=0)
+    """Start an evolve round this long after the last one, given min_new. None: never by time."""
+    min_new: int = Field(default=50, gt=0)
+    """An interval round needs at least this many new pseudo-labels."""
+    retry_failed_s: float = Field(default=300.0, ge=0)
+    """After a failed round none starts by itself for this long; then the same conditions start one again."""
+    max_rounds: int | None = Field(default=None, gt=0)
+    """Stop starting evolve rounds by itself after this many. None: no limit."""
+
+
+class RoundsConfig(Section):
+    """How a round runs."""
+
+    wait_for_warm: bool = True
+    """Hold the intake until the warm round has decided, so that no query is labelled by the untaught base model."""
+    refresh: bool = True
+    """Before a round, label the pool again with the serving adapter where an older one had labelled it."""
+    max_pool: int = Field(default=20_000, gt=0)
+    """The newest this many pseudo-labels form a round's pool."""
+    max_attempts: int = Field(default=5, gt=0)
+    """A state that was begun this often without ending (the process died each time) fails the round."""
+    fingerprint_prompts: int = Field(default=4, ge=1)
+    """Prompts of the attestation fingerprint."""
+
+
+class RolloutConfig(Section):
+    """What happens around a promotion."""
+
+    watch_s: float = Field(default=30.0, ge=0)
+    """A promoted adapter is watched this long before its round settles."""
+    watch_min: int = Field(default=50, gt=0)
+    """The watch decides only on at least this many labels made by the new adapter."""
+    max_agreement_drop: float = Field(default=0.2, gt=0, le=1)
+    """Roll back when mean agreement falls by more than this against the labels made before."""
+    drain_s: float = Field(default=60.0, gt=0)
+    """Longest wait for requests on a version before it is unloaded; it stays loaded when they have not ended."""
+    min_attested_share: float = Field(default=0.5, gt=0, le=1)
+    """Of the replicas that answer, at least this share (and at least one) must have proved that it serves the
+    candidate; those that fail the proof while others pass it are taken out, and all the rest must have passed."""
+    attest_timeout_s: float = Field(default=120.0, gt=0)
+    """How long a round waits for that, seconds; then it fails, naming replica and cause."""
+
+
+class ArtifactsConfig(Section):
+    """Files of the daemon: state, snapshots, adapters."""
+
+    directory: Path = Path("semievol-data")
+    """Everything the daemon writes is under here."""
+    keep_adapters: int = Field(default=5, ge=2)
+    """Retired and rejected adapter directories kept for inspection and rollback; older ones are deleted."""
+
+
+class DaemonConfig(MethodConfig):
+    """One workload's daemon."""
+
+    workload: WorkloadConfig
+    stream: StreamSettings = StreamSettings()
+    intake: IntakeSettings = IntakeSettings()
+    labels: LabelsSettings = LabelsSettings()
+    store: StoreConfig = StoreConfig()
+    lease: LeaseConfig = LeaseConfig()
+    index: IndexConfig = IndexConfig()
+    generation: GenerationConfig = GenerationConfig()
+    trigger: TriggerConfig = TriggerConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    api: ApiConfig = ApiConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    artifacts: ArtifactsConfig = ArtifactsConfig()
+    stop_deadline_s: float = Field(default=30.0, gt=0)
+    """SIGTERM to exit, all stages together; keep it below Kubernetes' terminationGracePeriodSeconds."""
+
+    @field_validator("workload", mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> DaemonConfig:
+        if self.api.port == self.gateway.port and self.api.port != 0:
+            raise ValueError("api.port and gateway.port are the same; give each its own")
+        if self.generation.launch and not self.store_url.startswith("sqlite"):
+            raise ValueError(
+                "generation.launch: starts one server for one process; on a database server, which several controllers "
+                "may share, run vLLM by itself and set generation.replicas"
+            )
+        launch = self.generation.launch_settings
+        if self.generation.launch and launch.max_lora_rank is not None and launch.max_lora_rank < self.training.rank:
+            raise ValueError(
+                f"generation.launch_settings.max_lora_rank: {launch.max_lora_rank} is below training.rank "
+                f"{self.training.rank}; raise it, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_methods_own(self) -> DaemonConfig:
+        """What runs on files can do and the daemon cannot is refused, so that no setting is without effect."""
+        if self.models:
+            raise ValueError("models: the daemon answers with `generation` alone; remove it, or run `semievol evolve`")
+        for place, each in enumerate(self.labelling.configurations):
+            if each.adapter not in (None, "base"):
+                raise ValueError(
+                    f"labelling.configurations[{place}].adapter: the daemon labels with the serving adapter or with "
+                    f"base, not with {each.adapter!r}; set base, or leave it out"
+                )
+        if self.training.kind != "local":
+            raise ValueError(
+                f"training.kind: {self.training.kind} makes models that only their endpoint can answer with, and the "
+                "daemon serves LoRA adapters; set local"
+            )
+        return self
+
+    @property
+    def store_url(self) -> str:
+        return self.store.url or f"sqlite:///{self.artifacts.directory.resolve() / 'state.db'}"
+
+    def public(self) -> dict[str, object]:
+        """The effective configuration as JSON values, secrets replaced by `***`."""
+        return _redact(self.model_dump(mode="json"))
+
+    def hash(self) -> str:
+        """16 hex digits over the effective configuration without secrets."""
+        text = json.dumps(self.public(), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+SECRET_KEYS = frozenset({"token", "embeddings_token", "api_key", "password", "sasl_password"})
+
+
+def _redact(value: dict[str, object]) -> dict[str, object]:
+    out: dict[str, object] = {}
+    for key, item in value.items():
+        if key == "environment" and isinstance(item, dict):  # of a launched server: the place for its tokens
+            out[key] = dict.fromkeys(item, "***")
+        elif key in SECRET_KEYS and item is not None:
+            out[key] = "***"
+        elif key.endswith(("url", "uri")) and isinstance(item, str) and "@" in item:
+            scheme, separator, _ = item.partition("://")
+            out[key] = f"{scheme + separator if separator else ''}***@{item.rpartition('@')[2]}"
+        elif isinstance(item, dict):
+            out[key] = _redact(item)
+        else:
+            out[key] = item
+    return out

@@ -1,0 +1,86 @@
+"""Settings of the two HTTP fronts: where they listen, their tokens and limits, and what the gateway forwards and keeps.
+
+Owns names and defaults. Every token has a section of its own, so that none opens the other front.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from semievol.config.method import Section
+
+
+class ServerConfig(Section):
+    """A listening HTTP endpoint with a token of its own."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 inside a container."""
+    port: int = Field(ge=0, le=65535)
+    """TCP port; 0 picks a free one, written to `endpoints.json` under artifacts.directory (by a process of one role to
+    `endpoints-ROLE.json`)."""
+    token: str | None = Field(default=None, repr=False, min_length=16)
+    """Bearer token; set it by environment. None: one is made at first start and kept in a 0600 file."""
+    max_body_bytes: int = Field(default=1_048_576, gt=0)
+    """Larger requests are refused with 413."""
+
+
+class ApiConfig(ServerConfig):
+    """The admin API with /metrics, /healthz and /readyz."""
+
+    port: int = Field(default=8321, ge=0, le=65535)
+    """TCP port; 0 picks a free one."""
+
+
+class CaptureConfig(Section):
+    """Clients' chat queries as records of the queries topic."""
+
+    share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the chat requests that is captured, by hash of the query's id. 0: none. Tell your users, and let them
+    opt out with the header `x-semievol-no-capture`."""
+    max_chars: int = Field(default=8_000, gt=0)
+    """Longer conversations are not captured."""
+    queue_size: int = Field(default=1_000, gt=0)
+    """Captured queries that wait for the stream; when it is full, new ones are dropped and counted. Clients never wait
+    for it."""
+
+
+class GatewayConfig(ServerConfig):
+    """The OpenAI-compatible front that clients ask."""
+
+    port: int = Field(default=8320, ge=0, le=65535)
+    """TCP port; 0 picks a free one."""
+    max_in_flight: int = Field(default=256, gt=0)
+    """Requests admitted at once; more are answered 429."""
+    max_n: int = Field(default=16, gt=0)
+    """Most answers (`n`, `best_of`) that one request may ask for."""
+    max_tokens: int = Field(default=4_096, gt=0)
+    """Most tokens that one request may ask for."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    """From admission to the last byte, attempts on other replicas included; then 504, or an error event in a stream."""
+    idle_timeout_s: float = Field(default=60.0, gt=0)
+    """A replica that sends nothing for so long before or within a stream is given up, and so is a client that does not
+    finish its request. Answers that are not streamed come whole: they have until timeout_s."""
+    connect_timeout_s: float = Field(default=2.0, gt=0)
+    """A replica that does not take the connection within this time is given up for another."""
+    retries: int = Field(default=2, ge=0)
+    """Attempts on other replicas, with the same adapter version, when one fails before the client got a byte."""
+    replica_wait_s: float = Field(default=5.0, ge=0)
+    """While no replica can answer with the version of a request, it waits so long for one; then 503."""
+    drain_s: float = Field(default=20.0, ge=0)
+    """What running requests get to finish after a stop; keep it below stop_deadline_s. New ones are answered 503."""
+    embeddings_url: str | None = None
+    """An OpenAI-compatible server for /v1/embeddings, without /v1. None: a replica of the served model is asked."""
+    embeddings_token: str | None = Field(default=None, repr=False)
+    """Bearer token of that server; set it by environment."""
+    capture: CaptureConfig = CaptureConfig()
+
+    @field_validator("embeddings_url")
+    @classmethod
+    def _origin(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("give an address that starts with http:// or https://")
+        if "@" in value:
+            raise ValueError("an address must hold no password; set gateway.embeddings_token by environment")
+        return value.rstrip("/").removesuffix("/v1")

@@ -1,0 +1,110 @@
+"""One admitted request on its way to whatever answers it, and the protocol of what does.
+
+Owns what the gateway and its backends agree on: the call, the headers of its answer, and errors that are fit for
+clients. Invariant: a call names one adapter version from its admission to its last byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from semievold.web import error
+
+ADAPTER_HEADER = "x-semievol-adapter"
+REPLICA_HEADER = "x-semievol-replica"
+QUERY_ID_HEADER = "x-semievol-query-id"
+BASE = "base"
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+
+MAX_MESSAGE_CHARS = 2_000
+
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost:\d+", re.I)
+_PATH = re.compile(r"(?<![\w.~/])~?/[\w.@+-]+(?:/[\w.@+-]*)+")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An admitted request.
+
+    adapter: the version that it is bound to; None: the base model.
+    alias: the name under which the client asked and is answered; None: the body's model is none of ours, keep it.
+    deadline: of the event loop's clock.
+    captured: told the answer's id when the answer has begun; the query's id when the query was captured.
+    """
+
+    request: web.Request
+    path: str
+    body: Mapping[str, Any]
+    adapter: str | None
+    alias: str | None
+    deadline: float
+    captured: Callable[[str | None], str | None]
+
+    @property
+    def streamed(self) -> bool:
+        return self.body.get("stream") is True
+
+    def payload(self, model: str) -> bytes:
+        """The body, asking for `model`. Written anew: what two parsers might read differently does not pass.
+
+        Raises:
+            web.HTTPBadRequest: a number is out of JSON's range.
+        """
+        body = self.body if self.alias is None else {**self.body, "model": model}
+        try:
+            return _TO_JSON(body).encode()
+        except ValueError as failure:
+            raise web.HTTPBadRequest(text=f"body: {failure}") from failure
+
+    def headers(self, answer_id: str | None, replica: str | None = None) -> dict[str, str]:
+        """The headers of an answer that has begun."""
+        headers = {} if self.alias is None else {ADAPTER_HEADER: self.adapter or BASE}
+        if replica is not None:
+            headers[REPLICA_HEADER] = replica
+        query_id = self.captured(answer_id)
+        if query_id is not None:
+            headers[QUERY_ID_HEADER] = query_id
+        return headers
+
+
+class Backend(Protocol):
+    """Answers admitted requests."""
+
+    async def answer(self, call: Call) -> web.StreamResponse:
+        """The answer, whole, or streamed to its end.
+
+        Raises:
+            TransientError: nothing could answer, and the client got no byte.
+            TimeoutError: not within the deadline, and the client got no byte.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+def refusal(status: int, code: str, message: str, call: Call, replica: str | None = None) -> web.Response:
+    """An error after admission; it names the version like any answer."""
+    response = error(status, code, message)
+    if call.alias is not None:
+        response.headers[ADAPTER_HEADER] = call.adapter or BASE
+    if replica is not None:
+        response.headers[REPLICA_HEADER] = replica
+    return response
+
+
+def presentable(text: str, secrets: Iterable[str] = ()) -> str:
+    """A server's message without secrets, addresses and file paths, which are not the client's business."""
+    for secret in secrets:
+        text = text.replace(secret, "[secret]")
+    return _PATH.sub("[path]", _ADDRESS.sub("[address]", text))[:MAX_MESSAGE_CHARS]

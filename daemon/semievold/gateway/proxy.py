@@ -1,0 +1,269 @@
+"""The gateway over replicas: forwards an admitted request to one healthy replica, and to another when that one fails.
+
+Owns the connections and the moment from which no other replica is tried: the first byte that the client gets. Not who
+is healthy (the pool). Invariant: every byte of an answer comes from one replica and one adapter version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from semievol.errors import TransientError
+from semievold.config.fronts import GatewayConfig
+from semievold.gateway.call import Call, presentable, refusal
+from semievold.gateway.rewriting import StreamRewriter, answer_id, begins_with_error, quoted, replace_model
+from semievold.monitoring.metrics import Metrics
+from semievold.serving.upstream import ReplicaPool, Upstream
+from semievold.web import error_body
+
+log = logging.getLogger(__name__)
+
+FORWARDED_HEADERS = ("traceparent", "tracestate")
+# Below the 5 s after which vLLM closes an idle connection: a request must not meet that moment.
+KEEP_ALIVE_S = 3.0
+WAIT_S = 0.05
+"""How often a request that waits for a replica asks for one."""
+_LARGE_BYTES = 1024 * 1024
+_ERROR_BYTES = 65_536
+
+
+class _ReplicaFailed(Exception):  # noqa: N818 - named by meaning
+    """This replica did not answer, and the client got no byte; `down`: it should get no other request either."""
+
+    def __init__(self, reason: str, *, down: bool) -> None:
+        super().__init__(reason)
+        self.down = down
+
+
+class ProxyBackend:
+    """Answers by asking a replica of the pool. Made inside the event loop that uses it."""
+
+    def __init__(self, pool: ReplicaPool, settings: GatewayConfig, metrics: Metrics) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._metrics = metrics
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def answer(self, call: Call) -> web.StreamResponse:
+        now = asyncio.get_running_loop().time
+        patience = min(call.deadline, now() + self._settings.replica_wait_s)
+        failed: list[str] = []
+        while len(failed) <= self._settings.retries:
+            try:
+                async with self._pool.lend(call.adapter, avoid=failed) as replica:
+                    try:
+                        return await self._forward(call, replica)
+                    except _ReplicaFailed as failure:
+                        self._count(replica, failure, "did not answer a request")
+                        failed.append(replica.name)
+            except TransientError as none:
+                if now() >= patience:
+                    raise TransientError(presentable(str(none))) from none
+                await asyncio.sleep(WAIT_S)
+            if now() >= call.deadline:
+                raise TimeoutError
+        raise TransientError(f"{len(failed)} attempts failed; try again")
+
+    async def _forward(self, call: Call, replica: Upstream) -> web.StreamResponse:
+        """One attempt.
+
+        Raises:
+            _ReplicaFailed: the client got no byte.
+        """
+        try:
+            async with asyncio.timeout_at(call.deadline):
+                answer = await self._post(call, replica)
+        except TimeoutError as failure:
+            raise _ReplicaFailed("timed out before it answered", down=True) from failure
+        except (aiohttp.ClientError, OSError) as failure:
+            raise _ReplicaFailed(f"connection failed: {_short(failure)}", down=True) from failure
+        async with answer:
+            try:
+                async with asyncio.timeout_at(call.deadline):
+                    if answer.status != 200:
+                        return await _refused(call, replica, answer)
+                    streamed = answer.content_type == "text/event-stream"
+                    rewriter = StreamRewriter(quoted(call.alias or ""), functools.partial(_error_event, replica))
+                    begin = await _first_events(answer, rewriter) if streamed else await answer.read()
+            except TimeoutError as failure:
+                raise _ReplicaFailed("timed out before its first byte", down=True) from failure
+            except (aiohttp.ClientError, OSError, ValueError) as failure:
+                raise _ReplicaFailed(f"broke off before its first byte: {_short(failure)}", down=True) from failure
+            headers = call.headers(answer_id(begin), replica.name)
+            if streamed:
+                return await self._stream(call, replica, answer, rewriter, begin, headers)
+            body = begin if call.alias is None else replace_model(begin, quoted(call.alias))
+            return web.Response(body=body, content_type=answer.content_type, headers=headers)
+
+    async def _post(self, call: Call, replica: Upstream) -> aiohttp.ClientResponse:
+        body = call.payload(call.adapter or replica.base_model)
+        own = {name: call.request.headers[name] for name in FORWARDED_HEADERS if name in call.request.headers}
+        return await self._session.post(
+            replica.base_url + call.path,
+            data=io.BytesIO(body) if len(body) >= _LARGE_BYTES else body,
+            headers={**own, **replica.headers, "Content-Type": "application/json"},
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=self._settings.connect_timeout_s,
+                sock_read=self._settings.idle_timeout_s if call.streamed else None,
+            ),
+        )
+
+    async def _stream(
+        self,
+        call: Call,
+        replica: Upstream,
+        answer: aiohttp.ClientResponse,
+        rewriter: StreamRewriter,
+        begin: bytes,
+        headers: Mapping[str, str],
+    ) -> web.StreamResponse:
+        """Send events as they come. Whatever fails now ends the stream: no other replica may go on with it."""
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", **headers}
+        )
+        try:
+            async with asyncio.timeout_at(call.deadline + self._settings.connect_timeout_s):  # for a client that hangs
+                await response.prepare(call.request)
+                await response.write(begin)
+                while events := await _next_events(call, answer, rewriter):
+                    await response.write(events)
+                await response.write_eof()
+        except _ReplicaFailed as failure:
+            self._count(replica, failure, "broke off a stream")
+            await _end_with_error(response)
+        except (ConnectionResetError, TimeoutError):
+            _hang_up(call.request)  # the client has left, or does not read
+        return response
+
+    def _count(self, replica: Upstream, failure: _ReplicaFailed, what: str) -> None:
+        log.warning("replica %s %s: %s", replica.name, what, failure)
+        self._metrics.upstream_failures.labels(self._metrics.workload, replica.name).inc()
+        if failure.down:
+            self._pool.failed(replica.name, str(failure))
+
+
+class OneServer:
+    """A pool of one server that is not ours to watch (`gateway.embeddings_url`)."""
+
+    def __init__(self, server: Upstream) -> None:
+        self._server = server
+
+    @asynccontextmanager
+    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[Upstream]:
+        yield self._server
+
+    def failed(self, name: str, reason: str) -> None:
+        """It is tried again."""
+
+
+async def _first_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter) -> bytes:
+    """The first whole events of a stream.
+
+    Raises:
+        _ReplicaFailed: the stream begins with an error, or ends before it begins.
+    """
+    while chunk := await answer.content.readany():
+        if events := rewriter.feed(chunk):
+            if begins_with_error(events):
+                raise _ReplicaFailed("its stream began with an error", down=False)
+            return events
+    raise _ReplicaFailed("its stream ended before it began", down=True)
+
+
+async def _next_events(call: Call, answer: aiohttp.ClientResponse, rewriter: StreamRewriter) -> bytes:
+    """The next whole events of a stream, however many have come; nothing at its end.
+
+    Raises:
+        _ReplicaFailed: it broke off, or took too long.
+    """
+    try:
+        async with asyncio.timeout_at(call.deadline):
+            while chunk := await answer.content.readany():
+                if events := rewriter.feed(chunk):
+                    return events
+    except TimeoutError as failure:
+        late = asyncio.get_running_loop().time() >= call.deadline
+        raise _ReplicaFailed("too slow" if late else "silent within a stream", down=not late) from failure
+    except (aiohttp.ClientError, OSError, ValueError) as failure:
+        raise _ReplicaFailed(_short(failure), down=True) from failure
+    return rewriter.end()
+
+
+async def _refused(call: Call, replica: Upstream, answer: aiohttp.ClientResponse) -> web.Response:
+    """What the client did wrong, in the replica's words.
+
+    Raises:
+        _ReplicaFailed: it is the replica's fault.
+    """
+    body = await answer.content.read(_ERROR_BYTES)
+    status = answer.status
+    if not 400 <= status < 500:
+        # A request may be what made it fail: 500 alone does not take the replica from the others.
+        raise _ReplicaFailed(f"answered {status}", down=status != 500)
+    if status in (401, 403):
+        raise _ReplicaFailed(f"answered {status}: it does not accept our token", down=True)
+    if status == 404 and call.alias is not None and (call.adapter or replica.base_model).encode() in body:
+        raise _ReplicaFailed(f"does not have {call.adapter or replica.base_model}", down=True)
+    code, message = _explained(body, status, replica)
+    response = refusal(status, code, message, call, replica.name)
+    if "Retry-After" in answer.headers:
+        response.headers["Retry-After"] = answer.headers["Retry-After"]
+    return response
+
+
+def _explained(body: bytes, status: int, replica: Upstream) -> tuple[str, str]:
+    """(code, message) of an error body in OpenAI's shape or FastAPI's, fit for clients."""
+    try:
+        value: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    fields: Any = value if isinstance(value, dict) else {}
+    fields = fields["error"] if isinstance(fields.get("error"), dict) else fields
+    message = fields.get("message") or fields.get("detail") or f"the model's server answered {status}"
+    code = fields.get("type") or "bad_request"
+    text = message if isinstance(message, str) else json.dumps(message)
+    secrets = [value.removeprefix("Bearer ") for value in replica.headers.values()]
+    return presentable(str(code), secrets), presentable(text, secrets)
+
+
+def _error_event(replica: Upstream, payload: bytes) -> bytes:
+    """An error within a stream, with a message that is fit for clients."""
+    code, message = _explained(payload, 500, replica)
+    return json.dumps(error_body(500, code, message)).encode()
+
+
+async def _end_with_error(response: web.StreamResponse) -> None:
+    body = error_body(502, "stream_broken", "the answer broke off; ask again")
+    try:
+        await response.write(b"data: " + json.dumps(body).encode() + b"\n\n")
+        await response.write_eof()
+    except ConnectionResetError:
+        log.debug("the client left before its stream ended")
+
+
+def _hang_up(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _short(failure: BaseException) -> str:
+    return f"{type(failure).__name__}: {str(failure)[:200]}"

@@ -1,0 +1,282 @@
+"""What happens to one batch of query records: parse, recognise, label, store, publish.
+
+Owns the order of these steps, which makes at-least-once delivery safe, and their retries. Does not own polling and
+offsets (`semievold.intake.role`). When `work` returns, every record of the batch may be committed.
+Invariant: nothing is published that is not stored, and a query's content is labelled once: a redelivery is skipped,
+another content under a used id is dead-lettered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeVar
+
+from semievol.errors import AdapterError, DataError, TransientError
+from semievol.types import PseudoLabel, Query
+from semievold.config.streams import RetrySettings, StreamSettings
+from semievold.errors import PoisonRecord, Reason
+from semievold.intake.messages import RecordParser, dead_letter, prediction_record
+from semievold.retry import Health, until_answered
+from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, content_hash
+from semievold.streams.protocol import StreamProducer, StreamRecord
+
+T = TypeVar("T")
+
+REPUBLISHED_AT_ONCE = 500
+
+Bind = Callable[[], AbstractAsyncContextManager[str | None]]
+"""Holds the serving adapter for the time of one call: `async with bind() as adapter` (None: the base model)."""
+
+
+class Labeller(Protocol):
+    """Answers queries and says how sure it is (see semievol.labelling.collaboration)."""
+
+    async def label(self, queries: Sequence[Query], adapter: str | None) -> list[PseudoLabel]:
+        """One pseudo-label per query, in order.
+
+        Raises:
+            DataError: one of the queries can never be answered (its prompt is too long).
+            TransientError, AdapterError: not now; nothing is wrong with the queries.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class IntakeCounters:
+    """What an intake did since its process started; read by the metrics."""
+
+    received: int = 0
+    labelled: int = 0
+    published: int = 0
+    duplicates: int = 0  # redeliveries of queries that are labelled already
+    batches: int = 0
+    dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
+    in_flight: int = 0  # records read and not finished
+    lag: int = 0  # records not committed, as last measured
+    last_batch_at: float | None = None  # UTC seconds
+    health: Health = field(default_factory=Health)
+
+    @property
+    def retries(self) -> int:
+        """Attempts that a component did not answer."""
+        return self.health.retries
+
+    @property
+    def degraded(self) -> str | None:
+        """What does not answer; None: everything does."""
+        return self.health.degraded
+
+
+class _Asked(NamedTuple):
+    record: StreamRecord
+    query: Query
+    content: str  # hash
+
+
+class _Answered(NamedTuple):
+    asked: _Asked
+    label: PseudoLabel
+
+
+class _Refused(NamedTuple):
+    record: StreamRecord
+    poison: PoisonRecord
+
+
+class QueryBatches:
+    """Works on batches of query records; several at a time.
+
+    Args:
+        bind: lends the serving adapter for one call of the labeller.
+        on_stored: told of every label that became durable through this object (metrics).
+    """
+
+    def __init__(
+        self,
+        parser: RecordParser,
+        labeller: Labeller,
+        bind: Bind,
+        store: PseudoLabelStore,
+        producer: StreamProducer,
+        topics: StreamSettings,
+        retry: RetrySettings,
+        on_stored: Callable[[Sequence[PseudoLabel]], None] | None = None,
+    ) -> None:
+        self._parser = parser
+        self._labeller = labeller
+        self._bind = bind
+        self._store = store
+        self._producer = producer
+        self._topics = topics
+        self._retry = retry
+        self._on_stored = on_stored
+        self._unmarked: list[str] = []  # published, and the store does not know it yet
+        self.counters = IntakeCounters()
+
+    async def work(self, records: Sequence[StreamRecord], stop: asyncio.Event) -> None:
+        """Bring every record to its end: a published pseudo-label, a recognised redelivery, or a dead letter.
+
+        Raises:
+            Stopped: `stop` was set while a component did not answer; the batch is to be delivered again.
+        """
+        asked, refused = self._parsed(records)
+        if asked:
+            asked, used = await self._sifted(asked, stop)
+            refused += used
+        if asked:
+            answered, unanswerable = await self._labelled(asked, stop)
+            refused += unanswerable
+            stored, used = await self._stored(answered, stop)
+            refused += used
+            await self._publish(stored, stop)
+        await self._refuse(refused, stop)
+        self.counters.batches += 1
+        self.counters.last_batch_at = time.time()
+
+    async def republish(self, older_than_s: float, stop: asyncio.Event) -> None:
+        """Publish the predictions that a process stored and then died.
+
+        Raises:
+            Stopped: as in `work`.
+        """
+        while True:
+            due = await self._answer(
+                "store", lambda: asyncio.to_thread(self._store.unpublished, REPUBLISHED_AT_ONCE, older_than_s), stop
+            )
+            await self._publish(due, stop)
+            await self._answer("store", self.mark_published, stop)
+            if len(due) < REPUBLISHED_AT_ONCE:
+                return
+
+    async def mark_published(self) -> None:
+        """Let the store know what was published; until then it would be published again after a crash.
+
+        Raises:
+            TransientStoreError: not now; the next call, or the next batch, tells it.
+        """
+        ids, self._unmarked = self._unmarked, []
+        if not ids:
+            return
+        try:
+            await asyncio.to_thread(self._store.mark_published, ids)
+        except TransientError:
+            self._unmarked += ids
+            raise
+
+    # --- the steps ----------------------------------------------------------------------------------------------
+
+    def _parsed(self, records: Sequence[StreamRecord]) -> tuple[list[_Asked], list[_Refused]]:
+        asked, refused = [], []
+        for record in records:
+            try:
+                query = self._parser.query(record)
+            except PoisonRecord as poison:
+                refused.append(_Refused(record, poison))
+            else:
+                asked.append(_Asked(record, query, content_hash(query)))
+        return asked, refused
+
+    async def _sifted(self, asked: Sequence[_Asked], stop: asyncio.Event) -> tuple[list[_Asked], list[_Refused]]:
+        """Those that have no label yet, one per id, and those that use an id for another content."""
+        ids = [item.query.id for item in asked]
+        seen = await self._answer("store", lambda: asyncio.to_thread(self._store.known, ids), stop)
+        fresh, refused = [], []
+        for item in asked:
+            first = seen.get(item.query.id)
+            if first is None:
+                seen[item.query.id] = item.content
+                fresh.append(item)
+            elif first == item.content:
+                self.counters.duplicates += 1
+            else:
+                refused.append(_used_id(item))
+        return fresh, refused
+
+    async def _labelled(self, asked: Sequence[_Asked], stop: asyncio.Event) -> tuple[list[_Answered], list[_Refused]]:
+        """The labels, and the queries that can never be answered; halving finds those without failing the others."""
+        queries = [item.query for item in asked]
+
+        async def attempt() -> list[PseudoLabel]:
+            async with self._bind() as adapter:
+                return await self._labeller.label(queries, adapter)
+
+        try:
+            labels = await self._answer("labeller", attempt, stop, retry_on=(TransientError, AdapterError))
+        except DataError as error:
+            if len(asked) == 1:
+                return [], [_Refused(asked[0].record, PoisonRecord(Reason.LABELLING_REFUSED, str(error)))]
+            middle = len(asked) // 2
+            left = await self._labelled(asked[:middle], stop)
+            right = await self._labelled(asked[middle:], stop)
+            return left[0] + right[0], left[1] + right[1]
+        return [_Answered(item, label) for item, label in zip(asked, labels, strict=True)], []
+
+    async def _stored(
+        self, answered: Sequence[_Answered], stop: asyncio.Event
+    ) -> tuple[list[PseudoLabel], list[_Refused]]:
+        """The labels that this call stored, in one transaction, and those whose id got another content meanwhile."""
+        new = [
+            NewLabel(label, content, record.topic, record.partition, record.offset)
+            for (record, _, content), label in answered
+        ]
+        published, self._unmarked = self._unmarked, []
+        unsure = False
+
+        async def attempt() -> set[str]:
+            nonlocal unsure
+            try:
+                return await asyncio.to_thread(self._store.add, new, published)
+            except TransientError:
+                unsure = True
+                raise
+
+        added = await self._answer("store", attempt, stop)
+        stored = [label for _, label in answered if label.query.id in added]
+        if unsure and len(added) < len(new):
+            # The answer to a commit may have been lost: then an earlier attempt of this call stored them.
+            rest = [item for item in new if item.label.query.id not in added]
+            stored += await self._answer("store", lambda: asyncio.to_thread(self._store.unpublished_of, rest), stop)
+        self.counters.labelled += len(stored)
+        if self._on_stored is not None:
+            self._on_stored(stored)
+        ours = {label.query.id for label in stored}
+        late = [item.asked for item in answered if item.label.query.id not in ours]
+        if not late:
+            return stored, []
+        # Another batch or another process labelled them first: its label is the one, and it publishes it.
+        _, refused = await self._sifted(late, stop)
+        return stored, refused
+
+    async def _publish(self, labels: Sequence[PseudoLabel], stop: asyncio.Event) -> None:
+        if not labels:
+            return
+        records = [prediction_record(label) for label in labels]
+        await self._answer("stream", lambda: self._producer.publish(self._topics.predictions, records), stop)
+        self._unmarked += [label.query.id for label in labels]
+        self.counters.published += len(labels)
+
+    async def _refuse(self, refused: Sequence[_Refused], stop: asyncio.Event) -> None:
+        if not refused:
+            return
+        letters = [dead_letter(record, poison, self._store.workload) for record, poison in refused]
+        await self._answer("stream", lambda: self._producer.publish(self._topics.dead_letter, letters), stop)
+        self.counters.dead_letters.update(poison.reason.value for _, poison in refused)
+
+    async def _answer(
+        self,
+        what: str,
+        operation: Callable[[], Awaitable[T]],
+        stop: asyncio.Event,
+        retry_on: tuple[type[Exception], ...] = (TransientError,),
+    ) -> T:
+        return await until_answered(what, operation, self._retry, self.counters.health, stop, retry_on)
+
+
+def _used_id(item: _Asked) -> _Refused:
+    detail = f"id: {item.query.id!r} was used for another question before; give every query an id of its own"
+    return _Refused(item.record, PoisonRecord(Reason.DUPLICATE_ID, detail))

@@ -1,0 +1,238 @@
+"""The labels role: true answers from the stream into the store, the holdout split and the example index.
+
+Owns the order store, index, mark, commit, and the reconciliation of the index at the start. What an example is for is
+decided once, by a hash of its id. Does not own the comparison over time of truth and prediction: it reports each pair.
+Invariant: a held-out example is never in the index, and an offset is committed only when store and index agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from semievol.errors import TransientError
+from semievol.examples.split import is_holdout
+from semievol.protocols import ExampleIndex
+from semievol.tasks.equality import AnswerEquality, is_correct
+from semievol.types import Example
+from semievold.config.streams import LabelsSettings, StreamSettings
+from semievold.errors import PoisonRecord
+from semievold.intake.messages import RecordParser, Retraction, dead_letter
+from semievold.intake.offsets import OffsetTracker
+from semievold.retry import Health, Stopped, until_answered
+from semievold.store.examples import ExampleStore, StoredExample
+from semievold.store.pseudo_labels import PseudoLabelStore
+from semievold.streams.protocol import OutgoingRecord, StreamConsumer, StreamProducer, StreamRecord
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Joined(NamedTuple):
+    """A delayed truth beside the prediction that was made earlier; `predicted` None: no candidate had parsed."""
+
+    id: str
+    predicted: str | None
+    truth: str
+    adapter: str | None
+    predicted_at: float
+    correct: bool
+
+
+@dataclass(slots=True)
+class LabelsCounters:
+    """What a labels role did since its process started; read by the metrics."""
+
+    received: int = 0
+    added: int = 0  # new or changed examples
+    unchanged: int = 0  # redeliveries
+    retracted: int = 0
+    indexed: int = 0
+    joined_right: int = 0  # labels of queries that were answered as the label says
+    joined_wrong: int = 0
+    dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
+    lag: int = 0  # records not committed, as last measured
+    health: Health = field(default_factory=Health)
+
+    @property
+    def retries(self) -> int:
+        """Attempts that a component did not answer."""
+        return self.health.retries
+
+    @property
+    def degraded(self) -> str | None:
+        """What does not answer; None: everything does."""
+        return self.health.degraded
+
+
+class LabelsIntake:
+    """Runs one consumer of the labels topic.
+
+    Args:
+        equality: which answers mean the same; None: what the parser's task says by itself, without an embedder.
+        on_joined: told of every label whose query was answered earlier (accuracy drift).
+    """
+
+    def __init__(
+        self,
+        consumer: StreamConsumer,
+        producer: StreamProducer,
+        examples: ExampleStore,
+        pseudo_labels: PseudoLabelStore,
+        index: ExampleIndex,
+        parser: RecordParser,
+        settings: LabelsSettings,
+        topics: StreamSettings,
+        *,
+        equality: AnswerEquality | None = None,
+        on_joined: Callable[[Sequence[Joined]], None] | None = None,
+    ) -> None:
+        self._consumer = consumer
+        self._producer = producer
+        self._examples = examples
+        self._pseudo_labels = pseudo_labels
+        self._index = index
+        self._parser = parser
+        self._settings = settings
+        self._topics = topics
+        self._equality = equality or AnswerEquality(parser.task)
+        self._on_joined = on_joined
+        self._tracker = OffsetTracker()
+        self._stop = asyncio.Event()
+        self._next_lag = 0.0
+        self.counters = LabelsCounters()
+
+    async def backlog(self) -> int:
+        """Records not committed yet, measured now.
+
+        Raises:
+            TransientStreamError: the stream did not answer.
+        """
+        return await self._consumer.lag()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Reconcile the index, then work until `stop` is set; a batch that was begun is finished and committed."""
+        self._stop = stop
+        try:
+            await self.reconcile()
+            while not stop.is_set():
+                await self._step()
+        except Stopped:
+            pass
+        finally:
+            await self._consumer.close()
+
+    async def reconcile(self) -> None:
+        """Make the index hold exactly the training examples: add what it lacks, remove what it should not hold."""
+        # First the index, then the store: what another process adds in between is stored before it is indexed, so it
+        # cannot look like something to remove.
+        present = await self._answer("index", lambda: asyncio.to_thread(self._index.ids))
+        training = await self._answer("store", lambda: asyncio.to_thread(self._examples.training))
+        unindexed = await self._answer("store", lambda: asyncio.to_thread(self._examples.unindexed))
+        stale = {example.id for example in unindexed}
+        missing = [example for example in training if example.id in stale or example.id not in present]
+        for start in range(0, len(missing), self._settings.batch_size):
+            await self._index_examples(missing[start : start + self._settings.batch_size])
+        extra = sorted(present - {example.id for example in training})
+        if extra:
+            await self._answer("index", lambda: asyncio.to_thread(self._index.delete, extra))
+        if missing or extra:
+            logger.info("index reconciled: %d examples added, %d removed", len(missing), len(extra))
+
+    async def _step(self) -> None:
+        settings = self._settings
+        records = await self._answer(
+            "stream", lambda: self._consumer.poll(settings.batch_size, settings.poll_timeout_s)
+        )
+        self._tracker.revoke(self._consumer.revoked())
+        if records:
+            self.counters.received += len(records)
+            for record in records:
+                self._tracker.add(record.partition, record.offset)
+            await self._work(records)
+            for record in records:
+                self._tracker.done(record.partition, record.offset)
+            offsets = self._tracker.committable()
+            await self._answer("commit", lambda: self._consumer.commit(offsets))
+            self._tracker.committed(offsets)
+        if records or time.monotonic() >= self._next_lag:
+            self._next_lag = time.monotonic() + settings.lag_interval_s
+            self.counters.lag = await self._answer("lag", self._consumer.lag)
+
+    # --- one batch ----------------------------------------------------------------------------------------------
+
+    async def _work(self, records: Sequence[StreamRecord]) -> None:
+        """Bring every record to its end. Of several for one id the last one counts."""
+        wanted: dict[str, Example | Retraction] = {}
+        letters: list[OutgoingRecord] = []
+        for record in records:
+            try:
+                item = self._parser.label(record)
+            except PoisonRecord as poison:
+                letters.append(dead_letter(record, poison, self._examples.workload))
+                self.counters.dead_letters[poison.reason.value] += 1
+            else:
+                wanted[item.id] = item
+        await self._keep([item for item in wanted.values() if isinstance(item, Example)])
+        await self._withdraw([item.id for item in wanted.values() if isinstance(item, Retraction)])
+        if letters:
+            await self._answer("stream", lambda: self._producer.publish(self._topics.dead_letter, letters))
+
+    async def _keep(self, given: Sequence[Example]) -> None:
+        if not given:
+            return
+        share, salt = self._settings.holdout_share, self._settings.holdout_salt
+        rows = [(example, is_holdout(example.id, share, salt)) for example in given]
+        stored = await self._answer("store", lambda: asyncio.to_thread(self._examples.upsert, rows))
+        changed = [item for item in stored if item.change != "same"]
+        self.counters.added += len(changed)
+        self.counters.unchanged += len(stored) - len(changed)
+        # Also unchanged ones: an earlier attempt may have stored them and not come to the index.
+        await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
+        await self._join(changed)
+
+    async def _index_examples(self, examples: Sequence[Example]) -> None:
+        if not examples:
+            return
+        await self._answer("index", lambda: asyncio.to_thread(self._index.upsert, examples))
+        ids = [example.id for example in examples]
+        await self._answer("store", lambda: asyncio.to_thread(self._examples.mark_indexed, ids))
+        self.counters.indexed += len(ids)
+
+    async def _withdraw(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
+        await self._answer("store", lambda: asyncio.to_thread(self._examples.retract, ids))
+        await self._answer("index", lambda: asyncio.to_thread(self._index.delete, ids))
+        self.counters.retracted += len(ids)
+
+    async def _join(self, changed: Sequence[StoredExample]) -> None:
+        """Count labels of queries that were answered earlier. A redelivered label is not new, and not counted."""
+        truths = {item.example.id: item.example for item in changed}
+        predictions = await self._answer("store", lambda: asyncio.to_thread(self._pseudo_labels.rows, list(truths)))
+        answers = [p.answer for p in predictions.values()] + [
+            gold for id_ in predictions for gold in truths[id_].answers
+        ]
+        same = await self._answer("embedding", lambda: self._equality.among_async(answers))
+        joined = [
+            Joined(
+                p.id, p.answer, truths[p.id].answer, p.adapter, p.created_at, is_correct(p.answer, truths[p.id], same)
+            )
+            for p in predictions.values()
+        ]
+        right = sum(item.correct for item in joined)
+        self.counters.joined_right += right
+        self.counters.joined_wrong += len(joined) - right
+        if joined and self._on_joined is not None:
+            self._on_joined(joined)
+
+    async def _answer(self, what: str, operation: Callable[[], Awaitable[T]]) -> T:
+        return await until_answered(
+            what, operation, self._settings.retry, self.counters.health, self._stop, (TransientError,)
+        )

@@ -1,0 +1,305 @@
+"""Stream records in and out: what is valid, what the fix is when it is not, and how results are written.
+
+Owns the record schemas (version 1) and the poison reasons, no I/O. Unknown fields are kept in `metadata`.
+Invariant: whatever bytes arrive, parsing returns a value or raises PoisonRecord; nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from semievol.errors import DataError
+from semievol.examples.data import KNOWN_FIELDS, MAX_ID_CHARS, example_of, example_to_json, query_to_json
+from semievol.tasks.task import Task
+from semievol.types import Example, Message, PseudoLabel, Query, Role
+from semievold.errors import PoisonRecord, Reason
+from semievold.streams.protocol import OutgoingRecord, StreamRecord
+
+SCHEMA_VERSION = 1
+MAX_NAME_CHARS = 200
+"""Categories and sources are names; the state's columns end there."""
+MAX_DETAIL_CHARS = 400
+"""Dead-letter details are for people, and header space is small."""
+
+_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+
+
+class _Turn(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    role: str
+    content: str
+
+
+_Text = str | int
+"""Numbers are taken as text, as in files: ids, ratings and options are often whole numbers."""
+_Answer = str | int | float
+"""Answers and options are also decimal numbers."""
+
+
+class _QueryRecord(BaseModel):
+    """`semievol.queries`, version 1."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    schema_version: _Text = SCHEMA_VERSION
+    id: _Text
+    question: _Text | None = None
+    messages: tuple[_Turn, ...] | None = None
+    options: tuple[_Answer, ...] | None = None
+    category: _Text | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class _LabelRecord(_QueryRecord):
+    """`semievol.labels`, version 1."""
+
+    answer: _Answer
+    answers: tuple[_Answer, ...] | None = None
+    source: _Text | None = None
+
+
+_Record = TypeVar("_Record", bound=_QueryRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class Retraction:
+    """A null value on the labels topic: the example with this id is withdrawn."""
+
+    id: str
+
+
+class RecordParser:
+    """Turns stream records into queries and examples of one task."""
+
+    def __init__(self, task: Task, max_record_bytes: int) -> None:
+        self.task = task
+        self._max_record_bytes = max_record_bytes
+
+    def query(self, record: StreamRecord) -> Query:
+        """The query that a record of the queries topic asks.
+
+        Raises:
+            PoisonRecord: it can never be processed; names the field and the fix.
+        """
+        if record.value is None:
+            raise PoisonRecord(Reason.NO_VALUE, "a query cannot be null; send a JSON object with id and question")
+        return self._query(self._validated(_QueryRecord, record.value))
+
+    def label(self, record: StreamRecord) -> Example | Retraction:
+        """The example that a record of the labels topic gives, with its canonical answers, or takes back.
+
+        Raises:
+            PoisonRecord: it can never be processed; names the field and the fix.
+        """
+        if record.value is None:
+            if not record.key:
+                raise PoisonRecord(Reason.NO_KEY, "a null value retracts the label that its key names; set the key")
+            if "\0" in record.key:
+                raise PoisonRecord(Reason.INVALID_FIELD, "the key contains a NUL character; no label has such an id")
+            return Retraction(record.key)
+        parsed = self._validated(_LabelRecord, record.value)
+        query = self._query(parsed)
+        source = _optional_text("source", parsed.source)
+        try:
+            return example_of(
+                query, [str(answer) for answer in (parsed.answer, *(parsed.answers or ()))], self.task, source
+            )
+        except DataError as error:
+            raise PoisonRecord(Reason.ANSWER_NOT_ALLOWED, _short(str(error))) from error
+
+    def _validated(self, model: type[_Record], value: bytes) -> _Record:
+        if len(value) > self._max_record_bytes:
+            raise PoisonRecord(
+                Reason.TOO_LARGE,
+                f"{len(value)} bytes are more than stream.max_record_bytes = {self._max_record_bytes}; shorten it",
+            )
+        try:
+            if b"NaN" in value or b"Infinity" in value:
+                pydantic_core.from_json(value, allow_inf_nan=False)  # JSON has neither; databases refuse them later
+            if b"\\u0000" in value:
+                _refuse_nul(value)
+            parsed = model.model_validate_json(value)
+        except ValidationError as error:
+            raise _poison(error, value) from error
+        except ValueError as error:
+            raise PoisonRecord(Reason.MALFORMED_JSON, f"{error}; send one JSON object") from error
+        _check_version(parsed.schema_version)
+        return parsed
+
+    def _query(self, parsed: _QueryRecord) -> Query:
+        identity = _checked_id(str(parsed.id))
+        question, messages = _asked(parsed)
+        limit = self.task.config.max_question_chars
+        length = len(question) if messages is None else sum(len(turn.content) for turn in messages)
+        if length > limit:
+            raise PoisonRecord(
+                Reason.QUESTION_TOO_LONG,
+                f"{'question' if messages is None else 'messages'}: {length} characters are more than "
+                f"task.max_question_chars = {limit}; shorten it or raise the limit",
+            )
+        extra = parsed.model_extra or {}
+        query = Query(
+            id=identity,
+            question=question,
+            options=None if parsed.options is None else tuple(map(str, parsed.options)),
+            messages=messages,
+            category=_optional_text("category", parsed.category),
+            metadata={**{k: v for k, v in extra.items() if k not in KNOWN_FIELDS}, **(parsed.metadata or {})},
+        )
+        try:
+            self.task.check_query(query)
+        except DataError as error:
+            raise PoisonRecord(Reason.INVALID_QUERY, _short(str(error))) from error
+        return query
+
+
+def query_record(query: Query) -> OutgoingRecord:
+    """A record for the queries topic."""
+    return OutgoingRecord(query.id, _record_bytes(query, query_to_json(query)))
+
+
+def label_record(example: Example) -> OutgoingRecord:
+    """A record for the labels topic."""
+    return OutgoingRecord(example.id, _record_bytes(example.query, example_to_json(example)))
+
+
+def _record_bytes(query: Query, fields: dict[str, Any]) -> bytes:
+    if query.messages is not None:
+        del fields["question"]  # the last turn says it
+    return pydantic_core.to_json({"schema_version": SCHEMA_VERSION, **fields})
+
+
+def prediction_record(label: PseudoLabel, selected: bool | None = None) -> OutgoingRecord:
+    """A record for the predictions topic.
+
+    `entropy` is null when it is infinite (no candidate parsed). `selected` is null until a round has decided.
+    """
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "id": label.query.id,
+        "answer": label.answer,
+        "entropy": label.entropy if math.isfinite(label.entropy) else None,
+        "agreement": label.agreement,
+        "confidence": label.confidence,
+        "adapter": label.adapter,
+        "neighbours": [neighbour[0] for neighbour in label.neighbours],
+        "selected": selected,
+    }
+    return OutgoingRecord(label.query.id, pydantic_core.to_json(value))
+
+
+def dead_letter(record: StreamRecord, poison: PoisonRecord, workload: str) -> OutgoingRecord:
+    """The record as it came, with what was wrong in the headers beside its own."""
+    headers: Mapping[str, str] = {
+        **record.headers,
+        "reason": poison.reason.value,
+        "detail": _short(poison.detail),
+        "source_topic": record.topic,
+        "source_partition": str(record.partition),
+        "source_offset": str(record.offset),
+        "workload": workload,
+    }
+    return OutgoingRecord(record.key, record.value, headers)
+
+
+# --- the checks -----------------------------------------------------------------------------------------------------
+
+
+def _check_version(version: int | str) -> None:
+    major = str(version).partition(".")[0]
+    if major != str(SCHEMA_VERSION):
+        raise PoisonRecord(
+            Reason.SCHEMA_VERSION,
+            f"schema_version: {_short(repr(version), 40)} is not supported; this version reads {SCHEMA_VERSION}",
+        )
+
+
+def _checked_id(value: str) -> str:
+    identity = value.strip()
+    if not identity:
+        raise PoisonRecord(Reason.MISSING_FIELD, "id: empty; give every query an id of its own")
+    if len(identity) > MAX_ID_CHARS:
+        raise PoisonRecord(Reason.ID_TOO_LONG, f"id: {len(identity)} characters are more than {MAX_ID_CHARS}")
+    return identity
+
+
+def _asked(parsed: _QueryRecord) -> tuple[str, tuple[Message, ...] | None]:
+    """The question and, for a conversation, all its turns."""
+    if parsed.question is not None and parsed.messages is not None:
+        raise PoisonRecord(Reason.INVALID_FIELD, "question, messages: both are set; send one of them")
+    if parsed.messages is None:
+        if parsed.question is None:
+            raise PoisonRecord(Reason.MISSING_FIELD, "question: missing; send question, or messages for a conversation")
+        question = str(parsed.question)
+        if not question.strip():
+            raise PoisonRecord(Reason.MISSING_FIELD, "question: empty; say what is asked")
+        return question, None
+    turns = []
+    for number, turn in enumerate(parsed.messages):
+        if turn.role not in _ROLES:
+            raise PoisonRecord(
+                Reason.INVALID_FIELD,
+                f"messages.{number}.role: {_short(repr(turn.role), 40)}; use one of {', '.join(_ROLES)}",
+            )
+        turns.append(Message(_ROLES[turn.role], turn.content))
+    if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
+        raise PoisonRecord(Reason.INVALID_FIELD, "messages: the last turn must be a user's and say what is asked")
+    return turns[-1].content, tuple(turns)
+
+
+def _refuse_nul(value: bytes) -> None:
+    """Databases refuse NUL in text. The escape is searched in the parsed strings: its bytes may be an escaped text."""
+    waiting = [pydantic_core.from_json(value)]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, str) and "\0" in item:
+            raise PoisonRecord(Reason.INVALID_FIELD, "a text contains a NUL character (\\u0000); remove it")
+
+
+def _optional_text(field: str, value: str | int | None) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    if len(text) > MAX_NAME_CHARS:
+        raise PoisonRecord(
+            Reason.INVALID_FIELD, f"{field}: {len(text)} characters are more than {MAX_NAME_CHARS}; shorten it"
+        )
+    return text
+
+
+def _poison(error: ValidationError, value: bytes) -> PoisonRecord:
+    """The first thing that is wrong, in terms of the sender's fields."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    text = _short(str(first["msg"]))
+    if first["type"] == "json_invalid":
+        try:
+            value.decode()
+        except UnicodeDecodeError as broken:
+            return PoisonRecord(Reason.NOT_UTF8, f"byte {broken.start} is not UTF-8; encode the record as UTF-8 JSON")
+        return PoisonRecord(Reason.MALFORMED_JSON, f"{text}; send one JSON object")
+    field = _field(first["loc"])
+    if not field:
+        return PoisonRecord(Reason.MALFORMED_JSON, f"{text}; send one JSON object")
+    if first["type"] == "missing":
+        return PoisonRecord(Reason.MISSING_FIELD, f"{field}: missing; it is required")
+    return PoisonRecord(Reason.INVALID_FIELD, f"{field}: {text}")
+
+
+def _field(location: Sequence[int | str]) -> str:
+    """The path of the faulty field; the names of the types that were tried in turn are not the sender's business."""
+    return ".".join(str(part) for part in location if part not in ("str", "int", "float"))
+
+
+def _short(text: str, limit: int = MAX_DETAIL_CHARS) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,69 @@
+"""Where the two intakes stand in their topics, and how an operator moves them.
+
+Owns the names of the consumer groups and the meaning of `--to`. Does not own the moving itself (semievold.streams).
+Invariant: a group is moved only while none of its members is active; redelivered queries are then recognised.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from semievol.errors import ConfigError
+from semievold.config.daemon import DaemonConfig
+from semievold.store.stores import Stores
+from semievold.streams.opening import open_stream
+from semievold.streams.protocol import ResetTarget
+
+READERS = ("intake", "labels")
+
+
+def group_of(workload: str, role: str) -> str:
+    """The consumer group in which the processes of a role share their topic."""
+    return f"semievol-{workload}-{role}"
+
+
+def offsets(config: DaemonConfig, stores: Stores) -> list[dict[str, Any]]:
+    """One row for every role and partition."""
+    stream = open_stream(config.stream, stores.database)
+    rows = []
+    for role in READERS:
+        topic, group = _place(config, role)
+        for each in stream.offsets(topic, group):
+            rows.append({"role": role, "topic": topic, "group": group, **each._asdict(), "lag": each.lag})
+    return rows
+
+
+def reset(config: DaemonConfig, stores: Stores, role: str, to: str) -> list[dict[str, Any]]:
+    """Move the role's group; the rows of its partitions afterwards.
+
+    Raises:
+        ConfigError: role or place is unknown.
+        StateConflict: a process of the role runs.
+    """
+    topic, group = _place(config, role)
+    open_stream(config.stream, stores.database).reset(topic, group, parse_target(to))
+    return [row for row in offsets(config, stores) if row["role"] == role]
+
+
+def parse_target(text: str) -> ResetTarget:
+    """What `--to` says: an end, an offset, or a time with its zone (ISO 8601; without a zone it is local time)."""
+    if text == "earliest":
+        return ResetTarget("earliest")
+    if text == "latest":
+        return ResetTarget("latest")
+    if text.isdecimal():
+        return ResetTarget("offset", int(text))
+    try:
+        return ResetTarget("timestamp", datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        raise ConfigError(
+            f"--to: {text!r} is no place; use earliest, latest, an offset, or a time such as 2026-01-31T12:00:00+00:00"
+        ) from None
+
+
+def _place(config: DaemonConfig, role: str) -> tuple[str, str]:
+    if role not in READERS:
+        raise ConfigError(f"--role: {role!r} reads no topic; use intake or labels")
+    topic = config.stream.queries if role == "intake" else config.stream.labels
+    return topic, group_of(config.workload.name, role)

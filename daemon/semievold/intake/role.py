@@ -1,0 +1,187 @@
+"""The intake role: polls the queries topic, bounds the work in flight, commits what is finished, stops cleanly.
+
+What happens to a batch is in `semievold.intake.batches`; which offset may be committed, in `semievold.intake.offsets`.
+Invariant: an offset is committed only when every record below it has a durable pseudo-label and prediction, was
+recognised as a redelivery, or is in the dead-letter topic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from semievol.errors import TransientError
+from semievol.types import PseudoLabel
+from semievold.config.streams import IntakeSettings, StreamSettings
+from semievold.intake.batches import Bind, IntakeCounters, Labeller, QueryBatches
+from semievold.intake.messages import RecordParser
+from semievold.intake.offsets import OffsetTracker
+from semievold.retry import Stopped, set_within, until_answered
+from semievold.store.pseudo_labels import PseudoLabelStore
+from semievold.streams.protocol import StreamConsumer, StreamProducer, StreamRecord
+
+logger = logging.getLogger(__name__)
+
+
+class Intake:
+    """Runs one consumer of the queries topic.
+
+    Args:
+        bind: lends the serving adapter for one call of the labeller.
+        ready: while it is not set nothing is read (the warm adapter does not exist yet). None: never held.
+        on_stored: told of the labels that became durable (metrics).
+    """
+
+    def __init__(
+        self,
+        consumer: StreamConsumer,
+        producer: StreamProducer,
+        store: PseudoLabelStore,
+        parser: RecordParser,
+        labeller: Labeller,
+        bind: Bind,
+        settings: IntakeSettings,
+        topics: StreamSettings,
+        ready: asyncio.Event | None = None,
+        *,
+        on_stored: Callable[[Sequence[PseudoLabel]], None] | None = None,
+    ) -> None:
+        self._consumer = consumer
+        self._batches = QueryBatches(parser, labeller, bind, store, producer, topics, settings.retry, on_stored)
+        self._settings = settings
+        self._ready = ready
+        self._tracker = OffsetTracker()
+        self._running: set[asyncio.Task[None]] = set()
+        self._next_commit = self._next_lag = 0.0
+        self._next_republish = time.monotonic() + settings.republish_interval_s
+
+    @property
+    def counters(self) -> IntakeCounters:
+        return self._batches.counters
+
+    async def backlog(self) -> int:
+        """Records not committed yet, measured now.
+
+        Raises:
+            TransientStreamError: the stream did not answer.
+        """
+        return await self._consumer.lag()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then finish what is in flight within the deadline, commit, and leave the group.
+
+        Raises:
+            FatalError, or whatever unexpected a batch raised: the process should end and be restarted.
+        """
+        try:
+            await self._batches.republish(0.0, stop)
+            while not stop.is_set():
+                await self._step(stop)
+        except Stopped:
+            pass
+        finally:
+            await self._finish()
+
+    async def _step(self, stop: asyncio.Event) -> None:
+        """One poll, and the start of one batch where there is room."""
+        self._raise_failures()
+        timeout_s = self._settings.poll_timeout_s
+        held = self._ready is not None and not self._ready.is_set()
+        room = not held and len(self._running) < self._settings.max_in_flight_batches
+        await self._poll(self._settings.batch_size if room else 0, stop)
+        await self._commit()
+        await self._housekeep(stop)
+        if held:
+            await set_within(stop, min(timeout_s, 0.1))
+        elif not room and self._running:
+            await asyncio.wait(self._running, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _poll(self, max_records: int, stop: asyncio.Event) -> None:
+        counters, settings = self.counters, self._settings
+        records = await until_answered(
+            "stream",
+            lambda: self._consumer.poll(max_records, settings.poll_timeout_s),
+            settings.retry,
+            counters.health,
+            stop,
+        )
+        self._tracker.revoke(self._consumer.revoked())
+        for record in records:
+            self._tracker.add(record.partition, record.offset)
+        if records:
+            counters.received += len(records)
+            task = asyncio.create_task(self._work(records, stop), name=f"intake-batch-{counters.received}")
+            self._running.add(task)
+        counters.in_flight = self._tracker.in_flight
+
+    async def _work(self, records: list[StreamRecord], stop: asyncio.Event) -> None:
+        try:
+            await self._batches.work(records, stop)
+        except Stopped:
+            return
+        for record in records:
+            self._tracker.done(record.partition, record.offset)
+        self.counters.in_flight = self._tracker.in_flight
+
+    def _raise_failures(self) -> None:
+        for task in [task for task in self._running if task.done()]:
+            self._running.discard(task)
+            task.result()
+
+    async def _commit(self) -> None:
+        """Commit what is finished; a failure is no harm, because the next commit covers it."""
+        offsets = self._tracker.committable()
+        if not offsets or time.monotonic() < self._next_commit:
+            return
+        self._next_commit = time.monotonic() + self._settings.commit_interval_s
+        await self._mark_published()
+        try:
+            await self._consumer.commit(offsets)
+        except TransientError as error:
+            self.counters.health.failed("commit", error)
+        else:
+            self.counters.health.answered("commit")
+            self._tracker.committed(offsets)
+
+    async def _mark_published(self) -> None:
+        try:
+            await self._batches.mark_published()
+        except TransientError as error:
+            self.counters.health.failed("store", error)
+        else:
+            self.counters.health.answered("store")
+
+    async def _housekeep(self, stop: asyncio.Event) -> None:
+        now = time.monotonic()
+        if now >= self._next_lag:
+            self._next_lag = now + self._settings.lag_interval_s
+            try:
+                self.counters.lag = await self._consumer.lag()
+            except TransientError as error:
+                self.counters.health.failed("lag", error)
+            else:
+                self.counters.health.answered("lag")
+        if now >= self._next_republish:
+            self._next_republish = now + self._settings.republish_interval_s
+            await self._batches.republish(self._settings.republish_interval_s, stop)
+
+    async def _finish(self) -> None:
+        """Let batches end within the deadline, commit them, and leave the group; what did not end comes again."""
+        try:
+            if self._running:
+                done, late = await asyncio.wait(self._running, timeout=self._settings.stop_timeout_s)
+                for task in late:
+                    task.cancel()
+                await asyncio.gather(*late, return_exceptions=True)
+                if late:
+                    logger.warning("%d batches did not end before the stop; they are delivered again", len(late))
+                for task in done:
+                    if (error := task.exception()) is not None:
+                        logger.error("a batch failed during the stop", exc_info=error)
+            self._next_commit = 0.0
+            await self._commit()
+            await self._mark_published()
+        finally:
+            await self._consumer.close()

@@ -1,0 +1,131 @@
+"""Turns what the roles count and the state holds into metrics and readiness, when somebody asks.
+
+Owns no numbers of its own. Called at scrape time, so that an idle daemon does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from typing import Any
+
+from semievol.errors import TransientError
+from semievold.intake.batches import IntakeCounters
+from semievold.intake.labels import LabelsCounters, LabelsIntake
+from semievold.intake.role import Intake
+from semievold.monitoring.metrics import Metrics
+from semievold.rounds.control import Control
+from semievold.rounds.lease import ControlLease
+from semievold.serving.alias import Alias
+from semievold.serving.fleet import AdapterFleet
+from semievold.serving.following import StateFollower
+from semievold.serving.replicas import ReplicaSet
+from semievold.store.stores import Stores
+
+log = logging.getLogger(__name__)
+
+WINDOW = 200
+
+
+class Observer:
+    """Looks at one process of the daemon."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        stores: Stores,
+        alias: Alias,
+        *,
+        fleet: AdapterFleet | None = None,
+        follower: StateFollower | None = None,
+        intake: Intake | None = None,
+        labels: LabelsIntake | None = None,
+        control: Control | None = None,
+        lease: ControlLease | None = None,
+        replicas: ReplicaSet | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._stores = stores
+        self._alias = alias
+        self._fleet = fleet
+        self._follower = follower
+        self._intake = intake
+        self._labels = labels
+        self._control = control
+        self._lease = lease
+        self._replicas = replicas
+
+    def missing(self) -> dict[str, str]:
+        """What keeps the process from being ready, by part; empty when it is (a standby is ready)."""
+        found = {
+            "adapter": (self._fleet and self._fleet.defect) or (self._follower and self._follower.defect),
+            "intake": self._intake and self._intake.counters.degraded,
+            "labels": self._labels and self._labels.counters.degraded,
+            "control": self._control and self._control.last_error,
+            "lease": self._lease and self._lease.problem,
+        }
+        return {part: str(problem) for part, problem in found.items() if problem}
+
+    def process(self) -> dict[str, Any]:
+        """What is to be known of this very process: whether it leads, and what the controller waits for."""
+        if self._control is None:
+            return {"leader": False}
+        return {"leader": self._control.leads, "waiting_for": self._control.waiting_for}
+
+    async def observe(self) -> None:
+        """Bring every metric up to date; those of the state stay as they are while it is away."""
+        if self._intake is not None:
+            self._count_intake(self._intake.counters)
+        if self._labels is not None:
+            self._count_labels(self._labels.counters)
+        m = self._metrics
+        if self._control is not None:
+            m.leader.labels(m.workload).set(self._control.leads)
+        m.alias_generation.labels(m.workload).set(self._alias.state.generation)
+        m.show_serving(self._alias.adapter)
+        if self._replicas is not None:
+            m.show_replicas(self._replicas.show())
+        try:
+            await self._show_state()
+        except TransientError as error:
+            log.warning("metrics of the state are as they were: %s", error)
+
+    def _count_intake(self, seen: IntakeCounters) -> None:
+        m = self._metrics
+        m.advance(m.received, seen.received)
+        m.advance(m.labelled, seen.labelled)
+        m.advance(m.duplicates, seen.duplicates)
+        m.advance(m.retries, seen.retries, "intake")
+        for reason, total in seen.dead_letters.items():
+            m.advance(m.dead_letters, total, "intake", str(reason))
+        m.in_flight.labels(m.workload).set(seen.in_flight)
+        m.lag.labels(m.workload, "intake").set(seen.lag)
+
+    def _count_labels(self, seen: LabelsCounters) -> None:
+        m = self._metrics
+        m.advance(m.labels_received, seen.received)
+        m.advance(m.joined, seen.joined_right, "yes")
+        m.advance(m.joined, seen.joined_wrong, "no")
+        m.advance(m.retries, seen.retries, "labels")
+        for reason, total in seen.dead_letters.items():
+            m.advance(m.dead_letters, total, "labels", str(reason))
+        m.lag.labels(m.workload, "labels").set(seen.lag)
+
+    async def _show_state(self) -> None:
+        m, stores = self._metrics, self._stores
+        examples = await asyncio.to_thread(stores.examples.counts)
+        m.examples.labels(m.workload, "training").set(examples.training)
+        m.examples.labels(m.workload, "holdout").set(examples.holdout)
+        m.pool.labels(m.workload).set((await asyncio.to_thread(stores.pseudo_labels.counts)).total)
+        window = await asyncio.to_thread(stores.pseudo_labels.window, WINDOW)
+        if window.mean_agreement is not None:
+            m.agreement.labels(m.workload).set(window.mean_agreement)
+        if window.mean_entropy is not None:
+            m.recent_entropy.labels(m.workload).set(window.mean_entropy)
+        rounds = await asyncio.to_thread(stores.rounds.all)
+        m.show_rounds(Counter(round_.state.value for round_ in rounds))
+        last = next((round_.evaluation for round_ in rounds if round_.evaluation), None)
+        if last is not None:
+            m.round_accuracy.labels(m.workload, "incumbent").set(last["incumbent_accuracy"])
+            m.round_accuracy.labels(m.workload, "candidate").set(last["candidate_accuracy"])

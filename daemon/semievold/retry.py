@@ -1,0 +1,92 @@
+"""Trying again: how long to wait after a component did not answer, when to give up (at the stop), and who is failing.
+
+Owns the wait between attempts and the record of what does not answer. Which errors are worth another attempt is said
+by their type: `TransientError` is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from semievol.errors import TransientError
+from semievold.config.streams import RetrySettings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """The stop came while an operation waited for its next attempt; its work is delivered again after the start."""
+
+
+class Health:
+    """Which components do not answer at the moment, and how often that made us wait."""
+
+    def __init__(self) -> None:
+        self.retries = 0
+        self._failing: dict[str, str] = {}
+
+    @property
+    def degraded(self) -> str | None:
+        """What does not answer, with the last error of each; None: everything does."""
+        return "; ".join(f"{what}: {error}" for what, error in self._failing.items()) or None
+
+    def failed(self, what: str, error: Exception) -> None:
+        self.retries += 1
+        if what not in self._failing:
+            logger.warning("%s does not answer, trying again until it does: %s", what, error)
+        self._failing[what] = str(error)
+
+    def answered(self, what: str) -> None:
+        if self._failing.pop(what, None) is not None:
+            logger.info("%s answers again", what)
+
+
+def wait_s(failures: int, settings: RetrySettings, draw: Callable[[], float] = random.random) -> float:
+    """Seconds to wait after so many failures in a row: jitter under a doubling, capped bound.
+
+    Jitter keeps replicas that lost the same component from returning to it in one instant.
+    """
+    bound = min(settings.max_s, settings.initial_s * 2.0 ** min(failures - 1, 30))
+    return bound * (0.1 + 0.9 * draw())
+
+
+async def until_answered(
+    what: str,
+    operation: Callable[[], Awaitable[T]],
+    settings: RetrySettings,
+    health: Health,
+    stop: asyncio.Event,
+    retry_on: tuple[type[Exception], ...] = (TransientError,),
+) -> T:
+    """Call `operation` until it returns, waiting longer after every failure.
+
+    Raises:
+        Stopped: `stop` was set when the next attempt would have had to wait.
+    """
+    failures = 0
+    while True:
+        try:
+            result = await operation()
+        except retry_on as error:
+            failures += 1
+            health.failed(what, error)
+        else:
+            health.answered(what)
+            return result
+        if await set_within(stop, wait_s(failures, settings)):
+            raise Stopped
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, at most so long; whether it is set."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

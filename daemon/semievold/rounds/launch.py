@@ -1,0 +1,57 @@
+"""Where a round trains: a process of its own here, or elsewhere by another Launcher (a Kubernetes Job).
+
+Owns the places of a training; not what training does (semievol.training.lora) nor the child's life
+(semievol.training.process).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from semievol import adapter_directory
+from semievol.training.process import train_in_subprocess
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlace:
+    """The directories of one training."""
+
+    snapshot: Path
+    work: Path
+    adapters: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training left behind: a STABLE adapter directory."""
+
+    name: str
+    path: Path
+    content_hash: str
+    summary: Mapping[str, Any]
+
+
+class Launcher(Protocol):
+    """Trains somewhere."""
+
+    async def train(self, place: TrainingPlace) -> Trained:
+        """Train, or go on from the last checkpoint. Cancelling stops the training.
+
+        Raises:
+            AdapterError: the training failed; its last words are in the text.
+            TransientError: there is no place to train at present.
+        """
+        ...
+
+
+class SubprocessLauncher:
+    """Trains in a child process on this machine, which never outlives the daemon."""
+
+    async def train(self, place: TrainingPlace) -> Trained:
+        path = await train_in_subprocess(place.snapshot, place.work, place.adapters)
+        manifest = await asyncio.to_thread(adapter_directory.verify, path)
+        return Trained(manifest.name, path, manifest.content_hash, manifest.training)

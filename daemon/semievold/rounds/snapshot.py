@@ -1,0 +1,140 @@
+"""What a round trains on, frozen: chosen once, written once, hashed, and never read from live tables again.
+
+Owns the choice of rows (all examples outside the holdout, the selected pseudo-labels) and the snapshot
+directory (job.json, rows.jsonl, manifest.json). Invariant: no holdout example is in any row; the same state, seed and
+vectors give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from semievol.adapter_directory import write_durably
+from semievol.labelling.propagation import training_rows
+from semievol.protocols import Embedder, ExampleIndex
+from semievol.seeds import derive
+from semievol.tasks.task import Task
+from semievol.training.job import TrainingJob, write_snapshot
+from semievol.types import TrainingRow
+from semievold.config.daemon import DaemonConfig
+from semievold.errors import FatalError
+from semievold.rounds.pool import Judged, judge, training_examples
+from semievold.store.rounds import Membership, Round
+from semievold.store.stores import Stores
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A frozen training set: what to write, and what the round row remembers of it."""
+
+    rows: tuple[TrainingRow, ...]
+    members: tuple[Membership, ...]
+    job: TrainingJob
+    manifest: Mapping[str, Any]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The manifest without its lists of ids: what `rounds show` prints."""
+        return {key: value for key, value in self.manifest.items() if not key.endswith("_ids")}
+
+
+def choose(
+    stores: Stores,
+    index: ExampleIndex,
+    embedder: Embedder,
+    task: Task,
+    config: DaemonConfig,
+    round_: Round,
+    parent: Path | None,
+) -> Snapshot:
+    """Decide what the round trains on. Blocking: call it in a thread.
+
+    `parent` is the directory of the adapter to continue from; None trains from the base model.
+
+    Raises:
+        FatalError: there is no example to train on.
+        TransientError: the endpoint that embeds for the consensus does not answer.
+    """
+    # First: what is labelled from now on must count as new for the next round, whether or not the pool has it.
+    counts, offsets = stores.pseudo_labels.counts(), stores.pseudo_labels.offsets()
+    pool = judge(stores, embedder, config) if round_.kind == "evolve" else Judged()
+    # Last: a truth that has arrived meanwhile takes the place of its pseudo-label.
+    examples = training_examples(stores)
+    if not examples:
+        raise FatalError("no labelled example is left to train on; add labels, or lower labels.holdout_share")
+    held_out = [example.id for example in stores.examples.holdout()]
+    rows = tuple(training_rows(examples, pool.kept, task, config.training, round_.seed, index=index, holdout=held_out))
+    if round_.options.get("shuffle_labels"):
+        rows = shuffled(rows, round_.seed)
+    fingerprint = [row.messages for row in rows[:: max(1, len(rows) // config.rounds.fingerprint_prompts)]]
+    warm = round_.kind == "warm"
+    training = config.training
+    job = TrainingJob(
+        workload=config.workload.name,
+        round_number=round_.number,
+        kind=round_.kind,
+        seed=round_.seed,
+        model=config.model,
+        training=training,
+        learning_rate=(training.warm_learning_rate if warm else None) or training.learning_rate,
+        epochs=(training.warm_epochs if warm else None) or training.epochs,
+        parent=parent,
+        name_prefix=f"{config.workload.name}-{round_.label}",
+        fingerprint_prompts=tuple(fingerprint[: config.rounds.fingerprint_prompts]),
+    )
+    manifest = {
+        "round": round_.number,
+        "kind": round_.kind,
+        "seed": round_.seed,
+        "parent": None if parent is None else parent.name,
+        "examples": len(examples),
+        "pool": len(pool.members),
+        "selected": len(pool.kept),
+        "threshold": pool.threshold,
+        "answers_changed": pool.changed,
+        "labelled_total": counts.total,
+        "rows": len(rows),
+        "rows_hash": rows_hash(rows),
+        "config_hash": config.hash(),
+        "config": config.public(),
+        "offsets": offsets,
+        "shuffle_labels": bool(round_.options.get("shuffle_labels")),
+        "example_ids": [example.id for example in examples],
+        "selected_ids": [label.query.id for label in pool.kept],
+    }
+    return Snapshot(rows, pool.members, job, manifest)
+
+
+def shuffled(rows: Sequence[TrainingRow], seed: int) -> tuple[TrainingRow, ...]:
+    """The same rows with their completions dealt out at random: a round made worse on purpose, to try the gate."""
+    completions = [row.completion for row in rows]
+    random.Random(derive(seed, "shuffle-labels")).shuffle(completions)
+    return tuple(replace(row, completion=c) for row, c in zip(rows, completions, strict=True))
+
+
+def rows_hash(rows: Sequence[TrainingRow]) -> str:
+    """SHA-256 over the rows in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(asdict(row), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def write(snapshot: Snapshot, directory: Path) -> None:
+    """Write the snapshot under a temporary name, sync it, and rename; an earlier attempt is replaced."""
+    temporary = directory.with_name(directory.name + ".partial")
+    for leftover in (temporary, directory):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    temporary.mkdir(parents=True)
+    write_snapshot(temporary, snapshot.job, snapshot.rows)
+    write_durably(temporary / "manifest.json", json.dumps(snapshot.manifest, indent=1, sort_keys=True))
+    os.rename(temporary, directory)

@@ -1,0 +1,313 @@
+"""One step of a round per call: does what the round's state asks for, then moves it on in one transaction.
+
+Owns the order of effects: what a state's name promises is durable before the move is committed, and every step may be
+done again after a crash with the same result. Not the trigger, not the state machine, not the loop that calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from semievol import adapter_directory
+from semievol.errors import AdapterError, ConfigError, DataError, TransientError
+from semievol.proof.evaluation import Evaluation, evaluate, summarise
+from semievol.proof.gate import GateResult, decide
+from semievol.protocols import Embedder, ExampleIndex, Generator
+from semievol.tasks.equality import AnswerEquality
+from semievol.tasks.task import Task
+from semievol.types import Example, Outcome
+from semievold.config.daemon import DaemonConfig
+from semievold.errors import FatalError
+from semievold.round_states import RoundState
+from semievold.rounds import snapshot
+from semievold.rounds.launch import Launcher, TrainingPlace
+from semievold.rounds.pool import Label, RoundPool
+from semievold.serving.alias import Alias
+from semievold.serving.fleet import AdapterFleet
+from semievold.store.rounds import Round
+from semievold.store.stores import Stores
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlace:
+    """Where the files of the rounds and adapters are."""
+
+    rounds: Path
+    adapters: Path
+
+    def training(self, round_: Round) -> TrainingPlace:
+        directory = self.rounds / round_.label
+        return TrainingPlace(directory / "snapshot", directory / "work", self.adapters)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTools:
+    """What a round works with."""
+
+    stores: Stores
+    task: Task
+    generator: Generator
+    index: ExampleIndex
+    embedder: Embedder
+    label: Label
+    launcher: Launcher
+    fleet: AdapterFleet
+    alias: Alias
+    equality: AnswerEquality
+
+
+class RoundEngine:
+    """Advances rounds. `progress` says in numbers how far the current step is."""
+
+    def __init__(self, config: DaemonConfig, tools: RoundTools, place: RoundPlace) -> None:
+        self._config = config
+        self._tools = tools
+        self._rounds = tools.stores.rounds
+        self.place = place
+        self.progress: dict[str, Any] = {}
+        self._pool = RoundPool(config, tools.stores, tools.embedder, tools.label)
+        self._steps: Mapping[RoundState, Callable[[Round], Awaitable[Round]]] = {
+            RoundState.PLANNED: self._snapshot,
+            RoundState.SNAPSHOTTED: self._begin_training,
+            RoundState.TRAINING: self._train,
+            RoundState.TRAINED: self._load,
+            RoundState.LOADED: self._evaluate,
+            RoundState.EVALUATED: self._attest,
+            RoundState.ATTESTED: self._promote,
+            RoundState.PROMOTED: self._watch,
+        }
+
+    async def advance(self, round_: Round) -> Round:
+        """Do the current state's work and move on. A defect that no retry mends ends the round as `failed`.
+
+        Raises:
+            TransientError: try again later; the round is where it was.
+        """
+        attempts = await asyncio.to_thread(self._rounds.begin_attempt, round_.number)
+        if attempts > self._config.rounds.max_attempts and round_.state is not RoundState.PROMOTED:
+            reason = f"state {round_.state} was begun {attempts - 1} times and never ended"
+            return await self._leave(round_, RoundState.FAILED, reason)
+        self.progress = {"state": round_.state.value}
+        try:
+            moved = await self._steps[round_.state](round_)
+        except TransientError:
+            await self._forget_attempt(round_.number)
+            raise
+        except (FatalError, AdapterError, ConfigError, DataError) as error:
+            if round_.state is RoundState.PROMOTED:
+                raise
+            log.error("round %d failed in %s: %s", round_.number, round_.state, error)
+            return await self._leave(round_, RoundState.FAILED, str(error))
+        log.info("round %d: %s -> %s", round_.number, round_.state, moved.state)
+        return moved
+
+    async def _forget_attempt(self, number: int) -> None:
+        """Attempts are counted to find a step that kills the process; one that waits for a component does not."""
+        with suppress(TransientError):
+            await asyncio.to_thread(self._rounds.forget_attempt, number)
+
+    async def cancel(self, round_: Round, reason: str) -> Round:
+        """End an open round that has not been promoted."""
+        return await self._leave(round_, RoundState.CANCELLED, reason)
+
+    async def remove_unfinished(self) -> None:
+        """Remove what a killed publication left, unless a round may still finish it."""
+        if await asyncio.to_thread(self._rounds.open) is None:
+            await asyncio.to_thread(
+                adapter_directory.remove_unfinished, self.place.adapters, self._config.workload.name
+            )
+
+    async def _leave(self, round_: Round, exit_state: RoundState, reason: str, **columns: Any) -> Round:
+        moved = await asyncio.to_thread(
+            lambda: self._rounds.leave(round_.number, round_.state, exit_state, reason, **columns)
+        )
+        await self._tools.fleet.release(self._config.rollout.drain_s)
+        return moved
+
+    async def _snapshot(self, round_: Round) -> Round:
+
+        def say(figures: dict[str, Any]) -> None:
+            self.progress = {"state": round_.state.value, **figures}
+
+        if round_.kind == "evolve" and self._config.rounds.refresh:
+            await self._pool.refresh(round_.incumbent, say)
+        if round_.kind == "evolve" and self._config.labelling.consensus is not None:
+            await self._pool.embed(say)
+        parent = await self._parent(round_)
+        tools = self._tools
+        chosen = await asyncio.to_thread(
+            snapshot.choose, tools.stores, tools.index, self._pool.vectors, tools.task, self._config, round_, parent
+        )
+        self._pool.forget()
+        if round_.kind == "evolve" and not chosen.manifest["selected"]:
+            raise FatalError("no pseudo-label was selected; nothing to learn from beyond the examples")
+        await asyncio.to_thread(snapshot.write, chosen, self.place.training(round_).snapshot)
+        return await asyncio.to_thread(
+            lambda: self._rounds.transition(
+                round_.number,
+                RoundState.PLANNED,
+                RoundState.SNAPSHOTTED,
+                _chosen(chosen),
+                members=chosen.members,
+                snapshot=chosen.summary,
+            )
+        )
+
+    async def _parent(self, round_: Round) -> Path | None:
+        if self._config.training.start_from == "base" or round_.incumbent is None:
+            return None
+        return (await self._tools.fleet.version(round_.incumbent)).path
+
+    async def _begin_training(self, round_: Round) -> Round:
+        return await asyncio.to_thread(
+            self._rounds.transition, round_.number, RoundState.SNAPSHOTTED, RoundState.TRAINING
+        )
+
+    async def _train(self, round_: Round) -> Round:
+        started = time.time()
+        trained = await self._tools.launcher.train(self.place.training(round_))
+        summary = {**trained.summary, "wall_s": time.time() - started}
+        adapter = {
+            "name": trained.name,
+            "path": str(trained.path.resolve()),
+            "content_hash": trained.content_hash,
+            "parent": round_.incumbent if self._config.training.start_from == "incumbent" else None,
+        }
+        return await asyncio.to_thread(self._rounds.trained, round_.number, summary, adapter)
+
+    async def _load(self, round_: Round) -> Round:
+        await self._tools.fleet.load(_candidate(round_))
+        return await asyncio.to_thread(self._rounds.transition, round_.number, RoundState.TRAINED, RoundState.LOADED)
+
+    async def _evaluate(self, round_: Round) -> Round:
+        tools = self._tools
+        await tools.fleet.load(_candidate(round_))  # again after a restart: an engine forgets what it had loaded
+        holdout = sorted(await asyncio.to_thread(tools.stores.examples.holdout), key=lambda example: example.id)
+
+        known = await self._known_outcomes(round_.incumbent)
+        incumbent = await self._evaluation(round_.incumbent, holdout, known)
+        candidate = await self._evaluation(round_.adapter, holdout, {})
+        result = decide(incumbent.outcomes, candidate.outcomes, self._config.gate)
+        evidence = _evaluation_json(result, incumbent, candidate)
+        outcomes = {"incumbent": incumbent.outcomes, "candidate": candidate.outcomes}
+        if result.decision == "promote":
+            return await asyncio.to_thread(
+                lambda: self._rounds.transition(
+                    round_.number,
+                    RoundState.LOADED,
+                    RoundState.EVALUATED,
+                    result.reason,
+                    outcomes=outcomes,
+                    evaluation=evidence,
+                )
+            )
+        exit_state = RoundState.REJECTED if result.decision == "reject" else RoundState.INCONCLUSIVE
+        return await self._leave(round_, exit_state, result.reason, outcomes=outcomes, evaluation=evidence)
+
+    async def _evaluation(
+        self, adapter: str | None, holdout: Sequence[Example], known: Mapping[str, Outcome]
+    ) -> Evaluation:
+        """Ask what is not known yet; answers are greedy, so that asking again would give the same."""
+        tools = self._tools
+        unknown = [example for example in holdout if example.id not in known]
+        asked = await evaluate(tools.generator, tools.task, unknown, adapter, equality=tools.equality)
+        outcomes = {**known, **{outcome.id: outcome for outcome in asked.outcomes}}
+        return summarise(adapter, [replace(outcomes[e.id], category=e.query.category) for e in holdout])
+
+    async def _known_outcomes(self, adapter: str | None) -> dict[str, Outcome]:
+        """What the incumbent answered when it was the candidate, to the examples that are still the same."""
+        if adapter is None:
+            return {}
+        stores = self._tools.stores
+        asked_at, outcomes = await asyncio.to_thread(stores.rounds.outcomes_as_candidate, adapter)
+        changed = await asyncio.to_thread(stores.examples.changed_since, asked_at)
+        return {example_id: outcome for example_id, outcome in outcomes.items() if example_id not in changed}
+
+    async def _attest(self, round_: Round) -> Round:
+        await self._tools.fleet.load(_candidate(round_))
+        attestation = await self._tools.fleet.attest(_candidate(round_))
+        if not attestation.passed:
+            return await self._leave(
+                round_, RoundState.FAILED, f"attestation: {attestation.reason}", attestation=asdict(attestation)
+            )
+        return await asyncio.to_thread(
+            lambda: self._rounds.transition(
+                round_.number,
+                RoundState.EVALUATED,
+                RoundState.ATTESTED,
+                attestation.reason,
+                attestation=asdict(attestation),
+            )
+        )
+
+    async def _promote(self, round_: Round) -> Round:
+        adapter = _candidate(round_)
+        await self._tools.fleet.load(adapter)
+        current = await asyncio.to_thread(self._tools.stores.alias.get)
+        if current.adapter != round_.incumbent:
+            reason = f"proved against {round_.incumbent}, but {current.adapter} serves now; start another round"
+            return await self._leave(round_, RoundState.FAILED, reason)
+        alias = self._config.workload.served_alias
+        moved = await asyncio.to_thread(self._rounds.promote, round_.number, alias, adapter, current.generation)
+        await self._tools.fleet.follow()
+        return moved
+
+    async def _watch(self, round_: Round) -> Round:
+        """Wait out the watch; a clear fall of agreement since the promotion rolls back by itself."""
+        rollout = self._config.rollout
+        labels = self._tools.stores.pseudo_labels
+        while True:
+            await self._tools.fleet.follow()  # the promotion may have been committed and its end not seen
+            if self._tools.alias.adapter != round_.adapter:
+                reason = f"the alias was moved to {self._tools.alias.adapter} by hand during the watch"
+                return await self._leave(round_, RoundState.ROLLED_BACK, reason)
+            left_s = round_.updated_at + rollout.watch_s - time.time()
+            before, after = await asyncio.to_thread(labels.agreement_around, round_.updated_at, rollout.watch_min)
+            if before is not None and after is not None and before - after > rollout.max_agreement_drop:
+                reason = f"mean agreement fell from {before:.2f} to {after:.2f} after the promotion"
+                return await self._roll_back(round_, reason)
+            if left_s <= 0:
+                break
+            await asyncio.sleep(min(left_s, 1.0))
+        await self._tools.fleet.release(rollout.drain_s)
+        moved = await asyncio.to_thread(self._rounds.transition, round_.number, RoundState.PROMOTED, RoundState.SETTLED)
+        await self._tools.fleet.delete_old(self._config.artifacts.keep_adapters)
+        return moved
+
+    async def _roll_back(self, round_: Round, reason: str) -> Round:
+        alias = self._config.workload.served_alias
+        moved = await asyncio.to_thread(self._rounds.roll_back, round_.number, alias, round_.incumbent, reason)
+        await self._tools.fleet.follow()
+        return moved
+
+
+def _candidate(round_: Round) -> str:
+    if round_.adapter is None:
+        raise FatalError(f"round {round_.number} is {round_.state} but names no adapter")
+    return round_.adapter
+
+
+def _chosen(taken: snapshot.Snapshot) -> str:
+    changed = taken.manifest["answers_changed"]
+    heard = "" if changed is None else f"; the consensus changed {changed} of {taken.manifest['pool']} answers"
+    return f"{len(taken.rows)} rows{heard}"
+
+
+def _evaluation_json(result: GateResult, incumbent: Evaluation, candidate: Evaluation) -> dict[str, Any]:
+    return {
+        **asdict(result),
+        "incumbent_accuracy": incumbent.accuracy,
+        "candidate_accuracy": candidate.accuracy,
+        "incumbent_entropy": incumbent.mean_entropy,
+        "candidate_entropy": candidate.mean_entropy,
+        "holdout": len(candidate.outcomes),
+    }

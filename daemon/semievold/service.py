@@ -1,0 +1,404 @@
+"""The composition root: builds the parts a process needs for its roles, connects them, runs them, takes them down.
+
+Owns construction order and lifetimes, nothing else: every decision is in the module that is built here. A process
+builds only what its roles need: the gateway no index, the labels role no model. Invariant: what was opened is closed in
+the opposite order, whatever fails in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import json
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from semievol import adapter_directory
+from semievol.errors import ConfigError
+from semievol.labelling.collaboration import CollaborativeLabeller
+from semievol.protocols import Embedder, ExampleIndex, Generator
+from semievol.tasks.equality import AnswerEquality
+from semievol.tasks.task import Task
+from semievold.api.api import Api, ApiTools
+from semievold.config.daemon import ROLES, DaemonConfig
+from semievold.config.streams import RetrySettings
+from semievold.event_loop import run_loop
+from semievold.gateway.front import Gateway, open_gateway_tools
+from semievold.idle import IdleWatch
+from semievold.intake.labels import LabelsIntake
+from semievold.intake.messages import RecordParser
+from semievold.intake.reading import group_of
+from semievold.intake.role import Intake
+from semievold.monitoring.metrics import Metrics
+from semievold.monitoring.observer import Observer
+from semievold.retry import Health, Stopped, until_answered
+from semievold.rounds.control import Control
+from semievold.rounds.launch import SubprocessLauncher
+from semievold.rounds.lease import ControlLease
+from semievold.rounds.steps import RoundEngine, RoundPlace, RoundTools
+from semievold.serving.alias import Alias
+from semievold.serving.engine import open_engine
+from semievold.serving.fleet import AdapterFleet
+from semievold.serving.following import StateFollower
+from semievold.serving.index_follower import IndexFollower
+from semievold.serving.replicas import ReplicaSet
+from semievold.store.stores import Stores, open_stores, stores_over
+from semievold.streams.opening import open_stream
+from semievold.streams.protocol import Stream, StreamProducer
+from semievold.supervisor import Supervisor
+from semievold.web import ensure_token, run_server
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+NEEDS_INDEX = frozenset({"intake", "labels", "control"})
+NEEDS_ENGINE = frozenset({"intake", "control", "gateway"})
+
+
+def place_of(config: DaemonConfig) -> RoundPlace:
+    """Where the rounds' and adapters' files are."""
+    directory = config.artifacts.directory.resolve()
+    return RoundPlace(directory / "rounds", directory / "adapters")
+
+
+def serve(config: DaemonConfig, roles: Sequence[str], *, exit_when_idle: bool = False) -> int:
+    """Run roles until SIGTERM or SIGINT (or, if asked, until idle); returns the exit code."""
+    # Read when torch is loaded. Its threads spin by default while they wait for each other; beside a training on the
+    # same cores they would then take its time and lose their own.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+    )
+    for noisy in ("httpx", "alembic.runtime", "sentence_transformers", "transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return run_loop(Service(config, roles, exit_when_idle=exit_when_idle).run())
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the roles of one process share; None: no role of this process needs it."""
+
+    supervisor: Supervisor
+    stack: AsyncExitStack
+    stores: Stores
+    stream: Stream
+    producer: StreamProducer
+    task: Task
+    parser: RecordParser
+    metrics: Metrics
+    alias: Alias
+    lease: ControlLease | None = None
+    index: ExampleIndex | None = None
+    embedder: Embedder | None = None
+    equality: AnswerEquality | None = None
+    generator: Generator | None = None
+    replicas: ReplicaSet | None = None
+    labeller: CollaborativeLabeller | None = None
+    fleet: AdapterFleet | None = None
+    follower: StateFollower | None = None
+    labels: LabelsIntake | None = None
+    control: Control | None = None
+    intake: Intake | None = None
+
+
+class Service:
+    """One process of the daemon."""
+
+    def __init__(self, config: DaemonConfig, roles: Sequence[str], *, exit_when_idle: bool = False) -> None:
+        self._config = config
+        self._roles = frozenset(roles)
+        self._exit_when_idle = exit_when_idle
+        self._directory = config.artifacts.directory.resolve()
+        self._endpoints: dict[str, str] = {}
+
+    async def run(self) -> int:
+        """Build, run, take down."""
+        supervisor = Supervisor(self._config.stop_deadline_s)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.request_stop, signal.Signals(number).name)
+        async with AsyncExitStack() as stack:
+            try:
+                await self._build(supervisor, stack)
+            except Stopped:  # while it waited for the state to answer
+                return 0
+            set_aside_what_was_built()
+            code = await supervisor.run()
+        if supervisor.failure is not None:
+            log.error("stopped: %s", supervisor.failure)
+        return code
+
+    async def _build(self, supervisor: Supervisor, stack: AsyncExitStack) -> None:
+        """Stages stop in this order: new work first, the round's step next, the lease and the fronts last."""
+        config, roles = self._config, self._roles
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # A kernel lock is free the moment its owner dies. It suffices where all controllers are on this machine.
+        exclusive = "control" in roles and config.store_url.startswith("sqlite")
+        if exclusive:
+            stack.enter_context(single_controller(self._directory / "control.lock", "artifacts.directory"))
+        stores = await self._open_stores(supervisor)
+        stack.callback(stores.database.close)
+        if exclusive and stores.database.file is not None:  # two artifacts directories may share one state
+            lock = stores.database.file.with_name(stores.database.file.name + ".control.lock")
+            stack.enter_context(single_controller(lock, "store.url"))
+        stream = open_stream(config.stream, stores.database)
+        producer = stream.producer()
+        stack.push_async_callback(producer.close)
+        task = Task(config.task)
+        parser = RecordParser(task, config.stream.max_record_bytes)
+        alias = Alias(await waited_for("state", lambda: asyncio.to_thread(stores.alias.get), supervisor))
+        parts = Parts(supervisor, stack, stores, stream, producer, task, parser, Metrics(config.workload.name), alias)
+        if roles & NEEDS_INDEX:
+            await self._open_index(parts)
+        if "labels" in roles:
+            self._add_labels(parts)
+        if "control" in roles:
+            parts.lease = ControlLease(stores.leases, config.lease.ttl_s, exclusive=exclusive)
+            supervisor.add("lease", parts.lease.run, stage=2)
+        if roles & NEEDS_ENGINE:
+            await self._open_engine(parts)
+        if "intake" in roles:
+            self._add_intake(parts)
+        if "gateway" in roles:
+            self._add_gateway(parts)
+        self._add_api(parts)
+        if self._exit_when_idle and parts.intake and parts.labels and parts.control and parts.follower:
+            watch = IdleWatch(stores, parts.intake, parts.labels, parts.control, parts.follower.warm_ended)
+            supervisor.add("idle-watch", lambda stop: watch.run(stop, supervisor.request_stop), stage=0)
+
+    async def _open_stores(self, supervisor: Supervisor) -> Stores:
+        """The state; a server that does not answer yet is waited for, as after a common start of all machines."""
+        config = self._config
+        alias = config.workload.served_alias
+        return await waited_for(
+            "state",
+            lambda: asyncio.to_thread(open_stores, config.store_url, config.workload.name, alias),
+            supervisor,
+        )
+
+    async def _open_index(self, parts: Parts) -> None:
+        """The embedded directory belongs to the labels role; without it, and without a server, a copy in memory."""
+        from semievol.examples.embedding import build_embedder
+        from semievol.examples.index import QdrantExampleIndex
+
+        config = self._config
+        owns = "labels" in self._roles
+        path = (config.index.path or self._directory / "index") if owns and not config.index.url else None
+        supervisor = parts.supervisor
+        embedder = await waited_for(
+            "embedding", lambda: asyncio.to_thread(build_embedder, config.embedding), supervisor
+        )
+        index = await waited_for(
+            "index",
+            lambda: asyncio.to_thread(
+                QdrantExampleIndex, embedder, config.workload.name, path, config.index.url, config.index.api_key
+            ),
+            supervisor,
+        )
+        parts.stack.callback(index.close)
+        parts.index, parts.embedder = index, embedder
+        parts.equality = AnswerEquality(parts.task, embedder)
+        if not owns and not config.index.url:
+            follower = IndexFollower(parts.stores.examples, index, config.index.follow_interval_s)
+            await waited_for("state", follower.catch_up, supervisor)
+            supervisor.add("index", follower.run, stage=1)
+
+    def _add_labels(self, parts: Parts) -> None:
+        assert parts.index is not None
+        parts.labels = LabelsIntake(
+            parts.stream.consumer(self._config.stream.labels, group_of(self._config.workload.name, "labels")),
+            parts.producer,
+            parts.stores.examples,
+            parts.stores.pseudo_labels,
+            parts.index,
+            parts.parser,
+            self._config.labels,
+            self._config.stream,
+            equality=parts.equality,
+        )
+        parts.supervisor.add("labels", parts.labels.run, stage=0)
+
+    async def _open_engine(self, parts: Parts) -> None:
+        """What answers, the adapters in it, and who decides which of them serves: this process or the state."""
+        config = self._config
+        engine = await open_engine(
+            config,
+            parts.stack,
+            leads=lambda: parts.control is not None and parts.control.leads,
+            launches="control" in self._roles,
+        )
+        parts.generator, parts.replicas = engine.generator, engine.replicas
+        if engine.replicas is not None:
+            parts.supervisor.add("replicas", engine.replicas.run, stage=3)
+        if engine.server is not None:
+            parts.supervisor.add("vllm", engine.server.run, stage=4)
+        stores = parts.stores
+        if parts.lease is not None:  # every write of the controller is bound to its lease
+            database = stores.database.checked(parts.lease.check)
+            stores = stores_over(database, config.workload.name, config.workload.served_alias)
+        parts.fleet = AdapterFleet(stores, engine.servers, parts.alias)
+        if parts.index is not None:
+            parts.labeller = CollaborativeLabeller(
+                parts.generator, parts.index, parts.task, config.labelling, config.seed, equality=parts.equality
+            )
+        if parts.lease is not None:
+            parts.control = self._control(parts, stores, parts.lease)
+            parts.supervisor.add("control", parts.control.run, stage=1)
+        control = parts.control
+        parts.follower = StateFollower(
+            parts.stores, parts.alias, parts.fleet, lambda: control is not None and control.leads
+        )
+        parts.supervisor.add("follower", parts.follower.run, stage=1)
+        # Before any front listens: the first request must find its adapter.
+        await waited_for("engine", parts.fleet.settle, parts.supervisor)
+
+    def _control(self, parts: Parts, stores: Stores, lease: ControlLease) -> Control:
+        assert parts.generator is not None
+        assert parts.index is not None
+        assert parts.embedder is not None
+        assert parts.equality is not None
+        assert parts.labeller is not None
+        assert parts.fleet is not None
+        tools = RoundTools(
+            stores,
+            parts.task,
+            parts.generator,
+            parts.index,
+            parts.embedder,
+            parts.labeller.label,
+            SubprocessLauncher(),
+            parts.fleet,
+            parts.alias,
+            parts.equality,
+        )
+        engine = RoundEngine(self._config, tools, place_of(self._config))
+        # Where the labels role is another process, its quiet (trigger.labels_quiet_s) is all that is known of it.
+        lag = no_lag if parts.labels is None else parts.labels.backlog
+        return Control(self._config, stores, lease, engine, parts.fleet, parts.alias, lag)
+
+    def _add_intake(self, parts: Parts) -> None:
+        assert parts.labeller is not None
+        assert parts.follower is not None
+        config = self._config
+        parts.intake = Intake(
+            parts.stream.consumer(config.stream.queries, group_of(config.workload.name, "intake")),
+            parts.producer,
+            parts.stores.pseudo_labels,
+            parts.parser,
+            parts.labeller,
+            parts.alias.bind,
+            config.intake,
+            config.stream,
+            parts.follower.warm_ended if config.rounds.wait_for_warm else None,
+            on_stored=parts.metrics.stored,
+        )
+        parts.supervisor.add("intake", parts.intake.run, stage=0)
+
+    def _add_gateway(self, parts: Parts) -> None:
+        assert parts.generator is not None
+        config = self._config
+        token = ensure_token(config.gateway.token, self._directory / "gateway.token")
+        ends = open_gateway_tools(
+            config,
+            parts.generator,
+            parts.replicas,
+            parts.stores.pseudo_labels,
+            parts.parser,
+            parts.producer,
+            parts.metrics,
+        )
+        for used in filter(None, (ends.backend, ends.embeddings)):
+            parts.stack.push_async_callback(used.close)
+        front = Gateway(config.gateway, config.workload.served_alias, ends, parts.alias, parts.metrics, token)
+        parts.supervisor.add("gateway", lambda stop: front.run(self._bound("gateway"), stop), stage=2)
+        if ends.capture is not None:
+            parts.supervisor.add("capture", ends.capture.run, stage=3)  # after the gateway: it publishes what is queued
+
+    def _add_api(self, parts: Parts) -> None:
+        control = parts.control
+        observer = Observer(
+            parts.metrics,
+            parts.stores,
+            parts.alias,
+            fleet=parts.fleet,
+            follower=parts.follower,
+            intake=parts.intake,
+            labels=parts.labels,
+            control=control,
+            lease=parts.lease,
+            replicas=parts.replicas,
+        )
+        tools = ApiTools(
+            parts.stores,
+            place_of(self._config),
+            parts.parser,
+            parts.producer,
+            parts.metrics,
+            observer.missing,
+            observer.process,
+            observer.observe,
+            (lambda: []) if parts.replicas is None else parts.replicas.show,
+        )
+        api = Api(self._config, tools, ensure_token(self._config.api.token, self._directory / "api.token"))
+        parts.supervisor.add(
+            "api", lambda stop: run_server(api.app(), self._config.api, "api", self._bound("api"), stop), stage=2
+        )
+
+    def _bound(self, name: str) -> Callable[[str, int], None]:
+        """Write down where the fronts listen, once all of them do: clients may let the kernel pick the ports."""
+
+        def remember(host: str, port: int) -> None:
+            self._endpoints[name] = f"http://{host}:{port}"
+            if self._roles.isdisjoint({"gateway"} - self._endpoints.keys()) and "api" in self._endpoints:
+                role = "" if self._roles == set(ROLES) else "-" + "-".join(sorted(self._roles))
+                content = json.dumps(self._endpoints, indent=1)
+                adapter_directory.write_durably(self._directory / f"endpoints{role}.json", content)
+
+        return remember
+
+
+def set_aside_what_was_built() -> None:
+    """Let the garbage collector pass over all that exists now: it lives as long as the process.
+
+    Going through it again every few thousand queries would stop everything for 0.1 s and more each time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+async def no_lag() -> int:
+    """Nothing is known to be behind."""
+    return 0
+
+
+async def waited_for(what: str, operation: Callable[[], Awaitable[T]], supervisor: Supervisor) -> T:
+    """Call `operation` until what it needs answers: after a common start of all machines it may take its time.
+
+    Raises:
+        Stopped: the stop came first.
+    """
+    return await until_answered(what, operation, RetrySettings(), Health(), supervisor.stop_requested)
+
+
+@contextmanager
+def single_controller(path: Path, setting: str) -> Iterator[None]:
+    """Hold a controller's lock file; the kernel releases it however the process ends.
+
+    Raises:
+        ConfigError: another process on this machine holds it; `setting` is what the two have in common.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            where = path.parent if setting == "artifacts.directory" else path
+            raise ConfigError(f"{setting}: another daemon runs on {where}; stop it or use another one") from None
+        yield

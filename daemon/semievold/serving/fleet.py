@@ -1,0 +1,144 @@
+"""The adapters that should be loaded: from registry rows to held versions, released and deleted when nobody needs them.
+
+Owns which versions are wanted and the clean-up of directories; who loads them is behind AdapterServers. Invariant: the
+serving and the previous version are loaded (instant rollback), and a directory is deleted only after its version was
+unloaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+
+from semievol import adapter_directory
+from semievol.errors import AdapterError
+from semievold.serving.adapter_servers import AdapterServers, HeldAdapter
+from semievold.serving.alias import Alias
+from semievold.serving.attestation import FingerprintEntry, Proof
+from semievold.store.adapters import AdapterVersion
+from semievold.store.stores import Stores
+
+log = logging.getLogger(__name__)
+
+
+class AdapterFleet:
+    """The versions that the engine of this process, or its replicas, answer with."""
+
+    def __init__(self, stores: Stores, servers: AdapterServers, alias: Alias) -> None:
+        self._stores = stores
+        self._servers = servers
+        self._alias = alias
+        self._defect: str | None = None
+        self._reconciled: int | None = None  # the alias's generation that was last brought to the servers
+
+    @property
+    def defect(self) -> str | None:
+        """Why the serving version cannot be answered with; None when it can."""
+        return self._defect or self._servers.defect
+
+    async def version(self, name: str) -> AdapterVersion:
+        """The registry's row of `name`.
+
+        Raises:
+            AdapterError: there is no such version, or its directory was deleted.
+        """
+        found = await asyncio.to_thread(self._stores.adapters.get, name)
+        if found is None:
+            raise AdapterError(f"there is no adapter {name!r}; `semievol adapters list` shows them")
+        if found.state == "deleted":
+            raise AdapterError(f"the directory of adapter {name!r} was deleted (artifacts.keep_adapters)")
+        return found
+
+    async def load(self, name: str) -> None:
+        """Verify the directory against its marker and the registry, then have it loaded.
+
+        Raises:
+            AdapterError: the directory is unusable, or a replica cannot serve it; the text names it and the cause.
+            TransientError: nobody answers now.
+        """
+        await self._servers.load(await self._held(name))
+
+    async def attest(self, name: str) -> Proof:
+        """Ask the fingerprint of `name` of the engine or of every replica.
+
+        Raises:
+            AdapterError: the directory is unusable.
+            TransientError: nobody answers now.
+        """
+        return await self._servers.prove(await self._held(name))
+
+    async def follow(self) -> None:
+        """Take over the alias as it is stored, and have loaded what it names unless that was done.
+
+        Raises:
+            TransientError: the state or the engine does not answer; the next call does what is left.
+        """
+        self._alias.follow(await asyncio.to_thread(self._stores.alias.get))
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Reconcile unless that was done since the alias last moved; again as long as something is defect.
+
+        Raises:
+            TransientError: as `follow`.
+        """
+        if self._reconciled != self._alias.state.generation or self._defect is not None:
+            await self.reconcile()
+
+    async def reconcile(self) -> None:
+        """Have loaded what the alias names. A defect is kept in `defect`, not raised: the daemon lives on, not
+        ready, and an operator can roll back or promote another version.
+        """
+        state = self._alias.state
+        # Before anything can fail: whatever becomes of the rest, nobody unloads what the alias names.
+        self._servers.protect(frozenset(name for name in (state.adapter, state.previous) if name is not None))
+        before, self._defect = self._defect, None
+        held: dict[str, HeldAdapter | None] = {}
+        for role, name in (("serving", state.adapter), ("previous", state.previous)):
+            held[role] = None
+            if name is None:
+                continue
+            try:
+                held[role] = await self._held(name)
+            except AdapterError as error:
+                if str(error) != before:
+                    log.error("the %s adapter cannot be loaded: %s", role, error)
+                if role == "serving":
+                    self._defect = str(error)
+        await self._servers.keep(held["serving"], held["previous"])
+        self._reconciled = state.generation
+
+    async def _held(self, name: str) -> HeldAdapter:
+        found = await self.version(name)
+        manifest = await asyncio.to_thread(adapter_directory.verify, found.path)
+        if manifest.content_hash != found.content_hash:
+            raise AdapterError(f"{found.path}: content hash differs from the one registered; the files were replaced")
+        try:
+            fingerprint = tuple(FingerprintEntry.from_record(record) for record in manifest.fingerprint)
+        except (KeyError, TypeError) as error:
+            raise AdapterError(f"{found.path}: its manifest's fingerprint is unreadable ({error!r})") from error
+        return HeldAdapter(name, found.path, fingerprint)
+
+    async def release(self, drain_s: float, keep: frozenset[str] = frozenset()) -> None:
+        """Unload every version that is neither serving, previous nor in `keep`, once its requests have ended."""
+        state = self._alias.state
+        for name in await self._servers.loaded():
+            if name in keep or name in (state.adapter, state.previous):
+                continue
+            if await self._alias.drained(name, drain_s):
+                await self._servers.unload(name)
+                log.info("unloaded adapter %s", name)
+            else:
+                log.warning("adapter %s still has running requests after %.0f s; it stays loaded", name, drain_s)
+
+    async def delete_old(self, keep: int) -> None:
+        """Delete the directories of all but the newest `keep` retired and rejected versions."""
+        loaded = await self._servers.loaded()
+        versions = await asyncio.to_thread(self._stores.adapters.all)
+        idle = [v for v in versions if v.state in ("retired", "rejected") and v.name not in loaded]
+        for version in idle[: max(0, len(idle) - keep)]:
+            # The row first: a directory that outlives its row's state is harmless, the opposite is a broken rollback.
+            await asyncio.to_thread(self._stores.adapters.mark, version.name, "deleted")
+            await asyncio.to_thread(shutil.rmtree, version.path, True)
+            log.info("deleted the directory of adapter %s", version.name)

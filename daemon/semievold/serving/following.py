@@ -1,0 +1,90 @@
+"""What a process does that does not lead: follows in the state what the leader decides.
+
+Owns the way from the alias's row to this process, and the news that the warm round has ended. Invariant: the alias
+is followed only when the version it names is loaded here, so that no request is bound to one that cannot answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from semievol.errors import AdapterError, TransientError
+from semievold.retry import set_within
+from semievold.serving.alias import Alias
+from semievold.serving.fleet import AdapterFleet
+from semievold.store.aliases import AliasState
+from semievold.store.stores import Stores
+
+log = logging.getLogger(__name__)
+
+FOLLOW_S = 0.5
+DRAIN_S = 5.0
+
+
+class StateFollower:
+    """Looks at the state twice a second.
+
+    Args:
+        leads: whether this process leads; then it moves the alias itself, and only the warm round is looked for.
+    """
+
+    def __init__(self, stores: Stores, alias: Alias, fleet: AdapterFleet, leads: Callable[[], bool]) -> None:
+        self._stores = stores
+        self._alias = alias
+        self._fleet = fleet
+        self._leads = leads
+        self.warm_ended = asyncio.Event()
+        self.defect: str | None = None
+        """Why the version that the alias names cannot be loaded here; None: it is."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until stopped, also while the state is away."""
+        away = False
+        while not stop.is_set():
+            try:
+                await self.look()
+                away = False
+            except TransientError as error:
+                if not away:
+                    log.warning("the alias cannot be followed for the moment: %s", error)
+                away = True
+            await set_within(stop, FOLLOW_S)
+
+    async def look(self) -> None:
+        """One look.
+
+        Raises:
+            TransientError: the state or the engine did not answer; nothing was followed.
+        """
+        stored = await asyncio.to_thread(self._stores.alias.get)
+        if not self._leads():
+            if stored.generation > self._alias.state.generation:
+                await self._follow(stored)
+            else:
+                await self._fleet.settle()
+        if not self.warm_ended.is_set() and (
+            self._alias.state.generation > 0 or await asyncio.to_thread(self._stores.rounds.warm_ended)
+        ):
+            self.warm_ended.set()
+
+    async def _follow(self, stored: AliasState) -> None:
+        if stored.adapter is not None:
+            try:
+                await self._fleet.load(stored.adapter)
+            except AdapterError as error:
+                if self.defect != str(error):
+                    log.error("the alias names a version that cannot be loaded here: %s", error)
+                self.defect = str(error)
+                return
+        self.defect = None
+        if (await asyncio.to_thread(self._stores.alias.get)).generation != stored.generation:
+            return  # loading took its time, and the alias has moved on meanwhile: the next look follows that
+        self._alias.follow(stored)
+        await self._fleet.settle()
+        log.info("the alias stands for %s now", stored.adapter or "the base model")
+        round_ = await asyncio.to_thread(self._stores.rounds.open)
+        # The candidate of an open round is the leader's, which may share the engine.
+        keep = frozenset() if round_ is None or round_.adapter is None else frozenset({round_.adapter})
+        await self._fleet.release(DRAIN_S, keep)

@@ -1,0 +1,165 @@
+"""Brings one replica to what is wanted: warm, the wanted adapters loaded and proved, the others unloaded.
+
+Owns the requests to one replica that no client sent. Owns neither what is wanted nor when to look (replicas).
+Invariant: only the leading controller loads and unloads; every process proves for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from semievol import adapter_directory
+from semievol.engines.vllm_client import VllmClient
+from semievol.errors import AdapterError, DataError
+from semievol.types import Completion, GenerationRequest, Message
+from semievold.serving.adapter_servers import HeldAdapter
+from semievold.serving.attestation import Attestation, attest
+from semievold.serving.replica import Replica
+
+log = logging.getLogger(__name__)
+
+_WARM_UP = GenerationRequest((Message("user", "?"),), max_tokens=1)
+
+
+class ReplicaReconciler:
+    """Talks to replicas on the daemon's behalf."""
+
+    def __init__(
+        self,
+        client: VllmClient,
+        *,
+        dtype: str,
+        workload: str,
+        adapters_directory: Path,
+        adapters_path: str | None,
+        max_adapters: int,
+        timeout_s: float,
+        loads: Callable[[], bool],
+    ) -> None:
+        """Keep the settings.
+
+        Args:
+            client: speaks to the replicas.
+            dtype: of the model; decides how exactly fingerprints must agree.
+            workload: its versions, and nobody else's, are unloaded when nobody wants them.
+            adapters_directory: where versions are published; nothing outside it is ever loaded.
+            adapters_path: the same directory as the replicas see it. None: the same path.
+            max_adapters: versions on a replica at a time.
+            timeout_s: of one answer.
+            loads: whether this process is, just now, the one that loads and unloads.
+        """
+        self._client = client
+        self._dtype = dtype
+        self._workload = workload
+        self._directory = adapters_directory.resolve()
+        self._path = PurePosixPath(adapters_path or str(self._directory))
+        self._max_adapters = max_adapters
+        self._timeout_s = timeout_s
+        self.loads = loads
+        self._one_at_a_time = asyncio.Lock()
+
+    async def look(self, replica: Replica) -> None:
+        """Ask for its health and its models.
+
+        Raises:
+            TransientError: it does not answer.
+        """
+        await self._client.check_health(replica.upstream)
+        models = await self._client.models(replica.upstream)
+        if not replica.answers:
+            log.info("replica %s answers", replica.name)
+        replica.was_seen(models)
+
+    async def tend(
+        self, replica: Replica, wanted: Sequence[HeldAdapter], serving: str | None, protected: frozenset[str]
+    ) -> None:
+        """Warm it up, unload what nobody wants, load and prove the rest, in the order of `wanted`.
+
+        `protected` names what is never unloaded, wanted or not.
+
+        Raises:
+            TransientError: it stopped answering meanwhile.
+        """
+        if not replica.warm:
+            await self._client.complete(replica.upstream, _WARM_UP, self._timeout_s)
+            replica.warm = True
+        if self.loads():
+            await self._unload_unwanted(replica, protected | {adapter.name for adapter in wanted})
+        for adapter in wanted:
+            if replica.needs_proof(adapter.name) and (self.loads() or adapter.name in replica.models):
+                await self._prove(replica, adapter, serving)
+
+    def owns(self, name: str) -> bool:
+        """Whether an adapter of that name is this workload's."""
+        return adapter_directory.is_version_of(name, self._workload)
+
+    def served_path(self, adapter: HeldAdapter) -> str:
+        """The adapter's directory as the replicas see it.
+
+        Raises:
+            AdapterError: its name is not usable, or it lies outside the directory of the adapters.
+        """
+        adapter_directory.check_name(adapter.name)
+        resolved = adapter.path.resolve()
+        if resolved.parent != self._directory:
+            raise AdapterError(f"adapter {adapter.name}: {resolved} is not in {self._directory}; it is never loaded")
+        return str(self._path / resolved.name)
+
+    async def _prove(self, replica: Replica, adapter: HeldAdapter, serving: str | None) -> None:
+        try:
+            if self.loads() and not await self._have_loaded(replica, adapter):
+                return
+            incumbent = serving if serving != adapter.name and serving in replica.marks else None
+            attestation = await self._ask_fingerprint(replica, adapter, incumbent)
+        except (AdapterError, DataError) as error:  # it cannot hold the adapter, or refuses the fingerprint's prompts
+            attestation = Attestation(False, str(error))
+            replica.models -= {adapter.name}
+        if attestation.passed:
+            replica.passed(adapter.name, attestation)
+            log.info("replica %s is attested for %s", replica.name, adapter.name)
+        else:
+            replica.failed(adapter.name, attestation)
+            log.error("replica %s is not attested for %s: %s", replica.name, adapter.name, attestation.reason)
+
+    async def _have_loaded(self, replica: Replica, adapter: HeldAdapter) -> bool:
+        """Load it unless it is loaded; afresh when it failed before. False: no room."""
+        path = self.served_path(adapter)
+        if adapter.name in replica.models and adapter.name in replica.faults:
+            await self._client.unload(replica.upstream, adapter.name)
+            replica.models -= {adapter.name}
+        if adapter.name in replica.models:
+            return True
+        if len(replica.adapters) >= self._max_adapters:
+            others = ", ".join(sorted(replica.adapters))
+            reason = f"no room: generation.max_adapters is {self._max_adapters}, and it holds {others}"
+            replica.failed(adapter.name, Attestation(False, reason), of_replica=False)
+            return False
+        await self._client.load(replica.upstream, adapter.name, path)
+        replica.models |= {adapter.name}
+        return True
+
+    async def _ask_fingerprint(self, replica: Replica, adapter: HeldAdapter, incumbent: str | None) -> Attestation:
+        async def ask(name: str | None) -> list[Completion]:
+            requests = [entry.request(name) for entry in adapter.fingerprint]
+            answers = (self._client.complete(replica.upstream, request, self._timeout_s) for request in requests)
+            return [samples[0] for samples in await asyncio.gather(*answers)]
+
+        # vLLM's CPU build answers wrongly under the base model's name while adapters' requests share its batch: it is
+        # asked alone, on one replica at a time, so that the others go on serving.
+        async with self._one_at_a_time, replica.alone():
+            base = await ask(None)
+        candidate = await ask(adapter.name)
+        other = None if incumbent is None else await ask(incumbent)
+        return attest(adapter.fingerprint, candidate, base, other, self._dtype)
+
+    async def _unload_unwanted(self, replica: Replica, wanted: frozenset[str]) -> None:
+        """Only this workload's versions, and only when no request of this process runs on them."""
+        for name in sorted(replica.adapters - wanted):
+            if self.owns(name) and not replica.running[name]:
+                replica.forget(name)  # before the server is told: no request may find it in between
+                await self._client.unload(replica.upstream, name)
+                replica.models -= {name}
+                log.info("unloaded adapter %s from replica %s", name, replica.name)

@@ -1,0 +1,166 @@
+"""One vLLM replica as this process sees it: whether it answers, what it has loaded, what it has proved.
+
+Owns the marks. Invariant: a mark says that this process heard the replica give the right fingerprint under that name
+since it last stopped answering; without one it gets no request for that adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from semievold.serving.attestation import Attestation
+from semievold.serving.upstream import Upstream
+
+_FIRST_RETRY_S = 1.0
+_LONGEST_RETRY_S = 15.0
+_LONGEST_DRAIN_S = 10.0
+_DRAIN_LOOK_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a replica cannot be trusted with an adapter, and when (monotonic seconds) it is tried again."""
+
+    attestation: Attestation
+    tries: int
+    retry_at: float
+    of_replica: bool = True
+    """False: nothing is wrong with it, it has no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """A replica at one moment. `reason` says why it gets no requests; empty when it does."""
+
+    name: str
+    state: str
+    """up, warming, quarantined or down."""
+    reason: str
+    running: int
+    adapters: Mapping[str, Attestation]
+    """The last attestation of each adapter that it was asked for."""
+
+
+class Replica:
+    """State only; who asks and loads is the replica set."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.answers = False
+        """Its last health check succeeded, and no request failed since."""
+        self.silence = "not asked yet"
+        """Why not, when it does not."""
+        self.warm = False
+        """It has answered a request since it started: the first one waits for compilation."""
+        self.models: frozenset[str] = frozenset()
+        self.marks: dict[str, Attestation] = {}
+        self.faults: dict[str, Fault] = {}
+        self.to_prove_again: set[str] = set()
+        self.blamed: str | None = None
+        """In quarantine, for this reason: it gets no request at all."""
+        self.reserved = False
+        """It gets no request for a moment, because its base model is asked alone."""
+        self.running: Counter[str | None] = Counter()
+        self.slow_looks = 0
+        """How many in a row got no answer in time."""
+        self.looks = 0
+        """How often it was looked at."""
+        self.wake = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        return self.upstream.name
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        return self.models - {self.upstream.base_model}
+
+    @property
+    def busy(self) -> int:
+        return self.running.total()
+
+    def takes(self, adapter: str | None) -> bool:
+        """Whether it gets requests for `adapter` (None: the base model)."""
+        return (
+            self.answers
+            and self.warm
+            and self.blamed is None
+            and not self.reserved
+            and (adapter in self.marks if adapter is not None else self.upstream.base_model in self.models)
+        )
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """No request of this process runs on it in the block, unless one takes very long to end."""
+        self.reserved = True
+        deadline = time.monotonic() + _LONGEST_DRAIN_S
+        try:
+            while self.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, short, and lend stays plain
+                await asyncio.sleep(_DRAIN_LOOK_S)
+            yield
+        finally:
+            self.reserved = False
+
+    def fell_silent(self, reason: str) -> None:
+        """It may have restarted, empty or with other weights: nothing that it proved holds any more."""
+        self.answers, self.silence, self.warm = False, reason, False
+        self.marks.clear()
+        self.faults.clear()
+        self.blamed = None
+
+    def was_seen(self, models: frozenset[str]) -> None:
+        """It answers, with these names."""
+        self.answers, self.silence, self.models = True, "", models
+        for name in [name for name in self.marks if name not in models]:
+            del self.marks[name]
+
+    def passed(self, name: str, attestation: Attestation) -> None:
+        self.marks[name] = attestation
+        self.faults.pop(name, None)
+        self.to_prove_again.discard(name)
+
+    def failed(self, name: str, attestation: Attestation, *, of_replica: bool = True) -> None:
+        """Remember why, and try again later, ever less often."""
+        tries = self.faults[name].tries + 1 if name in self.faults else 1
+        wait_s = min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2 ** (tries - 1))
+        self.marks.pop(name, None)
+        self.faults[name] = Fault(attestation, tries, time.monotonic() + wait_s, of_replica)
+        self.to_prove_again.discard(name)
+
+    def forget(self, name: str) -> None:
+        """The version is not wanted any more."""
+        self.marks.pop(name, None)
+        self.faults.pop(name, None)
+        self.to_prove_again.discard(name)
+
+    def needs_proof(self, name: str) -> bool:
+        """Whether its fingerprint is to be asked now."""
+        if name in self.to_prove_again:
+            return True
+        fault = self.faults.get(name)
+        return name not in self.marks and (fault is None or time.monotonic() >= fault.retry_at)
+
+    def verdict(self, name: str) -> Attestation | None:
+        """The last word on `name`; None: it was not asked yet, or is to be asked again."""
+        if name in self.to_prove_again:
+            return None
+        fault = self.faults.get(name)
+        return self.marks.get(name) or (None if fault is None else fault.attestation)
+
+    def view(self) -> ReplicaView:
+        """What people are shown."""
+        if not self.answers:
+            state, reason = "down", self.silence
+        elif self.blamed is not None:
+            state, reason = "quarantined", self.blamed
+        elif not self.warm:
+            state, reason = "warming", "it has not answered a request since it started"
+        else:
+            state, reason = "up", ""
+        failed = {name: fault.attestation for name, fault in self.faults.items()}
+        return ReplicaView(self.name, state, reason, self.busy, {**failed, **self.marks})

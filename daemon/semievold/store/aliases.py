@@ -1,0 +1,92 @@
+"""The alias in the database: which adapter version the stable model name stands for.
+
+Invariant: an alias moves only together with the adapters' states, inside the caller's transaction, and every move
+raises `generation`, so that a reader can tell a newer truth from an older one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select, update
+
+from semievold.store.database import Database
+from semievold.store.requests import answer_request
+from semievold.store.tables import adapters, aliases
+
+
+@dataclass(frozen=True, slots=True)
+class AliasState:
+    """What the alias points at; adapter None is the base model."""
+
+    adapter: str | None = None
+    previous: str | None = None
+    generation: int = 0
+
+
+def read_alias(connection: Connection, workload: str, alias: str) -> AliasState:
+    """The alias as stored; one that never moved points at the base model."""
+    row = connection.execute(
+        select(*aliases.c["adapter", "previous", "generation"]).where(
+            aliases.c.workload == workload, aliases.c.alias == alias
+        )
+    ).first()
+    return AliasState() if row is None else AliasState(row.adapter, row.previous, row.generation)
+
+
+def move_alias(connection: Connection, workload: str, alias: str, adapter: str | None) -> AliasState:
+    """Point the alias at `adapter` and update the adapters' states: serving, previous, retired."""
+    now = time.time()
+    before = read_alias(connection, workload, alias)
+    after = AliasState(adapter, before.adapter, before.generation + 1)
+    values = {
+        "adapter": after.adapter,
+        "previous": after.previous,
+        "generation": after.generation,
+        "updated_at": now,
+    }
+    if before.generation == 0:
+        connection.execute(insert(aliases).values(workload=workload, alias=alias, **values))
+    else:
+        mine = (aliases.c.workload == workload, aliases.c.alias == alias)
+        connection.execute(update(aliases).where(*mine).values(**values))
+
+    def mark(name: str | None, state: str) -> None:
+        if name is not None:
+            connection.execute(
+                update(adapters)
+                .where(adapters.c.workload == workload, adapters.c.name == name)
+                .values(state=state, updated_at=now)
+            )
+
+    if before.previous not in (adapter, before.adapter):
+        mark(before.previous, "retired")
+    mark(before.adapter, "previous")
+    mark(adapter, "serving")
+    return after
+
+
+class AliasStore:
+    """The alias of one workload."""
+
+    def __init__(self, database: Database, workload: str, alias: str) -> None:
+        self._database = database
+        self._workload = workload
+        self._alias = alias
+
+    def get(self) -> AliasState:
+        with self._database.read() as connection:
+            return read_alias(connection, self._workload, self._alias)
+
+    def move(self, adapter: str | None, request_id: int | None = None) -> AliasState:
+        """Move by an operator's hand (rounds move it through RoundStore).
+
+        The request is answered in the same transaction, so that no second leader moves the alias for it again.
+        """
+        with self._database.write() as connection:
+            before = read_alias(connection, self._workload, self._alias).adapter
+            moved = move_alias(connection, self._workload, self._alias, adapter)
+            if request_id is not None:
+                answer_request(connection, self._workload, request_id, "done", {"from": before, "to": adapter})
+            return moved

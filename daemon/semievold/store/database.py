@@ -1,0 +1,342 @@
+"""The connection to the state: transactions, dialect differences and error translation, in one place.
+
+SQLite (WAL) by default; the same calls run on PostgreSQL. Everything that only one of them understands is in this
+file. Synchronous and thread-safe: the daemon calls it through `asyncio.to_thread`.
+Invariant: a write transaction takes the write lock when it begins, so that what it reads cannot change under it.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import re
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic_core
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, Table, event, exc
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+
+from semievol.errors import ConfigError
+from semievold.errors import StoreError, TransientStoreError
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+_T = TypeVar("_T")
+
+_TRANSIENT_SQLITE = ("is locked", "disk is full", "disk i/o error", "unable to open")
+_WRITE_LOCK = 0x53454D49  # the first key of PostgreSQL's advisory locks; the second is the workload's
+_MIGRATION = 0
+
+# A host that is gone answers nothing, not even a refusal: without these a call would wait for hours.
+_POSTGRES_CONNECTION: Mapping[str, int] = {
+    "connect_timeout": 5,  # seconds
+    "keepalives": 1,
+    "keepalives_idle": 5,  # seconds
+    "keepalives_interval": 3,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds
+}
+# A process that is stopped (SIGSTOP, a frozen container) inside a transaction keeps its locks; the server takes them
+# back after this. Far longer than any pause of ours between two statements.
+_MAX_PAUSE_MS = 10_000
+# libpq gives no error code for a refused connection, so the server's words must do (in English: another language is
+# merely tried again for ever). What is wrong, and the way out.
+_REFUSALS = (
+    (r"password authentication failed|no password supplied", "check user and password"),
+    (r"role .* does not exist", "create the user, or correct its name"),
+    (r"database .* does not exist", "create the database, or correct its name"),
+    (r"no pg_hba\.conf entry", "allow this host and user in the server's pg_hba.conf"),
+    (r"permission denied for database", "grant CONNECT on the database"),
+)
+
+
+def chunks(items: Sequence[_T], size: int = 500) -> Iterator[Sequence[_T]]:
+    """Slices small enough for the bound parameters of one `IN (...)`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+class Database:
+    """One database file or server.
+
+    Args:
+        url: an SQLAlchemy URL, `sqlite:////absolute/state.db` or `postgresql+psycopg://...`.
+        workload: on PostgreSQL writers of other workloads are not waited for.
+        busy_timeout_s: how long a write waits for other writers before TransientStoreError.
+
+    Raises:
+        ConfigError: the URL cannot work.
+    """
+
+    def __init__(self, url: str, workload: str = "", *, busy_timeout_s: float = 30.0) -> None:
+        self._url = _checked(url)
+        self._busy_timeout_s = busy_timeout_s
+        self._lock_key = _lock_key(workload)
+        self._check: Callable[[Connection], None] | None = None
+        self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        # Writers of one process queue here: SQLite's own waiting is a poll with sleeps, and not fair.
+        self._turn = threading.Lock() if self._is_sqlite else None
+        self._insertions: dict[sa.Column[Any], Any] = {}  # built once: the intake runs one for every batch
+        self._engine = self._build_engine()
+        # SQLite's transactions are snapshots anyway.
+        repeatable = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reader = self._engine.execution_options(**({} if self._is_sqlite else repeatable))
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None for a server."""
+        return Path(self._url.database) if self._is_sqlite and self._url.database else None
+
+    @property
+    def description(self) -> str:
+        """The URL without its password, for people."""
+        return self._url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock; committed when the block ends, rolled back when it raises.
+
+        Not re-entrant: a thread that opens a second one inside the first waits for itself until the busy timeout.
+
+        Raises:
+            TransientStoreError: busy, full or away.
+            StoreError: the statement or the schema is wrong.
+            ConfigError: the server refuses the connection, and will refuse it again.
+        """
+        with self._writing(self._lock_key) as connection:
+            if self._check is not None:
+                self._check(connection)
+            yield connection
+
+    @contextmanager
+    def statement(self) -> Iterator[Connection]:
+        """A transaction for one statement that is atomic by itself: it waits for no other writer on PostgreSQL.
+
+        Raises: as `write`.
+        """
+        with self._writing(None) as connection:
+            yield connection
+
+    def checked(self, check: Callable[[Connection], None]) -> Database:
+        """The same database, whose every write first asks `check` in its own transaction; what that raises ends it."""
+        twin = copy.copy(self)
+        twin._check = check
+        return twin
+
+    def clock(self) -> sa.ColumnElement[float]:
+        """Now by the database's clock, UTC seconds: the one clock that all processes share."""
+        if self._is_sqlite:
+            return (sa.func.julianday("now") - 2440587.5) * 86400.0
+        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read-only transaction: all its statements see one state.
+
+        Raises:
+            TransientStoreError: busy or away.
+            StoreError: the statement or the schema is wrong.
+            ConfigError: the server refuses the connection, and will refuse it again.
+        """
+        with self._translated(), self._reader.connect() as connection, connection.begin() as transaction:
+            yield connection
+            transaction.rollback()
+
+    def insert(self, table: Table) -> Any:
+        """The dialect's INSERT, which knows ON CONFLICT."""
+        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+
+    def insert_new(
+        self, connection: Connection, table: Table, rows: Sequence[Row], returning: sa.Column[Any]
+    ) -> set[Any]:
+        """Insert the rows whose primary key is free; the values of `returning` of those inserted."""
+        if not rows:
+            return set()
+        if returning not in self._insertions:
+            insert = self.insert(table).on_conflict_do_nothing(index_elements=_key(table))
+            self._insertions[returning] = insert.returning(returning)
+        return set(connection.execute(self._insertions[returning], rows).scalars())
+
+    def upsert(self, connection: Connection, table: Table, rows: Sequence[Row], update: Sequence[str]) -> None:
+        """Insert the rows, or set the columns `update` of those whose primary key is taken."""
+        if not rows:
+            return
+        statement = self.insert(table)
+        statement = statement.on_conflict_do_update(
+            index_elements=_key(table), set_={name: statement.excluded[name] for name in update}
+        )
+        connection.execute(statement, rows)
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest version; safe to call from several processes at once.
+
+        Raises:
+            SchemaError: the database was written by a newer version of the code.
+            TransientStoreError: another process held the write lock for too long.
+        """
+        from semievold.store.migrate import upgrade  # Alembic is slow to import and needed once
+
+        with self._writing(_MIGRATION) as connection:
+            upgrade(connection)
+
+    def close(self) -> None:
+        """Close the pooled connections. Open transactions must have ended."""
+        self._engine.dispose()
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=self._busy_timeout_s):
+            raise TransientStoreError(f"{self.description}: no write was possible for {self._busy_timeout_s:g} s")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def _writing(self, lock_key: int | None) -> Iterator[Connection]:
+        with self._translated(), self._my_turn(), self._engine.connect() as connection:
+            connection.execution_options(semievol_write=True)
+            with connection.begin():
+                if not self._is_sqlite:
+                    self._lock_server(connection, lock_key)
+                yield connection
+
+    def _lock_server(self, connection: Connection, key: int | None) -> None:
+        """One writer of a workload at a time on PostgreSQL too: stores check and then act, and need no retries.
+
+        One statement, because each is a way to the server and back; PostgreSQL evaluates its columns in order.
+        """
+        columns = [
+            sa.func.set_config("lock_timeout", f"{int(self._busy_timeout_s * 1000)}ms", True),
+            sa.func.set_config("idle_in_transaction_session_timeout", f"{_MAX_PAUSE_MS}ms", True),
+        ]
+        if key is not None:
+            columns.append(sa.func.pg_advisory_xact_lock(sa.cast(_WRITE_LOCK, sa.Integer), sa.cast(key, sa.Integer)))
+        connection.execute(sa.select(*columns))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.TimeoutError as error:
+            raise TransientStoreError(f"{self.description}: no free connection: {error}") from error
+        except exc.DBAPIError as error:
+            if (way_out := _refusal(error)) is not None:
+                raise ConfigError(f"store.url: {self.description}: {error.orig}; {way_out}") from error
+            text = f"{self.description}: {error.orig}"
+            raise (TransientStoreError if _is_transient(error) else StoreError)(text) from error
+
+    def _build_engine(self) -> Engine:
+        options: dict[str, Any] = {
+            "pool_size": 8,
+            "max_overflow": 8,
+            "json_serializer": _to_json,
+            "json_deserializer": pydantic_core.from_json,
+        }
+        if not self._is_sqlite:
+            # What the URL says itself (?connect_timeout=30) goes before.
+            arguments = {key: value for key, value in _POSTGRES_CONNECTION.items() if key not in self._url.query}
+            return sa.create_engine(self._url, pool_pre_ping=True, connect_args=arguments, **options)
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(self._url, **options)
+        event.listen(engine, "connect", self._prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def _prepare_sqlite(self, connection: sqlite3.Connection, _record: object) -> None:
+        """Settings of a new SQLite connection."""
+        connection.isolation_level = None  # we say BEGIN ourselves: the driver would say it too late
+        connection.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout_s * 1000)}")
+        self._switch_to_wal(connection)
+        # FULL: a commit survives power loss, not only kill -9. NORMAL would lose the last commits then, and with them
+        # the promise that a committed offset means a stored pseudo-label.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA cache_size = -16384")
+
+    def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
+        """Two processes that open a new file together race for this switch, and SQLite does not wait in it."""
+        deadline = time.monotonic() + self._busy_timeout_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("semievol_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _checked(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise ConfigError(f"store.url: not a database URL: {error}; write sqlite:////absolute/path.db") from error
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise ConfigError(f"store.url: {backend} is not supported; use sqlite:////path.db or postgresql+psycopg://...")
+    if backend == "postgresql" and parsed.get_driver_name() != "psycopg":
+        raise ConfigError("store.url: the driver is psycopg; write postgresql+psycopg://user@host/database")
+    if backend == "postgresql" and importlib.util.find_spec("psycopg") is None:
+        raise ConfigError("store.url: PostgreSQL needs the package psycopg: pip install 'semievol[postgres]'")
+    if backend == "postgresql" and "password" in parsed.query:
+        raise ConfigError("store.url: write the password before the @, where it is kept out of logs")
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ConfigError("store.url: an in-memory SQLite database loses everything; write sqlite:////path.db")
+    return parsed
+
+
+def _lock_key(workload: str) -> int:
+    """A signed 32-bit number, as advisory locks take; two workloads with one number merely wait for each other."""
+    number = zlib.crc32(workload.encode())
+    key = number - 2**32 if number >= 2**31 else number
+    return key if key != _MIGRATION else 1
+
+
+def _refusal(error: exc.DBAPIError) -> str | None:
+    """The way out when the server refuses every connection with this URL; None for every other error."""
+    if not isinstance(error, exc.OperationalError) or isinstance(error.orig, sqlite3.Error):
+        return None
+    if getattr(error.orig, "sqlstate", None) is not None:  # a statement failed, not a connection
+        return None
+    return next((way_out for words, way_out in _REFUSALS if re.search(words, str(error.orig))), None)
+
+
+def _is_transient(error: exc.DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return any(text in str(error.orig).lower() for text in _TRANSIENT_SQLITE)
+    # psycopg: lost connections, shutdown of the server, deadlocks and serialization failures
+    return isinstance(error, exc.OperationalError) and not isinstance(error.orig, sqlite3.Error)
+
+
+def _key(table: Table) -> list[str]:
+    return [column.name for column in table.primary_key.columns]
+
+
+def _to_json(value: object) -> str:
+    return pydantic_core.to_json(value).decode()

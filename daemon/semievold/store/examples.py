@@ -1,0 +1,192 @@
+"""The labelled examples: which are trained on and retrieved, which are held out, which the index still lacks.
+
+Owns the table `examples`. The index itself is written by `semievold.intake.labels`; this only remembers what it holds.
+Invariant: an example never changes sides: once held out (or not) it stays so, or the gate would test on what was
+trained on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, RowMapping
+
+from semievol.examples.data import query_from_json, query_to_json
+from semievol.types import Example
+from semievold.store.database import Database, chunks
+from semievold.store.tables import examples
+
+
+class StoredExample(NamedTuple):
+    """An example as the store holds it; `change` is what the upsert did to it.
+
+    `indexed`: the index holds it as it is (never true of a held-out one).
+    """
+
+    example: Example
+    holdout: bool
+    indexed: bool
+    change: Literal["new", "changed", "same"] = "same"
+
+
+class ExampleCounts(NamedTuple):
+    """How many examples there are; `unindexed` of the training ones are not in the index yet."""
+
+    training: int
+    holdout: int
+    retracted: int
+    unindexed: int
+
+
+class ExampleStore:
+    """The examples of one workload."""
+
+    def __init__(self, database: Database, workload: str) -> None:
+        self._database = database
+        self.workload = workload
+
+    def upsert(self, labelled: Sequence[tuple[Example, bool]]) -> list[StoredExample]:
+        """Add or update (example, held out?) by example id, in one transaction; a retracted one comes back.
+
+        The held-out flag counts for new ids alone. Changed examples are to be indexed again. Of several with one
+        id the last wins; the result has one entry per id, in the order of first appearance.
+        """
+        last = {example.id: (example, holdout) for example, holdout in labelled}
+        now = time.time()
+        stored: list[StoredExample] = []
+        rows: list[dict[str, Any]] = []
+        with self._database.write() as connection:
+            known = self._rows(connection, list(last))
+            for example, holdout in last.values():
+                old = known.get(example.id)
+                row = self._row(example, holdout, now)
+                if old is not None:
+                    row["holdout"] = old["holdout"]
+                    if not old["retracted"] and _content(old) == _content(row):
+                        stored.append(_stored(old))
+                        continue
+                stored.append(StoredExample(example, row["holdout"], False, "new" if old is None else "changed"))
+                rows.append(row)
+            update = ("query", "answer", "source", "category", "indexed", "retracted", "updated_at")
+            self._database.upsert(connection, examples, rows, update)
+        return stored
+
+    def retract(self, ids: Iterable[str]) -> None:
+        """Take the examples out of training, holdout and index; unknown ids are a no-op."""
+        values = {"retracted": True, "indexed": False, "updated_at": time.time()}
+        with self._database.write() as connection:
+            for some in chunks(list(ids)):
+                connection.execute(sa.update(examples).where(self._mine(), examples.c.id.in_(some)).values(values))
+
+    def get(self, example_id: str) -> StoredExample | None:
+        """The example, unless it is unknown or retracted."""
+        with self._database.read() as connection:
+            row = self._rows(connection, [example_id]).get(example_id)
+        if row is None or row["retracted"]:
+            return None
+        return _stored(row)
+
+    def training(self, among: Sequence[str] | None = None) -> list[Example]:
+        """The examples that may be trained on and retrieved; those `among` the given ids (of which few), or all."""
+        chosen = sa.true() if among is None else examples.c.id.in_(among)
+        return self._select(examples.c.holdout.is_(False), chosen)
+
+    def holdout(self) -> list[Example]:
+        """The examples that only the gate may see."""
+        return self._select(examples.c.holdout.is_(True))
+
+    def changed_since(self, at: float) -> frozenset[str]:
+        """Ids added, changed or retracted since `at` (UTC seconds)."""
+        return frozenset(self.changes(at))
+
+    def changes(self, at: float) -> dict[str, float]:
+        """{id: when it was last added, changed or retracted} of those for which that was since `at` (UTC seconds)."""
+        columns = examples.c["id", "updated_at"]
+        statement = sa.select(*columns).where(self._mine(), examples.c.updated_at >= at)
+        with self._database.read() as connection:
+            return {row.id: row.updated_at for row in connection.execute(statement)}
+
+    def unindexed(self) -> list[Example]:
+        """Training examples that the index lacks or holds in an older form."""
+        return self._select(examples.c.holdout.is_(False), examples.c.indexed.is_(False))
+
+    def mark_indexed(self, ids: Iterable[str]) -> None:
+        """The index holds these examples durably."""
+        with self._database.write() as connection:
+            for some in chunks(list(ids)):
+                connection.execute(
+                    sa.update(examples).where(self._mine(), examples.c.id.in_(some)).values(indexed=True)
+                )
+
+    def counts(self) -> ExampleCounts:
+        def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+            return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+        kept, held = examples.c.retracted.is_(False), examples.c.holdout.is_(True)
+        statement = sa.select(
+            count(kept & ~held),
+            count(kept & held),
+            count(examples.c.retracted.is_(True)),
+            count(kept & ~held & examples.c.indexed.is_(False)),
+        ).where(self._mine())
+        with self._database.read() as connection:
+            return ExampleCounts(*(int(value) for value in connection.execute(statement).one()))
+
+    def last_change(self) -> float | None:
+        """When an example was last added, changed or retracted, UTC seconds; None when there is none."""
+        statement = sa.select(sa.func.max(examples.c.updated_at)).where(self._mine())
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar()
+
+    def _mine(self) -> sa.ColumnElement[bool]:
+        return examples.c.workload == self.workload
+
+    def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Example]:
+        kept = (self._mine(), examples.c.retracted.is_(False), *conditions)
+        statement = sa.select(examples).where(*kept).order_by(examples.c.id)
+        with self._database.read() as connection:
+            return [_example(row) for row in connection.execute(statement).mappings()]
+
+    def _rows(self, connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
+        found: dict[str, RowMapping] = {}
+        for some in chunks(ids):
+            statement = sa.select(examples).where(self._mine(), examples.c.id.in_(some))
+            found.update((row["id"], row) for row in connection.execute(statement).mappings())
+        return found
+
+    def _row(self, example: Example, holdout: bool, now: float) -> dict[str, Any]:
+        return {
+            "workload": self.workload,
+            "id": example.id,
+            "query": _query(example),
+            "answer": example.answer,
+            "source": example.source,
+            "category": example.query.category,
+            "holdout": holdout,
+            "indexed": False,
+            "retracted": False,
+            "created_at": now,
+            "updated_at": now,
+        }
+
+
+def _content(row: Any) -> tuple[Any, ...]:
+    return row["query"], row["answer"], row["source"]
+
+
+def _stored(row: RowMapping) -> StoredExample:
+    return StoredExample(_example(row), row["holdout"], row["indexed"])
+
+
+def _query(example: Example) -> dict[str, Any]:
+    """The query's JSON and, in it as in a record, the other right answers: most examples have none."""
+    alternatives = {"answers": list(example.alternatives)} if example.alternatives else {}
+    return {**query_to_json(example.query), **alternatives}
+
+
+def _example(row: RowMapping) -> Example:
+    alternatives = tuple(row["query"].get("answers", ()))
+    return Example(query_from_json(row["query"]), row["answer"], row["source"], alternatives)

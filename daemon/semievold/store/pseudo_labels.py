@@ -1,0 +1,402 @@
+"""The pseudo-labels: exactly one per query, what explains it, and whether its prediction is published.
+
+Owns the tables `pseudo_labels` and `pseudo_label_history`. Rounds read the pool here and put better labels back.
+Invariant: the first durable label of a query id wins; only `replace` changes it, and keeps the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pydantic_core
+import sqlalchemy as sa
+from sqlalchemy import Connection, RowMapping
+
+from semievol.examples.data import query_from_json, query_to_json
+from semievol.types import CandidateAnswer, PseudoLabel, Query
+from semievold.store.database import Database, chunks
+from semievold.store.tables import examples, pseudo_label_history, pseudo_labels
+
+_HISTORY = ("answer", "entropy", "agreement", "adapter", "candidates")
+_POOL_COLUMNS = tuple(pseudo_labels.c["query_id", "answer", "entropy", "agreement", "adapter", "created_at"])
+
+
+@dataclass(frozen=True, slots=True)
+class NewLabel:
+    """A pseudo-label on its way into the store, and the stream record that asked for it (None: no stream)."""
+
+    label: PseudoLabel
+    content_hash: str
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLabel:
+    """A pseudo-label with its bookkeeping."""
+
+    label: PseudoLabel
+    content_hash: str
+    topic: str | None
+    partition: int | None
+    offset: int | None
+    revision: int
+    published: bool
+    created_at: float
+    updated_at: float
+
+
+class PoolRow(NamedTuple):
+    """What selection and triggers need of a pseudo-label."""
+
+    id: str
+    answer: str | None
+    entropy: float
+    agreement: float
+    adapter: str | None
+    created_at: float
+
+
+class LabelCounts(NamedTuple):
+    """How many queries are labelled, how many of them without a parsed answer, how many predictions are due."""
+
+    total: int
+    unparseable: int
+    unpublished: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelWindow:
+    """Means over the newest labels; None when there is none. Infinite entropies are left out of the mean."""
+
+    count: int
+    unparseable: int
+    mean_entropy: float | None
+    mean_agreement: float | None
+
+
+def content_hash(query: Query) -> str:
+    """32 hex digits over what is asked: the same id with another hash is another query under a used id."""
+    turns = None if query.messages is None else [(turn.role, turn.content) for turn in query.messages]
+    content = pydantic_core.to_json((query.question, query.options, turns))
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+class PseudoLabelStore:
+    """The pseudo-labels of one workload."""
+
+    def __init__(self, database: Database, workload: str) -> None:
+        self._database = database
+        self.workload = workload
+        # Built once: the intake runs them for every batch.
+        c = pseudo_labels.c
+        ids: sa.BindParameter[Sequence[str]] = sa.bindparam("ids", expanding=True)
+        self._hashes_of = sa.select(c.query_id, c.content_hash).where(self._mine(), c.query_id.in_(ids))
+        self._publish_ids = sa.update(pseudo_labels).where(self._mine(), c.query_id.in_(ids)).values(published=True)
+
+    # --- the intake's side --------------------------------------------------------------------------------------
+
+    def known(self, ids: Sequence[str]) -> dict[str, str]:
+        """{query id: content hash} of those that are labelled."""
+        found: dict[str, str] = {}
+        with self._database.read() as connection:
+            for some in chunks(ids):
+                found.update((row[0], row[1]) for row in connection.execute(self._hashes_of, {"ids": some}))
+        return found
+
+    def add(self, new: Sequence[NewLabel], published: Sequence[str] = ()) -> set[str]:
+        """Store labels of queries that have none; the ids that were stored by this call.
+
+        Marks earlier ones as `published` in the same transaction: a commit waits for the disk, so fewer are faster.
+        """
+        now = time.time()
+        rows = {item.label.query.id: self._row(item, now) for item in reversed(new)}
+        with self._database.write() as connection:
+            self._mark_published(connection, published)
+            return self._database.insert_new(connection, pseudo_labels, list(rows.values()), pseudo_labels.c.query_id)
+
+    def unpublished(self, limit: int, older_than_s: float = 0.0) -> list[PseudoLabel]:
+        """Labels whose prediction may not be in the predictions topic, oldest first."""
+        c = pseudo_labels.c
+        statement = (
+            sa.select(pseudo_labels)
+            .where(self._mine(), c.published.is_(False), c.created_at <= time.time() - older_than_s)
+            .order_by(c.created_at, c.query_id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [_label(row) for row in connection.execute(statement).mappings()]
+
+    def unpublished_of(self, new: Sequence[NewLabel]) -> list[PseudoLabel]:
+        """The stored labels that came from exactly these records and whose prediction may not be published."""
+        c = pseudo_labels.c
+        places = {item.label.query.id: (item.topic, item.partition, item.offset) for item in new}
+        found = []
+        with self._database.read() as connection:
+            for some in chunks(list(places)):
+                statement = sa.select(pseudo_labels).where(self._mine(), c.published.is_(False), c.query_id.in_(some))
+                rows = connection.execute(statement).mappings()
+                found += [
+                    _label(row)
+                    for row in rows
+                    if places[row["query_id"]] == (row["topic"], row["partition"], row["offset"])
+                ]
+        return found
+
+    def mark_published(self, ids: Iterable[str]) -> None:
+        """The predictions of these queries are durable in the predictions topic."""
+        with self._database.write() as connection:
+            self._mark_published(connection, list(ids))
+
+    def rows(self, ids: Sequence[str]) -> dict[str, PoolRow]:
+        """The present labels of those ids that have one, whether their truth is known or not."""
+        found: dict[str, PoolRow] = {}
+        with self._database.read() as connection:
+            for some in chunks(ids):
+                statement = sa.select(*_POOL_COLUMNS).where(self._mine(), pseudo_labels.c.query_id.in_(some))
+                found.update((row[0], PoolRow(*row)) for row in connection.execute(statement))
+        return found
+
+    # --- the rounds' side ---------------------------------------------------------------------------------------
+
+    def get(self, query_id: str) -> StoredLabel | None:
+        statement = sa.select(pseudo_labels).where(self._mine(), pseudo_labels.c.query_id == query_id)
+        with self._database.read() as connection:
+            row = connection.execute(statement).mappings().one_or_none()
+        return None if row is None else _stored(row)
+
+    def history(self, query_id: str) -> list[dict[str, Any]]:
+        """The labels that the query had before its present one, oldest first."""
+        c = pseudo_label_history.c
+        statement = (
+            sa.select(*c["revision", "answer", "entropy", "agreement", "adapter", "created_at"])
+            .where(c.workload == self.workload, c.query_id == query_id)
+            .order_by(c.revision)
+        )
+        with self._database.read() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+    def pool(self, limit: int | None = None) -> list[PoolRow]:
+        """The labels of queries whose true answer is not known, newest first, at most `limit`."""
+        c = pseudo_labels.c
+        truth = sa.exists().where(
+            examples.c.workload == c.workload, examples.c.id == c.query_id, examples.c.retracted.is_(False)
+        )
+        statement = (
+            sa.select(*_POOL_COLUMNS).where(self._mine(), ~truth).order_by(c.created_at.desc(), c.query_id).limit(limit)
+        )
+        with self._database.read() as connection:
+            return [PoolRow(*row) for row in connection.execute(statement)]
+
+    def load(self, ids: Sequence[str]) -> list[PseudoLabel]:
+        """The full labels in the order of `ids`; unknown ids are left out."""
+        found: dict[str, PseudoLabel] = {}
+        with self._database.read() as connection:
+            for some in chunks(ids):
+                statement = sa.select(pseudo_labels).where(self._mine(), pseudo_labels.c.query_id.in_(some))
+                found.update((row["query_id"], _label(row)) for row in connection.execute(statement).mappings())
+        return [found[query_id] for query_id in ids if query_id in found]
+
+    def replace(self, labels: Sequence[PseudoLabel]) -> int:
+        """Put new labels in the place of old ones, which move to the history; how many were replaced.
+
+        In one transaction. Queries without a label are left out, and so are labels that are equal to the present
+        one, so that a round may repeat the step after a crash.
+        """
+        now = time.time()
+        c = pseudo_labels.c
+        changed = []
+        with self._database.write() as connection:
+            for some in chunks(list({label.query.id: label for label in labels}.values())):
+                changed += self._superseded(connection, some, now)
+            if changed:
+                statement = sa.update(pseudo_labels).where(
+                    c.workload == self.workload, c.query_id == sa.bindparam("at_query_id")
+                )
+                connection.execute(statement, changed)
+        return len(changed)
+
+    def _superseded(self, connection: Connection, labels: Sequence[PseudoLabel], now: float) -> list[dict[str, Any]]:
+        """Copy the present labels into the history where they differ; the updates to make."""
+        c = pseudo_labels.c
+        columns = sa.select(*c["query_id", "revision", "updated_at", *_HISTORY])
+        ids = [label.query.id for label in labels]
+        present = {
+            row["query_id"]: row
+            for row in connection.execute(columns.where(self._mine(), c.query_id.in_(ids))).mappings()
+        }
+        history, updates = [], []
+        for label in labels:
+            old = present.get(label.query.id)
+            values = _values(label)
+            if old is None or all(old[name] == values[name] for name in _HISTORY):
+                continue
+            kept = {name: old[name] for name in ("query_id", "revision", *_HISTORY)}
+            history.append({**kept, "workload": self.workload, "created_at": old["updated_at"]})
+            at = {"revision": old["revision"] + 1, "updated_at": now, "at_query_id": label.query.id}
+            updates.append({**values, **at})
+        self._database.insert_new(connection, pseudo_label_history, history, pseudo_label_history.c.query_id)
+        return updates
+
+    # --- figures ------------------------------------------------------------------------------------------------
+
+    def counts(self) -> LabelCounts:
+        c = pseudo_labels.c
+        conditions = (sa.true(), c.answer.is_(None), c.published.is_(False))  # each has an index of its own
+        with self._database.read() as connection:
+            return LabelCounts(
+                *(
+                    connection.execute(sa.select(sa.func.count()).where(self._mine(), condition)).scalar_one()
+                    for condition in conditions
+                )
+            )
+
+    def count_since(self, at: float) -> int:
+        """Queries first labelled after `at`, UTC seconds."""
+        c = pseudo_labels.c
+        statement = sa.select(sa.func.count()).where(self._mine(), c.created_at > at)
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar_one()
+
+    def window(self, newest: int, adapter: str | None = None) -> LabelWindow:
+        """Means over the `newest` labels; with `adapter`, of those that it produced."""
+        condition = sa.true() if adapter is None else pseudo_labels.c.adapter == adapter
+        return self._window(condition, newest)
+
+    def agreement_around(self, at: float, minimum: int) -> tuple[float | None, float | None]:
+        """Mean agreement of the labels before and since `at`, each None with fewer than `minimum` of them.
+
+        As many of the newest labels before `at` are taken as there are since.
+        """
+        c = pseudo_labels.c
+        after = self._window(c.created_at >= at, None)
+        before = self._window(c.created_at < at, max(minimum, after.count))
+        means = [window.mean_agreement if window.count >= minimum else None for window in (before, after)]
+        return means[0], means[1]
+
+    def offsets(self) -> dict[str, dict[str, int]]:
+        """{topic: {partition: highest offset with a stored label}}; partitions as text, for JSON."""
+        c = pseudo_labels.c
+        statement = (
+            sa.select(c.topic, c.partition, sa.func.max(c.offset))
+            .where(self._mine(), c.topic.is_not(None))
+            .group_by(c.topic, c.partition)
+        )
+        found: dict[str, dict[str, int]] = {}
+        with self._database.read() as connection:
+            for topic, partition, offset in connection.execute(statement):
+                found.setdefault(topic, {})[str(partition)] = offset
+        return found
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _mine(self) -> sa.ColumnElement[bool]:
+        return pseudo_labels.c.workload == self.workload
+
+    def _mark_published(self, connection: Connection, ids: Sequence[str]) -> None:
+        for some in chunks(ids):
+            connection.execute(self._publish_ids, {"ids": some})
+
+    def _window(self, condition: sa.ColumnElement[bool], newest: int | None) -> LabelWindow:
+        c = pseudo_labels.c
+        rows = (
+            sa.select(*c["answer", "entropy", "agreement"])
+            .where(self._mine(), condition)
+            .order_by(c.created_at.desc())
+            .limit(newest)
+            .subquery()
+        )
+        finite = sa.case((rows.c.entropy < 1e300, rows.c.entropy))
+        statement = sa.select(
+            sa.func.count(),
+            sa.func.count() - sa.func.count(rows.c.answer),
+            sa.func.avg(finite),
+            sa.func.avg(rows.c.agreement),
+        ).select_from(rows)
+        with self._database.read() as connection:
+            return LabelWindow(*connection.execute(statement).one())
+
+    def _row(self, new: NewLabel, now: float) -> dict[str, Any]:
+        return {
+            "workload": self.workload,
+            "query_id": new.label.query.id,
+            "query": query_to_json(new.label.query),
+            "content_hash": new.content_hash,
+            **_values(new.label),
+            "topic": new.topic,
+            "partition": new.partition,
+            "offset": new.offset,
+            "revision": 1,
+            "published": False,
+            "created_at": now,
+            "updated_at": now,
+        }
+
+
+def _values(label: PseudoLabel) -> dict[str, Any]:
+    """The columns that a label itself decides."""
+    return {
+        "answer": label.answer,
+        "entropy": math.inf if math.isnan(label.entropy) else label.entropy,
+        "agreement": label.agreement,
+        "confidence": label.confidence,
+        "justified": label.justified,
+        "adapter": label.adapter,
+        "neighbours": [list(neighbour) for neighbour in label.neighbours],
+        "candidates": [_candidate_to_json(candidate) for candidate in label.candidates],
+    }
+
+
+def _candidate_to_json(candidate: CandidateAnswer) -> dict[str, Any]:
+    # JSON has no infinity, and PostgreSQL refuses the word: null is an infinite entropy
+    entropy = candidate.entropy if math.isfinite(candidate.entropy) else None
+    return {
+        "configuration": candidate.configuration,
+        "text": candidate.text,
+        "answer": candidate.answer,
+        "entropy": entropy,
+    }
+
+
+def _candidate_from_json(value: Mapping[str, Any]) -> CandidateAnswer:
+    entropy = math.inf if value["entropy"] is None else value["entropy"]
+    return CandidateAnswer(value["configuration"], value["text"], value["answer"], entropy)
+
+
+def _label(row: RowMapping) -> PseudoLabel:
+    return PseudoLabel(
+        query=query_from_json(row["query"]),
+        answer=row["answer"],
+        entropy=row["entropy"],
+        agreement=row["agreement"],
+        confidence=row["confidence"],
+        justified=row["justified"],
+        adapter=row["adapter"],
+        neighbours=tuple((neighbour[0], neighbour[1]) for neighbour in row["neighbours"]),
+        candidates=tuple(_candidate_from_json(candidate) for candidate in row["candidates"]),
+    )
+
+
+def _stored(row: RowMapping) -> StoredLabel:
+    return StoredLabel(
+        label=_label(row),
+        **{
+            name: row[name]
+            for name in (
+                "content_hash",
+                "topic",
+                "partition",
+                "offset",
+                "revision",
+                "published",
+                "created_at",
+                "updated_at",
+            )
+        },
+    )

@@ -1,0 +1,368 @@
+"""Rounds in the database: each transition is one transaction that checks the state it leaves.
+
+Owns rounds, their events, members and outcomes, and the promotion, which moves alias, adapters and round together.
+Invariant: at most one round of a workload is open, and its state is never skipped or repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
+
+from semievol.types import Outcome
+from semievold.errors import StateConflict
+from semievold.round_states import ENDED, UNDECIDED, RoundKind, RoundState, allowed
+from semievold.store.aliases import move_alias, read_alias
+from semievold.store.database import Database
+from semievold.store.tables import adapters, round_events, round_members, round_outcomes, rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One row of `rounds`."""
+
+    number: int
+    kind: RoundKind
+    state: RoundState
+    reason: str | None
+    trigger: str
+    options: Mapping[str, Any]
+    seed: int
+    incumbent: str | None
+    adapter: str | None
+    snapshot: Mapping[str, Any] | None
+    training: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any] | None
+    attestation: Mapping[str, Any] | None
+    attempts: int
+    created_at: float
+    updated_at: float
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def label(self) -> str:
+        """`r0007`: how the round is named in directories and adapter names."""
+        return f"r{self.number:04d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Whether a round selected a pseudo-label, and why not when it did not.
+
+    answer: what the round took it for, which the consensus may have changed.
+    consensus: the share of that answer; None: there was no consensus.
+    """
+
+    query_id: str
+    selected: bool
+    reason: str | None
+    answer: str | None = None
+    consensus: float | None = None
+
+
+def _round(row: RowMapping) -> Round:
+    values = {key: value for key, value in row.items() if key != "workload"}
+    values["state"] = RoundState(values["state"])
+    return Round(**values)
+
+
+class RoundStore:
+    """The rounds of one workload."""
+
+    def __init__(self, database: Database, workload: str) -> None:
+        self._database = database
+        self._workload = workload
+
+    def _mine(self, number: int) -> Any:
+        return and_(rounds.c.workload == self._workload, rounds.c.number == number)
+
+    def plan(
+        self, kind: RoundKind, trigger: str, seed: int, incumbent: str | None, options: Mapping[str, Any]
+    ) -> Round:
+        """Open the next round.
+
+        Raises:
+            StateConflict: a round is open already.
+        """
+        now = time.time()
+        with self._database.write() as connection:
+            is_open = select(rounds.c.number).where(
+                rounds.c.workload == self._workload, rounds.c.state.not_in([s.value for s in ENDED])
+            )
+            if (number := connection.execute(is_open).scalar()) is not None:
+                raise StateConflict(f"round {number} is still open; cancel it or wait until it ends")
+            last = connection.execute(
+                select(func.max(rounds.c.number)).where(rounds.c.workload == self._workload)
+            ).scalar()
+            number = 0 if last is None else last + 1
+            connection.execute(
+                insert(rounds).values(
+                    workload=self._workload,
+                    number=number,
+                    kind=kind,
+                    state=RoundState.PLANNED.value,
+                    trigger=trigger,
+                    options=dict(options),
+                    seed=seed,
+                    incumbent=incumbent,
+                    attempts=0,
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
+            self._event(connection, number, None, RoundState.PLANNED, trigger, now)
+            return _round(connection.execute(select(rounds).where(self._mine(number))).mappings().one())
+
+    def get(self, number: int) -> Round | None:
+        with self._database.read() as connection:
+            row = connection.execute(select(rounds).where(self._mine(number))).mappings().first()
+        return None if row is None else _round(row)
+
+    def open(self) -> Round | None:
+        """The round that has not ended, if there is one."""
+        statement = select(rounds).where(
+            rounds.c.workload == self._workload, rounds.c.state.not_in([s.value for s in ENDED])
+        )
+        with self._database.read() as connection:
+            row = connection.execute(statement).mappings().first()
+        return None if row is None else _round(row)
+
+    def all(self, limit: int = 1000) -> list[Round]:
+        """Newest first."""
+        statement = (
+            select(rounds).where(rounds.c.workload == self._workload).order_by(rounds.c.number.desc()).limit(limit)
+        )
+        with self._database.read() as connection:
+            return [_round(row) for row in connection.execute(statement).mappings()]
+
+    def warm_ended(self) -> bool:
+        """A warm round has been decided, either way."""
+        decided = [state.value for state in ENDED - UNDECIDED]
+        statement = select(rounds.c.number).where(
+            rounds.c.workload == self._workload, rounds.c.kind == "warm", rounds.c.state.in_(decided)
+        )
+        with self._database.read() as connection:
+            return connection.execute(statement.limit(1)).scalar() is not None
+
+    def evolved(self) -> int:
+        """How many evolve rounds were promoted and have not been taken back."""
+        promoted = [RoundState.PROMOTED.value, RoundState.SETTLED.value]
+        statement = select(func.count()).where(
+            rounds.c.workload == self._workload, rounds.c.kind == "evolve", rounds.c.state.in_(promoted)
+        )
+        with self._database.read() as connection:
+            return int(connection.execute(statement).scalar_one())
+
+    def begin_attempt(self, number: int) -> int:
+        """Count one more start of the current state; returns the count."""
+        with self._database.write() as connection:
+            connection.execute(update(rounds).where(self._mine(number)).values(attempts=rounds.c.attempts + 1))
+            return int(connection.execute(select(rounds.c.attempts).where(self._mine(number))).scalar_one())
+
+    def forget_attempt(self, number: int) -> None:
+        """Take back the last count of `begin_attempt`."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(rounds).where(self._mine(number), rounds.c.attempts > 0).values(attempts=rounds.c.attempts - 1)
+            )
+
+    def transition(
+        self,
+        number: int,
+        current: RoundState,
+        following: RoundState,
+        detail: str | None = None,
+        *,
+        members: Sequence[Membership] = (),
+        outcomes: Mapping[str, Sequence[Outcome]] | None = None,
+        **columns: Any,
+    ) -> Round:
+        """Move the round and write what the move made durable, in one transaction.
+
+        Raises:
+            StateConflict: the round is not in `current`, or the move is not in the state machine.
+        """
+        with self._database.write() as connection:
+            moved = self._move(connection, number, current, following, detail, columns)
+            if members:
+                connection.execute(insert(round_members), [self._member_row(number, member) for member in members])
+            for role, rows in (outcomes or {}).items():
+                if rows:
+                    connection.execute(insert(round_outcomes), [self._outcome_row(number, role, o) for o in rows])
+            return moved
+
+    def trained(self, number: int, training: Mapping[str, Any], adapter: Mapping[str, Any]) -> Round:
+        """Register the candidate adapter and move the round to `trained`, together."""
+        now = time.time()
+        with self._database.write() as connection:
+            connection.execute(
+                insert(adapters).values(
+                    workload=self._workload,
+                    round=number,
+                    state="candidate",
+                    created_at=now,
+                    updated_at=now,
+                    **adapter,
+                )
+            )
+            return self._move(
+                connection,
+                number,
+                RoundState.TRAINING,
+                RoundState.TRAINED,
+                str(adapter["name"]),
+                {"training": dict(training), "adapter": adapter["name"]},
+            )
+
+    def promote(self, number: int, alias: str, adapter: str, generation: int) -> Round:
+        """Move alias, adapters and round together: after this commit, and not before, the candidate serves.
+
+        Raises:
+            StateConflict: the alias is not at `generation` any more: somebody moved it meanwhile.
+        """
+        with self._database.write() as connection:
+            if read_alias(connection, self._workload, alias).generation != generation:
+                raise StateConflict(f"the alias {alias} was moved while round {number} was being promoted")
+            move_alias(connection, self._workload, alias, adapter)
+            return self._move(connection, number, RoundState.ATTESTED, RoundState.PROMOTED, adapter, {})
+
+    def roll_back(self, number: int, alias: str, to_adapter: str | None, reason: str) -> Round:
+        """Point the alias back and end the round, together."""
+        with self._database.write() as connection:
+            move_alias(connection, self._workload, alias, to_adapter)
+            return self._move(
+                connection, number, RoundState.PROMOTED, RoundState.ROLLED_BACK, reason, {"reason": reason}
+            )
+
+    def leave(self, number: int, current: RoundState, exit_state: RoundState, reason: str, **columns: Any) -> Round:
+        """End a round off the main path; its candidate adapter, if any, becomes `rejected`."""
+        now = time.time()
+        with self._database.write() as connection:
+            outcomes: Mapping[str, Sequence[Outcome]] = columns.pop("outcomes", {})
+            moved = self._move(connection, number, current, exit_state, reason, {"reason": reason, **columns})
+            for role, rows in outcomes.items():
+                if rows:
+                    connection.execute(insert(round_outcomes), [self._outcome_row(number, role, o) for o in rows])
+            connection.execute(
+                update(adapters)
+                .where(
+                    adapters.c.workload == self._workload, adapters.c.round == number, adapters.c.state == "candidate"
+                )
+                .values(state="rejected", updated_at=now)
+            )
+            return moved
+
+    def events(self, number: int) -> list[dict[str, Any]]:
+        statement = (
+            select(*round_events.c["from_state", "to_state", "detail", "at"])
+            .where(round_events.c.workload == self._workload, round_events.c.number == number)
+            .order_by(round_events.c.id)
+        )
+        with self._database.read() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+    def memberships(self, query_id: str) -> list[dict[str, Any]]:
+        """The rounds whose pool held this pseudo-label, and what they decided."""
+        statement = (
+            select(*round_members.c["number", "selected", "reason", "answer", "consensus"])
+            .where(round_members.c.workload == self._workload, round_members.c.query_id == query_id)
+            .order_by(round_members.c.number)
+        )
+        with self._database.read() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+    def members(self, number: int) -> dict[str, bool]:
+        """Query id -> selected, for the whole pool of a round."""
+        statement = select(*round_members.c["query_id", "selected"]).where(
+            round_members.c.workload == self._workload, round_members.c.number == number
+        )
+        with self._database.read() as connection:
+            return {row.query_id: row.selected for row in connection.execute(statement)}
+
+    def outcomes_as_candidate(self, adapter: str) -> tuple[float, dict[str, Outcome]]:
+        """When the evaluation of `adapter` in its own round began, and what it answered, by example id."""
+        made = select(rounds.c.number).where(rounds.c.workload == self._workload, rounds.c.adapter == adapter)
+        found = select(round_outcomes).where(
+            round_outcomes.c.workload == self._workload,
+            round_outcomes.c.role == "candidate",
+            round_outcomes.c.number.in_(made),
+        )
+        loaded = select(func.max(round_events.c.at)).where(
+            round_events.c.workload == self._workload,
+            round_events.c.to_state == RoundState.LOADED.value,
+            round_events.c.number.in_(made),
+        )
+        with self._database.read() as connection:
+            rows = list(connection.execute(found).mappings())
+            began_at = connection.execute(loaded).scalar()
+        outcomes = {
+            row["example_id"]: Outcome(
+                row["example_id"], row["expected"], row["answer"], row["correct"], row["entropy"]
+            )
+            for row in rows
+        }
+        return began_at or 0.0, outcomes
+
+    def _move(
+        self,
+        connection: Connection,
+        number: int,
+        current: RoundState,
+        following: RoundState,
+        detail: str | None,
+        columns: Mapping[str, Any],
+    ) -> Round:
+        if not allowed(current, following):
+            raise StateConflict(f"round {number}: {current} -> {following} is not a move of the state machine")
+        now = time.time()
+        result = connection.execute(
+            update(rounds)
+            .where(self._mine(number), rounds.c.state == current.value)
+            .values(state=following.value, attempts=0, updated_at=now, **columns)
+        )
+        if result.rowcount != 1:
+            raise StateConflict(f"round {number} is not in state {current}; another process moved it")
+        self._event(connection, number, current, following, detail, now)
+        return _round(connection.execute(select(rounds).where(self._mine(number))).mappings().one())
+
+    def _event(
+        self,
+        connection: Connection,
+        number: int,
+        current: RoundState | None,
+        following: RoundState,
+        detail: str | None,
+        at: float,
+    ) -> None:
+        connection.execute(
+            insert(round_events).values(
+                workload=self._workload,
+                number=number,
+                from_state=None if current is None else current.value,
+                to_state=following.value,
+                detail=detail,
+                at=at,
+            )
+        )
+
+    def _member_row(self, number: int, member: Membership) -> dict[str, Any]:
+        return {"workload": self._workload, "number": number, **asdict(member)}
+
+    def _outcome_row(self, number: int, role: str, outcome: Outcome) -> dict[str, Any]:
+        return {
+            "workload": self._workload,
+            "number": number,
+            "role": role,
+            "example_id": outcome.id,
+            "expected": outcome.expected,
+            "answer": outcome.answer,
+            "correct": outcome.correct,
+            "entropy": outcome.entropy,
+        }

@@ -1,0 +1,54 @@
+"""All of a workload's state behind one handle, so that a role asks for what it needs by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from semievold.store.adapters import AdapterStore
+from semievold.store.aliases import AliasStore
+from semievold.store.database import Database
+from semievold.store.examples import ExampleStore
+from semievold.store.leases import LeaseStore
+from semievold.store.pseudo_labels import PseudoLabelStore
+from semievold.store.requests import RequestStore
+from semievold.store.rounds import RoundStore
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The repositories of one workload over one database."""
+
+    database: Database
+    examples: ExampleStore
+    pseudo_labels: PseudoLabelStore
+    rounds: RoundStore
+    adapters: AdapterStore
+    alias: AliasStore
+    requests: RequestStore
+    leases: LeaseStore
+
+
+def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True) -> Stores:
+    """Open the state; `migrate` brings the schema to this version first."""
+    database = Database(url, workload)
+    if migrate:
+        try:
+            database.migrate()
+        except BaseException:
+            database.close()
+            raise
+    return stores_over(database, workload, alias)
+
+
+def stores_over(database: Database, workload: str, alias: str) -> Stores:
+    """The repositories over a database that is open."""
+    return Stores(
+        database=database,
+        examples=ExampleStore(database, workload),
+        pseudo_labels=PseudoLabelStore(database, workload),
+        rounds=RoundStore(database, workload),
+        adapters=AdapterStore(database, workload),
+        alias=AliasStore(database, workload, alias),
+        requests=RequestStore(database, workload),
+        leases=LeaseStore(database, workload),
+    )

@@ -1,0 +1,233 @@
+"""The tables: state, not the stream, is the truth about examples, pseudo-labels, rounds and adapters.
+
+Every row belongs to a workload; keys are (workload, id), so that at-least-once delivery plus idempotent writes give
+each query exactly one pseudo-label. Times are UTC seconds since the epoch (REAL). JSON columns hold
+what explains a row and is never queried by. The schema is changed by the migrations beside this file alone.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+# --- the local stream -------------------------------------------------------------------------------------------
+
+stream_records = Table(
+    "stream_records",
+    metadata,
+    Column("topic", String(200), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("key", String(512)),
+    Column("value", LargeBinary),  # NULL is a tombstone
+    Column("headers", JSON, nullable=False),
+    Column("timestamp", Float, nullable=False),
+)
+
+stream_offsets = Table(
+    "stream_offsets",
+    metadata,
+    Column("group", String(200), primary_key=True),
+    Column("topic", String(200), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False),
+)
+
+# --- examples and pseudo-labels ---------------------------------------------------------------------------------
+
+examples = Table(
+    "examples",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("id", String(512), primary_key=True),
+    # See semievol.examples.data.query_to_json; with `answers`, where several are right.
+    Column("query", JSON, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("source", String(200)),
+    Column("category", String(200)),
+    Column("holdout", Boolean, nullable=False),
+    Column("indexed", Boolean, nullable=False),  # False until the example index holds it (holdout: stays False)
+    Column("retracted", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index("ix_examples_split", "workload", "retracted", "holdout"),
+)
+
+pseudo_labels = Table(
+    "pseudo_labels",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("query_id", String(512), primary_key=True),
+    Column("query", JSON, nullable=False),
+    Column("content_hash", String(32), nullable=False),  # of the query: tells a redelivery from a reused id
+    Column("answer", Text),  # NULL: no candidate parsed; never selected
+    Column("entropy", Float, nullable=False),
+    Column("agreement", Float, nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("justified", Boolean, nullable=False),
+    Column("adapter", String(200)),  # NULL: the base model
+    Column("neighbours", JSON, nullable=False),  # [[example id, similarity], ...]
+    Column("candidates", JSON, nullable=False),  # [{configuration, text, answer, entropy}, ...]
+    Column("topic", String(200)),
+    Column("partition", Integer),
+    Column("offset", BigInteger),
+    Column("revision", Integer, nullable=False),  # 1, then +1 each time a round labels the query again
+    Column("published", Boolean, nullable=False),  # the prediction is in the predictions topic
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index("ix_pseudo_labels_created", "workload", "created_at"),
+)
+# Partial indexes: both kinds of row are few, and the common row pays nothing for them.
+for _name, _condition in (
+    ("ix_pseudo_labels_unpublished", pseudo_labels.c.published.is_(False)),
+    ("ix_pseudo_labels_unparseable", pseudo_labels.c.answer.is_(None)),
+):
+    Index(
+        _name,
+        pseudo_labels.c.workload,
+        pseudo_labels.c.created_at,
+        sqlite_where=_condition,
+        postgresql_where=_condition,
+    )
+
+pseudo_label_history = Table(
+    "pseudo_label_history",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("query_id", String(512), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("answer", Text),
+    Column("entropy", Float, nullable=False),
+    Column("agreement", Float, nullable=False),
+    Column("adapter", String(200)),
+    Column("candidates", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+# --- rounds, adapters, alias, operator requests -----------------------------------------------------------------
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("kind", String(20), nullable=False),  # warm | evolve
+    Column("state", String(20), nullable=False),
+    Column("reason", Text),  # why it left the main path
+    Column("trigger", String(200), nullable=False),  # what started it
+    Column("options", JSON, nullable=False),  # {"shuffle_labels": bool}
+    Column("seed", Integer, nullable=False),
+    Column("incumbent", String(200)),  # the serving adapter when the round was planned
+    Column("adapter", String(200)),  # the candidate, once trained
+    Column("snapshot", JSON),  # counts, hashes, threshold, stream offsets
+    Column("training", JSON),  # steps, loss, seconds
+    Column("evaluation", JSON),  # gate result with accuracies and slices
+    Column("attestation", JSON),
+    Column("attempts", Integer, nullable=False),  # how often the current state was begun again after a crash
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+round_events = Table(
+    "round_events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("workload", String(100), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("from_state", String(20)),
+    Column("to_state", String(20), nullable=False),
+    Column("detail", Text),
+    Column("at", Float, nullable=False),
+    Index("ix_round_events_round", "workload", "number"),
+)
+
+round_members = Table(
+    "round_members",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("query_id", String(512), primary_key=True),
+    Column("selected", Boolean, nullable=False),
+    Column("reason", String(200)),  # why not, when not selected
+    Column("answer", Text),  # as the round took it: of the consensus, where there is one; NULL also before schema 0003
+    Column("consensus", Float),  # the answer's share in the consensus; NULL: there was none
+    Index("ix_round_members_query", "workload", "query_id"),
+)
+
+round_outcomes = Table(
+    "round_outcomes",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("role", String(20), primary_key=True),  # incumbent | candidate
+    Column("example_id", String(512), primary_key=True),
+    Column("expected", Text, nullable=False),
+    Column("answer", Text),
+    Column("correct", Boolean, nullable=False),
+    Column("entropy", Float, nullable=False),
+)
+
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("name", String(200), primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("parent", String(200)),
+    Column("state", String(20), nullable=False),  # candidate | serving | previous | retired | rejected | deleted
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("alias", String(200), primary_key=True),
+    Column("adapter", String(200)),  # NULL: the base model
+    Column("previous", String(200)),  # what an instant rollback returns to
+    Column("generation", Integer, nullable=False),  # +1 at every move
+    Column("updated_at", Float, nullable=False),
+)
+
+operator_requests = Table(
+    "operator_requests",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("workload", String(100), nullable=False),
+    Column("kind", String(40), nullable=False),  # start_round | cancel_round | promote | rollback
+    Column("payload", JSON, nullable=False),
+    Column("state", String(20), nullable=False),  # pending | done | refused
+    Column("result", JSON),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index("ix_operator_requests_state", "workload", "state"),
+)
+
+# --- who leads ----------------------------------------------------------------------------------------------------
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("role", String(20), primary_key=True),
+    Column("holder", String(200), nullable=False),  # of the last lease, also after its end
+    Column("epoch", Integer, nullable=False),  # +1 whenever the lease is taken; a write of an older epoch is refused
+    Column("expires_at", Float, nullable=False),  # by the clock of the database; 0: released
+)

@@ -1,0 +1,291 @@
+"""The command line `semievol`: the method on files, and whatever installed packages add to it.
+
+Owns arguments, output and exit codes (0 done, 1 the run failed, 2 usage, configuration or data). What the commands do
+is in file_commands. Other packages (the service) register theirs through the entry-point group `semievol.commands`.
+Heavy imports wait until a command needs them: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from semievol.errors import ConfigError, DataError, SemiEvolError
+
+if TYPE_CHECKING:
+    from semievol.config.method import MethodConfig
+    from semievol.recipe import Watcher
+
+COMMANDS_GROUP = "semievol.commands"
+
+
+class OutputFormat(StrEnum):
+    """How results are printed to standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file of the method's settings (or SEMIEVOL__SECTION__KEY).")
+]
+ExamplesPath = Annotated[Path, typer.Option("--examples", help="Labelled examples (.jsonl, .csv, .parquet).")]
+QueriesPath = Annotated[Path, typer.Option("--queries", help="Unlabeled queries (.jsonl, .csv, .parquet).")]
+AdapterPath = Annotated[
+    Path | None, typer.Option("--adapter", resolve_path=True, help="Adapter directory; without it, the base model.")
+]
+Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="table or json")]
+
+app = typer.Typer(
+    name="semievol",
+    help="Semi-supervised LoRA fine-tuning from few labels and many queries (SemiEvol, arXiv 2410.14745).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point of `semievol`."""
+    # Read when torch is loaded: by default its threads spin while they wait, and starve whatever shares their cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    add_installed_commands(app)
+    run_app(app)
+
+
+def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
+    """Run an app on `arguments` (None: the process's own); our errors become one line and an exit code."""
+    try:
+        target(arguments)
+    except (ConfigError, DataError) as error:
+        _fail(error, 2)
+    except (SemiEvolError, OSError) as error:
+        _fail(error, 1)
+
+
+@app.command("evolve")
+def evolve_command(
+    examples: ExamplesPath,
+    queries: QueriesPath,
+    out: Annotated[Path, typer.Option(help="Run directory; the same command goes on where an earlier one stopped.")],
+    config: ConfigPath = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Evolve rounds after the warm round.")] = 1,
+    holdout: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the examples kept for the gate.")] = 0.2,
+    test: Annotated[Path | None, typer.Option(help="Labelled data to score every adapter on, at the end.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="True answers of the queries, to score pseudo-labels.")] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Run the whole method: warm round, then label, select, train and prove, round by round."""
+    from semievol.commands.files import EvolveFiles, run_evolve
+
+    files = EvolveFiles(examples=examples, queries=queries, out=out, test=test, answers=answers)
+    settings = _load(config)
+    with _progress() as watcher:
+        summary = asyncio.run(run_evolve(settings, files, rounds=rounds, holdout_share=holdout, watcher=watcher))
+    show(summary, output)
+
+
+@app.command("compare")
+def compare_command(
+    examples: ExamplesPath,
+    queries: QueriesPath,
+    test: Annotated[Path, typer.Option(help="Labelled data that every row is asked.")],
+    out: Annotated[Path, typer.Option(help="Directory of the comparison; finished rows are not run again.")],
+    config: ConfigPath = None,
+    answers: Annotated[Path | None, typer.Option(help="True answers of the queries: the bound and precision.")] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated; each draws examples and order anew.")] = "0",
+    rounds: Annotated[int, typer.Option(min=1, help="Evolve rounds after the warm round.")] = 3,
+    neighbours: Annotated[int, typer.Option(min=0, help="Neighbours at inference; 0 asks closed book only.")] = 3,
+    rows: Annotated[str | None, typer.Option(help="Comma-separated rows; without it, all. See the README.")] = None,
+    per_answer: Annotated[int | None, typer.Option(min=1, help="Examples of each answer, drawn by the seed.")] = None,
+    max_queries: Annotated[int | None, typer.Option(min=1, help="Take so many of the queries.")] = None,
+    max_test: Annotated[int | None, typer.Option(min=1, help="Take so many of the test questions.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="TITLE=NAME: an entry of `models`, or a directory, as a row.")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="n=1,2,4 or theta=0.3,0.5 or ratio=0.5,1,2: SemiEvol over values.")
+    ] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Compare the method with its peers, its ablations and the fully labelled bound, over seeds."""
+    from semievol.commands.compare import CompareFiles, CompareOptions, parsed_options, run_compare
+    from semievol.comparison.table import markdown
+
+    settings = _load(config)
+    options: CompareOptions = parsed_options(
+        seeds=seeds,
+        rounds=rounds,
+        neighbours=neighbours,
+        rows=rows,
+        per_answer=per_answer,
+        max_queries=max_queries,
+        max_test=max_test,
+        models=model or [],
+        sweeps=sweep or [],
+    )
+    files = CompareFiles(examples=examples, queries=queries, test=test, out=out, answers=answers)
+    with _progress() as watcher:
+        summary = asyncio.run(run_compare(settings, files, options, watcher))
+    if output is OutputFormat.JSON:
+        show(summary, output)
+    else:
+        print(markdown(summary), end="")
+
+
+@app.command("label")
+def label_command(
+    examples: ExamplesPath,
+    queries: QueriesPath,
+    out: Annotated[Path, typer.Option(help="Pseudo-labels with all that explains them (.jsonl).")],
+    config: ConfigPath = None,
+    adapter: AdapterPath = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Pseudo-label queries with the help of examples, and say which would be trained on."""
+    from semievol.commands.files import run_label
+
+    settings = _load(config)
+    with _progress() as watcher:
+        summary = asyncio.run(run_label(settings, examples, queries, out, adapter, watcher))
+    show(summary, output)
+
+
+@app.command("train")
+def train_command(
+    examples: ExamplesPath,
+    out: Annotated[Path, typer.Option(help="Directory for the snapshot and, under adapters/, the adapter.")],
+    config: ConfigPath = None,
+    pseudo_labels: Annotated[
+        Path | None, typer.Option("--pseudo-labels", help="Output of `semievol label`; selection is applied to it.")
+    ] = None,
+    parent: Annotated[
+        Path | None, typer.Option(help="Adapter directory to continue from; without it, a fresh LoRA.")
+    ] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Train one adapter on examples and selected pseudo-labels."""
+    from semievol.commands.files import run_train
+
+    settings = _load(config)
+    with _progress() as watcher:
+        summary = asyncio.run(run_train(settings, examples, pseudo_labels, out, parent, watcher))
+    show(summary, output)
+
+
+@app.command("eval")
+def eval_command(
+    data: Annotated[Path, typer.Option(help="Labelled data to answer.")],
+    config: ConfigPath = None,
+    adapter: AdapterPath = None,
+    examples: Annotated[Path | None, typer.Option(help="Examples to retrieve neighbours from.")] = None,
+    neighbours: Annotated[int, typer.Option(min=0, help="Neighbours in the prompt; 0 is closed book.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to write every outcome (.jsonl).")] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Measure the accuracy of the base model or an adapter."""
+    from semievol.commands.files import run_eval
+
+    settings = _load(config)
+    with _progress() as watcher:
+        summary = asyncio.run(run_eval(settings, data, adapter, examples, neighbours, out, watcher))
+    show(summary, output)
+
+
+@app.command("report")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Run directory of `semievol evolve`, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="The page; without it, RUN/report.html.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Directory of the CSV files; without it, RUN/report.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="True answers of the queries.")] = None,
+    test: Annotated[Path | None, typer.Option(help="The labelled data that the run was tested on.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Directory with the sweep.json; without it, RUN.")] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Draw a run: one HTML page with the paper's figures, and its numbers as CSV."""
+    from semievol.commands.report import ReportFiles, run_report
+
+    show(run_report(ReportFiles(run=run, out=out, tables=tables, answers=answers, test=test, sweep=sweep)), output)
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _load(path: Path | None) -> MethodConfig:
+    from semievol.config.file import load_config
+    from semievol.config.method import SERVICE_SECTIONS, MethodConfig
+
+    return load_config(MethodConfig, path, foreign=SERVICE_SECTIONS)
+
+
+@contextmanager
+def _progress() -> Iterator[Watcher]:
+    """Progress bars on standard error, gone when the command ends."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def watch(step: str, total: int) -> Any:
+            bar = bars.add_task(step, total=total)
+            return lambda count: bars.advance(bar, count)
+
+        yield watch
+
+
+def show(summary: dict[str, Any], output: OutputFormat) -> None:
+    """Print a result to standard output."""
+    if output is OutputFormat.JSON:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for key, value in _flat(summary):
+        table.add_row(key, value)
+    Console().print(table)
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values as `rounds.1.gate.decision` rows."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flat(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for position, part in enumerate(value, start=1):
+            yield from _flat(part, f"{key}.{position}")
+    else:
+        yield key, f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def add_installed_commands(target: typer.Typer) -> None:
+    """Let every registered function add its commands; one that cannot be imported costs only its own."""
+    for entry in entry_points(group=COMMANDS_GROUP):
+        try:
+            register = entry.load()
+        except ImportError as error:
+            print(f"warning: the commands of {entry.name} are not available ({error})", file=sys.stderr)
+            continue
+        register(target)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+if __name__ == "__main__":
+    main()

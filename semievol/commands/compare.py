@@ -1,0 +1,334 @@
+"""What `semievol compare` does: every row for every seed, then the table with intervals, tests and error reductions.
+
+Owns the composition and the files of a comparison: OUT/seed-N/ROW/ (see comparison), OUT/compare.json,
+OUT/compare.csv, OUT/compare.md and, with sweeps, OUT/sweep.json. A finished row is not run again, so that a killed
+comparison goes on, and seeds may be run by several processes at a time and put together by a last call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semievol.adapter_directory import write_durably
+from semievol.commands.engine import check_evolvable, open_generator, trainer_of
+from semievol.commands.files import true_answers
+from semievol.comparison.rows import ComparedMethod, all_methods, pick, with_candidates, with_theta
+from semievol.comparison.rows_run import SharedTrainer, World, drawn, drawn_examples, run_method, with_ratio
+from semievol.comparison.table import as_csv, correct_answers, markdown, table
+from semievol.config.method import MethodConfig
+from semievol.errors import ConfigError, DataError
+from semievol.examples.data import read_examples, read_queries
+from semievol.recipe import Watcher
+from semievol.tasks.equality import AnswerEquality
+from semievol.tasks.task import Task
+from semievol.types import Example, Query
+
+if TYPE_CHECKING:
+    from semievol.protocols import Embedder, Generator
+
+SWEEPS = ("n", "theta", "ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class CompareFiles:
+    """Files of `semievol compare`. `answers`: true answers of the queries, for the bound and for precision."""
+
+    examples: Path
+    queries: Path
+    test: Path
+    out: Path
+    answers: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOptions:
+    """How much is compared.
+
+    seeds: each draws examples, order and samples anew. rounds: evolve rounds. neighbours: shown at inference, 0: closed
+    book only. rows: None: all that can run. per_answer, max_queries, max_test: cut the data (None: whole).
+    models: further models as rows of their own, by title. sweeps: values of n, theta and ratio for SemiEvol.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    rounds: int = 3
+    neighbours: int = 3
+    rows: tuple[str, ...] | None = None
+    per_answer: int | None = None
+    max_queries: int | None = None
+    max_test: int | None = None
+    models: Mapping[str, str] | None = None
+    sweeps: Mapping[str, tuple[float, ...]] | None = None
+
+
+def parsed_options(
+    *, seeds: str, rows: str | None, models: Sequence[str], sweeps: Sequence[str], **others: Any
+) -> CompareOptions:
+    """Options as they are written on a command line.
+
+    Raises:
+        ConfigError: names the option and the fix.
+    """
+    numbers = _numbers("--seeds", seeds)
+    whole = tuple(int(value) for value in numbers)
+    if any(value != int(value) for value in numbers):
+        raise ConfigError(f"--seeds: {seeds} has one that is not whole")
+    if len(set(whole)) != len(whole):
+        raise ConfigError(f"--seeds: {seeds} has one of them twice")
+    titled = {}
+    for each in models:
+        title, equals, path = each.partition("=")
+        if not equals or not title or not path:
+            raise ConfigError(f"--model: {each!r} is not TITLE=NAME")
+        titled[title] = path
+    values: dict[str, tuple[float, ...]] = {}
+    for each in sweeps:
+        parameter, _, text = each.partition("=")
+        if parameter not in SWEEPS:
+            raise ConfigError(f"--sweep: {each!r} is not one of {', '.join(SWEEPS)}, followed by = and values")
+        values[parameter] = tuple(_numbers(f"--sweep {parameter}", text))
+    wanted = None if rows is None else tuple(name.strip() for name in rows.split(",") if name.strip())
+    return CompareOptions(seeds=whole, rows=wanted, models=titled, sweeps=values, **others)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option}: {text!r} is not a list of numbers like 1,2,4") from None
+    if not all(value >= 0 for value in found):
+        raise ConfigError(f"{option}: {text!r} has a number below 0")
+    return found
+
+
+async def run_compare(
+    config: MethodConfig, files: CompareFiles, options: CompareOptions, watcher: Watcher
+) -> dict[str, Any]:
+    """Run what is not finished yet and summarise.
+
+    Raises:
+        ConfigError: an option does not fit the data or the settings.
+        DataError: a file is unusable.
+    """
+    from semievol.examples.embedding import RememberedVectors, build_embedder
+
+    data = _read(config, files, options)
+    methods = _methods(config, options, data)
+    swept = _sweep_settings(config, options)
+    if any(method.trained_on != "nothing" for method in methods) or swept:
+        check_evolvable(config)
+    embedder = RememberedVectors(build_embedder(config.embedding))  # one for all seeds
+    results: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
+    points: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        seeded = config.model_copy(update={"seed": seed})
+        async with open_generator(seeded) as generator:
+            world = _world(seeded, files.out, options, data, generator, embedder, watcher)
+            for method in methods:
+                own = replace(method, config=method.config.model_copy(update={"seed": seed}))
+                results[method.name].append(await run_method(own, world))
+            points += await _swept(seed, swept, world)
+        for title, model in (options.models or {}).items():
+            other = _with_model(seeded, model)
+            async with open_generator(other, labels=False) as generator:
+                world = _world(other, files.out, options, data, generator, embedder, watcher)
+                asked = ComparedMethod(f"model-{title}", title, other, "nothing")
+                results.setdefault(asked.name, []).append(await run_method(asked, world))
+    titles = {method.name: method.title for method in methods}
+    titles |= {f"model-{title}": title for title in options.models or {}}
+    summary: dict[str, Any] = {
+        "examples": len(drawn_examples(data.examples, options.per_answer, options.seeds[0])),
+        "queries": len(data.queries),
+        "tested": len(data.tested),
+        "seeds": list(options.seeds),
+        "rounds": options.rounds,
+        "neighbours": options.neighbours,
+        "rows": table(results, titles, options.seeds, files.out),
+    }
+    write_durably(files.out / "compare.json", json.dumps(summary, indent=1) + "\n")
+    write_durably(files.out / "compare.csv", as_csv(summary["rows"]))
+    write_durably(files.out / "compare.md", markdown(summary))
+    if points:
+        write_durably(files.out / "sweep.json", json.dumps(_averaged(points, len(options.seeds)), indent=1) + "\n")
+    return summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What the files hold, queries and test questions cut to what was asked for; every seed sees the same."""
+
+    task: Task
+    examples: Sequence[Example]
+    queries: Sequence[Query]
+    tested: Sequence[Example]
+    truth: Mapping[str, Example]
+
+
+def _read(config: MethodConfig, files: CompareFiles, options: CompareOptions) -> _Data:
+    task = Task(config.task)
+    examples = read_examples(files.examples, task)
+    queries, tested = read_queries(files.queries, task), read_examples(files.test, task)
+    # By their ids alone: every seed and every row of the table sees the same.
+    queries = drawn(queries, options.max_queries or len(queries), 0, "cut")
+    tested = drawn(tested, options.max_test or len(tested), 0, "cut")
+    truth = true_answers(files.answers, queries, task) if files.answers else {}
+    data = _Data(task, examples, queries, tested, truth)
+    _check(files, data)
+    return data
+
+
+def _check(files: CompareFiles, data: _Data) -> None:
+    """What would otherwise be noticed after hours of training."""
+    try:
+        import scipy  # noqa: F401
+    except ImportError:
+        raise ConfigError("semievol compare: needs scipy and bm25s; pip install 'semievol[compare]'") from None
+    for path, rows in ((files.examples, data.examples), (files.queries, data.queries), (files.test, data.tested)):
+        if not rows:
+            raise DataError(f"{path}: is empty; give at least one row")
+    asked = {example.id for example in data.tested}
+    for path, ids in (
+        (files.examples, {example.id for example in data.examples}),
+        (files.queries, {query.id for query in data.queries}),
+    ):
+        if shared := sorted(asked & ids):
+            raise DataError(
+                f"{files.test}: field 'id': {shared[0]!r} is also in {path}; what is tested on must not be trained on "
+                f"({len(shared)} such ids)"
+            )
+
+
+def _methods(config: MethodConfig, options: CompareOptions, data: _Data) -> list[ComparedMethod]:
+    """The rows that were asked for; those that lack what they need are left out, or refused where they were named."""
+    lacks: dict[str, str] = {}
+    missing = sum(query.id not in data.truth for query in data.queries)
+    if missing:
+        lacks["fully_labelled"] = f"needs --answers with the truth of every query; {missing} have none"
+    methods = all_methods(config)
+    if not options.neighbours:
+        lacks |= {method.name: "needs --neighbours above 0" for method in methods if not method.closed_book}
+    for name in options.rows or ():
+        if name in lacks:
+            raise ConfigError(f"--rows {name}: {lacks[name]}")
+    return [method for method in pick(methods, options.rows) if method.name not in lacks]
+
+
+def _with_model(config: MethodConfig, model: str) -> MethodConfig:
+    """The settings with another model that answers: an entry of `models`, or a model of this process.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if model in config.models:
+        return config.model_copy(update={"generation": config.models[model]})
+    if config.generation.kind != "local":
+        raise ConfigError(
+            f"--model {model}: generation.kind {config.generation.kind} answers with its own model; name an entry of "
+            "`models`"
+        )
+    own = {"name": model, "revision": None, "chat_template": None}
+    return config.model_copy(update={"model": config.model.model_copy(update=own)})
+
+
+def _world(
+    config: MethodConfig,
+    out: Path,
+    options: CompareOptions,
+    data: _Data,
+    generator: Generator,
+    embedder: Embedder,
+    watcher: Watcher,
+) -> World:
+    from semievol.engines.remembered import RememberedAnswers
+    from semievol.examples.index import QdrantExampleIndex
+    from semievol.examples.lexical import Bm25ExampleIndex
+
+    labelled = drawn_examples(data.examples, options.per_answer, config.seed)
+    dense = QdrantExampleIndex(embedder, "examples")
+    dense.upsert(labelled)
+    directory = out / f"seed-{config.seed}"
+    return World(
+        task=data.task,
+        generator=RememberedAnswers(generator),
+        trainer=SharedTrainer(trainer_of(config), directory / "trainings"),
+        dense=dense,
+        bm25=Bm25ExampleIndex(labelled) if options.neighbours and _wants_bm25(options) else None,
+        embedder=embedder,
+        equality=AnswerEquality(data.task, embedder if data.task.embeds else None),
+        examples=labelled,
+        queries=tuple(data.queries),
+        truth=data.truth,
+        tested=tuple(data.tested),
+        rounds=options.rounds,
+        neighbours=options.neighbours,
+        directory=directory,
+        watcher=lambda step, total: watcher(f"seed {config.seed}: {step}", total),
+    )
+
+
+def _wants_bm25(options: CompareOptions) -> bool:
+    return options.rows is None or "rag_bm25" in options.rows
+
+
+@dataclass(frozen=True, slots=True)
+class _SweepPoint:
+    """SemiEvol with one number changed. `ratio` None: all queries."""
+
+    parameter: str
+    value: float
+    config: MethodConfig
+    ratio: float | None = None
+
+
+def _sweep_settings(config: MethodConfig, options: CompareOptions) -> list[_SweepPoint]:
+    """What is swept, checked before anything runs."""
+    points = []
+    for parameter, values in (options.sweeps or {}).items():
+        for value in values:
+            if parameter == "n":
+                if value != int(value):
+                    raise ConfigError(f"--sweep n={value:g}: needs whole numbers from 1")
+                points.append(_SweepPoint(parameter, value, with_candidates(config, int(value))))
+            elif parameter == "theta":
+                points.append(_SweepPoint(parameter, value, with_theta(config, value)))
+            else:
+                points.append(_SweepPoint(parameter, value, config, value))
+    return points
+
+
+async def _swept(seed: int, points: Sequence[_SweepPoint], world: World) -> list[dict[str, Any]]:
+    """SemiEvol over values of n, theta and the ratio of queries to examples; closed book."""
+    results = []
+    for point in points:
+        here = world
+        if point.ratio is not None:
+            here = replace(world, queries=with_ratio(world.queries, len(world.examples), point.ratio, seed))
+        config = point.config.model_copy(update={"seed": seed})
+        title = f"SemiEvol, {point.parameter} = {point.value:g}"
+        method = ComparedMethod(f"{point.parameter}-{point.value:g}", title, config, "rounds", open_book=False)
+        result = await run_method(method, here)
+        correct = list(correct_answers(world.directory, result, "closed_book").values())
+        accuracy = {"correct": sum(correct), "total": len(correct)}
+        results.append({"parameter": point.parameter, "value": point.value, "accuracy": accuracy})
+    return results
+
+
+def _averaged(points: Sequence[Mapping[str, Any]], seeds: int) -> list[dict[str, Any]]:
+    """One point a value, the mean over seeds of one test set, as the report reads them."""
+    sums: dict[tuple[str, float], list[int]] = {}
+    for point in points:
+        counts = sums.setdefault((point["parameter"], point["value"]), [0, 0])
+        counts[0] += point["accuracy"]["correct"]
+        counts[1] += point["accuracy"]["total"]
+    return [
+        {
+            "parameter": parameter,
+            "value": value,
+            # The same questions for every seed: their number is what the interval of the figure is about.
+            "accuracy": {"correct": round(correct / seeds), "total": total // seeds},
+        }
+        for (parameter, value), (correct, total) in sums.items()
+    ]

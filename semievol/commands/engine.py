@@ -1,0 +1,157 @@
+"""What answers and what trains in a run on files, as the configuration says.
+
+Owns the choice by `generation`, `models` and `training.kind`, and the ends of what it opened: adapters that were loaded
+into servers are unloaded again. Heavy imports happen inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from semievol.config.generation import GenerationConfig
+from semievol.config.method import Configuration, MethodConfig
+from semievol.errors import ConfigError, TransientError
+from semievol.training.process import train_in_subprocess
+
+if TYPE_CHECKING:
+    from semievol.engines.vllm import FixedServers
+    from semievol.protocols import Generator
+    from semievol.recipe import Trainer
+
+
+@asynccontextmanager
+async def open_generator(config: MethodConfig, *, labels: bool = True) -> AsyncIterator[Generator]:
+    """The engine of `generation`; with `labels` also what labelling.configurations name, their models and adapters.
+
+    Raises:
+        ConfigError: an engine cannot be opened, or an adapter of a configuration is nowhere.
+        AdapterError: an adapter of a configuration cannot be loaded.
+    """
+    async with AsyncExitStack() as stack:
+        main = _open(config, config.generation, "generation", stack)
+        configurations = config.labelling.configurations if labels else ()
+        others = {
+            name: _open(config, config.models[name], f"models.{name}", stack)
+            for name in sorted({each.model for each in configurations if each.model is not None})
+        }
+        names: dict[tuple[str | None, str], str] = {}
+        for place, each in enumerate(configurations):
+            if each.adapter not in (None, "base"):
+                engine = main if each.model is None else others[each.model]
+                names[each.model, str(each.adapter)] = await _load_named(config, engine, each, place)
+        if others or names:
+            from semievol.engines.routed import RoutedGenerator
+
+            yield RoutedGenerator(main, others, names)
+        else:
+            yield main
+
+
+async def _load_named(config: MethodConfig, engine: Generator, configuration: Configuration, place: int) -> str:
+    """Load the adapter that a configuration names; returns its name in the engine."""
+    adapter = str(configuration.adapter)
+    path = await asyncio.to_thread(Path(adapter).resolve)
+    if await asyncio.to_thread(path.is_dir):
+        await engine.load_adapter(path.name, path)
+        return path.name
+    settings = config.generation if configuration.model is None else config.models[configuration.model]
+    if settings.kind == "local":
+        raise ConfigError(f"labelling.configurations[{place}].adapter: {adapter} is no adapter directory; give one")
+    return adapter
+
+
+def _open(config: MethodConfig, settings: GenerationConfig, setting: str, stack: AsyncExitStack) -> Generator:
+    if settings.kind == "vllm":
+        return _open_vllm(settings, stack)
+    if settings.kind == "openai":
+        return _open_openai(config, settings, setting, stack)
+    from semievol.engines.local import LocalGenerator
+
+    model = config.model
+    if settings.model is not None:
+        model = model.model_copy(update={"name": settings.model, "revision": None, "chat_template": None})
+    generator = LocalGenerator(model, threads=settings.threads or config.training.threads, max_batch=settings.max_batch)
+    stack.push_async_callback(generator.close)
+    return generator
+
+
+def _open_vllm(settings: GenerationConfig, stack: AsyncExitStack) -> Generator:
+    from semievol.engines.vllm import FixedServers, VllmGenerator
+    from semievol.engines.vllm_client import ServerAddress, VllmClient
+
+    headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
+    servers = [ServerAddress(urlsplit(url).netloc, url, headers, settings.base_name) for url in settings.replicas]
+    client = VllmClient()
+    pool = FixedServers(client, servers)
+    generator = VllmGenerator(client, pool, concurrency=settings.concurrency, timeout_s=settings.timeout_s)
+    stack.push_async_callback(generator.close)
+    stack.push_async_callback(_unload_all, pool)
+    return generator
+
+
+async def _unload_all(pool: FixedServers) -> None:
+    with suppress(TransientError):  # a server that is gone has nothing loaded
+        await pool.unload_all()
+
+
+def _open_openai(config: MethodConfig, settings: GenerationConfig, setting: str, stack: AsyncExitStack) -> Generator:
+    from semievol.engines.openai import OpenAIGenerator
+    from semievol.engines.openai_client import OpenAIClient
+
+    client = OpenAIClient(
+        str(settings.base_url), settings.api_key, key_setting=f"{setting}.api_key", connections=settings.concurrency
+    )
+    generator = OpenAIGenerator(
+        client,
+        settings.model or config.model.name,
+        setting=setting,
+        concurrency=settings.concurrency,
+        timeout_s=settings.timeout_s,
+        samples_in_one_request=settings.samples_in_one_request,
+    )
+    stack.push_async_callback(generator.close)
+    return generator
+
+
+def trainer_of(config: MethodConfig) -> Trainer:
+    """What trains, by `training.kind`.
+
+    Raises:
+        ConfigError: a fine-tuning API without an address.
+    """
+    if config.training.kind == "local":
+        return train_in_subprocess
+    from semievol.training.fine_tuning import FineTuningTrainer
+
+    settings = config.training.openai_api
+    base_url, api_key, key_setting = settings.base_url, settings.api_key, "training.openai_api.api_key"
+    if base_url is None or base_url == config.generation.base_url:
+        base_url = config.generation.base_url
+        if api_key is None:
+            api_key, key_setting = config.generation.api_key, "generation.api_key"
+    if base_url is None:
+        raise ConfigError("training.openai_api.base_url: missing; give the API up to and including /v1")
+    return FineTuningTrainer(base_url, api_key, settings.model or config.model.name, settings, key_setting=key_setting)
+
+
+def check_evolvable(config: MethodConfig) -> None:
+    """Whether what is trained can be answered with.
+
+    Raises:
+        ConfigError: the trainer makes adapters that the engine cannot load.
+    """
+    if config.generation.kind == "openai" and config.training.kind == "local":
+        raise ConfigError(
+            "training.kind: local makes LoRA adapters, which an endpoint of generation.kind openai cannot load; set "
+            "training.kind: openai_api, or generation.kind: vllm or local"
+        )
+    if config.training.kind == "openai_api" and config.generation.kind != "openai":
+        raise ConfigError(
+            "generation.kind: a model of training.kind openai_api answers at its endpoint alone; set kind: openai and "
+            "base_url"
+        )

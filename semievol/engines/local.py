@@ -1,0 +1,408 @@
+"""A Generator in this process: a base model and its adapters behind one worker thread.
+
+Owns the queue between asyncio callers and the thread that owns the model, and which requests share a batch. Owns not
+the decode loop (decoding) nor the adapters' modules (resident_adapters).
+Invariant: only the worker thread touches the model; a batch is answered by one adapter from its first to its last
+token; a request that fails, fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semievol.config.method import ModelConfig
+from semievol.engines.language_model import Prompts, load_model, load_prompts
+from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
+from semievol.protocols import Generator
+from semievol.types import Completion, GenerationRequest, Message
+
+if TYPE_CHECKING:
+    from semievol.engines.resident_adapters import ResidentAdapters
+
+logger = logging.getLogger(__name__)
+
+# A batch is cut from a window of the queue this many batches long, so that its prompts are about equally long.
+_WINDOW_BATCHES = 4
+# Samples of one prompt share its prefill but not its cache: these bound the memory of a batch.
+_ROWS_PER_PROMPT = 8
+_BATCH_TOKENS = 65_536
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A queued request and the future that waits for it."""
+
+    request: GenerationRequest
+    answer: _Answer
+    arrival: int = 0
+    tokens: list[int] = field(default_factory=list)
+
+
+class _Answer:
+    """A future of the caller's event loop that the worker thread may settle, also after the caller has gone."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+
+    @property
+    def abandoned(self) -> bool:
+        return self.future.done()
+
+    def settle(self, result: Any) -> None:
+        """Resolve with a result, or fail with an exception."""
+        try:
+            self._loop.call_soon_threadsafe(self._settle, result)
+        except RuntimeError:
+            logger.debug("an answer came after its event loop was closed")
+
+    def _settle(self, result: Any) -> None:
+        if self.future.done():
+            return
+        if isinstance(result, BaseException):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
+
+
+class _Queue:
+    """Hands work to the worker thread: commands first, then interactive requests, then the rest, oldest first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._commands: deque[tuple[Callable[[], Any], _Answer]] = deque()
+        self._jobs: list[_Job] = []
+        self._arrivals = itertools.count()
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def put(self, jobs: Sequence[_Job]) -> None:
+        with self._changed:
+            self._check_open()
+            for job in jobs:
+                job.arrival = next(self._arrivals)
+            self._jobs.extend(jobs)
+            self._changed.notify()
+
+    def put_command(self, command: Callable[[], Any], answer: _Answer) -> None:
+        with self._changed:
+            self._check_open()
+            self._commands.append((command, answer))
+            self._changed.notify()
+
+    def take(self, limit: int) -> tuple[Callable[[], Any], _Answer] | list[_Job] | None:
+        """Wait for a command, or for the request whose turn it is and up to `limit` of its adapter. None: closed."""
+        with self._changed:
+            while not self._closed:
+                if self._commands:
+                    return self._commands.popleft()
+                self._jobs = [job for job in self._jobs if not job.answer.abandoned]
+                if self._jobs:
+                    self._jobs.sort(key=lambda job: (not job.request.interactive, job.arrival))
+                    adapter = self._jobs[0].request.adapter
+                    taken = [job for job in self._jobs if job.request.adapter == adapter][:limit]
+                    self._jobs = [job for job in self._jobs if job not in taken]
+                    return taken
+                self._changed.wait()
+            return None
+
+    def put_back(self, jobs: Sequence[_Job]) -> None:
+        """Return requests that were taken but not answered; they keep their turn."""
+        with self._changed:
+            self._jobs.extend(jobs)
+
+    def close(self) -> list[_Answer]:
+        """Refuse all further work; returns the answers that nobody will give."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            unanswered = [*(answer for _, answer in self._commands), *(job.answer for job in self._jobs)]
+            self._commands.clear()
+            self._jobs.clear()
+            return unanswered
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TransientError("the generator is closed")
+
+
+class LocalGenerator(Generator):
+    """Answers prompts with a transformers model in this process; see the module's docstring.
+
+    The model is loaded on first use, or by `start`. `count_tokens` needs the tokenizer alone.
+    """
+
+    def __init__(self, config: ModelConfig, *, threads: int | None = None, max_batch: int = 32) -> None:
+        """Keep the settings; nothing is loaded yet.
+
+        Args:
+            config: the base model.
+            threads: CPU threads of the model. None: as torch has it, all cores.
+            max_batch: different prompts per forward pass.
+        """
+        self._config = config
+        self._threads = threads
+        self._max_batch = max_batch
+        self._queue = _Queue()
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+        self._prompts_lock = threading.Lock()
+        self._prompts: Prompts | None = None
+        self._model: Any = None
+        self._adapters: ResidentAdapters | None = None
+        self._names: frozenset[str] = frozenset()
+
+    async def start(self) -> None:
+        """Load the model now.
+
+        Raises:
+            ConfigError: the model cannot be loaded.
+        """
+        await self._command(self._ensure_model)
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+        if any(request.choices is not None for request in requests):
+            raise ConfigError("labelling.structured: the generator in this process cannot hold to a set; turn it off")
+        for adapter in {request.adapter for request in requests}:
+            if adapter is not None and adapter not in self._names:
+                raise AdapterError(f"adapter {adapter} is not loaded")
+        jobs = [_Job(request, _Answer()) for request in requests]
+        self._ensure_thread()
+        self._queue.put(jobs)
+        results = await asyncio.gather(*(job.answer.future for job in jobs), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            raise failures[0]
+        return [result for result in results if not isinstance(result, BaseException)]
+
+    async def score(
+        self, messages: Sequence[Message], completion_ids: Sequence[int], adapter: str | None
+    ) -> tuple[float, ...]:
+        """Log-probabilities at temperature 1 of given completion tokens, by teacher forcing.
+
+        Raises:
+            AdapterError: the adapter is not loaded.
+            DataError: prompt and completion are longer than the model's positions.
+        """
+
+        def run() -> tuple[float, ...]:
+            from semievol.engines import decoding
+
+            model, prompts = self._ensure_model(), self._ensure_prompts()
+            self._activate(adapter)
+            tokens = prompts.prompt_tokens(messages)
+            prompts.check_length(len(tokens), len(completion_ids))
+            return tuple(decoding.score(model, tokens, completion_ids))
+
+        result: tuple[float, ...] = await self._command(run)
+        return result
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt, template included."""
+        return len(self._ensure_prompts().prompt_tokens(messages))
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        def run() -> None:
+            from semievol.engines.resident_adapters import ResidentAdapters
+
+            if self._adapters is None:
+                self._adapters = ResidentAdapters(self._ensure_model())
+            self._adapters.load(name, path)
+            self._names = self._adapters.names()
+
+        await self._command(run)
+
+    async def unload_adapter(self, name: str) -> None:
+        def run() -> None:
+            if self._adapters is not None:
+                self._adapters.unload(name)
+                self._names = self._adapters.names()
+
+        if self._adapters is not None:
+            await self._command(run)
+
+    async def loaded_adapters(self) -> frozenset[str]:
+        return self._names
+
+    async def close(self) -> None:
+        """Stop after the running token; unanswered requests fail with TransientError."""
+        for answer in self._queue.close():
+            answer.settle(TransientError("the generator was closed before it answered"))
+        thread = self._thread
+        if thread is not None:
+            await asyncio.to_thread(thread.join)
+        self._model = self._adapters = None
+        self._names = frozenset()
+
+    async def _command(self, command: Callable[[], Any]) -> Any:
+        """Run a function on the worker thread, before queued requests."""
+        answer = _Answer()
+        self._ensure_thread()
+        self._queue.put_command(command, answer)
+        return await answer.future
+
+    # --- any thread -------------------------------------------------------------------------------------------
+
+    def _ensure_thread(self) -> None:
+        with self._start_lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="local-generator", daemon=True)
+                self._thread.start()
+
+    def _ensure_prompts(self) -> Prompts:
+        with self._prompts_lock:
+            if self._prompts is None:
+                self._prompts = load_prompts(self._config)
+            return self._prompts
+
+    # --- the worker thread alone ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (work := self._queue.take(self._max_batch * _WINDOW_BATCHES)) is not None:
+            if isinstance(work, tuple):
+                command, answer = work
+                try:
+                    answer.settle(command())
+                except Exception as error:
+                    answer.settle(error)
+            else:
+                self._answer(work)
+        for answer in self._queue.close():  # put back while the queue was being closed
+            answer.settle(TransientError("the generator was closed before it answered"))
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        """Answer a batch cut from `jobs`; the others go back to the queue."""
+        batch: list[_Job] = []
+        try:
+            self._ensure_model()
+            jobs = self._tokenized(jobs)
+            batch = self._cut(jobs)
+            self._queue.put_back([job for job in jobs if job not in batch])
+            if batch:
+                self._activate(batch[0].request.adapter)
+                for job, completions in zip(batch, self._decode(batch), strict=True):
+                    job.answer.settle(completions)
+        except Exception as error:
+            for job in batch or jobs:
+                job.answer.settle(_translate(error))
+
+    def _ensure_model(self) -> Any:
+        if self._model is None:
+            import torch
+
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)
+            self._ensure_prompts()
+            self._model = load_model(self._config)
+        return self._model
+
+    def _activate(self, adapter: str | None) -> None:
+        if self._adapters is not None:
+            self._adapters.activate(adapter)
+        elif adapter is not None:
+            raise AdapterError(f"adapter {adapter} is not loaded")
+
+    def _tokenized(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """The jobs whose prompts fit; the others are refused."""
+        prompts, fitting = self._ensure_prompts(), []
+        for job in jobs:
+            try:
+                job.tokens = job.tokens or prompts.prompt_tokens(job.request.messages)
+                prompts.check_length(len(job.tokens), job.request.max_tokens)
+                fitting.append(job)
+            except DataError as error:
+                job.answer.settle(error)
+        return fitting
+
+    def _cut(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """The batch that holds the first job, all interactive ones before others, and prompts near in length."""
+        if not jobs:
+            return []
+        urgent = [job for job in jobs if job.request.interactive]
+        pool = sorted(urgent or jobs, key=lambda job: (len(job.tokens), job.tokens))
+        low = high = pool.index(jobs[0])
+        different, rows, longest = {tuple(jobs[0].tokens)}, jobs[0].request.samples, _longest(jobs[0])
+        while high - low + 1 < len(pool):
+            shorter = pool[low - 1] if low else None
+            longer = pool[high + 1] if high + 1 < len(pool) else None
+            nearest = min(
+                (job for job in (shorter, longer) if job is not None),
+                key=lambda job: abs(len(job.tokens) - len(jobs[0].tokens)),
+            )
+            different.add(tuple(nearest.tokens))
+            rows += nearest.request.samples
+            longest = max(longest, _longest(nearest))
+            if len(different) > self._max_batch or rows > self._max_batch * _ROWS_PER_PROMPT:
+                break
+            if rows * longest > _BATCH_TOKENS:
+                break
+            low, high = (low - 1, high) if nearest is shorter else (low, high + 1)
+        return pool[low : high + 1]
+
+    def _decode(self, batch: Sequence[_Job]) -> list[list[Completion]]:
+        from semievol.engines import decoding
+
+        prompts = self._ensure_prompts()
+        places: dict[tuple[int, ...], int] = {}
+        rows = [
+            decoding.Row(
+                places.setdefault(tuple(job.tokens), len(places)),
+                sample,
+                job.request.seed,
+                job.request.temperature,
+                job.request.max_tokens,
+            )
+            for job in batch
+            for sample in range(job.request.samples)
+        ]
+        decoded = iter(
+            decoding.decode(
+                self._model,
+                list(places),
+                rows,
+                end_tokens=prompts.end_tokens,
+                padding=prompts.padding,
+                unwanted=lambda: self._queue.closed or all(job.answer.abandoned for job in batch),
+            )
+        )
+        if self._queue.closed:
+            raise TransientError("the generator was closed before it answered")
+        return [
+            [
+                Completion(
+                    text=prompts.text(row.token_ids),
+                    token_ids=tuple(row.token_ids),
+                    logprobs=tuple(row.logprobs),
+                    finish_reason="stop" if row.stopped else "length",
+                    adapter=job.request.adapter,
+                    prompt_tokens=len(job.tokens),
+                )
+                for row in itertools.islice(decoded, job.request.samples)
+            ]
+            for job in batch
+        ]
+
+
+def _longest(job: _Job) -> int:
+    """Places in the cache that a row of this request may fill."""
+    return len(job.tokens) + job.request.max_tokens
+
+
+def _translate(error: Exception) -> Exception:
+    if isinstance(error, SemiEvolError):
+        return error
+    if type(error).__name__ == "OutOfMemoryError":
+        return TransientError(f"the model ran out of memory: {error}")
+    logger.error("generation failed", exc_info=error)
+    return error

@@ -1,0 +1,193 @@
+"""A Generator on any OpenAI-compatible chat endpoint; an adapter is a fine-tuned model that the endpoint knows by name.
+
+Owns the wire format of chat completions as OpenAI documents it, and what an endpoint must be able to do. Owns no
+retries (openai_client). Invariant: a completion with text has log-probabilities, or the call fails: entropy and
+selection would be blind without them. One without text (refused, filtered) has no tokens and is never selected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from semievol import adapter_directory
+from semievol.engines.openai_client import OpenAIClient, RefusedError
+from semievol.errors import AdapterError, ConfigError, DataError
+from semievol.protocols import Generator
+from semievol.types import Completion, GenerationRequest
+
+# Endpoints keep seeds in 32 bits, or in 64.
+_SEEDS = 1 << 31
+UNKNOWN_TOKEN = -1
+"""The id of a token of which the endpoint tells the text alone."""
+_NEWER_LIMIT = "max_completion_tokens"
+_TOO_LONG = ("context_length_exceeded", "maximum context length", "context window")
+_SAMPLING = ("temperature", "top_p", "seed", "n")
+
+
+class OpenAIGenerator(Generator):
+    """Answers prompts with one endpoint."""
+
+    def __init__(
+        self,
+        client: OpenAIClient,
+        model: str,
+        *,
+        setting: str = "generation",
+        concurrency: int = 32,
+        timeout_s: float = 120.0,
+        samples_in_one_request: bool = True,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            client: speaks to the endpoint; closed with this generator.
+            model: answers where no adapter is asked for.
+            setting: the section that errors name.
+            concurrency: requests at a time.
+            timeout_s: what a request gets for all its attempts together.
+            samples_in_one_request: ask for several samples by `n`; off: one request a sample.
+        """
+        self._client = client
+        self._model = model
+        self._setting = setting
+        self._slots = asyncio.Semaphore(concurrency)
+        self._timeout_s = timeout_s
+        self._together = samples_in_one_request
+        self._models: dict[str, str] = {}
+        self._limit = "max_tokens"
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+        """See Generator; an adapter that was not loaded is asked for under its own name."""
+        if any(request.choices is not None for request in requests):
+            raise ConfigError("labelling.structured: an endpoint of kind openai cannot hold to a set; turn it off")
+        parts = [part for request in requests for part in self._parts(request)]
+        tasks = [asyncio.create_task(self._answer(part)) for part in parts]
+        try:
+            answers = iter(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        return [[completion for _ in self._parts(request) for completion in next(answers)] for request in requests]
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        adapter_directory.check_name(name)
+        self._models[name] = await asyncio.to_thread(adapter_directory.hosted_model, path)
+
+    async def unload_adapter(self, name: str) -> None:
+        self._models.pop(name, None)
+
+    async def loaded_adapters(self) -> frozenset[str]:
+        return frozenset(self._models)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _parts(self, request: GenerationRequest) -> list[GenerationRequest]:
+        """The requests that are sent for one: itself, or one a sample."""
+        if self._together or request.samples == 1:
+            return [request]
+        return [replace(request, samples=1, seed=request.seed + place) for place in range(request.samples)]
+
+    def _name(self, adapter: str | None) -> str:
+        return self._model if adapter is None else self._models.get(adapter, adapter)
+
+    async def _answer(self, request: GenerationRequest) -> list[Completion]:
+        async with self._slots:
+            while True:
+                limit = self._limit
+                try:
+                    body = await self._client.call(
+                        "POST",
+                        "/chat/completions",
+                        json=self._body(request, limit),
+                        patience_s=self._timeout_s,
+                        timeout_s=self._timeout_s,
+                    )
+                except RefusedError as refused:
+                    # Newer models take the newer name of the limit alone, older endpoints only the older one.
+                    if limit == _NEWER_LIMIT or _NEWER_LIMIT not in refused.message:
+                        raise self._translated(request, refused) from refused
+                    self._limit = _NEWER_LIMIT
+                else:
+                    return self._completions(body, request)
+
+    def _body(self, request: GenerationRequest, limit: str) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._name(request.adapter),
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "temperature": request.temperature,
+            "top_p": 1.0,
+            "seed": request.seed % _SEEDS,
+            "logprobs": True,
+            limit: request.max_tokens,
+        }
+        if request.samples > 1:
+            body["n"] = request.samples
+        return body
+
+    def _translated(self, request: GenerationRequest, refused: RefusedError) -> Exception:
+        """A refusal by what it says about the settings, the model or the prompt."""
+        model, api = self._name(request.adapter), self._client.base_url
+        if refused.status == 404:
+            if request.adapter is not None:
+                return AdapterError(f"adapter {request.adapter}: {api} does not know {model} ({refused.message})")
+            return ConfigError(f"{self._setting}.model: {api} does not know {model} ({refused.message}); name another")
+        if refused.code in _TOO_LONG or any(sign in refused.message for sign in _TOO_LONG):
+            return DataError(f"the prompt is too long for {model} at {api}: {refused.message}")
+        if refused.param == "logprobs" or "logprobs" in refused.message:
+            return self._without_logprobs(model, refused.message)
+        if refused.param == "n":
+            return self._without_n(refused.message)
+        if refused.param in _SAMPLING or refused.status == 429:
+            return ConfigError(f"{self._setting}.model: {model} at {api} cannot answer as asked: {refused.message}")
+        return DataError(f"{api} refuses the prompt: {refused.message}")
+
+    def _without_logprobs(self, model: str, why: str) -> ConfigError:
+        return ConfigError(
+            f"{self._setting}.model: {model} at {self._client.base_url} gives no log-probabilities ({why}), and "
+            "entropy and selection need them; name a model that gives logprobs"
+        )
+
+    def _without_n(self, why: str) -> ConfigError:
+        return ConfigError(
+            f"{self._setting}.samples_in_one_request: {self._client.base_url} does not give several answers to one "
+            f"request ({why}); set it to false"
+        )
+
+    def _completions(self, body: Any, request: GenerationRequest) -> list[Completion]:
+        try:
+            choices = body["choices"]
+            if len(choices) != request.samples:
+                raise self._without_n(f"{len(choices)} of {request.samples}")
+            prompt_tokens = int((body.get("usage") or {}).get("prompt_tokens") or 0)
+            return [
+                self._completion(choice, request, prompt_tokens)
+                for choice in sorted(choices, key=lambda choice: choice.get("index", 0))
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"{self._setting}.base_url: {self._client.base_url} does not answer as OpenAI's chat completions do "
+                f"({error!r})"
+            ) from error
+
+    def _completion(self, choice: Mapping[str, Any], request: GenerationRequest, prompt_tokens: int) -> Completion:
+        text = choice["message"].get("content") or ""
+        tokens = (choice.get("logprobs") or {}).get("content") or ()
+        if text and not tokens:
+            raise self._without_logprobs(self._name(request.adapter), "its answer has none")
+        # What a content filter cut is no whole answer either.
+        finish: Literal["stop", "length"] = "stop" if choice.get("finish_reason") in ("stop", None) else "length"
+        return Completion(
+            text=text,
+            token_ids=(UNKNOWN_TOKEN,) * len(tokens),
+            logprobs=tuple(float(token["logprob"]) for token in tokens),
+            finish_reason=finish,
+            adapter=request.adapter,
+            prompt_tokens=prompt_tokens,
+        )

@@ -1,0 +1,417 @@
+"""Records in and out: examples and queries as JSON objects, and the files that hold them.
+
+Owns the JSON form of a query (files, stream and store use the same) and the reading of .jsonl, .csv and .parquet.
+Knows nothing of topics or tables. Invariant: a record is read whole and valid, or refused by a DataError
+that names file, line and field; nothing is skipped silently.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from semievol.errors import ConfigError, DataError
+from semievol.tasks.task import Task
+from semievol.types import CandidateAnswer, Example, Message, PseudoLabel, Query, Role
+
+MAX_ID_CHARS = 512
+# The fields of a record that mean something; every other field is kept in the query's metadata.
+_QUERY_FIELDS = {"id", "question", "messages", "options", "category", "metadata"}
+KNOWN_FIELDS = frozenset(_QUERY_FIELDS | {"schema_version", "timestamp", "answer", "answers", "source"})
+_ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+Row = Mapping[str, Any]
+Record = TypeVar("Record")
+
+# --- one record -----------------------------------------------------------------------------------------------------
+
+
+def query_from_json(row: Row) -> Query:
+    """Build a query from `{"id", "question" | "messages", "options"?, "category"?, "metadata"?}`.
+
+    Raises:
+        DataError: naming the field.
+    """
+    messages = _messages(row.get("messages"))
+    question = row.get("question")
+    if question is None and messages:
+        question = next((message.content for message in reversed(messages) if message.role == "user"), None)
+    if question is None:
+        raise DataError("field 'question': missing (or give 'messages' with a user turn)")
+    metadata = row.get("metadata")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise DataError(f"field 'metadata': expected an object, found {_kind(metadata)}")
+    unknown = {key: value for key, value in row.items() if key not in KNOWN_FIELDS}
+    return Query(
+        id=record_id(row.get("id")),
+        question=_text(question, "question"),
+        options=_options(row.get("options")),
+        messages=messages,
+        category=None if row.get("category") is None else _text(row["category"], "category"),
+        metadata=_checked_metadata({**unknown, **(metadata or {})}),
+    )
+
+
+def query_to_json(query: Query) -> dict[str, Any]:
+    """The JSON-able form that `query_from_json` reads back to an equal query."""
+    row: dict[str, Any] = {"id": query.id, "question": query.question}
+    if query.options is not None:
+        row["options"] = list(query.options)
+    if query.messages is not None:
+        row["messages"] = [{"role": message.role, "content": message.content} for message in query.messages]
+    if query.category is not None:
+        row["category"] = query.category
+    if query.metadata:
+        row["metadata"] = dict(query.metadata)
+    return row
+
+
+def example_from_json(row: Row, task: Task | None = None) -> Example:
+    """Build an example: a query's fields plus `answer`, and optional `answers` (others are right as well) and `source`.
+
+    With a task, the query is checked and the answers are made canonical.
+
+    Raises:
+        DataError: naming the field.
+    """
+    query = query_from_json(row)
+    if task is not None:
+        task.check_query(query)
+    source = row.get("source")
+    return example_of(query, answers_of(row), task, None if source is None else _text(source, "source"))
+
+
+def example_of(query: Query, answers: Sequence[str], task: Task | None, source: str | None = None) -> Example:
+    """The example whose answer is the first of `answers`, the others being right as well; with a task, canonical.
+
+    Raises:
+        DataError: one of them is no answer to this query.
+    """
+    known = [answer if task is None else task.canonical(answer, query) for answer in answers]
+    return Example(query, known[0], source, tuple(dict.fromkeys(each for each in known if each != known[0])))
+
+
+def example_to_json(example: Example) -> dict[str, Any]:
+    """The JSON-able form that `example_from_json` reads back to an equal example."""
+    row = {**query_to_json(example.query), "answer": example.answer}
+    if example.alternatives:
+        row["answers"] = list(example.alternatives)
+    if example.source is not None:
+        row["source"] = example.source
+    return row
+
+
+def pseudo_label_to_json(label: PseudoLabel) -> dict[str, Any]:
+    """The JSON-able form that `pseudo_label_from_json` reads back; an infinite entropy is null."""
+    return {
+        **query_to_json(label.query),
+        "answer": label.answer,
+        "entropy": _finite(label.entropy),
+        "agreement": label.agreement,
+        "confidence": label.confidence,
+        "justified": label.justified,
+        "adapter": label.adapter,
+        "neighbours": [list(pair) for pair in label.neighbours],
+        "candidates": [{**asdict(each), "entropy": _finite(each.entropy)} for each in label.candidates],
+        "prompt_tokens": label.prompt_tokens,
+        "generated_tokens": label.generated_tokens,
+        **({} if label.consensus is None else {"consensus": label.consensus}),
+    }
+
+
+def pseudo_label_from_json(row: Row) -> PseudoLabel:
+    """Build a pseudo-label; fields that are neither its own nor its query's are ignored.
+
+    Raises:
+        DataError: naming what is wrong.
+    """
+    query = query_from_json({key: value for key, value in row.items() if key in _QUERY_FIELDS})
+    try:
+        candidates = [{**each, "entropy": _measured(each["entropy"])} for each in row["candidates"]]
+        return PseudoLabel(
+            query=query,
+            answer=None if row["answer"] is None else answer_of(row),
+            entropy=_measured(row["entropy"]),
+            agreement=float(row["agreement"]),
+            confidence=float(row["confidence"]),
+            justified=bool(row["justified"]),
+            adapter=row["adapter"],
+            neighbours=tuple((str(example_id), float(similarity)) for example_id, similarity in row["neighbours"]),
+            candidates=tuple(CandidateAnswer(**each) for each in candidates),
+            prompt_tokens=int(row.get("prompt_tokens", 0)),
+            generated_tokens=int(row.get("generated_tokens", 0)),
+            consensus=None if row.get("consensus") is None else float(row["consensus"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"is not a pseudo-label ({error!r}); write it with `semievol label`") from None
+
+
+def record_id(value: object) -> str:
+    """The id of a record: a non-empty string of at most 512 characters; whole numbers are taken as text."""
+    if value is None:
+        raise DataError("field 'id': missing")
+    text = _text(value, "id").strip()
+    if not text:
+        raise DataError("field 'id': is empty")
+    if len(text) > MAX_ID_CHARS:
+        raise DataError(f"field 'id': has {len(text)} characters, more than {MAX_ID_CHARS}")
+    return text
+
+
+def answer_of(row: Row) -> str:
+    """The raw answer of a labelled row."""
+    if row.get("answer") is None:
+        raise DataError("field 'answer': missing")
+    return _text(_plain(row["answer"]), "answer")
+
+
+def answers_of(row: Row) -> tuple[str, ...]:
+    """The raw answers of a labelled row: `answer`, then those of the list `answers`, which may repeat it."""
+    return (answer_of(row), *(_texts(row.get("answers"), "answers") or ()))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _measured(value: float | None) -> float:
+    return math.inf if value is None else float(value)
+
+
+def _text(value: object, field: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DataError(f"field {field!r}: expected a string, found {_kind(value)}")
+    if "\x00" in value:
+        raise DataError(f"field {field!r}: contains a NUL character; databases refuse it, remove it")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"field {field!r}: contains half of a surrogate pair, which is no valid text") from None
+    return value
+
+
+def _options(value: object) -> tuple[str, ...] | None:
+    """An option that is NaN is the text "None": tables take that word for a missing value (MMLU's have some)."""
+    if isinstance(value, (list, tuple)):
+        value = ["None" if isinstance(each, float) and math.isnan(each) else each for each in value]
+    return _texts(value, "options")
+
+
+def _texts(value: object, field: str) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)):
+        raise DataError(f"field {field!r}: expected a list of strings, found {_kind(value)}")
+    return tuple(_text(_plain(each), field) for each in value)
+
+
+def _plain(value: object) -> object:
+    """Numbers are often answers and options: a decimal one is taken as the text that it is written as."""
+    return repr(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _messages(value: object) -> tuple[Message, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DataError('field \'messages\': expected a non-empty list of {"role", "content"} objects')
+    messages = []
+    for index, item in enumerate(value):
+        role = item.get("role") if isinstance(item, Mapping) else None
+        if role not in _ROLES:
+            raise DataError(f"field 'messages[{index}].role': must be one of {', '.join(_ROLES)}")
+        messages.append(Message(role, _text(item.get("content"), f"messages[{index}].content")))
+    return tuple(messages)
+
+
+def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(metadata, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"field 'metadata': is not valid JSON ({error})") from None
+    return metadata
+
+
+def _kind(value: object) -> str:
+    names = {type(None): "null", bool: "true or false", float: "a decimal number", int: "a number", str: "a string"}
+    names |= {list: "a list", dict: "an object"}
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN (what tables make of an empty cell, or of the word None)"
+    return names.get(type(value), type(value).__name__)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def read_examples(path: Path | str, task: Task) -> list[Example]:
+    """All examples of a file, checked and canonical, in file order.
+
+    Raises:
+        DataError: naming file, line and field of the first fault; ids must be unique.
+    """
+    return _read(Path(path), lambda row: example_from_json(row, task), lambda example: example.id)
+
+
+def read_queries(path: Path | str, task: Task) -> list[Query]:
+    """All queries of a file, checked, in file order; an `answer` field is ignored.
+
+    Raises:
+        DataError: naming file, line and field of the first fault; ids must be unique.
+    """
+
+    def build(row: Row) -> Query:
+        query = query_from_json(row)
+        task.check_query(query)
+        return query
+
+    return _read(Path(path), build, lambda query: query.id)
+
+
+def read_answers(path: Path | str) -> dict[str, tuple[str, ...]]:
+    """The true answers by query id (`{"id", "answer", "answers"?}` rows), as they stand in the file.
+
+    Raises:
+        DataError: naming file, line and field of the first fault; ids must be unique.
+    """
+    return dict(_read(Path(path), lambda row: (record_id(row.get("id")), answers_of(row)), lambda pair: pair[0]))
+
+
+def read_pseudo_labels(path: Path | str) -> list[PseudoLabel]:
+    """All pseudo-labels of a file that `semievol label` or a round wrote.
+
+    Raises:
+        DataError: naming file, line and field of the first fault; ids must be unique.
+    """
+    return _read(Path(path), pseudo_label_from_json, lambda label: label.query.id)
+
+
+def _read(path: Path, build: Callable[[Row], Record], id_of: Callable[[Record], str]) -> list[Record]:
+    readers = {".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: unknown file type {path.suffix!r}; use .jsonl, .csv or .parquet")
+    records: list[Record] = []
+    lines: dict[str, int] = {}
+    try:
+        for line, row in reader(path):
+            try:
+                record = build(row)
+            except DataError as error:
+                raise DataError(f"{path.name}:{line}: {error}") from None
+            identity = id_of(record)
+            if identity in lines:
+                raise DataError(
+                    f"{path.name}:{line}: field 'id': {identity!r} was already used on line {lines[identity]}; "
+                    "ids must be unique"
+                )
+            lines[identity] = line
+            records.append(record)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return records
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as file:
+        for line, raw in enumerate(file, start=1):
+            try:
+                yield line, raw.decode("utf-8-sig" if line == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path.name}:{line}: byte {error.start + 1} is not valid UTF-8; save the file as UTF-8"
+                ) from None
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    for line, text in _text_lines(path):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path.name}:{line}: is not valid JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path.name}:{line}: expected a JSON object, found {_kind(row)}")
+        yield line, row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(text for _, text in _text_lines(path))
+    line = 1
+    try:
+        columns = reader.fieldnames or ()
+        if "id" not in columns:
+            raise DataError(f"{path.name}:1: no column 'id'; found {', '.join(columns) or 'no columns'}")
+        line = reader.line_num + 1
+        for cells in reader:
+            if None in cells:
+                raise DataError(f"{path.name}:{line}: has more cells than the header; quote cells that hold commas")
+            yield line, _csv_row(cells, f"{path.name}:{line}")
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path.name}:{line}: is not valid CSV ({error})") from None
+
+
+def _csv_row(cells: Mapping[str, str | None], where: str) -> Row:
+    """Empty cells are absent fields.
+
+    `options` and `answers` are JSON lists or `|`-separated, `messages` and `metadata` are JSON.
+    """
+    row: dict[str, Any] = {name: cell for name, cell in cells.items() if cell}
+    for name in ("options", "answers", "messages", "metadata"):
+        cell = row.get(name)
+        if cell is None:
+            continue
+        if name in ("options", "answers") and not cell.lstrip().startswith("["):
+            row[name] = [each.strip() for each in cell.split("|")]
+            continue
+        try:
+            row[name] = json.loads(cell)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: field {name!r}: is not valid JSON ({error})") from None
+    return row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ConfigError(
+            f"{path.name}: reading Parquet needs pyarrow; install it with: pip install 'semievol[parquet]'"
+        ) from None
+    try:
+        with path.open("rb") as file:
+            number = 0
+            for batch in parquet.ParquetFile(file).iter_batches():
+                for cells in batch.to_pylist():
+                    number += 1
+                    yield number, _parquet_row(cells)
+    except ArrowException as error:
+        raise DataError(f"{path.name}: is not valid Parquet ({error})") from None
+
+
+def _parquet_row(cells: Mapping[str, Any]) -> Row:
+    """Null and NaN cells are absent fields; dates and the like in unknown columns become text."""
+    row: dict[str, Any] = {}
+    for name, cell in cells.items():
+        if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+            continue
+        known = name in KNOWN_FIELDS or isinstance(cell, (str, int, float, bool, list, dict))
+        row[name] = cell if known else str(cell)
+    return row
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    """Write one JSON object a line, whole or not at all (temporary name, then rename)."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    temporary.replace(path)

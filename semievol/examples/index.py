@@ -1,0 +1,287 @@
+"""The retrievable examples in Qdrant: the one module that knows Qdrant.
+
+Owns the collection, point ids and payloads, for the local mode (one process, guarded by a directory lock) and for a
+server. Does not own the examples: it can be rebuilt from them at any time. A server is asked to search; the local
+mode, whose only writer is this process, is searched in memory (`examples.resident`). Invariants: a point's id is a
+function of the example's id, a point's payload is the whole example, and all vectors come from the embedder whose name
+is kept beside the collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from semievol.errors import ConfigError, TransientError
+from semievol.examples.data import example_from_json, example_to_json
+from semievol.examples.resident import ResidentExamples
+from semievol.protocols import Embedder, Vectors
+from semievol.types import Example, Neighbour
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+_NAMESPACE = uuid.UUID("6f0c8a52-5d0e-5d43-9a61-0a3f4f6f2c11")
+_PAGE = 256
+
+
+def point_id(example_id: str) -> str:
+    """The Qdrant id of an example: the same on every machine, so that upserts are idempotent."""
+    return str(uuid.uuid5(_NAMESPACE, example_id))
+
+
+class QdrantExampleIndex:
+    """An ExampleIndex in Qdrant; all methods may be called from any thread.
+
+    Args:
+        embedder: makes all vectors; with another name or dimension than last time, all examples are embedded anew.
+        collection: name of the index; its collections are `<name>-<hash of the embedder>` and `<name>.about`.
+        path: directory of the local mode; None (and no url): in memory.
+        url: a Qdrant server; then path must be None.
+        api_key: the server's key.
+
+    Raises:
+        ConfigError: another process holds `path`, or the server refuses the key.
+        TransientError: the server does not answer.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        collection: str,
+        path: Path | None = None,
+        url: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        if path is not None and url is not None:
+            raise ConfigError("index: set either path (local mode) or url (server), not both")
+        self._embedder = embedder
+        self._collection = collection
+        identity = f"{embedder.name}\x1f{embedder.dimensions}".encode()
+        self._points = f"{collection}-{hashlib.blake2b(identity, digest_size=4).hexdigest()}"
+        self._about = f"{collection}.about"
+        self._where = url or str(path or "memory")
+        self._lock = threading.Lock()
+        self._client = _open_client(path, url, api_key)
+        self._resident = ResidentExamples(embedder.dimensions) if url is None else None
+        try:
+            with self._lock, _translated(self._where):
+                self._prepare()
+        except BaseException:
+            self._client.close()
+            raise
+
+    # --- ExampleIndex ----------------------------------------------------------------------------------------------
+
+    def upsert(self, examples: Sequence[Example]) -> None:
+        """Add or replace by example id; of several with one id the last wins."""
+        latest = list({example.id: example for example in examples}.values())
+        for start in range(0, len(latest), _PAGE):
+            page = latest[start : start + _PAGE]
+            vectors = self._embedder.embed([example.query.question for example in page])
+            with self._lock, _translated(self._where):
+                self._write(page, vectors)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove by example id; unknown ids are a no-op."""
+        if not ids:
+            return
+        with self._lock, _translated(self._where):
+            # The local mode raises for an unknown point where the server does not.
+            known = ids if self._resident is None else sorted(self._resident.ids().intersection(ids))
+            if known:
+                self._client.delete(self._points, points_selector=[point_id(each) for each in known], wait=True)
+                if self._resident is not None:
+                    self._resident.remove(known)
+
+    def neighbours(self, questions: Sequence[str], k: int) -> list[list[Neighbour]]:
+        """The k nearest examples of each question, nearest first (equals by example id)."""
+        if k < 1 or not questions:
+            return [[] for _ in questions]
+        vectors = self._embedder.embed(questions)
+        if self._resident is not None:
+            with self._lock:
+                table = self._resident.table()
+            return table.nearest(vectors, k)
+        with self._lock, _translated(self._where):
+            answers: list[Any] = self._client.query_batch_points(self._points, requests=_requests(vectors, k))
+        found = [
+            [Neighbour(_decoded(point.payload), max(-1.0, min(1.0, point.score))) for point in answer.points]
+            for answer in answers
+        ]
+        for row in found:
+            row.sort(key=lambda neighbour: (-neighbour.similarity, neighbour.example.id))
+        return found
+
+    def ids(self) -> frozenset[str]:
+        """The ids of all examples that can be retrieved."""
+        with self._lock, _translated(self._where):
+            if self._resident is not None:
+                return self._resident.ids()
+            return frozenset(record.payload["id"] for record in self._scroll(self._points, ["id"]))
+
+    def close(self) -> None:
+        """Release the directory lock or the connection; safe to call twice."""
+        with self._lock:
+            self._client.close()
+
+    # --- Qdrant ----------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Open the collection that this embedder filled, or copy the examples of another one's into a new collection.
+
+        1. Create `<collection>-<hash of the embedder>` and embed into it what the collection in use holds.
+        2. Note it as the one in use: a crash before this changes nothing, after it the copy is complete.
+        3. Delete the one that was in use.
+        """
+        previous = self._noted()
+        if previous != self._points:
+            self._create(self._points, self._embedder.dimensions)
+            kept = [_decoded(record.payload) for record in self._scroll(previous)] if previous else []
+            if kept:
+                self._write(kept, self._embedder.embed([example.query.question for example in kept]))
+            self._note()
+        if self._resident is not None:
+            for record in self._scroll(self._points, with_vectors=True):
+                self._resident.put([_decoded(record.payload)], np.asarray([record.vector], dtype=np.float32))
+        for name in self._obsolete():
+            self._client.delete_collection(name)
+
+    def _noted(self) -> str | None:
+        """The collection in use, by the note; None in a new index."""
+        if not self._client.collection_exists(self._about):
+            return None
+        notes = self._client.retrieve(self._about, ids=[0], with_payload=True)
+        name = str(notes[0].payload["collection"]) if notes and notes[0].payload else None
+        return name if name is not None and self._client.collection_exists(name) else None
+
+    def _note(self) -> None:
+        """Write down, in a collection of one point, which collection is in use and who made its vectors."""
+        from qdrant_client import models
+
+        self._create(self._about, 1)
+        content = {
+            "collection": self._points,
+            "embedder": self._embedder.name,
+            "dimensions": self._embedder.dimensions,
+        }
+        self._client.upsert(self._about, points=[models.PointStruct(id=0, vector=[1.0], payload=content)], wait=True)
+
+    def _obsolete(self) -> list[str]:
+        """This index's collections that another embedder filled."""
+        ours = re.compile(re.escape(self._collection) + r"-[0-9a-f]{8}")
+        names = [each.name for each in self._client.get_collections().collections]
+        return [name for name in names if ours.fullmatch(name) and name != self._points]
+
+    def _create(self, name: str, dimensions: int) -> None:
+        from qdrant_client import models
+        from qdrant_client.http.exceptions import UnexpectedResponse
+
+        if self._client.collection_exists(name):
+            return
+        # Vectors have unit length, so the dot product is the cosine, here and in resident_examples.
+        params = models.VectorParams(size=dimensions, distance=models.Distance.DOT)
+        try:
+            self._client.create_collection(name, vectors_config=params)
+        except UnexpectedResponse as error:
+            if error.status_code != 409:  # another replica was first
+                raise
+
+    def _write(self, examples: Sequence[Example], vectors: Vectors) -> None:
+        from qdrant_client import models
+
+        points = [
+            models.PointStruct(id=point_id(example.id), vector=vector, payload=_encoded(example))
+            for example, vector in zip(examples, vectors.tolist(), strict=True)
+        ]
+        self._client.upsert(self._points, points=points, wait=True)
+        if self._resident is not None:
+            self._resident.put(examples, vectors)
+
+    def _scroll(
+        self, collection: str, with_payload: bool | list[str] = True, with_vectors: bool = False
+    ) -> Iterator[Any]:
+        offset = None
+        while True:
+            records, offset = self._client.scroll(
+                collection, limit=_PAGE, offset=offset, with_payload=with_payload, with_vectors=with_vectors
+            )
+            yield from records
+            if offset is None:
+                return
+
+
+def _requests(vectors: Vectors, k: int) -> list[Any]:
+    from qdrant_client import models
+
+    return [models.QueryRequest(query=row, limit=k, with_payload=True) for row in vectors.tolist()]
+
+
+def check_server(url: str, api_key: str | None) -> int:
+    """How many collections the Qdrant server at `url` has.
+
+    Raises:
+        ConfigError: it refuses the key.
+        TransientError: it does not answer.
+    """
+    client = _open_client(None, url, api_key)
+    try:
+        with _translated(url):
+            return len(client.get_collections().collections)
+    finally:
+        client.close()
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+
+    try:
+        yield
+    except UnexpectedResponse as error:
+        status = error.status_code or 500
+        if status in (401, 403):
+            raise ConfigError(f"index: {where} refuses the API key (HTTP {status})") from error
+        if 400 <= status < 500 and status not in (404, 408, 409, 429):
+            raise ConfigError(f"index: {where} refuses the request (HTTP {status}): {error}") from error
+        raise TransientError(f"index: {where} answered HTTP {status}") from error
+    except ApiException as error:
+        raise TransientError(f"index: {where} does not answer ({error})") from error
+
+
+def _open_client(path: Path | None, url: str | None, api_key: str | None) -> QdrantClient:
+    from qdrant_client import QdrantClient
+
+    if url is not None:
+        return QdrantClient(url=url, api_key=api_key, check_compatibility=False)
+    if path is None:
+        return QdrantClient(location=":memory:")
+    try:
+        return QdrantClient(path=str(path), force_disable_check_same_thread=True)
+    except RuntimeError as error:
+        if "already accessed" not in str(error):
+            raise
+        raise ConfigError(
+            f"index.path: {path} is held by another process; stop that one, or use a Qdrant server (index.url)"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"index.path: {path} cannot be opened ({error.strerror or error})") from error
+
+
+def _encoded(example: Example) -> dict[str, Any]:
+    """The payload: the id for reading lists of ids, and the whole example as one JSON text."""
+    return {"id": example.id, "example": json.dumps(example_to_json(example), ensure_ascii=False)}
+
+
+def _decoded(payload: dict[str, Any]) -> Example:
+    return example_from_json(json.loads(payload["example"]))

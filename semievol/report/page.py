@@ -1,0 +1,98 @@
+"""The report of a run: one HTML file that needs nothing else, made from a ReportData.
+
+Owns the page; its values are in report.data, its figures in report_figures. Does not gather anything. Invariant:
+whatever is missing in the data, the page renders, and says what is missing where the figure would be.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import jinja2
+
+from semievol.report.data import (
+    Answered,
+    Candidate,
+    CategoryScore,
+    Confusion,
+    Evaluated,
+    Explanation,
+    Headline,
+    PoolPoint,
+    ProgressPoint,
+    ReportData,
+    RoundReport,
+    Score,
+    ShownNeighbour,
+    Swap,
+    SweepPoint,
+    ThetaPoint,
+    VotePoint,
+    headline,
+)
+from semievol.report.figures import figures
+
+__all__ = [
+    "Answered",
+    "Candidate",
+    "CategoryScore",
+    "Confusion",
+    "Evaluated",
+    "Explanation",
+    "Headline",
+    "PoolPoint",
+    "ProgressPoint",
+    "ReportData",
+    "RoundReport",
+    "Score",
+    "ShownNeighbour",
+    "Swap",
+    "SweepPoint",
+    "ThetaPoint",
+    "VotePoint",
+    "headline",
+    "render",
+    "write",
+]
+
+
+def render(data: ReportData) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("semievol.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=_percent, signed_points=_signed_points, nats=_nats, seconds=_seconds)
+    page = environment.get_template("report.html.jinja")
+    return page.render(data=data, headline=headline(data), figures=figures(data))
+
+
+def write(data: ReportData, path: Path) -> None:
+    """Write the page to `path` in one step: readers see the old page or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(render(data), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _signed_points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _nats(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f} s" if value < 120 else f"{int(value) // 60} min {int(value) % 60} s"

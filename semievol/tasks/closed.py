@@ -1,0 +1,175 @@
+"""Answers from a set: the labels of a classification and the letters of a multiple choice.
+
+Owns their canonical spelling and how leniently a model's text is read. Invariant: nothing outside the configured
+labels or the query's options is ever returned; two answers are the same when they are spelled the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import string
+from collections.abc import Callable
+
+from semievol.errors import ConfigError, DataError
+from semievol.tasks.spans import after_last_mark, first_line, fold, unwrapped, without_leading_marks
+from semievol.types import Query
+
+MAX_OPTIONS = 26
+_LETTER = re.compile(r"[(\[*]*([A-Za-z])(?:[)\].:,*]+(?:\s.*)?|)$")
+
+
+def option_letter(index: int) -> str:
+    """0 -> A, 1 -> B, ..."""
+    return string.ascii_uppercase[index]
+
+
+class LabelAnswers:
+    """One of the configured labels.
+
+    Raises:
+        ConfigError: two of the labels cannot be told apart.
+    """
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self._labels: dict[str, str] = {}
+        for label in labels:
+            folded = fold(label)
+            if not folded:
+                raise ConfigError("task.labels: contains an empty label; remove it")
+            if "\n" in label:
+                raise ConfigError(f"task.labels: {label!r} has a line break; answers are read from one line")
+            if folded in self._labels:
+                raise ConfigError(
+                    f"task.labels: {self._labels[folded]!r} and {label!r} differ only in case, spaces, underscores or "
+                    "hyphens; keep one of them"
+                )
+            self._labels[folded] = label
+
+    def canonical(self, answer: str, query: Query) -> str:
+        label = self._labels.get(fold(answer))
+        if label is None:
+            close = difflib.get_close_matches(fold(answer), self._labels, n=1, cutoff=0.8)
+            hint = f" (did you mean {self._labels[close[0]]!r}?)" if close else ""
+            raise DataError(
+                f"field 'answer': {answer!r} is not one of the {len(self._labels)} labels{hint}; "
+                "fix the spelling or add it to task.labels"
+            )
+        return label
+
+    def parse(self, text: str, query: Query, truncated: bool) -> str | None:
+        return _whole_or_marked(text, lambda part: self._line(part, truncated))
+
+    def choices(self, query: Query) -> tuple[str, ...] | None:
+        return tuple(self._labels.values())
+
+    def same(self, one: str, other: str) -> bool:
+        return one == other
+
+    def _line(self, text: str, truncated: bool) -> str | None:
+        line = first_line(text, truncated=truncated)
+        if line is None:
+            return None
+        whole = self._labels.get(fold(line))
+        return self._labels.get(fold(unwrapped(line))) if whole is None else whole
+
+
+class OpenLabelAnswers:
+    """Any label string on one line; of an open set, so that nothing but emptiness is wrong with one."""
+
+    def canonical(self, answer: str, query: Query) -> str:
+        text = _collapsed(answer)
+        if text is None:
+            raise DataError("field 'answer': is empty")
+        return text
+
+    def parse(self, text: str, query: Query, truncated: bool) -> str | None:
+        return _whole_or_marked(text, lambda part: self._line(part, truncated))
+
+    def choices(self, query: Query) -> tuple[str, ...] | None:
+        return None
+
+    def same(self, one: str, other: str) -> bool:
+        return one == other
+
+    def _line(self, text: str, truncated: bool) -> str | None:
+        line = first_line(text, truncated=truncated)
+        return None if line is None else _collapsed(line)
+
+
+class LetterAnswers:
+    """The letter of one of the query's options."""
+
+    def check(self, query: Query) -> None:
+        """Refuse options that cannot be lettered.
+
+        Raises:
+            DataError: naming the fix.
+        """
+        if query.options is None:
+            raise DataError("field 'options': missing; multiple_choice needs the list of options")
+        if not 2 <= len(query.options) <= MAX_OPTIONS:
+            raise DataError(f"field 'options': needs 2 to {MAX_OPTIONS} options, found {len(query.options)}")
+        if not all(option.strip() for option in query.options):
+            raise DataError("field 'options': contains an empty option")
+
+    def canonical(self, answer: str, query: Query) -> str:
+        letters = self._letters(query)
+        letter = answer.strip().upper()
+        # Some sets (ARC) number the options of a part of their questions: 1 is A.
+        if len(letter) == 1 and letter in "123456789"[: len(letters)]:
+            letter = letters[int(letter) - 1]
+        if len(letter) != 1 or letter not in letters:
+            raise DataError(
+                f"field 'answer': {answer!r} is not one of the letters {letters[0]} to {letters[-1]} of this "
+                "query's options; give the letter of the right option"
+            )
+        return letter
+
+    def parse(self, text: str, query: Query, truncated: bool) -> str | None:
+        """Also a truncated text: the letter stands first."""
+        return _whole_or_marked(text, lambda part: self._line(part, query))
+
+    def choices(self, query: Query) -> tuple[str, ...] | None:
+        return tuple(self._letters(query))
+
+    def same(self, one: str, other: str) -> bool:
+        return one == other
+
+    def _line(self, text: str, query: Query) -> str | None:
+        line = text.strip().partition("\n")[0].strip()
+        letters = self._letters(query)
+        match = _LETTER.match(line)
+        if match:
+            letter = match.group(1).upper()
+            return letter if letter in letters else None
+        return self._option_text(line, query)
+
+    @staticmethod
+    def _option_text(line: str, query: Query) -> str | None:
+        """`positive` or `C positive` where option C, and no other, reads `positive`."""
+        said = {fold(line), fold(unwrapped(line))}
+        hits = []
+        for index, option in enumerate(query.options or ()):
+            letter = option_letter(index)
+            if said & {fold(option), fold(f"{letter} {option}"), fold(f"{letter}. {option}")}:
+                hits.append(letter)
+        return hits[0] if len(hits) == 1 else None
+
+    @staticmethod
+    def _letters(query: Query) -> str:
+        if not query.options:
+            raise DataError("field 'options': missing; multiple_choice needs the list of options")
+        return string.ascii_uppercase[: len(query.options)]
+
+
+def _whole_or_marked(text: str, read: Callable[[str], str | None]) -> str | None:
+    """What `read` finds in the whole text, which may itself hold a mark as a label does, else behind its last mark."""
+    answer = read(text)
+    if answer is None and (tail := after_last_mark(text)) is not None:
+        return read(tail)
+    return answer
+
+
+def _collapsed(text: str) -> str | None:
+    return without_leading_marks(" ".join(text.split())) or None

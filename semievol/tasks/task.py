@@ -1,0 +1,173 @@
+"""What a question looks like to the model, and where in its text the answer is.
+
+Owns prompts and completions. What counts as an answer is the form's (tasks.forms); tokens and the chat template are
+the tokenizer's. Invariant: `parse` and `canonical` never return anything outside the query's options or the
+configured closed set, and `parse(completion(canonical(a))) == canonical(a)`.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+
+from semievol.config.method import TaskConfig
+from semievol.errors import DataError
+from semievol.tasks.closed import LetterAnswers, option_letter
+from semievol.tasks.forms import answer_form
+from semievol.tasks.spans import last_found
+from semievol.types import Example, Message, Query
+
+BARE = "{answer}"
+
+
+class Task:
+    """Prompts and answers of one workload.
+
+    Raises:
+        ConfigError: two of the configured labels cannot be told apart.
+    """
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+        self._form = answer_form(config)
+        self._pattern = None if config.answer_pattern is None else re.compile(config.answer_pattern)
+
+    # --- checking --------------------------------------------------------------------------------------------------
+
+    def check_query(self, query: Query) -> None:
+        """Refuse a query that this task cannot ask.
+
+        Raises:
+            DataError: naming the field and the fix.
+        """
+        if not query.question.strip():
+            raise DataError("field 'question': is empty")
+        chars = len(query.question) + sum(map(len, query.options or ()))
+        if query.messages is not None:
+            chars = sum(len(message.content) for message in query.messages)
+            if not query.messages or query.messages[-1].role != "user":
+                raise DataError("field 'messages': the last message must be the user's question")
+        if chars > self.config.max_question_chars:
+            raise DataError(
+                f"field 'question': has {chars} characters, more than task.max_question_chars "
+                f"({self.config.max_question_chars}); shorten it or raise the limit"
+            )
+        if isinstance(self._form, LetterAnswers):
+            self._form.check(query)
+        elif query.options is not None:
+            raise DataError(
+                f"field 'options': given, but task.form is {self.config.form}; remove the options or set "
+                "task.form to multiple_choice"
+            )
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def exact(self) -> bool:
+        """Answers are the same only when they are spelled the same."""
+        return self.config.form in ("classification", "multiple_choice")
+
+    @property
+    def embeds(self) -> bool:
+        """Whether answers mean the same is for an embedder to say (see tasks.equality)."""
+        return self.config.form == "free_form"
+
+    def canonical(self, answer: str, query: Query) -> str:
+        """The one spelling under which `answer` is stored, shown and taught.
+
+        Raises:
+            DataError: `answer` is empty, no letter of the query's options, outside the closed set, no number; or
+                written by task.answer_template it would not be read back.
+        """
+        canonical = self._form.canonical(answer, query)
+        if self._pattern is not None or self.config.answer_template != BARE:
+            taught = self.completion(canonical)
+            read = self.parse(taught, query)
+            if read != canonical:
+                raise DataError(
+                    f"field 'answer': {canonical!r} is taught as {taught!r}, which is read as {read!r}; make "
+                    "task.answer_template and task.answer_pattern agree"
+                )
+        return canonical
+
+    def parse(self, text: str, query: Query, *, truncated: bool = False) -> str | None:
+        """The canonical answer in a model's `text`, or None where there is none.
+
+        Lenient about `Answer: X`, quotes, trailing punctuation and `C. the option's text`; strict about the set. With
+        `task.answer_pattern`, what it finds last is read so, and nothing else.
+        `truncated`: generation stopped at the token limit, so that a label on an unfinished line is no label.
+        """
+        if self._pattern is not None:
+            found = last_found(self._pattern, text)
+            if found is None:
+                return None
+            text, at_end = found
+            truncated = truncated and at_end
+        return self._form.parse(text, query, truncated)
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two canonical answers are the same; free-form ones only by their spelling."""
+        return self._form.same(one, other)
+
+    # --- prompts ---------------------------------------------------------------------------------------------------
+
+    def prompt(self, query: Query, neighbours: Sequence[Example] = ()) -> tuple[Message, ...]:
+        """The conversation to be answered: system message, each neighbour as question and answer, then the query.
+
+        A conversation (`query.messages`) is kept as it came, after the neighbours; its system message joins ours,
+        because chat templates accept one, at the start.
+        """
+        systems = [self.config.instruction] if self.config.instruction else []
+        turns: list[Message] = []
+        for example in neighbours:
+            turns += _without_system(self._turns(example.query))
+            turns.append(Message("assistant", self.completion(example.answer)))
+        own = self._turns(query)
+        systems += [message.content for message in own if message.role == "system"]
+        turns += _without_system(own)
+        if systems:
+            turns.insert(0, Message("system", "\n\n".join(systems)))
+        return tuple(turns)
+
+    def justify_prompt(
+        self, query: Query, neighbours: Sequence[Example], candidates: Sequence[str]
+    ) -> tuple[Message, ...]:
+        """Self-justification: the same conversation, its last turn extended by the candidate answers to pick from."""
+        shown = []
+        for candidate in candidates:
+            text = candidate.replace("\n", "\n  ")
+            if self.config.form == "multiple_choice" and query.options:
+                text = f"{candidate}. {query.options[string.ascii_uppercase.index(candidate)]}"
+            shown.append(f"- {text}")
+        kind = "letter of the best one" if self.config.form == "multiple_choice" else "best one"
+        ending = "only.\nAnswer:"
+        if self.config.answer_template != BARE:
+            ending = f"only, written as: {self.completion('...')}"
+        *before, last = self.prompt(query, neighbours)
+        question = last.content.removesuffix("\nAnswer:")
+        listing = "\n".join(shown)
+        content = f"{question}\n\nCandidate answers:\n{listing}\n\nReply with the {kind} {ending}"
+        return (*before, Message("user", content))
+
+    def choices(self, query: Query) -> tuple[str, ...] | None:
+        """The texts of all answers to `query`; None where the set is open."""
+        answers = self._form.choices(query)
+        return None if answers is None else tuple(map(self.completion, answers))
+
+    def completion(self, answer: str) -> str:
+        """The text that the model learns to say for a canonical `answer`."""
+        return self.config.answer_template.replace(BARE, answer)
+
+    def _turns(self, query: Query) -> tuple[Message, ...]:
+        if query.messages is not None:
+            return query.messages
+        content = self.config.template.replace("{question}", query.question)
+        if self.config.form == "multiple_choice":
+            options = "\n".join(f"{option_letter(i)}. {text}" for i, text in enumerate(query.options or ()))
+            content = f"{content}\n{options}\nAnswer:"
+        return (Message("user", content),)
+
+
+def _without_system(turns: Sequence[Message]) -> list[Message]:
+    return [message for message in turns if message.role != "system"]

@@ -1,0 +1,125 @@
+"""Training rows as batches of tokens.
+
+Owns which tokens are learned, the order of rows over all epochs and the layout of a batch. Owns no model. The rows of
+all epochs form one stream, laid out before the first step, so that resuming a training means skipping.
+Invariant: the order is a function of lengths, batch size, epochs and seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from semievol.engines import decoding
+from semievol.engines.language_model import Prompts
+from semievol.errors import DataError
+from semievol.seeds import derive
+from semievol.types import TrainingRow
+
+IGNORED = -100
+"""The label of a place that teaches nothing."""
+
+# Rows are sorted by length within windows of this many batches: little padding, and still well mixed.
+_WINDOW_BATCHES = 8
+# A second pass for the shared tokens costs about as much as this many tokens more in the first one.
+_SHARING_PAYS_TOKENS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A training row in tokens. Learned are `completion` (with the end of turn) alone."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    weight: float
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+def tokenize(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> list[TokenRow]:
+    """Rows in tokens, each at most `max_tokens` long: too long prompts lose their start. Weight 0 is left out.
+
+    Raises:
+        DataError: a completion leaves no room for a prompt, or every weight is 0.
+    """
+    limit = max_tokens if prompts.positions is None else min(max_tokens, prompts.positions)
+    result = []
+    for row in rows:
+        if row.weight == 0:
+            continue
+        prompt, completion = (
+            prompts.prompt_tokens(row.messages),
+            prompts.completion_tokens(row.messages, row.completion),
+        )
+        room = limit - len(completion)
+        if room < 1:
+            raise DataError(
+                f"row {row.id}: its completion has {len(completion)} tokens, training.max_tokens allows {limit} "
+                "for prompt and completion"
+            )
+        result.append(TokenRow(tuple(prompt[-room:]), tuple(completion), row.weight))
+    if not result:
+        raise DataError("every row has weight 0, nothing to train on")
+    return result
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[int]:
+    """The rows of all steps, one after the other: every `batch_size` of them are one optimiser step.
+
+    Each epoch is a fresh permutation. Within windows the rows of an epoch are sorted by length and the batches then
+    shuffled; a last batch that is short stays last.
+    """
+    random = np.random.default_rng(derive(seed, "batches"))
+    rows = len(lengths)
+    count = max(1, round(epochs * rows))
+    stream: list[int] = []
+    while len(stream) < count:
+        stream.extend(random.permutation(rows).tolist())
+    order: list[int] = []
+    window_rows = _WINDOW_BATCHES * batch_size
+    for start in range(0, count, window_rows):
+        places = range(start, min(start + window_rows, count))
+        # Epochs apart: sorted together, copies of a row would be neighbours and fill a batch.
+        window = [stream[i] for i in sorted(places, key=lambda i: (i // rows, lengths[stream[i]]))]
+        full, rest = divmod(len(window), batch_size)
+        for batch in random.permutation(full):
+            order.extend(window[batch * batch_size : (batch + 1) * batch_size])
+        order.extend(window[len(window) - rest :])
+    return order
+
+
+def whole_batches(stream: Sequence[TokenRow], batch_size: int) -> list[TokenRow]:
+    """The stream, its last batch filled up with rows of weight 0, which teach nothing.
+
+    Several processes take equal shares of a batch; accelerate would fill a short one with rows from the start.
+    """
+    missing = -len(stream) % batch_size
+    shortest = min(stream, key=lambda row: row.length)
+    return [*stream, *[replace(shortest, weight=0.0)] * missing]
+
+
+def collate(rows: Sequence[TokenRow], padding: int, *, share: bool) -> dict[str, torch.Tensor]:
+    """A batch whose completions end at the right edge.
+
+    Returns:
+        shared_ids (1, shared) when sharing pays; input_ids, position_ids (rows, width) without the last token;
+        attention_mask (rows, shared + width); labels (rows, longest completion), right-aligned; weights (rows,).
+    """
+    shared = decoding.shared_length([row.prompt for row in rows]) if share else 0
+    if shared * (len(rows) - 1) < _SHARING_PAYS_TOKENS:
+        shared = 0
+    sequences = [(*row.prompt[shared:], *row.completion[:-1]) for row in rows]
+    input_ids, mask, positions = decoding.left_pad(sequences, padding, shared)
+    labels = torch.full((len(rows), max(len(row.completion) for row in rows)), IGNORED)
+    for i, row in enumerate(rows):
+        labels[i, labels.shape[1] - len(row.completion) :] = torch.tensor(row.completion)
+    batch = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
+    batch["weights"] = torch.tensor([row.weight for row in rows], dtype=torch.float32)
+    if shared:
+        batch["shared_ids"] = torch.tensor([rows[0].prompt[:shared]])
+    return batch

@@ -1,0 +1,466 @@
+"""The gradient steps: rows in, LoRA weights and their fingerprint out.
+
+Owns the LoRA weights, the loss and the checkpoints. Owns neither how rows become batches (training.batches) nor the
+job's files and publishing (lora). Differs from the textbook in three ways: the vocabulary projection runs at the answer
+positions only; what all prompts of a batch begin with runs through the model once, gradients included; LoRA
+weights are fp32 for the optimiser and multiplied in the model's precision.
+Invariant: batches, initial weights and dropout derive from the job's seed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import peft
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraVariant
+from safetensors.torch import load_file, save_file
+from torch.nn import Linear, functional
+from transformers import DynamicCache, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from semievol import adapter_directory
+from semievol.engines import decoding
+from semievol.engines.language_model import Prompts, device_of, load_model, load_prompts
+from semievol.errors import AdapterError, ConfigError
+from semievol.seeds import derive
+from semievol.training import log as training_log
+from semievol.training.batches import IGNORED, TokenRow, batch_order, collate, tokenize, whole_batches
+from semievol.training.job import TrainingJob
+from semievol.training.progress import TrainingProgress
+from semievol.types import Message, TrainingRow
+
+_COMPLETE = "COMPLETE"
+_ADAPTER = "default"
+_FINGERPRINT_TOKENS = 8
+# Nothing that is taught. To its own rows every good adapter gives the same answer, and surely; here each goes its own
+# way.
+_PROBES = (
+    "Once upon a time",
+    "What is the weather like on Mars?",
+    "zebra quantum ladder soup",
+    "7 4 9 q x z",
+    "Write one line about the sea.",
+)
+# On a CPU, plain attention is faster than torch's fused kernel up to about this length, and its memory still small.
+_PLAIN_ATTENTION_TOKENS = 256
+
+
+def run(
+    job: TrainingJob,
+    rows: Sequence[TrainingRow],
+    checkpoints_dir: Path,
+    weights_dir: Path,
+    report: Callable[[TrainingProgress], None],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train the job and write the adapter's files into `weights_dir`.
+
+    Returns:
+        The fingerprint and a summary of the training, both for the manifest; nothing where another process publishes.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    if job.model.dtype == "float16":
+        raise ConfigError("model.dtype: float16 gradients underflow; train with bfloat16 or float32")
+    if is_main_process():
+        training_log.check(job)
+    _take_place(job)
+    prompts = load_prompts(job.model)
+    tokens = tokenize(rows, prompts, job.training.max_tokens)
+    model = load_model(job.model)
+    on_cpu = model.device.type == "cpu"
+    plain = on_cpu and max(row.length for row in tokens) <= _PLAIN_ATTENTION_TOKENS
+    attention = model.config._attn_implementation
+    if plain:
+        model.set_attn_implementation("eager")
+    if job.training.gradient_checkpointing:
+        # The name since transformers 5.20; the older one warns there.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    adapted = add_adapter(model, job)
+    arguments = training_arguments(job, checkpoints_dir)
+    # Only now have all processes met: before, the first one may still be deleting what another job left here.
+    checkpoint = last_checkpoint(checkpoints_dir)
+    resumed_from = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
+    order = batch_order([row.length for row in tokens], job.training.batch_size, job.epochs, job.seed)
+    # Checkpointed layers keep no cache; DistributedDataParallel expects one forward per backward.
+    share = decoding.can_share(model) and not job.training.gradient_checkpointing and arguments.world_size == 1
+    stream = [tokens[i] for i in order]
+    if arguments.world_size > 1:
+        stream = whole_batches(stream, job.training.batch_size)
+    trainer = LoraTrainer(adapted, arguments, stream, prompts.padding, share, report)
+    if is_main_process():
+        for callback in training_log.callbacks(job, checkpoints_dir.parent, resumed_from + 1):
+            trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    steps = trainer.state.global_step
+    if arguments.world_size > 1:
+        trainer.accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()
+    if not is_main_process():
+        return [], {}
+    if plain:
+        model.set_attn_implementation(attention)
+    report(TrainingProgress("fingerprinting", steps, steps, trainer.last_loss))
+    weights_dir.mkdir(parents=True, exist_ok=True)
+    write_adapter(adapted, job, weights_dir)
+    fingerprint = take_fingerprint(adapted, prompts, job)
+    return fingerprint, trainer.summary() | {
+        "resumed_from_step": resumed_from,
+        "rows": len(rows),
+        "pseudo_labels": sum(row.kind == "pseudo-label" for row in rows),
+        "learning_rate": job.learning_rate,
+        "epochs": job.epochs,
+        "rank": job.training.rank,
+        "alpha": job.training.alpha,
+        "device": str(model.device),
+        "processes": arguments.world_size,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
+    }
+
+
+def _take_place(job: TrainingJob) -> None:
+    """This process's threads, and the GPU that is its own among those of several processes."""
+    threads, share = job.training.threads, os.environ.get("OMP_NUM_THREADS", "")
+    if threads is None and int(os.environ.get("WORLD_SIZE", "1")) > 1 and share.isdigit():
+        threads = int(share)  # torch read it when it was loaded, which the first process may have done before
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if "LOCAL_RANK" in os.environ and device_of(job.model) == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def is_main_process() -> bool:
+    """Whether this process publishes: the first of several that train one job together."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class LoraTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer with the batches and the loss of this module."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        stream: Sequence[TokenRow],
+        padding: int,
+        share: bool,
+        report: Callable[[TrainingProgress], None],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=list(stream),
+            data_collator=lambda rows: collate(rows, padding, share=share),
+        )
+        # The loss of a micro-batch is already its share of the step's: the Trainer must not scale it again.
+        self.model_accepts_loss_kwargs = True
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Reporter(self, report))
+        self.first_loss: float | None = None
+        self.last_loss: float | None = None
+        self._step_loss = torch.zeros((), device=arguments.device)
+        self._tokens = 0
+        self._seconds = 0.0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return torch.utils.data.SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | None]:
+        """The micro-batches of one step, and the weight of all completion tokens in it, over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # Counted where the collator made them: on a GPU every number that is read waits for all that runs there.
+        weight, tokens = torch.zeros(()), 0
+        for batch in batches:
+            weight += ((batch["labels"] != IGNORED).sum(-1) * batch["weights"]).sum()
+            tokens += int(batch["attention_mask"].sum()) + len(batch["labels"])
+        weight = weight.to(device)
+        if self.args.world_size > 1:
+            weight = self.accelerator.reduce(weight)
+            tokens *= self.args.world_size  # about: the rows of a step are near in length
+        self._tokens += tokens
+        return batches, weight
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Weighted cross entropy of the completion tokens, divided by the step's weight: its mean over the step."""
+        labels, weights = inputs["labels"], inputs["weights"]
+        cache: Any = None
+        if "shared_ids" in inputs:
+            cache = DynamicCache(config=self.model.config)
+            model(input_ids=inputs["shared_ids"], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_select_indices(torch.zeros(len(labels), dtype=torch.long, device=labels.device))
+        logits = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            position_ids=inputs["position_ids"],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=labels.shape[1],
+        ).logits
+        losses = functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        assert num_items_in_batch is not None
+        loss = (losses.view_as(labels).sum(-1) * weights).sum() / num_items_in_batch
+        loss = loss * self.args.world_size  # gradients are averaged over processes, the divisor counts all their rows
+        self._step_loss += loss.detach()
+        return cast(torch.Tensor, loss)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0
+
+    def step_done(self, seconds: float) -> TrainingProgress:
+        """Close the books of one optimiser step.
+
+        Raises:
+            ConfigError: the loss is no longer a number.
+        """
+        if self.args.world_size > 1:
+            self._step_loss = self.accelerator.reduce(self._step_loss, "mean")
+        self.last_loss = self._step_loss.item()
+        self._step_loss = torch.zeros_like(self._step_loss)
+        if not math.isfinite(self.last_loss):
+            raise ConfigError(
+                f"training.learning_rate: {self.args.learning_rate:g} diverged, the loss of step "
+                f"{self.state.global_step} is {self.last_loss}; lower it"
+            )
+        if self.first_loss is None:
+            self.first_loss = self.last_loss
+        self._seconds += seconds
+        return TrainingProgress(
+            "training", self.state.global_step, self.state.max_steps, self.last_loss, self._tokens / self._seconds
+        )
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "steps": self.state.global_step,
+            "first_loss": self.first_loss,
+            "last_loss": self.last_loss,
+            "tokens": self._tokens,
+            "seconds": round(self._seconds, 3),
+        }
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Mark the checkpoint once all of it is on the disk: a kill while it is written leaves no marker."""
+        super()._save_checkpoint(model, trial)
+        if self.args.world_size > 1:
+            self.accelerator.wait_for_everyone()  # each process writes its own random state
+        if self.args.should_save:
+            directory = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            adapter_directory.sync_tree(directory)
+            adapter_directory.write_durably(directory / _COMPLETE, "")
+
+
+class _Reporter(TrainerCallback):  # type: ignore[misc]
+    """Reports every optimiser step."""
+
+    def __init__(self, trainer: LoraTrainer, report: Callable[[TrainingProgress], None]) -> None:
+        self._trainer = trainer
+        self._report = report
+        self._since = time.monotonic()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._since = time.monotonic()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        progress = self._trainer.step_done(time.monotonic() - self._since)
+        if is_main_process():
+            self._report(progress)
+
+
+def training_arguments(job: TrainingJob, checkpoints_dir: Path) -> TrainingArguments:
+    """The Trainer's settings. The stream of batches is one epoch to it, whatever the number of epochs.
+
+    Raises:
+        ConfigError: the batch cannot be divided evenly.
+    """
+    training = job.training
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    parts = training.gradient_accumulation * processes
+    if training.batch_size % parts:
+        raise ConfigError(
+            f"training.batch_size: {training.batch_size} rows cannot be divided among {processes} processes and "
+            f"training.gradient_accumulation {training.gradient_accumulation}"
+        )
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints_dir),
+        num_train_epochs=1,
+        per_device_train_batch_size=training.batch_size // parts,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=training.warmup_ratio,
+        optim="adamw_torch_fused",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=_seed32(job, "dropout"),
+        save_strategy="steps",
+        save_steps=training.checkpoint_steps,
+        save_total_limit=2,  # the last complete one is kept while the next is written
+        logging_strategy="steps" if training.log_to else "no",
+        logging_steps=training.log_steps,
+        logging_nan_inf_filter=False,  # reads every loss once more; a step that diverged ends the training anyway
+        run_name=job.name_prefix,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,  # every forward pass uses all LoRA weights
+        use_cpu=device_of(job.model) == "cpu",
+    )
+    if processes == 1:
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs would mean DataParallel, which PEFT refuses
+    return arguments
+
+
+def last_checkpoint(checkpoints_dir: Path) -> str | None:
+    """The newest complete checkpoint; the unfinished ones are deleted."""
+    found = sorted(checkpoints_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    complete = [path for path in found if (path / _COMPLETE).exists()]
+    for path in found:
+        if path not in complete and is_main_process():
+            shutil.rmtree(path)
+    return str(complete[-1]) if complete else None
+
+
+def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
+    """Add LoRA weights on all linear layers: new ones, or the parent's.
+
+    Raises:
+        AdapterError: the parent is unusable, or has another rank than `training.rank`.
+    """
+    torch.manual_seed(_seed32(job, "initial weights"))
+    config = LoraConfig(
+        r=job.training.rank,
+        lora_alpha=job.training.alpha,
+        lora_dropout=job.training.dropout,
+        target_modules=linear_modules(model),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=job.model.name,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a deprecated name
+        adapted = get_peft_model(model, config, adapter_name=_ADAPTER)
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_variant[_ADAPTER] = _LowPrecisionProducts()
+            module.cast_input_dtype_enabled = False
+    if job.parent is not None:
+        adapter_directory.verify_weights(job.parent)
+        weights = load_file(job.parent / adapter_directory.WEIGHTS_FILE)
+        expected = get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)
+        if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
+            raise AdapterError(
+                f"{job.parent}: its weights do not fit training.rank {job.training.rank} on {job.model.name}; "
+                "set training.start_from to base, or keep the rank"
+            )
+        set_peft_model_state_dict(adapted, weights, adapter_name=_ADAPTER)
+    return adapted
+
+
+def linear_modules(model: Any) -> list[str]:
+    """Last names of all linear layers but the vocabulary projection, which servers refuse to adapt.
+
+    PEFT's own "all-linear" may write every layer's full path into the configuration; engines expect these names.
+    """
+    output = model.get_output_embeddings()
+    names = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, Linear) and m is not output}
+    if not names:
+        raise ConfigError("model.name: this model has no linear layers that LoRA could adapt")
+    return sorted(names)
+
+
+class _LowPrecisionProducts(LoraVariant):  # type: ignore[misc]
+    """LoRA whose weights stay in fp32 for the optimiser and are multiplied in the model's precision.
+
+    PEFT would cast every activation to fp32 instead; the difference is a quarter of the step on a CPU.
+    """
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
+        down = module.lora_A[active_adapter].weight.to(x.dtype)
+        up = (module.lora_B[active_adapter].weight * module.scaling[active_adapter]).to(x.dtype)
+        return result + functional.linear(functional.linear(module.lora_dropout[active_adapter](x), down), up)
+
+
+def write_adapter(adapted: Any, job: TrainingJob, directory: Path) -> None:
+    """Round the LoRA weights to the model's precision, in place, and write them and their configuration.
+
+    Every engine rounds them so when it loads them; rounded here, all compute with the bytes that were published.
+    """
+    dtype = getattr(torch, job.model.dtype)
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_variant.pop(_ADAPTER)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    weights = get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)
+    weights = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
+    save_file(weights, directory / adapter_directory.WEIGHTS_FILE, metadata={"format": "pt"})
+    config = adapted.peft_config[_ADAPTER].to_dict() | {"inference_mode": True}
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    text = json.dumps(config, indent=2, sort_keys=True, default=str) + "\n"
+    (directory / adapter_directory.CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def take_fingerprint(adapted: Any, prompts: Prompts, job: TrainingJob) -> list[dict[str, Any]]:
+    """What trained and base weights answer greedily to the job's fingerprint prompts and the probes.
+
+    The probes tell the adapters of one task apart. The base model's answers let whoever compares later tell rounding
+    from other weights. All prompts in one batch.
+    """
+    if not job.fingerprint_prompts:
+        return []
+    adapted.eval()
+    conversations = [*job.fingerprint_prompts, *((Message("user", text),) for text in _PROBES)]
+    tokens = [prompts.prompt_tokens(messages) for messages in conversations]
+    for prompt in tokens:
+        prompts.check_length(len(prompt), _FINGERPRINT_TOKENS)
+    trained = _greedy(adapted, prompts, tokens)
+    with adapted.disable_adapter():
+        base = _greedy(adapted, prompts, tokens)
+    return [
+        {"messages": [asdict(message) for message in messages], **answer, "base": of_base}
+        for messages, answer, of_base in zip(conversations, trained, base, strict=True)
+    ]
+
+
+def _greedy(adapted: Any, prompts: Prompts, tokens: Sequence[list[int]]) -> list[dict[str, Any]]:
+    """Each prompt's greedy answer: tokens, log-probabilities, and how far behind the second best token was."""
+    model = adapted.get_base_model()
+    different = [list(prompt) for prompt in dict.fromkeys(map(tuple, tokens))]
+    rows = [decoding.Row(different.index(prompt), 0, 0, 0.0, _FINGERPRINT_TOKENS) for prompt in tokens]
+    decoded = decoding.decode(model, different, rows, end_tokens=prompts.end_tokens, padding=prompts.padding)
+    return [
+        {
+            "token_ids": answer.token_ids,
+            "logprobs": [round(logprob, 6) for logprob in answer.logprobs],
+            "margins": [round(margin, 6) for margin in decoding.margins(model, prompt, answer.token_ids)],
+        }
+        for prompt, answer in zip(tokens, decoded, strict=True)
+    ]
+
+
+def _seed32(job: TrainingJob, purpose: str) -> int:
+    """Torch and numpy want seeds below 2**32."""
+    return derive(job.seed, "lora", purpose) % 2**32

@@ -1,0 +1,150 @@
+"""The doctor asks the servers that the configuration names, and wants no more than it needs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semievol.examples import embedding
+from semievold.commands import doctor
+from semievold.commands.doctor import Finding, examine
+from semievold.config.daemon import DaemonConfig
+from tests.servers import free_port
+
+pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+
+KEY = "key-of-the-tests"
+Serve = Callable[[Mapping[str, object]], str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts servers that answer each path with its JSON value, those under /v1 and /collections to the key alone."""
+    with ExitStack() as stack:
+
+        def started(answers: Mapping[str, object]) -> str:
+            class Handler(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    given = self.headers.get("Authorization", self.headers.get("api-key", ""))
+                    closed = self.path.startswith(("/v1", "/collections")) and not given.endswith(KEY)
+                    status = 401 if closed else 200 if self.path in answers else 404
+                    body = json.dumps(answers.get(self.path, {})).encode()
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+                def log_message(self, format: str, *args: object) -> None:
+                    pass
+
+            server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(server.server_close)
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield started
+
+
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Finding]]:
+    """The findings by part, for these sections."""
+    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 0)
+
+    def found(**sections: Any) -> dict[str, Finding]:
+        config = DaemonConfig.model_validate(
+            {
+                "workload": "w",
+                "model": {"name": "m"},
+                "artifacts": {"directory": tmp_path},
+                "embedding": {"kind": "hashing"},
+                "api": {"port": 0},
+                "gateway": {"port": 0},
+                **sections,
+            }
+        )
+        return {finding.part: finding for finding in examine(config)}
+
+    return found
+
+
+def replica(*names: str) -> dict[str, object]:
+    return {"/health": {}, "/v1/models": {"data": [{"id": name} for name in names]}}
+
+
+def vllm(*addresses: str, key: str = KEY) -> dict[str, object]:
+    return {"kind": "vllm", "replicas": list(addresses), "api_key": key}
+
+
+def test_everything_answers(found: Callable[..., dict[str, Finding]], serve: Serve) -> None:
+    index = {"url": serve({"/collections": {"result": {"collections": []}, "status": "ok", "time": 0}}), "api_key": KEY}
+    findings = found(generation=vllm(serve(replica("base")), serve(replica("base", "w-v1"))), index=index)
+    assert [finding for finding in findings.values() if not finding.ok] == []
+    assert findings["replicas"].detail.endswith(" answer")
+    assert "Qdrant answers" in findings["index"].detail
+
+
+def test_the_replicas_that_cannot_be_used_are_named(found: Callable[..., dict[str, Finding]], serve: Serve) -> None:
+    good, other, silent = serve(replica("base")), serve(replica("llama")), f"127.0.0.1:{free_port()}"
+    finding = found(generation=vllm(good, other, f"http://{silent}"))["replicas"]
+    assert not finding.ok
+    assert finding.detail.startswith("2 of 3 replicas")
+    assert silent in finding.detail
+    assert f"{other.removeprefix('http://')}: serves llama, not base (generation.base_name)" in finding.detail
+    assert good.removeprefix("http://") not in finding.detail
+
+
+def test_keys_that_are_refused_are_told_and_not_shown(found: Callable[..., dict[str, Finding]], serve: Serve) -> None:
+    findings = found(
+        generation=vllm(serve(replica("base")), key="not-the-key"),
+        index={"url": serve({"/collections": {}}), "api_key": "not-the-key"},
+    )
+    assert not findings["replicas"].ok
+    assert not findings["index"].ok
+    assert "API key" in findings["index"].detail
+    assert "not-the-key" not in str(findings)
+
+
+def test_an_index_server_that_is_away_is_told(found: Callable[..., dict[str, Finding]]) -> None:
+    finding = found(index={"url": f"http://127.0.0.1:{free_port()}"})["index"]
+    assert not finding.ok
+    assert "does not answer" in finding.detail
+
+
+def test_only_the_packages_that_the_configuration_needs_are_wanted(
+    found: Callable[..., dict[str, Finding]], serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = {"torch", "peft", "sentence_transformers"}
+    monkeypatch.setattr(doctor, "_missing", lambda names: [name for name in names if name in absent])
+    monkeypatch.setattr(embedding, "build_embedder", lambda _: embedding.HashingEmbedder())  # loads no model
+    assert not found()["packages"].ok
+    servers = vllm(serve(replica("base")))
+    remote = found(generation=servers)["packages"]
+    assert remote.ok
+    assert "torch, peft missing: the process with the control role" in remote.detail
+    local = found(generation=servers, embedding={"kind": "sentence_transformers"})["packages"]
+    assert not local.ok
+    assert local.detail.startswith("sentence_transformers missing")
+
+
+def test_a_port_that_a_running_daemon_holds_is_no_problem_and_another_program_is(
+    found: Callable[..., dict[str, Finding]], serve: Serve, tmp_path: Path
+) -> None:
+    address = serve({"/healthz": {"status": "ok"}})
+    port = int(address.rpartition(":")[2])
+    foreign = found(api={"port": port})["api"]
+    assert not foreign.ok
+    assert "cannot be taken" in foreign.detail
+    (tmp_path / "endpoints.json").write_text(json.dumps({"api": address}))
+    findings = found(api={"port": port}, gateway={"port": 0})
+    assert findings["api"] == Finding("api", True, f"127.0.0.1:{port} is in use by a running daemon")

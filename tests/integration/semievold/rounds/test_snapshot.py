@@ -1,0 +1,222 @@
+"""What a round trains on, chosen from real stores."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semievol.examples.embedding import HashingEmbedder
+from semievol.labelling import confidence
+from semievol.protocols import Vectors
+from semievol.tasks.task import Task
+from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
+from semievold.api import operations
+from semievold.config.daemon import DaemonConfig
+from semievold.errors import FatalError
+from semievold.round_states import RoundState as S
+from semievold.rounds import snapshot
+from semievold.store.pseudo_labels import NewLabel, content_hash
+from semievold.store.stores import Stores, open_stores
+from tests.scripted import ListIndex, pseudo_label
+
+POOL: dict[str, list[tuple[str | None, float]]] = {
+    "surest first": [("odd", 0.1), ("even", 0.1), ("even", 0.2), (None, 0.3)],
+    "unanimous": [("odd", 2.0), ("odd", 2.0), ("odd", 2.0), ("odd", 2.0)],
+    "most": [("odd", 0.2), ("odd", 0.2), ("odd", 0.2), ("even", 0.9)],
+}
+
+
+def label(query_id: str) -> PseudoLabel:
+    given = POOL[query_id]
+    answers, nats = [answer for answer, _ in given], [value for answer, value in given if answer == "odd"]
+    return PseudoLabel(
+        query=Query(query_id, f"is {query_id} even?"),
+        answer="odd",
+        entropy=confidence.mean_entropy(nats),
+        agreement=confidence.agreement(answers, "odd"),
+        confidence=0.5,
+        justified=False,
+        adapter=None,
+        neighbours=(),
+        candidates=tuple(CandidateAnswer("c", "text", answer, value) for answer, value in given),
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "selected"),
+    [
+        ("entropy", ["surest first"]),
+        ("agreement", ["unanimous"]),
+        ("margin", ["unanimous"]),
+        ("semantic_entropy", ["unanimous"]),
+        ("votes", ["most"]),
+    ],
+)
+def test_a_round_selects_by_the_measure_that_is_configured(tmp_path: Path, by: str, selected: list[str]) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["even", "odd"]},
+        "selection": {"by": by, "theta": 0.3, "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
+        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in map(label, POOL)])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
+    finally:
+        stores.database.close()
+    assert chosen.manifest["selected_ids"] == selected
+    assert {member.query_id for member in chosen.members} == POOL.keys()
+
+
+def test_each_promoted_round_takes_the_next_theta(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["even", "odd"]},
+        "selection": {"theta_by_round": [0.3, 1.0], "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    adapter = {"name": "a1", "path": "/a1", "content_hash": "c0ffee", "parent": None}
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
+        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in map(label, POOL)])
+        selected = []
+        for promoted in (False, True, True):
+            round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+            chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
+            selected.append(len(chosen.manifest["selected_ids"]))
+            walk(stores, round_.number, {**adapter, "name": f"a{round_.number}"}, promoted=promoted)
+    finally:
+        stores.database.close()
+    # The first round was not promoted: the second one keeps as few.
+    assert selected == [1, 1, 3]
+
+
+def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["card", "password", "weather"]},
+        "labelling": {"consensus": {}},
+        "selection": {"by": "consensus", "theta": 0.8, "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    pool = [
+        pseudo_label("lost", "I lost my card", "weather", 3.0),
+        pseudo_label("right", "how do I reset my password", "password", 0.1),
+        pseudo_label("wrong", "how can I reset a password", "weather", 1.5),
+        pseudo_label("between", "reset the weather", "weather", 1.0),
+        pseudo_label("silent", "reset my password now", None, float("inf")),
+        pseudo_label("sun", "what weather will it be today", "weather", 0.1),
+    ]
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        known = [Example(Query("e1", "I want to reset my password"), "password")]
+        known += [Example(Query("e2", "what is the weather today"), "weather")]
+        known += [Example(Query("e3", "my card is lost"), "card")]  # which no pseudo-label says
+        stores.examples.upsert([(example, False) for example in known])
+        held_out = Example(Query("h", "how can I reset a password"), "weather")
+        stores.examples.upsert([(held_out, True)])
+        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in pool])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
+        stores.rounds.transition(round_.number, S.PLANNED, S.SNAPSHOTTED, members=chosen.members)
+        views = {each.query.id: operations.explain(stores, each.query.id) for each in pool}
+    finally:
+        stores.database.close()
+    completions = {row.id: row.completion for row in chosen.rows if row.kind == "pseudo-label"}
+    assert completions == {"lost": "card", "right": "password", "wrong": "password", "sun": "weather"}
+    assert chosen.manifest["answers_changed"] == 2
+    # The prediction that clients saw stays; what the round made of it is told beside it.
+    assert views["wrong"]["answer"] == "weather"
+    (use,) = views["wrong"]["rounds"]
+    assert (use["answer"], use["selected"]) == ("password", True)
+    assert 0.5 < use["consensus"] <= 1
+    (use,) = views["silent"]["rounds"]
+    assert (use["answer"], use["selected"], use["reason"], use["consensus"]) == (None, False, "unparseable", 0.0)
+    (use,) = views["between"]["rounds"]
+    assert (use["selected"], use["reason"]) == (False, "uncertainty above threshold")
+
+
+class Interrupting:
+    """An embedder during whose first call something happens in the state."""
+
+    name, dimensions = "interrupting", 256
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self._happens: Callable[[], object] | None = happens
+        self._inner = HashingEmbedder()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        happens, self._happens = self._happens, None
+        if happens is not None:
+            happens()
+        return self._inner.embed(texts)
+
+
+def test_what_arrives_while_the_pool_is_judged_is_new_and_a_truth_takes_the_place_of_its_pseudo_label(
+    tmp_path: Path,
+) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["password", "weather"]},
+        "labelling": {"consensus": {}},
+        "selection": {"by": "consensus", "theta": 1.0, "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    first = pseudo_label("first", "how do I reset my password", "password", 0.1)
+    late = pseudo_label("late", "is it raining", "weather", 0.1)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+
+    def arrive() -> None:
+        stores.pseudo_labels.add([NewLabel(late, content_hash(late.query), "queries", 0, 7)])
+        stores.examples.upsert([(Example(first.query, "weather"), False)])
+
+    try:
+        stores.examples.upsert([(Example(Query("e", "what is the weather today"), "weather"), False)])
+        stores.pseudo_labels.add([NewLabel(first, content_hash(first.query), "queries", 0, 3)])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        embedder = Interrupting(arrive)
+        chosen = snapshot.choose(stores, ListIndex(), embedder, Task(config.task), config, round_, None)
+    finally:
+        stores.database.close()
+    assert chosen.manifest["labelled_total"] == 1
+    assert chosen.manifest["offsets"] == {"queries": {"0": 3}}
+    assert {(row.id, row.completion, row.kind) for row in chosen.rows} == {
+        ("e", "weather", "example"),
+        ("first", "weather", "example"),
+    }
+
+
+def test_a_round_without_an_example_says_what_to_do(tmp_path: Path) -> None:
+    config = DaemonConfig.model_validate({"workload": "w", "model": {"name": "none"}, "task": {"labels": ["a", "b"]}})
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        round_ = stores.rounds.plan("warm", "by hand", 0, None, {})
+        with pytest.raises(FatalError, match="no labelled example is left to train on; add labels"):
+            snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
+    finally:
+        stores.database.close()
+
+
+def walk(stores: Stores, number: int, adapter: dict[str, Any], *, promoted: bool) -> None:
+    states = [S.PLANNED, S.SNAPSHOTTED, S.TRAINING]
+    for current, following in pairwise(states):
+        stores.rounds.transition(number, current, following)
+    stores.rounds.trained(number, {"steps": 1}, adapter)
+    stores.rounds.transition(number, S.TRAINED, S.LOADED)
+    if not promoted:
+        stores.rounds.leave(number, S.LOADED, S.INCONCLUSIVE, "test")
+        return
+    for current, following in pairwise([S.LOADED, S.EVALUATED, S.ATTESTED]):
+        stores.rounds.transition(number, current, following)
+    stores.rounds.promote(number, "w", adapter["name"], stores.alias.get().generation)
+    stores.rounds.transition(number, S.PROMOTED, S.SETTLED)

@@ -1,0 +1,99 @@
+from collections.abc import Callable
+
+import pytest
+
+from semievol.types import Example, Message, Query
+from semievold.store.examples import ExampleCounts
+from tests.stream_world import World
+
+NewWorld = Callable[..., World]
+
+
+def example(identity: str, answer: str = "even", **fields: object) -> Example:
+    return Example(Query(identity, f"is {identity} even?", **fields), answer)  # type: ignore[arg-type]
+
+
+def ids(examples: list[Example]) -> list[str]:
+    return [item.id for item in examples]
+
+
+def test_an_example_comes_back_as_it_was(new_world: NewWorld) -> None:
+    query = Query("é", "?", ("a", "b"), (Message("user", "?"),), "cat", {"x": [1, None]})
+    world = new_world()
+    world.examples.upsert([(Example(query, "even", "crm"), False)])
+    assert world.examples.training() == [Example(query, "even", "crm")]
+
+
+def test_other_true_answers_come_back_and_count_as_a_change(new_world: NewWorld) -> None:
+    store = new_world().examples
+    several = Example(Query("a", "is a even?"), "even", None, ("2n", "paired"))
+    assert store.upsert([(example("a"), False)])[0].change == "new"
+    assert store.upsert([(several, False)])[0].change == "changed"
+    assert store.upsert([(several, False)])[0].change == "same"
+    assert store.training() == [several]
+
+
+def test_holdout_and_training_are_apart(new_world: NewWorld) -> None:
+    store = new_world().examples
+    store.upsert([(example("b"), False), (example("a"), False), (example("h"), True)])
+    assert ids(store.training()) == ["a", "b"]
+    assert ids(store.holdout()) == ["h"]
+    assert ids(store.unindexed()) == ["a", "b"]
+    assert store.counts() == ExampleCounts(training=2, holdout=1, retracted=0, unindexed=2)
+
+
+def test_an_example_never_changes_sides(new_world: NewWorld) -> None:
+    store = new_world().examples
+    store.upsert([(example("h"), True), (example("t"), False)])
+    stored = store.upsert([(example("h", "odd"), False), (example("t", "odd"), True)])
+    assert [(item.example.id, item.holdout) for item in stored] == [("h", True), ("t", False)]
+    store.retract(["h"])
+    assert store.upsert([(example("h"), False)])[0].holdout
+
+
+@pytest.mark.parametrize("count", [1, 1200])
+def test_only_changed_examples_are_to_be_indexed_again(new_world: NewWorld, count: int) -> None:
+    store = new_world().examples
+    rows = [(example(f"e{n}"), False) for n in range(count)]
+    assert {item.change for item in store.upsert(rows)} == {"new"}
+    store.mark_indexed(f"e{n}" for n in range(count))
+    assert {(item.change, item.indexed) for item in store.upsert(rows)} == {("same", True)}
+    assert store.unindexed() == []
+    changed = store.upsert([(example("e0", "odd"), False)])
+    assert [(item.change, item.indexed) for item in changed] == [("changed", False)]
+    assert ids(store.unindexed()) == ["e0"]
+
+
+def test_of_several_with_one_id_the_last_wins(new_world: NewWorld) -> None:
+    store = new_world().examples
+    stored = store.upsert([(example("a"), False), (example("b"), False), (example("a", "odd"), False)])
+    assert [(item.example.id, item.example.answer) for item in stored] == [("a", "odd"), ("b", "even")]
+
+
+def test_a_retracted_example_is_gone_until_it_is_labelled_again(new_world: NewWorld) -> None:
+    store = new_world().examples
+    store.upsert([(example("a"), False)])
+    store.mark_indexed(["a"])
+    store.retract(["a", "unknown"])
+    assert (store.training(), store.get("a")) == ([], None)
+    assert store.counts() == ExampleCounts(training=0, holdout=0, retracted=1, unindexed=0)
+    assert [(item.change, item.indexed) for item in store.upsert([(example("a"), False)])] == [("changed", False)]
+    assert ids(store.unindexed()) == ["a"]
+
+
+def test_workloads_do_not_see_each_other(new_world: NewWorld) -> None:
+    one, other = new_world(workload="one").examples, new_world(workload="other").examples
+    one.upsert([(example("a"), False)])
+    assert other.training() == []
+    other.retract(["a"])
+    assert one.get("a") is not None
+
+
+def test_the_last_change_is_remembered(new_world: NewWorld) -> None:
+    store = new_world().examples
+    assert store.last_change() is None
+    store.upsert([(example("a"), False)])
+    first = store.last_change()
+    store.retract(["a"])
+    assert first is not None
+    assert (store.last_change() or 0) >= first

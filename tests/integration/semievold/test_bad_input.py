@@ -1,0 +1,161 @@
+"""Bad input to a running daemon: each record is refused or dead-lettered with its reason, and the daemon lives on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from semievold.store.database import Database
+from semievold.store.tables import stream_records
+from tests.daemon_process import DaemonProcess, example, query, tiny_config
+
+pytestmark = pytest.mark.timeout(180)
+
+BAD_QUERIES: dict[str, bytes] = {
+    "malformed_json": b'{"id": "b1", "question": "red',
+    "missing_field": b'{"id": "b2"}',
+    "question_too_long": json.dumps({"id": "b3", "question": "x" * 1_000_000}).encode(),
+    "invalid_utf8": b'{"id": "b4", "question": "\xff\xfe"}',
+    "unsupported_schema_version": b'{"schema_version": 2, "id": "b5", "question": "red"}',
+    "record_too_large": json.dumps({"id": "b6", "question": "x" * 1_100_000}).encode(),
+}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    # The intake does not wait for the warm round: what is tested here are records, not learning.
+    directory = tmp_path_factory.mktemp("bad-input")
+    config = tiny_config(directory, rounds={"wait_for_warm": False}, trigger={"min_examples": 999})
+    process = DaemonProcess(config)
+    process.start()
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        process.stop()
+
+
+def import_(daemon: DaemonProcess, what: str, lines: list[bytes], *options: str) -> subprocess.CompletedProcess[str]:
+    file = daemon.data / f"{what}.jsonl"
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    command = [
+        sys.executable,
+        "-m",
+        "semievold.commands.cli",
+        what,
+        "import",
+        str(file),
+        "-c",
+        str(daemon.config),
+        "-o",
+        "json",
+    ]
+    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+
+def letters(daemon: DaemonProcess) -> list[Any]:
+    database = Database(f"sqlite:///{daemon.data.resolve() / 'state.db'}")
+    with database.read() as connection:
+        rows = connection.execute(sa.select(stream_records).where(stream_records.c.topic == "semievol.dead-letter"))
+        found = list(rows.mappings())
+    database.close()
+    return found
+
+
+def test_every_bad_query_is_dead_lettered_with_its_reason_and_its_bytes(daemon: DaemonProcess) -> None:
+    good = [json.dumps(query(number)).encode() for number in range(4)]
+    reused = json.dumps({"id": "q0", "question": "another question"}).encode()
+    done = import_(daemon, "queries", [*good, *BAD_QUERIES.values(), good[0], reused], "--raw")
+    assert done.returncode == 0, done.stderr
+    daemon.wait_until(lambda: len(letters(daemon)) == len(BAD_QUERIES) + 1)
+    daemon.wait_until(lambda: daemon.status()["pseudo_labels"]["total"] == 4)
+    found = letters(daemon)
+    assert Counter(letter["headers"]["reason"] for letter in found) == Counter([*BAD_QUERIES, "duplicate_id"])
+    for letter in found:
+        reason = letter["headers"]["reason"]
+        assert letter["value"] == BAD_QUERIES.get(reason, reused)
+        assert letter["headers"]["source_topic"] == "semievol.queries"
+    assert daemon.get("/healthz").status_code == 200
+
+
+def test_an_answer_outside_the_closed_set_never_becomes_an_example(daemon: DaemonProcess) -> None:
+    before = len(letters(daemon))
+    bad = json.dumps({"id": "e1", "question": "red 1", "answer": "crimson"}).encode()
+    assert import_(daemon, "labels", [bad], "--raw").returncode == 0
+    daemon.wait_until(lambda: len(letters(daemon)) == before + 1)
+    assert letters(daemon)[-1]["headers"]["reason"] == "answer_not_allowed"
+    assert daemon.status()["examples"]["training"] + daemon.status()["examples"]["holdout"] == 0
+
+
+def test_import_names_file_line_and_field_and_publishes_nothing(daemon: DaemonProcess) -> None:
+    before = daemon.status()["pseudo_labels"]["total"]
+    done = import_(daemon, "queries", [json.dumps(query(50)).encode(), b'{"id": "x"}'])
+    assert done.returncode == 2
+    assert "queries.jsonl:2: question: missing" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert daemon.status()["pseudo_labels"]["total"] == before
+
+
+def test_a_null_value_retracts_a_label(daemon: DaemonProcess) -> None:
+    daemon.publish("labels", [example(number) for number in range(5)])
+    count = lambda: sum(daemon.status()["examples"][side] for side in ("training", "holdout"))  # noqa: E731
+    daemon.wait_until(lambda: count() == 5)
+    done = subprocess.run(
+        [sys.executable, "-m", "semievold.commands.cli", "labels", "retract", "e3", "-c", str(daemon.config)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    daemon.wait_until(lambda: count() == 4)
+
+
+def test_the_api_and_the_gateway_answer_nothing_without_their_token(daemon: DaemonProcess) -> None:
+    import httpx
+
+    for front, path in (("api", "/v1/status"), ("api", "/v1/explain/q0"), ("gateway", "/v1/models")):
+        assert httpx.get(daemon.url(front) + path).status_code == 401
+    assert httpx.get(daemon.url("api") + "/metrics").status_code == 200
+
+
+def test_bad_gateway_requests_are_refused_by_field(daemon: DaemonProcess) -> None:
+    assert daemon.chat("red", temperature=-1).json()["error"]["message"].startswith("temperature")
+    assert daemon.post("/v1/chat/completions", {"model": "tiny"}, front="gateway").status_code == 400
+    assert daemon.post("/v1/chat/completions", {"model": "tiny", "messages": []}, front="gateway").status_code == 400
+    assert daemon.post("/v1/chat/completions", {"model": "gpt", "messages": []}, front="gateway").status_code == 404
+    too_long = daemon.chat("x" * 5000)
+    assert too_long.status_code == 400
+    assert "tokens" in too_long.json()["error"]["message"]
+    assert daemon.chat("x" * 2_000_000).status_code == 413
+
+
+def test_a_misspelt_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    settings = yaml.safe_load(config.read_text())
+    settings["trigger"]["new_pseudo_label"] = 5
+    config.write_text(yaml.safe_dump(settings))
+    done = subprocess.run(
+        [sys.executable, "-m", "semievold.commands.cli", "config", "validate", "-c", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "trigger.new_pseudo_label" in done.stderr
+    assert "new_pseudo_labels" in done.stderr
+
+
+def test_a_second_daemon_on_the_same_directory_is_refused(daemon: DaemonProcess) -> None:
+    command = [sys.executable, "-m", "semievold.commands.cli", "run", "-c", str(daemon.config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "another daemon runs" in done.stderr

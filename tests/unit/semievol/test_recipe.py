@@ -1,0 +1,239 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from semievol.config.method import Configuration, GateConfig, LabellingConfig, MethodConfig, ModelConfig, TaskConfig
+from semievol.errors import ConfigError, DataError
+from semievol.protocols import ExampleIndex, Progress
+from semievol.recipe import Run, evolve, run_round
+from semievol.runs.directory import RunDirectory
+from semievol.tasks.task import Task
+from semievol.training.job import read_snapshot
+from semievol.types import Example, GenerationRequest, Query
+from tests.scripted import ListIndex, ScriptedGenerator
+
+CONFIG = MethodConfig(
+    task=TaskConfig(labels=("a", "b")),
+    model=ModelConfig(name="none"),
+    labelling=LabellingConfig(configurations=(Configuration(name="greedy", temperature=0.0, neighbours=2),)),
+    gate=GateConfig(min_holdout=5),
+)
+EXAMPLES = tuple(Example(Query(f"e{i}", f"example {i}"), "a") for i in range(4))
+HOLDOUT = tuple(Example(Query(f"h{i}", f"holdout {i}"), "a") for i in range(12))
+QUERIES = tuple(Query(f"q{i}", f"query {i}") for i in range(10))
+
+
+class World:
+    """A model that gets better with every training: adapter n answers the first 5 * n held-out questions rightly."""
+
+    def __init__(self, gains: tuple[int, ...] = (6, 12)) -> None:
+        self.right: dict[str | None, int] = {None: 0}
+        self.gains = list(gains)
+        self.generator = ScriptedGenerator(self.answer)
+        self.index = ListIndex(EXAMPLES)
+        self.trained: list[Path] = []
+        self.fail_training = False
+
+    def answer(self, request: GenerationRequest) -> list[tuple[str, float]]:
+        kind, number = request.messages[-1].content.split()
+        if kind == "holdout":
+            return [("a" if int(number) < self.right[request.adapter] else "b", 0.1)]
+        return [("a", int(number) / 10)]
+
+    async def train(self, snapshot: Path, work: Path, adapters: Path, progress: Progress) -> Path:
+        if self.fail_training:
+            raise KeyboardInterrupt
+        self.trained.append(snapshot)
+        progress(100)
+        name = f"adapter-{len(self.trained)}"
+        self.right[name] = self.gains[len(self.trained) - 1]
+        return adapters / name
+
+    def run(self, directory: Path, config: MethodConfig = CONFIG, index: ExampleIndex | None = None) -> Run:
+        return Run(
+            config=config,
+            task=Task(config.task),
+            generator=self.generator,
+            index=index or self.index,
+            trainer=self.train,
+            examples=EXAMPLES,
+            holdout=HOLDOUT,
+            queries=QUERIES,
+            directory=RunDirectory(directory),
+        )
+
+
+async def test_rounds_build_on_each_other_as_long_as_they_are_promoted(tmp_path: Path) -> None:
+    world = World()
+    warm, evolved = await evolve(world.run(tmp_path / "run"), 1)
+    assert (warm.kind, warm.incumbent, warm.adapter, warm.gate.decision) == ("warm", None, "adapter-1", "promote")
+    assert (evolved.kind, evolved.incumbent, evolved.serving) == ("evolve", "adapter-1", "adapter-2")
+    assert (evolved.labelled, evolved.selected, evolved.threshold, evolved.rows) == (10, 5, 0.4, 9)
+    assert evolved.gate.candidate_accuracy == 1.0
+    assert await world.generator.loaded_adapters() == {"adapter-2"}
+
+
+async def test_the_adapter_promoted_last_labels_the_queries(tmp_path: Path) -> None:
+    world = World()
+    await evolve(world.run(tmp_path), 1)
+    labelling = [r for call in world.generator.calls for r in call if r.messages[-1].content.startswith("query")]
+    assert {request.adapter for request in labelling} == {"adapter-1"}
+
+
+async def test_a_round_that_is_not_promoted_ends_the_run_and_changes_nothing(tmp_path: Path) -> None:
+    world = World(gains=(6, 6, 12))
+    results = await evolve(world.run(tmp_path), 2)
+    assert [result.gate.decision for result in results] == ["promote", "inconclusive"]
+    assert results[-1].serving == "adapter-1"
+    assert await world.generator.loaded_adapters() == {"adapter-1"}
+
+
+async def test_after_a_warm_round_that_is_not_promoted_the_base_model_labels(tmp_path: Path) -> None:
+    world = World(gains=(0, 12))
+    warm, evolved = await evolve(world.run(tmp_path), 1)
+    assert warm.gate.decision == "inconclusive"
+    assert (evolved.incumbent, evolved.serving) == (None, "adapter-2")
+
+
+async def test_a_snapshot_holds_examples_and_selected_pseudo_labels_and_no_holdout(tmp_path: Path) -> None:
+    world = World()
+    await evolve(world.run(tmp_path / "run"), 1)
+    warm, evolved = (read_snapshot(snapshot)[1] for snapshot in world.trained)
+    assert sorted(row.id for row in warm) == ["e0", "e1", "e2", "e3"]
+    assert sorted(row.id for row in evolved) == ["e0", "e1", "e2", "e3", "q0", "q1", "q2", "q3", "q4"]
+    job, _ = read_snapshot(world.trained[1])
+    assert (job.workload, job.round_number, job.kind, job.parent) == ("files", 2, "evolve", None)
+    assert len(job.fingerprint_prompts) == 4
+
+
+async def test_warm_and_evolve_rounds_have_their_own_rates_and_may_continue_the_incumbent(tmp_path: Path) -> None:
+    training = CONFIG.training.model_copy(
+        update={"warm_learning_rate": 1e-3, "warm_epochs": 9.0, "start_from": "incumbent"}
+    )
+    world = World()
+    await evolve(world.run(tmp_path, CONFIG.model_copy(update={"training": training})), 1)
+    warm, evolved = (read_snapshot(path)[0] for path in world.trained)
+    assert (warm.learning_rate, warm.epochs, warm.parent) == (1e-3, 9.0, None)
+    assert (evolved.learning_rate, evolved.epochs) == (training.learning_rate, training.epochs)
+    assert evolved.parent == tmp_path / "adapters" / "adapter-1"
+
+
+async def test_every_pseudo_label_is_written_with_its_fate(tmp_path: Path) -> None:
+    await evolve(World().run(tmp_path), 1)
+    rows = [json.loads(line) for line in (tmp_path / "round-0002/pseudo_labels.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [query.id for query in QUERIES]
+    assert [row["selected"] for row in rows] == [True] * 5 + [False] * 5
+    assert {row.get("reason") for row in rows} == {None, "entropy above threshold"}
+    assert rows[0]["neighbours"][0][0] == "e0"
+
+
+async def test_a_finished_run_started_again_does_nothing(tmp_path: Path) -> None:
+    world = World()
+    results = await evolve(world.run(tmp_path), 1)
+    calls = len(world.generator.calls)
+    assert await evolve(world.run(tmp_path), 1) == results
+    assert len(world.generator.calls) == calls
+    assert len(world.trained) == 2
+
+
+async def test_a_run_killed_in_training_goes_on_without_labelling_again(tmp_path: Path) -> None:
+    world = World()
+    run = world.run(tmp_path)
+    warm = await run_round(run, 1, None)
+    world.fail_training = True
+    with pytest.raises(KeyboardInterrupt):
+        await run_round(run, 2, warm.serving)
+    world.fail_training = False
+    calls = len(world.generator.calls)
+    result = await run_round(run, 2, warm.serving)
+    assert result.promoted
+    assert all("query" not in r.messages[-1].content for call in world.generator.calls[calls:] for r in call)
+
+
+async def test_a_directory_of_another_run_is_refused(tmp_path: Path) -> None:
+    await evolve(World().run(tmp_path), 0)
+    with pytest.raises(ConfigError, match="holds a run with other config; use another directory"):
+        await evolve(World().run(tmp_path, CONFIG.model_copy(update={"seed": 5})), 0)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not valid JSON"):
+        await evolve(World().run(tmp_path), 0)
+
+
+async def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    await evolve(World().run(tmp_path), 0)
+    (tmp_path / "round-0001" / "round.json").write_text('{"number": 1}')
+    with pytest.raises(DataError, match=r"round-0001/round.json: is not the result of a round"):
+        await evolve(World().run(tmp_path), 0)
+
+
+async def test_the_steps_are_announced_with_their_size(tmp_path: Path) -> None:
+    announced: dict[str, list[int]] = {}
+
+    def watch(step: str, total: int):  # type: ignore[no-untyped-def]
+        announced[step] = [total, 0]
+
+        def advance(count: int) -> None:
+            announced[step][1] += count
+
+        return advance
+
+    world = World()
+    run = world.run(tmp_path)
+    watched = Run(**{name: getattr(run, name) for name in run.__slots__ if name != "watcher"}, watcher=watch)
+    await evolve(watched, 1)
+    assert announced["round 2: label"] == [10, 10]
+    assert announced["round 2: train (%)"] == [100, 100]
+    assert announced["round 2: evaluate adapter-2"] == [12, 12]
+    assert all(total == done for total, done in announced.values())
+
+
+def cut_off(path: Path) -> int:
+    """Leave what a process leaves that died within a write; returns how many lines are whole."""
+    text = path.read_text()
+    path.write_text(text + '{"id": "q4", "quest')
+    return text.count("\n")
+
+
+async def test_a_run_killed_while_it_labels_goes_on_after_the_last_whole_batch(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"labelling": CONFIG.labelling.model_copy(update={"batch_size": 4})})
+    undisturbed = await evolve(World().run(tmp_path / "whole", config), 1)
+    world = World()
+    answer = world.answer
+
+    def dying(request: GenerationRequest) -> list[tuple[str, float]]:
+        if request.messages[-1].content == "query 6":
+            raise KeyboardInterrupt
+        return answer(request)
+
+    world.generator.script = dying
+    with pytest.raises(KeyboardInterrupt):
+        await evolve(world.run(tmp_path / "run", config), 1)
+    partial = tmp_path / "run" / "round-0002" / "pseudo_labels.partial.jsonl"
+    assert cut_off(partial) == 4
+    world.generator.script = answer
+    calls = len(world.generator.calls)
+    results = await evolve(world.run(tmp_path / "run", config), 1)
+    asked = [r.messages[-1].content for call in world.generator.calls[calls:] for r in call]
+    assert [text for text in asked if text.startswith("query")] == [f"query {i}" for i in range(4, 10)]
+    assert [result.gate for result in results] == [result.gate for result in undisturbed]
+    files = [tmp_path / name / "round-0002" / "pseudo_labels.jsonl" for name in ("run", "whole")]
+    assert files[0].read_text() == files[1].read_text()
+    assert not partial.exists()
+
+
+def written(directory: Path) -> str:
+    return "".join(path.read_text() for path in directory.rglob("*.json*"))
+
+
+async def test_a_run_goes_on_where_the_servers_moved_and_keeps_no_secret(tmp_path: Path) -> None:
+    def placed(url: str, **training: object) -> MethodConfig:
+        engine = {"kind": "openai", "base_url": url, "api_key": "known-secret"}
+        sections = {"generation": engine, "models": {"big": {**engine, "model": "x"}}, "embedding": engine}
+        return MethodConfig.model_validate(CONFIG.model_dump() | sections | {"training": training})
+
+    logs = {"log_to": ["mlflow"], "log_steps": 2, "tensorboard_directory": "/logs", "mlflow_uri": "http://c:3"}
+    await evolve(World().run(tmp_path, placed("http://a:1/v1")), 0)
+    await evolve(World().run(tmp_path, placed("http://b:2/v1", threads=1, processes=2, **logs)), 0)
+    assert "known-secret" not in written(tmp_path)
+    assert "http://" not in (tmp_path / "run.json").read_text()

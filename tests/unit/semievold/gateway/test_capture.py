@@ -1,0 +1,193 @@
+"""What of the clients' traffic becomes a query, and that a stream which is away costs no client anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semievol.config.method import TaskConfig
+from semievol.tasks.task import Task
+from semievol.types import Message, Query
+from semievold.config.fronts import CaptureConfig
+from semievold.errors import TransientStreamError
+from semievold.gateway.capture import Capture, Dropped, in_share
+from semievold.intake.messages import RecordParser
+from semievold.monitoring.metrics import Metrics
+from semievold.streams.protocol import OutgoingRecord, StreamRecord
+
+INSTRUCTION = "Sort the mail."
+PARSER = RecordParser(Task(TaskConfig(labels=("red", "blue"), instruction=INSTRUCTION)), 100_000)
+
+
+class Producer:
+    """A producer that can be away, and remembers what was published."""
+
+    def __init__(self) -> None:
+        self.published: list[OutgoingRecord] = []
+        self.away = False
+        self.attempts = 0
+
+    async def publish(self, topic: str, records: Sequence[OutgoingRecord]) -> None:
+        assert topic == "queries"
+        self.attempts += 1
+        if self.away:
+            raise TransientStreamError("the broker is away")
+        self.published += records
+
+    async def close(self) -> None:
+        pass
+
+
+class World:
+    def __init__(self, **settings: Any) -> None:
+        self.producer = Producer()
+        self.metrics = Metrics("w")
+        config = CaptureConfig(**{"share": 1.0, **settings})
+        self.capture = Capture(config, "queries", INSTRUCTION, PARSER, self.producer, self.metrics)
+
+    def offer(self, *messages: Any, headers: dict[str, str] | None = None, answer_id: str | None = "a1") -> str | None:
+        turns = [{"role": m[0], "content": m[1]} if isinstance(m, tuple) else m for m in messages]
+        return self.capture.offer({"messages": turns}, headers or {}, answer_id, "v1")
+
+    def dropped(self) -> dict[str, int]:
+        found = {each.value: self.metrics.capture_dropped.labels("w", each.value)._value.get() for each in Dropped}
+        return {reason: int(count) for reason, count in found.items() if count}
+
+    async def queries(self) -> list[Query]:
+        """What was published, read back as the intake reads it."""
+        stop = asyncio.Event()
+        stop.set()
+        await self.capture.run(stop)
+        return [PARSER.query(StreamRecord("queries", 0, 0, r.key, r.value, {}, 0.0)) for r in self.producer.published]
+
+
+async def test_a_single_turn_with_the_configured_instruction_is_a_question() -> None:
+    world = World()
+    assert world.offer(("system", INSTRUCTION), ("user", "what is this?")) == "a1"
+    assert world.offer(("user", "and this?"), answer_id="a2") == "a2"
+    first, second = await world.queries()
+    assert (first.id, first.question, first.messages) == ("a1", "what is this?", None)
+    assert (second.question, second.messages) == ("and this?", None)
+    assert first.metadata == {"source": "gateway", "adapter": "v1"}
+
+
+async def test_a_conversation_and_a_foreign_instruction_are_kept_as_messages() -> None:
+    world = World()
+    assert world.offer(("system", "Be rude."), ("user", "x")) == "a1"
+    turns = (("user", "x"), ("assistant", "red"), ("user", "y"))
+    assert world.offer(*turns, answer_id="a2") == "a2"
+    first, second = await world.queries()
+    assert first.messages == (Message("system", "Be rude."), Message("user", "x"))
+    assert second.messages == (Message("user", "x"), Message("assistant", "red"), Message("user", "y"))
+
+
+async def test_text_parts_are_joined_as_servers_join_them() -> None:
+    world = World()
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    world.offer({"role": "user", "content": parts})
+    assert (await world.queries())[0].question == "one\ntwo"
+
+
+async def test_a_given_id_names_the_query() -> None:
+    world = World()
+    assert world.offer(("user", "x"), headers={"x-semievol-id": "mail 17"}) == "mail 17"
+    assert [query.id for query in await world.queries()] == ["mail 17"]
+
+
+IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:..."}}]}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "headers", "reason"),
+    [
+        ([("user", "x")], {"x-semievol-no-capture": "1"}, "opted_out"),
+        ([("user", "x" * 51)], {}, "too_long"),
+        ([IMAGE], {}, "not_text"),
+        ([("user", "x"), CALL, ("user", "y")], {}, "not_text"),
+        ([("user", "x"), ("tool", "4"), ("user", "y")], {}, "not_text"),
+        (["x"], {}, "not_text"),
+        ([("user", "x"), ("assistant", "red")], {}, "invalid"),
+        ([("user", "  ")], {}, "invalid"),
+        ([], {}, "invalid"),
+        ([("user", "a\0b")], {}, "invalid"),
+        ([("user", "x")], {"x-semievol-id": "ü"}, "invalid"),
+        ([("user", "x")], {"x-semievol-id": "x" * 513}, "invalid"),
+        ([("user", "x")], {"x-semievol-id": " "}, "invalid"),
+    ],
+)
+async def test_what_is_not_captured_is_counted_with_its_reason(messages: Any, headers: Any, reason: str) -> None:
+    world = World(max_chars=50)
+    assert world.offer(*messages, headers=headers) is None
+    assert await world.queries() == []
+    assert world.dropped() == {reason: 1}
+
+
+async def test_a_share_is_sampled_by_the_id_alone() -> None:
+    world = World(share=0.25)
+    taken = [world.offer(("user", "x"), answer_id=f"id-{number}") for number in range(1000)]
+    assert 200 < sum(query_id is not None for query_id in taken) < 300
+    assert taken == [f"id-{number}" if in_share(f"id-{number}", 0.25) else None for number in range(1000)]
+    assert world.dropped() == {}
+    assert not in_share("x", 0.0)
+    assert in_share("x", 1.0)
+
+
+async def test_a_full_queue_drops_new_queries_and_keeps_no_client_waiting() -> None:
+    world = World(queue_size=2)
+    assert [world.offer(("user", "x"), answer_id=str(number)) for number in range(4)] == ["0", "1", None, None]
+    assert world.dropped() == {"queue_full": 2}
+    assert [query.id for query in await world.queries()] == ["0", "1"]
+
+
+async def test_a_stream_that_is_away_gets_the_queries_when_it_is_back() -> None:
+    world = World()
+    world.producer.away = True
+    stop = asyncio.Event()
+    running = asyncio.create_task(world.capture.run(stop))
+    world.offer(("user", "x"))
+    async with asyncio.timeout(10):
+        while world.producer.attempts < 2:  # noqa: ASYNC110 - it is not ours to signal
+            await asyncio.sleep(0.005)
+        assert world.capture.health.degraded
+        world.producer.away = False
+        while not world.producer.published:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    stop.set()
+    await running
+    assert world.metrics.captured.labels("w")._value.get() == 1
+
+
+async def test_a_stop_publishes_what_is_queued_and_does_not_wait_for_a_stream_that_is_away() -> None:
+    world = World()
+    world.offer(("user", "x"))
+    assert len(await world.queries()) == 1
+    world.producer.away = True
+    world.offer(("user", "y"), answer_id="a2")
+    async with asyncio.timeout(5):
+        await world.queries()
+    assert world.dropped() == {"not_published": 1}
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=("Cs",))),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "text", "type"]), inner)
+    ),
+    max_leaves=10,
+)
+ROLES = st.sampled_from(["user", "system", "assistant", "tool"])
+TURNS = st.lists(st.fixed_dictionaries({"role": ROLES | JSON, "content": JSON}) | JSON, max_size=4)
+
+
+@given(st.fixed_dictionaries({"messages": TURNS | JSON}), st.text(st.characters(codec="latin-1"), max_size=20))
+def test_whatever_clients_send_is_a_valid_record_or_dropped(body: Any, identity: str) -> None:
+    world = World()
+    taken = world.capture.offer(json.loads(json.dumps(body)), {"x-semievol-id": identity}, "a1", None)
+    assert taken is None or [query.id for query in asyncio.run(world.queries())] == [taken]

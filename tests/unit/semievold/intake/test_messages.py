@@ -1,0 +1,261 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semievol.config.method import TaskConfig
+from semievol.examples.data import query_from_json, query_to_json
+from semievol.tasks.task import Task
+from semievol.types import Example, Message, PseudoLabel, Query
+from semievold.errors import PoisonRecord, Reason
+from semievold.intake.messages import (
+    MAX_DETAIL_CHARS,
+    RecordParser,
+    Retraction,
+    dead_letter,
+    label_record,
+    prediction_record,
+    query_record,
+)
+from semievold.streams.protocol import StreamRecord
+
+CLASSES = RecordParser(Task(TaskConfig(labels=("yes please", "no"), max_question_chars=40)), max_record_bytes=2000)
+CHOICES = RecordParser(Task(TaskConfig(form="multiple_choice")), max_record_bytes=2000)
+
+
+def record(value: object, key: str | None = None) -> StreamRecord:
+    raw = value if isinstance(value, bytes) or value is None else json.dumps(value).encode()
+    return StreamRecord("t", 1, 42, key, raw, {"trace": "x"}, 0.0)
+
+
+def poison(value: object, *, label: bool = False, parser: RecordParser = CLASSES) -> PoisonRecord:
+    with pytest.raises(PoisonRecord) as caught:
+        (parser.label if label else parser.query)(record(value))
+    return caught.value
+
+
+def test_a_query_keeps_its_unknown_fields_as_metadata() -> None:
+    query = CLASSES.query(
+        record(
+            {
+                "schema_version": 1,
+                "id": "q1",
+                "question": "is it?",
+                "category": "x",
+                "channel": "mail",
+                "metadata": {"user": 7},
+                "timestamp": "2024-01-01",
+            }
+        )
+    )
+    assert query == Query("q1", "is it?", category="x", metadata={"channel": "mail", "user": 7})
+
+
+def test_the_truth_that_a_query_carries_by_mistake_is_dropped() -> None:
+    assert CLASSES.query(record({"id": "q1", "question": "is it?", "answer": "no"})).metadata == {}
+
+
+def test_a_conversation_asks_with_its_last_turn() -> None:
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "?"},
+        {"role": "user", "content": "no"},
+    ]
+    query = CLASSES.query(record({"id": "q1", "messages": turns}))
+    assert query.question == "no"
+    assert query.messages == (Message("user", "hi"), Message("assistant", "?"), Message("user", "no"))
+
+
+def test_whole_numbers_are_taken_as_text_like_in_files() -> None:
+    parsed = CHOICES.label(record({"id": 17, "question": "2+2?", "options": [3, 4], "answer": "B"}))
+    assert isinstance(parsed, Example)
+    assert (parsed.id, parsed.query.options) == ("17", ("3", "4"))
+
+
+def test_ids_are_stripped_like_in_files() -> None:
+    assert CLASSES.query(record({"id": " q1\n", "question": "is it?"})).id == "q1"
+
+
+def test_a_minor_schema_version_is_read() -> None:
+    assert CLASSES.query(record({"schema_version": "1.7", "id": "q1", "question": "is it?"})).id == "q1"
+
+
+def test_a_label_is_stored_in_its_canonical_spelling() -> None:
+    parsed = CLASSES.label(record({"id": "e1", "question": "is it?", "answer": "Yes-Please", "source": "crm"}))
+    assert parsed == Example(Query("e1", "is it?"), "yes please", "crm")
+
+
+def test_a_null_value_retracts_the_label_of_its_key() -> None:
+    assert CLASSES.label(record(None, key="e1")) == Retraction("e1")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "words"),
+    [
+        (b"", Reason.MALFORMED_JSON, "JSON object"),
+        (b"{", Reason.MALFORMED_JSON, "JSON object"),
+        (b'{"id": "a", "question": "b"} x', Reason.MALFORMED_JSON, "JSON object"),
+        (b"[1]", Reason.MALFORMED_JSON, "JSON object"),
+        (b"null", Reason.MALFORMED_JSON, "JSON object"),
+        (b'"text"', Reason.MALFORMED_JSON, "JSON object"),
+        (b"\xef\xbb\xbf{}", Reason.MALFORMED_JSON, "JSON object"),
+        (b'{"id": "a", "question": "\xff"}', Reason.NOT_UTF8, "byte 25"),
+        (b'{"id": "a", "question": "\\ud800"}', Reason.MALFORMED_JSON, "JSON object"),
+        (b'{"id": "a", "question": "x", "metadata": {"p": NaN}}', Reason.MALFORMED_JSON, "JSON object"),
+        (
+            b'{"id": "a", "question": "x", "deep": ' + b"[" * 900 + b"]" * 900 + b"}",
+            Reason.MALFORMED_JSON,
+            "JSON object",
+        ),
+        (b'{"id": "a", "question": "x\\u0000"}', Reason.INVALID_FIELD, "NUL"),
+        ({"id": "a", "question": "x", "category": "c" * 201}, Reason.INVALID_FIELD, "category: 201"),
+        (b"x" * 2001, Reason.TOO_LARGE, "max_record_bytes"),
+        (None, Reason.NO_VALUE, "null"),
+        ({"question": "x"}, Reason.MISSING_FIELD, "id: missing"),
+        ({"id": None, "question": "x"}, Reason.INVALID_FIELD, "id:"),
+        ({"id": "  ", "question": "x"}, Reason.MISSING_FIELD, "id: empty"),
+        ({"id": True, "question": "x"}, Reason.INVALID_FIELD, "id:"),
+        ({"id": "a" * 513, "question": "x"}, Reason.ID_TOO_LONG, "513"),
+        ({"id": "a"}, Reason.MISSING_FIELD, "question: missing"),
+        ({"id": "a", "question": " "}, Reason.MISSING_FIELD, "question: empty"),
+        ({"id": "a", "question": ["x"]}, Reason.INVALID_FIELD, "question:"),
+        ({"id": "a", "question": "x" * 41}, Reason.QUESTION_TOO_LONG, "task.max_question_chars"),
+        ({"id": "a", "question": "x", "messages": []}, Reason.INVALID_FIELD, "both"),
+        ({"id": "a", "messages": []}, Reason.INVALID_FIELD, "messages"),
+        ({"id": "a", "messages": [{"role": "tool", "content": "x"}]}, Reason.INVALID_FIELD, "messages.0.role"),
+        ({"id": "a", "messages": [{"role": "user"}]}, Reason.MISSING_FIELD, "messages.0.content"),
+        ({"id": "a", "messages": [{"role": "assistant", "content": "x"}]}, Reason.INVALID_FIELD, "last turn"),
+        ({"id": "a", "messages": [{"role": "user", "content": "x" * 41}]}, Reason.QUESTION_TOO_LONG, "messages"),
+        ({"id": "a", "question": "x", "options": ["b", "c"]}, Reason.INVALID_QUERY, "options"),
+        ({"id": "a", "question": "x", "options": "b"}, Reason.INVALID_FIELD, "options"),
+        ({"id": "a", "question": "x", "metadata": []}, Reason.INVALID_FIELD, "metadata"),
+        ({"schema_version": 2, "id": "a", "question": "x"}, Reason.SCHEMA_VERSION, "2"),
+        ({"schema_version": "2.0", "id": "a", "question": "x"}, Reason.SCHEMA_VERSION, "2.0"),
+        ({"schema_version": None, "id": "a", "question": "x"}, Reason.INVALID_FIELD, "schema_version"),
+    ],
+)
+def test_a_poison_query_names_its_reason_and_field(value: object, reason: Reason, words: str) -> None:
+    error = poison(value)
+    assert error.reason is reason
+    assert words in error.detail
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "words"),
+    [
+        ({"id": "a", "question": "x"}, Reason.MISSING_FIELD, "answer: missing"),
+        ({"id": "a", "question": "x", "answer": ["no"]}, Reason.INVALID_FIELD, "answer"),
+        ({"id": "a", "question": "x", "answer": "maybe"}, Reason.ANSWER_NOT_ALLOWED, "answer"),
+        ({"id": "a", "question": "x", "answer": ""}, Reason.ANSWER_NOT_ALLOWED, "answer"),
+        (None, Reason.NO_KEY, "key"),
+    ],
+)
+def test_a_poison_label_names_its_reason_and_field(value: object, reason: Reason, words: str) -> None:
+    error = poison(value, label=True)
+    assert error.reason is reason
+    assert words in error.detail
+
+
+@pytest.mark.parametrize("options", [None, [], ["one"], ["one", " "], ["x"] * 27])
+def test_a_multiple_choice_query_needs_usable_options(options: object) -> None:
+    assert poison({"id": "a", "question": "x", "options": options}, parser=CHOICES).reason is Reason.INVALID_QUERY
+
+
+def test_an_escaped_backslash_before_u0000_is_no_nul() -> None:
+    assert CLASSES.query(record(b'{"id": "a", "question": "x\\\\u0000"}')).question == "x\\u0000"
+
+
+def test_the_words_nan_and_infinity_are_allowed_in_texts() -> None:
+    assert CLASSES.query(record({"id": "a", "question": "NaN or Infinity?"})).question == "NaN or Infinity?"
+
+
+def test_details_stay_short_whatever_was_sent() -> None:
+    letter = dead_letter(record({"id": "a"}), PoisonRecord(Reason.INVALID_FIELD, "x" * 10_000), "w")
+    assert len(letter.headers["detail"]) == MAX_DETAIL_CHARS
+
+
+def test_a_dead_letter_is_the_record_as_it_came_with_its_origin_in_the_headers() -> None:
+    letter = dead_letter(record(b"\xff", key="k"), PoisonRecord(Reason.NOT_UTF8, "why"), "w")
+    assert (letter.key, letter.value) == ("k", b"\xff")
+    assert letter.headers == {
+        "trace": "x",
+        "reason": "invalid_utf8",
+        "detail": "why",
+        "source_topic": "t",
+        "source_partition": "1",
+        "source_offset": "42",
+        "workload": "w",
+    }
+
+
+def test_a_prediction_without_a_parsed_answer_has_no_entropy() -> None:
+    label = PseudoLabel(Query("q", "?"), None, float("inf"), 0.0, 0.0, False, None, (("e1", 0.5),), ())
+    assert json.loads(prediction_record(label).value or b"") == {
+        "schema_version": 1,
+        "id": "q",
+        "answer": None,
+        "entropy": None,
+        "agreement": 0.0,
+        "confidence": 0.0,
+        "adapter": None,
+        "neighbours": ["e1"],
+        "selected": None,
+    }
+
+
+def as_read(outgoing: Any) -> StreamRecord:
+    return StreamRecord("t", 0, 0, outgoing.key, outgoing.value, outgoing.headers, 0.0)
+
+
+def test_what_is_written_is_what_is_read() -> None:
+    asked = (
+        Query("q1", "wie, bitte? 质", category="c", metadata={"a": [1, {"b": None}]}),
+        Query("q2", "b?", messages=(Message("system", "s"), Message("user", "b?"))),
+    )
+    for query in asked:
+        example = Example(query, "no", "crm")
+        assert CLASSES.query(as_read(query_record(query))) == query
+        assert CLASSES.label(as_read(label_record(example))) == example
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+records = st.dictionaries(
+    st.sampled_from(
+        ["schema_version", "id", "question", "messages", "options", "category", "metadata", "answer", "source", "more"]
+    ),
+    json_values | st.just(1) | st.just("x"),
+)
+
+
+@given(st.binary(max_size=80) | records.map(lambda value: json.dumps(value).encode()))
+def test_whatever_arrives_is_a_value_or_a_poison_record(value: bytes) -> None:
+    for parser in (CLASSES, CHOICES):
+        for parse in (parser.query, parser.label):
+            try:
+                parsed = parse(record(value))
+            except PoisonRecord as error:
+                assert error.detail  # noqa: PT017 - both ways out are right
+            else:
+                query = parsed.query if isinstance(parsed, Example) else parsed
+                assert query_from_json(query_to_json(query)) == query
+
+
+def test_a_label_may_have_several_true_answers() -> None:
+    numeric = RecordParser(Task(TaskConfig(form="numeric")), max_record_bytes=2000)
+    parsed = numeric.label(record({"id": "q1", "question": "how many?", "answer": 0.125, "answers": [12.5, 7]}))
+    assert isinstance(parsed, Example)
+    assert parsed.answers == ("0.125", "12.5", "7")
+    short = RecordParser(Task(TaskConfig(form="short_answer")), max_record_bytes=2000)
+    sent = {"id": "q1", "question": "how many?", "answer": "three yards", "answers": ["three yards", 3, "3"]}
+    parsed = short.label(record(sent))
+    assert parsed == Example(Query("q1", "how many?"), "three yards", None, ("3",))
+    assert short.label(record(label_record(parsed).value)) == parsed
+    assert short.query(record(sent)).metadata == {}
+    assert poison({**sent, "answers": ["no", "maybe"], "answer": "no"}, label=True).reason is Reason.ANSWER_NOT_ALLOWED
+    assert poison({**sent, "answers": "no"}, label=True).reason is Reason.INVALID_FIELD

@@ -1,0 +1,22 @@
+from semievold.round_states import CANCELLABLE, ENDED, MAIN_PATH, RoundState, allowed
+
+
+def test_the_main_path_is_walked_without_skipping_or_going_back() -> None:
+    for place, state in enumerate(MAIN_PATH[:-1]):
+        following = [target for target in MAIN_PATH if allowed(state, target)]
+        assert following == [MAIN_PATH[place + 1]]
+
+
+def test_an_ended_round_never_moves_again() -> None:
+    assert not any(allowed(ended, target) for ended in ENDED for target in RoundState)
+
+
+def test_only_the_gate_can_reject_or_be_inconclusive() -> None:
+    for exit_state in (RoundState.REJECTED, RoundState.INCONCLUSIVE):
+        assert [state for state in MAIN_PATH if allowed(state, exit_state)] == [RoundState.LOADED]
+
+
+def test_a_promoted_round_can_be_rolled_back_but_not_cancelled() -> None:
+    assert allowed(RoundState.PROMOTED, RoundState.ROLLED_BACK)
+    assert RoundState.PROMOTED not in CANCELLABLE
+    assert not allowed(RoundState.PROMOTED, RoundState.CANCELLED)
