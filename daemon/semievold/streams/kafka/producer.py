@@ -13,15 +13,11 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-from kafka import KafkaProducer
-from kafka import errors as kafka_errors
 
 from semievol.errors import SemiEvolError
 from semievold.config.streams import KafkaSettings, StreamSettings
 from semievold.errors import RecordRefused
-from semievold.streams.kafka.client import REQUEST_S, connect, encode_headers, encode_key, translate
+from semievold.streams.kafka.client import Sender
 from semievold.streams.kafka.topics import KafkaTopics
 from semievold.streams.protocol import DEAD_LETTER_HEADERS, OutgoingRecord
 
@@ -31,8 +27,6 @@ THREADS = 4
 CLOSE_S = 5.0
 GRACE_S = 5.0
 """The client itself gives a record up after the delivery timeout; ours comes after it."""
-UNLIMITED_BYTES = 64 * 1024 * 1024
-"""Whether a record is too large is for its topic to say, not for the client."""
 CUT_HEADER = "value_truncated_from_bytes"
 """On a dead letter that did not fit as it came: how long the original value was."""
 DROPPED_HEADER = "headers_dropped"
@@ -48,7 +42,7 @@ class KafkaStreamProducer:
         self._topics = topics
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="kafka-publish")
         self._opening = threading.Lock()
-        self._client: Any = None
+        self._client: Sender | None = None
 
     @property
     def _kafka(self) -> KafkaSettings:
@@ -78,56 +72,28 @@ class KafkaStreamProducer:
         """Send them all and wait; those that are too large for the topic come back."""
         client = self._open()
         deadline = time.monotonic() + self._kafka.delivery_timeout_s + GRACE_S
-        sent = []
-        oversized = []
         try:
-            for record in records:
-                key, headers = encode_key(record.key), encode_headers(record.headers)
-                sent.append((client.send(topic, value=record.value, key=key, headers=headers), record))
-            for future, record in sent:
-                try:
-                    future.get(timeout=max(0.0, deadline - time.monotonic()))
-                except (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError):
-                    oversized.append(record)
-        except Exception as error:
-            raise self._failed(client, topic, error) from error
+            oversized = client.send(topic, records, deadline)
+        except RecordRefused as refused:
+            hint = "a compacted topic takes no record without a key"
+            raise RecordRefused(f"topic {topic}: {refused} ({hint})") from refused
+        except SemiEvolError:
+            self._drop(client)  # what it still holds would be delivered some day, beside the caller's next attempt
+            raise
         if oversized:
             self._drop(client)  # until it has a new epoch, it would refuse whatever follows with the same error
         return oversized
 
-    def _failed(self, client: Any, topic: str, error: Exception) -> SemiEvolError:
-        """The error in our terms.
-
-        The client is not used again: what it still holds would be delivered some day, beside the caller's next attempt.
-        """
-        meaning = translate(error, self._kafka)
-        if isinstance(meaning, RecordRefused):
-            return RecordRefused(f"topic {topic}: {meaning} (a compacted topic takes no record without a key)")
-        self._drop(client)
-        return meaning
-
-    def _drop(self, client: Any) -> None:
+    def _drop(self, client: Sender) -> None:
         with self._opening:
             if self._client is client:
                 self._client = None
-        _abandon(client)
+        client.abandon(CLOSE_S)
 
-    def _open(self) -> Any:
+    def _open(self) -> Sender:
         with self._opening:
             if self._client is None:
-                compression = self._kafka.compression
-                self._client = connect(
-                    KafkaProducer,
-                    self._kafka,
-                    acks="all",
-                    enable_idempotence=True,  # explicit: a conflict with other settings is then an error
-                    delivery_timeout_ms=int(self._kafka.delivery_timeout_s * 1000),
-                    max_block_ms=int(REQUEST_S * 1000),
-                    max_request_size=UNLIMITED_BYTES,
-                    compression_type=None if compression == "none" else compression,
-                    allow_auto_create_topics=False,
-                    metrics_enabled=False,
-                )
+                self._client = Sender(self._kafka)
             return self._client
 
     def _close(self) -> None:
@@ -137,16 +103,10 @@ class KafkaStreamProducer:
         if client is None:
             return
         try:
-            client.close(timeout=CLOSE_S)
-        except kafka_errors.KafkaError as error:
+            client.close(CLOSE_S)
+        except SemiEvolError as error:
             logger.warning("records were given up when the Kafka producer closed: %s", error)
-            _abandon(client)
-
-
-def _abandon(client: Any) -> None:
-    """Give up what was not delivered. The client's own `close` would first wait for it, and then leave its thread."""
-    client._sender.force_close()
-    client._sender.join(CLOSE_S)
+            client.abandon(CLOSE_S)
 
 
 def _too_large(topic: str, record: OutgoingRecord) -> RecordRefused:

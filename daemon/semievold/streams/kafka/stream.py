@@ -1,7 +1,7 @@
 """Apache Kafka as the stream: consumer groups, an idempotent producer, topics made on demand.
 
 Owns which part does what: reading is `kafka.consumer`, writing `kafka.producer`, administration `kafka.topics`, and
-`kafka.client` alone knows the client's settings and errors. Nothing is opened before it is used.
+`kafka.client` alone knows kafka-python. Nothing is opened before it is used.
 """
 
 from __future__ import annotations

@@ -7,18 +7,13 @@ client of its own and closes it: these are rare, and a client that waits costs a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-from kafka import KafkaAdminClient, TopicPartition
-from kafka import errors as kafka_errors
-from kafka.admin import OffsetSpec, OffsetTimestamp
-
-from semievol.errors import ConfigError, DataError
+from semievol.errors import DataError
 from semievold.config.streams import KafkaSettings, StreamSettings
-from semievold.errors import StateConflict, TransientStreamError
-from semievold.streams.kafka.client import connect, translated
+from semievold.errors import StateConflict
+from semievold.streams.kafka.client import administrator
 from semievold.streams.protocol import PartitionOffsets, ResetTarget
 
 TOMBSTONE_S = 7 * 24 * 3600
@@ -49,37 +44,33 @@ class KafkaTopics:
         with self._making:
             if topic in self._known:
                 return
-            with self._admin() as admin:
-                if not self._exists(admin, topic):
-                    self._create(admin, topic)
+            with administrator(self._kafka) as admin:
+                if not admin.exists(topic):
+                    admin.create(topic, self._specification(topic))
             self._known.add(topic)
 
     def missing(self) -> list[str]:
         """Those of the daemon's topics that do not exist yet; raises ConfigError where they could not be created."""
         s = self._settings
-        with self._admin() as admin:
+        with administrator(self._kafka) as admin:
             wanted = (s.queries, s.labels, s.predictions, s.review, s.dead_letter)
-            lacking = [topic for topic in wanted if not self._exists(admin, topic)]
+            lacking = [topic for topic in wanted if not admin.exists(topic)]
             for topic in lacking:
-                self._create(admin, topic, validate_only=True)
+                admin.create(topic, self._specification(topic), validate_only=True)
         return lacking
 
     def offsets(self, topic: str, group: str) -> list[PartitionOffsets]:
         """Of every partition of the topic: the group's commit, or where it would begin, and the end."""
-        with self._admin() as admin:
-            partitions = self._partitions(admin, topic)
-            committed = admin.list_group_offsets({group: partitions}).get(group, {})
-            ends = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
-            begins = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
-        found = []
-        for partition in partitions:
-            stored = committed[partition].offset if partition in committed else -1
-            if stored < 0:
-                stored = (begins if self._kafka.auto_offset_reset == "earliest" else ends)[partition].offset
-            found.append(
-                PartitionOffsets(partition.partition, max(stored, begins[partition].offset), ends[partition].offset)
-            )
-        return found
+        with administrator(self._kafka) as admin:
+            partitions = admin.partitions(topic)
+            committed = admin.committed(topic, group, partitions)
+            ends = admin.ends(topic, partitions)
+            begins = admin.begins(topic, partitions)
+        starts = begins if self._kafka.auto_offset_reset == "earliest" else ends
+        return [
+            PartitionOffsets(number, max(committed.get(number, starts[number]), begins[number]), ends[number])
+            for number in partitions
+        ]
 
     def reset(self, topic: str, group: str, target: ResetTarget) -> None:
         """Move the group's commit on every partition of the topic.
@@ -88,62 +79,18 @@ class KafkaTopics:
             StateConflict: the group has members; they would overwrite it.
             DataError: the target is not an offset of every partition.
         """
-        with self._admin() as admin:
-            members = admin.describe_groups([group])[group]["members"]
+        with administrator(self._kafka) as admin:
+            members = admin.members(group)
             if members:
-                hosts = ", ".join(sorted({f"{m['client_id']}{m['client_host']}" for m in members}))
+                hosts = ", ".join(sorted(set(members)))
                 raise StateConflict(
                     f"consumer group {group} has {len(members)} active members ({hosts}); stop them, or wait "
                     f"{self._kafka.session_timeout_s:.0f} s after a crash, and reset again"
                 )
-            partitions = self._partitions(admin, topic)
-            wanted = dict.fromkeys(partitions, _specification(target))
-            done = admin.reset_group_offsets(group, wanted)
-            for partition, result in done.items():
-                if result["error"] is not kafka_errors.NoError:
-                    raise result["error"](f"{partition.topic}-{partition.partition}")
-
-    @contextmanager
-    def _admin(self) -> Iterator[Any]:
-        admin = connect(KafkaAdminClient, self._kafka)
-        try:
-            with translated(self._kafka):
-                yield admin
-        finally:
-            admin.close()
-
-    def _exists(self, admin: Any, topic: str) -> bool:
-        error = kafka_errors.for_code(admin.describe_topics([topic])[0]["error_code"])
-        if error is kafka_errors.TopicAuthorizationFailedError:
-            raise ConfigError(
-                f"stream.kafka: no permission to see topic {topic}; grant DESCRIBE, READ and WRITE on the five topics"
-            )
-        return error is not kafka_errors.UnknownTopicOrPartitionError
-
-    def _partitions(self, admin: Any, topic: str) -> list[Any]:
-        described = admin.describe_topics([topic])[0]
-        if not described["partitions"]:
-            raise TransientStreamError(f"topic {topic} does not exist yet")
-        return [
-            TopicPartition(topic, number) for number in sorted(p["partition_index"] for p in described["partitions"])
-        ]
-
-    def _create(self, admin: Any, topic: str, *, validate_only: bool = False) -> None:
-        answer = admin.create_topics(
-            {topic: self._specification(topic)},
-            validate_only=validate_only,
-            raise_errors=False,
-        )["topics"][0]
-        error = kafka_errors.for_code(answer["error_code"])
-        if error in (kafka_errors.TopicAuthorizationFailedError, kafka_errors.ClusterAuthorizationFailedError):
-            raise ConfigError(
-                f"stream.kafka: no permission to create topic {topic}; grant CREATE, or create it beforehand "
-                f"(settings: {self._specification(topic)})"
-            )
-        if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
-            raise error(f"topic {topic}: {answer['error_message']}")
-        if not validate_only:
-            admin.wait_for_topics([topic])
+            partitions = admin.partitions(topic)
+            if target.kind == "offset" and target.value < 0:
+                raise DataError(f"--to: {target.value:.0f} is not an offset; offsets begin at 0")
+            admin.reset(topic, group, partitions, target)
 
     def _specification(self, topic: str) -> dict[str, Any]:
         configs: dict[str, str] = {
@@ -159,16 +106,6 @@ class KafkaTopics:
             "replication_factor": self._kafka.replication_factor or -1,
             "configs": configs,
         }
-
-
-def _specification(target: ResetTarget) -> Any:
-    if target.kind == "timestamp":
-        return OffsetTimestamp(int(target.value * 1000))
-    if target.kind == "offset":
-        if target.value < 0:
-            raise DataError(f"--to: {target.value:.0f} is not an offset; offsets begin at 0")
-        return int(target.value)
-    return OffsetSpec.EARLIEST if target.kind == "earliest" else OffsetSpec.LATEST
 
 
 def lag_of(offsets: Mapping[int, int], ends: Mapping[int, int]) -> int:
