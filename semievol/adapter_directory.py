@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -20,6 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from semievol.durable_files import sync, write_durably
 from semievol.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
@@ -158,7 +158,7 @@ def publish(
     unfinished.mkdir()
     for content in contents:
         shutil.copyfile(work_dir / content, unfinished / content)
-        _sync(unfinished / content)
+        sync(unfinished / content)
     manifest = Manifest(
         name=name,
         content_hash=digest,
@@ -174,7 +174,7 @@ def publish(
     write_durably(unfinished / MANIFEST_FILE, manifest.to_json())
     _remove(final)
     unfinished.rename(final)
-    _sync(adapters_dir)
+    sync(adapters_dir)
     write_durably(final / MARKER_FILE, digest + "\n")
     return final
 
@@ -261,31 +261,6 @@ def remove_unfinished(adapters_dir: Path, workload: str) -> list[str]:
             _remove(path)
             removed.append(path.name)
     return removed
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write a small file so that a crash leaves the old file or the new one, never a part of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def sync_tree(directory: Path) -> None:
-    """Flush a directory and everything in it to the disk."""
-    for path in directory.rglob("*"):
-        _sync(path)
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a directory entry to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from semievol import adapter_directory
+from semievol.durable_files import write_durably
 from semievol.errors import ConfigError
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.protocols import Embedder, ExampleIndex, Generator
@@ -360,7 +360,7 @@ class Service:
             if self._roles.isdisjoint({"gateway"} - self._endpoints.keys()) and "api" in self._endpoints:
                 role = "" if self._roles == set(ROLES) else "-" + "-".join(sorted(self._roles))
                 content = json.dumps(self._endpoints, indent=1)
-                adapter_directory.write_durably(self._directory / f"endpoints{role}.json", content)
+                write_durably(self._directory / f"endpoints{role}.json", content)
 
         return remember
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semievol.adapter_directory import write_durably
 from semievol.commands.engine import check_evolvable, open_generator, trainer_of
 from semievol.config.method import MethodConfig
+from semievol.durable_files import write_durably
 from semievol.errors import ConfigError, DataError
 from semievol.examples.data import (
     example_of,

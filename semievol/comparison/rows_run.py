@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from semievol.adapter_directory import write_durably
 from semievol.comparison.rows import ComparedMethod
+from semievol.durable_files import write_durably
 from semievol.errors import ConfigError
 from semievol.examples.data import example_to_json, query_to_json, write_jsonl
 from semievol.labelling.propagation import training_rows

@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from semievol.adapter_directory import write_durably
+from semievol.durable_files import write_durably
 from semievol.report.data import Evaluated, ReportData, Score
 from semievol.report.measures import CalibrationBin, calibration, calibration_error, coverage
 

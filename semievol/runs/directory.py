@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from semievol.adapter_directory import write_durably
 from semievol.config.method import MethodConfig
+from semievol.durable_files import write_durably
 from semievol.errors import ConfigError, DataError
 from semievol.examples.data import (
     example_to_json,

@@ -22,6 +22,7 @@ from typing import Any
 
 from semievol import adapter_directory
 from semievol.config.fine_tuning import FineTuningConfig
+from semievol.durable_files import write_durably
 from semievol.engines.openai_client import BusyError, OpenAIClient, RefusedError
 from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
 from semievol.protocols import Progress
@@ -151,7 +152,7 @@ class _Training:
             raise _translated(refused) from refused
 
     def _keep(self, record: _Record) -> _Record:
-        adapter_directory.write_durably(self._work / RECORD_FILE, json.dumps(asdict(record)) + "\n")
+        write_durably(self._work / RECORD_FILE, json.dumps(asdict(record)) + "\n")
         return record
 
     async def _upload(self, text: str, name: str) -> str:
@@ -299,7 +300,7 @@ def _publish(record: _Record, job: TrainingJob, model: str, work: Path, adapters
     directory = work / "adapter"
     directory.mkdir(exist_ok=True)
     hosted = {"fine_tuned_model": record.model, "model": model, "job": record.job, "base_url": base_url}
-    adapter_directory.write_durably(directory / adapter_directory.HOSTED_FILE, json.dumps(hosted, indent=1) + "\n")
+    write_durably(directory / adapter_directory.HOSTED_FILE, json.dumps(hosted, indent=1) + "\n")
     return adapter_directory.publish(
         directory,
         adapters,

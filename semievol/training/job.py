@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from semievol import adapter_directory
 from semievol.config.method import ModelConfig, TrainingConfig
+from semievol.durable_files import write_durably
 from semievol.errors import DataError
 from semievol.types import Message, TrainingRow
 
@@ -71,8 +71,8 @@ def write_snapshot(snapshot_dir: Path, job: TrainingJob, rows: Sequence[Training
     """Write `rows.jsonl`, then `job.json`: a snapshot with a job is complete."""
     snapshot_dir.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
-    adapter_directory.write_durably(snapshot_dir / ROWS_FILE, "".join(lines))
-    adapter_directory.write_durably(snapshot_dir / JOB_FILE, job.to_json())
+    write_durably(snapshot_dir / ROWS_FILE, "".join(lines))
+    write_durably(snapshot_dir / JOB_FILE, job.to_json())
 
 
 def snapshot_hash(snapshot_dir: Path) -> str:

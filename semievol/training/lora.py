@@ -28,6 +28,7 @@ from typing import Any
 
 from semievol import adapter_directory
 from semievol.adapter_directory import Manifest
+from semievol.durable_files import write_durably
 from semievol.errors import AdapterError, DataError, SemiEvolError, TransientError
 from semievol.training import group as training_group
 from semievol.training.job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, read_snapshot, snapshot_hash
@@ -182,7 +183,7 @@ def _forget_other_job(work_dir: Path, job_hash: str) -> None:
     shutil.rmtree(work_dir / _WEIGHTS, ignore_errors=True)
     (work_dir / RESULT_FILE).unlink(missing_ok=True)
     (work_dir / LOSSES_FILE).unlink(missing_ok=True)
-    adapter_directory.write_durably(work_dir / JOB_HASH_FILE, job_hash + "\n")
+    write_durably(work_dir / JOB_HASH_FILE, job_hash + "\n")
 
 
 def _is_of_job(work_dir: Path, job_hash: str) -> bool:
@@ -200,7 +201,7 @@ def _finished(work_dir: Path) -> TrainedAdapter | None:
 
 
 def _write_result(work_dir: Path, result: Mapping[str, Any]) -> None:
-    adapter_directory.write_durably(work_dir / RESULT_FILE, json.dumps(dict(result)) + "\n")
+    write_durably(work_dir / RESULT_FILE, json.dumps(dict(result)) + "\n")
 
 
 def _arguments(snapshot_dir: Path, work_dir: Path, adapters_dir: Path) -> list[str]:

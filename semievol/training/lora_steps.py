@@ -32,6 +32,7 @@ from transformers import DynamicCache, Trainer, TrainerCallback, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback
 
 from semievol import adapter_directory
+from semievol.durable_files import sync_tree, write_durably
 from semievol.engines import decoding
 from semievol.engines.language_model import Prompts, device_of, load_model, load_prompts
 from semievol.errors import AdapterError, ConfigError
@@ -266,8 +267,8 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
             self.accelerator.wait_for_everyone()  # each process writes its own random state
         if self.args.should_save:
             directory = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            adapter_directory.sync_tree(directory)
-            adapter_directory.write_durably(directory / _COMPLETE, "")
+            sync_tree(directory)
+            write_durably(directory / _COMPLETE, "")
 
 
 class _Reporter(TrainerCallback):  # type: ignore[misc]

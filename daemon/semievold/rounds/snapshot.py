@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from semievol.adapter_directory import write_durably
+from semievol.durable_files import write_durably
 from semievol.labelling.propagation import training_rows
 from semievol.protocols import Embedder, ExampleIndex
 from semievol.seeds import derive
