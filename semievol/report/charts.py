@@ -39,7 +39,7 @@ class Axis:
         """An axis whose ends are round numbers around `values`; `zero` makes it begin at 0."""
         finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
         low, high = (0.0 if zero else min(finite)), max(finite)
-        if low == high:
+        if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):  # nearer than tick labels, and floats, can tell apart
             low, high = low - (0 if zero else 0.5), high + 0.5
         step = _round_step((high - low) / 5)
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

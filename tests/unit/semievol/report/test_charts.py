@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semievol.report.charts import Axis, Plot, dumbbells, number
@@ -11,6 +11,8 @@ FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 @given(st.lists(FINITE, max_size=20), st.booleans())
+@example([5e-324], True)  # a fifth of the span is 0
+@example([1e6, 1e6 + 2**-33], False)  # no float lies between two ticks
 def test_axis_ends_enclose_all_values_with_few_evenly_spaced_ticks(values: list[float], zero: bool) -> None:
     if zero:
         values = [abs(value) for value in values]
