@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from semievol.durable_files import sync, write_durably
+from semievol.durable_files import publish_directory, write_durably
 from semievol.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
@@ -130,9 +130,9 @@ def publish(
 ) -> Path:
     """Publish the adapter files in `work_dir` as `adapters_dir/<name_prefix>-<first 8 hex of the content hash>`.
 
-    1. Copy the content files and write the manifest under an unfinished name, each file synced.
-    2. Sync that directory, rename it to its final name, sync `adapters_dir`.
-    3. Write the marker beside it the same way (unfinished name, sync, rename, sync).
+    1. Copy the content files and write the manifest in a directory of an unfinished name.
+    2. Sync all of it, rename it to its final name, sync `adapters_dir`.
+    3. Write the marker into it the same way (unfinished name, sync, rename, sync).
 
     Publishing the same content again returns the existing directory; one that lacks its marker is replaced.
 
@@ -158,7 +158,6 @@ def publish(
     unfinished.mkdir()
     for content in contents:
         shutil.copyfile(work_dir / content, unfinished / content)
-        sync(unfinished / content)
     manifest = Manifest(
         name=name,
         content_hash=digest,
@@ -173,8 +172,7 @@ def publish(
     )
     write_durably(unfinished / MANIFEST_FILE, manifest.to_json())
     _remove(final)
-    unfinished.rename(final)
-    sync(adapters_dir)
+    publish_directory(unfinished, final)
     write_durably(final / MARKER_FILE, digest + "\n")
     return final
 

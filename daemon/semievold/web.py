@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import os
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pydantic_core
 from aiohttp import web
 
+from semievol.durable_files import create_durably
 from semievol.errors import ConfigError, SemiEvolError, TransientError
 from semievold.config.fronts import ServerConfig
 
@@ -43,18 +43,10 @@ def ensure_token(configured: str | None, file: Path) -> str:
         return file.read_text(encoding="ascii").strip()
     file.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_urlsafe(32)
-    # Linked when it is whole: of several processes that start together one wins, and the others read its token.
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as handle:
-        handle.write(token + "\n")
-    try:
-        os.link(temporary, file)
-    except FileExistsError:
-        return file.read_text(encoding="ascii").strip()
-    finally:
-        temporary.unlink()
-    return token
+    # Of several processes that start together one wins, and the others read its token.
+    if create_durably(file, token + "\n", mode=0o600):
+        return token
+    return file.read_text(encoding="ascii").strip()
 
 
 def guarded(token: str, open_paths: frozenset[str]) -> Any:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from semievol.durable_files import replaced
 from semievol.errors import ConfigError, DataError
 from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Example, Message, PseudoLabel, Query, Role
@@ -409,9 +410,7 @@ def _parquet_row(cells: Mapping[str, Any]) -> Row:
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    """Write one JSON object a line, whole or not at all (temporary name, then rename)."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    """Write one JSON object a line, whole or not at all."""
+    with replaced(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-    temporary.replace(path)

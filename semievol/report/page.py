@@ -7,11 +7,11 @@ whatever is missing in the data, the page renders, and says what is missing wher
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import jinja2
 
+from semievol.durable_files import write_durably
 from semievol.report.data import (
     Answered,
     Candidate,
@@ -75,9 +75,7 @@ def render(data: ReportData) -> str:
 def write(data: ReportData, path: Path) -> None:
     """Write the page to `path` in one step: readers see the old page or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(render(data), encoding="utf-8")
-    os.replace(temporary, path)
+    write_durably(path, render(data))
 
 
 def _percent(value: float | None) -> str:

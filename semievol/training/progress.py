@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from semievol.durable_files import write_whole
+
 PROGRESS_FILE = "progress.json"
 LOSSES_FILE = "losses.jsonl"
 
@@ -54,9 +56,7 @@ class ProgressFile:
         now = time.monotonic() - self._started
         record = asdict(progress) | {"elapsed_s": round(now, 3)}
         if progress.state != self._state or progress.step >= progress.total_steps or now - self._written >= 0.2:
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
-            temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
-            temporary.replace(self._path)
+            write_whole(self._path, json.dumps(record) + "\n")
             self._written, self._state = now, progress.state
         if progress.state == "training" and progress.loss is not None:
             with self._path.with_name(LOSSES_FILE).open("a", encoding="utf-8") as losses:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from semievol.durable_files import publish_directory
 from semievol.errors import SemiEvolError
 
 NAME = "SmolLM2-135M-Instruct"
@@ -124,7 +125,7 @@ def convert(gguf: Path, directory: Path) -> None:
 def publish(made: Path, target: Path) -> None:
     """Rename the finished directory into place; a directory that another process published first is as good."""
     try:
-        os.rename(made, target)
+        publish_directory(made, target)
     except OSError:
         if not is_complete(target):
             raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from semievol.durable_files import write_durably
+from semievol.durable_files import publish_directory, write_durably
 from semievol.labelling.propagation import training_rows
 from semievol.protocols import Embedder, ExampleIndex
 from semievol.seeds import derive
@@ -137,4 +136,4 @@ def write(snapshot: Snapshot, directory: Path) -> None:
     temporary.mkdir(parents=True)
     write_snapshot(temporary, snapshot.job, snapshot.rows)
     write_durably(temporary / "manifest.json", json.dumps(snapshot.manifest, indent=1, sort_keys=True))
-    os.rename(temporary, directory)
+    publish_directory(temporary, directory)
