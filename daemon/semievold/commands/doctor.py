@@ -136,7 +136,7 @@ def _replicas(config: DaemonConfig) -> str:
 async def _asked(generation: GenerationConfig) -> str:
     """Ask every replica for its health and its models."""
     from semievol.engines.vllm_client import VllmClient
-    from semievold.serving.replicas import addresses
+    from semievold.serving.membership import addresses
 
     client = VllmClient()
 

@@ -28,7 +28,8 @@ from semievold.gateway.proxy import OneServer, ProxyBackend
 from semievold.intake.messages import RecordParser
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
-from semievold.serving.upstream import ReplicaPool, Upstream
+from semievold.serving.lending import ReplicaPool
+from semievold.serving.upstream import Upstream
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import StreamProducer
 from semievold.web import error, guarded, read_json, serve

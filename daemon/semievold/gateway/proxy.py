@@ -23,7 +23,8 @@ from semievold.config.fronts import GatewayConfig
 from semievold.gateway.call import Call, presentable, refusal
 from semievold.gateway.rewriting import StreamRewriter, answer_id, begins_with_error, quoted, replace_model
 from semievold.monitoring.metrics import Metrics
-from semievold.serving.upstream import ReplicaPool, Upstream
+from semievold.serving.lending import ReplicaPool
+from semievold.serving.upstream import Upstream
 from semievold.web import error_body
 
 log = logging.getLogger(__name__)

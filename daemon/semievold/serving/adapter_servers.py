@@ -7,7 +7,6 @@ implementation for the engine in this process, which is one replica: itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +14,7 @@ from typing import Protocol
 from semievol.errors import AdapterError
 from semievol.protocols import Generator
 from semievol.types import Completion
-from semievold.serving.attestation import Attestation, FingerprintEntry, Proof, attest
+from semievold.serving.attestation import FingerprintEntry, Proof, attest
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +119,3 @@ class LocalServers:
 
     async def loaded(self) -> frozenset[str]:
         return await self._generator.loaded_adapters()
-
-
-def summary(replicas: Sequence[tuple[str, Attestation | None]]) -> str:
-    """One line that names each replica and what is known of it."""
-    return "; ".join(f"{name}: {'not attested yet' if found is None else found.reason}" for name, found in replicas)

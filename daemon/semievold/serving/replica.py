@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -164,3 +164,9 @@ class Replica:
             state, reason = "up", ""
         failed = {name: fault.attestation for name, fault in self.faults.items()}
         return ReplicaView(self.name, state, reason, self.busy, {**failed, **self.marks})
+
+
+def states_of(replicas: Sequence[Replica]) -> str:
+    """One line that says how each is, and why it gets no requests."""
+    views = (f"{view.name} {view.state}{view.reason and f' ({view.reason})'}" for view in (r.view() for r in replicas))
+    return "; ".join(views) or "there are none"

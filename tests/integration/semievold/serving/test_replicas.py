@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from semievol.errors import AdapterError, TransientError
+from semievol.errors import AdapterError
 from semievol.types import GenerationRequest, Message
 from semievold.serving.adapter_servers import HeldAdapter
 from tests.replica_world import held, replica_world
-from tests.servers import free_port
 from tests.servers.vllm import START_S, VllmServer
 
 pytestmark = pytest.mark.timeout(START_S + 60)
@@ -50,24 +47,6 @@ async def test_wanted_adapters_are_loaded_proved_and_lent_on_every_replica(
         await world.generator.generate([ask(number, candidate.name) for number in range(8)])
         await world.replicas.unload(candidate.name)
         assert [server.models() for server in vllm_pair] == [{"base", serving.name}] * 2
-
-
-async def test_the_least_busy_replica_is_lent_and_a_failed_one_only_after_it_answered_again(
-    vllm_pair: list[VllmServer], adapters: Path
-) -> None:
-    async with replica_world(vllm_pair, adapters, watch_interval_s=60.0) as world:
-        await world.replicas.keep(None, None)
-        async with world.replicas.lend(None) as one, world.replicas.lend(None) as other:
-            assert one.name != other.name
-            async with world.replicas.lend(None, avoid={one.name}) as third:
-                assert third.name == other.name
-        world.replicas.failed(one.name, "said so")
-        lent: Counter[str] = Counter()
-        for _ in range(10):
-            async with world.replicas.lend(None) as each:
-                lent[each.name] += 1
-        assert lent == {other.name: 10}
-        await world.wait_until(lambda: all(view.state == "up" for view in world.replicas.show()))
 
 
 async def test_an_adapter_that_somebody_unloads_comes_back(vllm_pair: list[VllmServer], adapters: Path) -> None:
@@ -135,30 +114,3 @@ async def test_the_servers_may_see_the_directory_under_another_path(
     async with replica_world([vllm_server], adapters, adapters_path=str(mounted)) as world:
         await world.replicas.keep(serving, None)
         assert world.replicas.defect is None
-
-
-async def test_a_name_stands_for_all_its_addresses(vllm_server: VllmServer, adapters: Path) -> None:
-    async with replica_world(
-        [], adapters, dns=f"http://localhost:{vllm_server.port}", dns_interval_s=0.2, replicas=[]
-    ) as world:
-        await world.replicas.keep(None, None)
-        assert "127.0.0.1" in " ".join(view.name for view in world.replicas.show())
-        assert len(await world.generator.generate([ask(1, None)])) == 1
-
-
-async def test_a_replica_that_never_answers_is_said_to_be_down(vllm_server: VllmServer, adapters: Path) -> None:
-    dead = VllmServer(vllm_server.model, adapters.parent)
-    async with replica_world([vllm_server, dead], adapters) as world:
-        await world.replicas.keep(None, None)
-        assert world.view(dead).state == "down"
-        assert "ConnectError" in world.view(dead).reason
-        await asyncio.gather(*(world.generator.generate([ask(number, None)]) for number in range(4)))
-
-
-async def test_nobody_there_is_a_matter_of_time(adapters: Path, vllm_server: VllmServer) -> None:
-    dead = VllmServer(vllm_server.model, adapters.parent)
-    dead.port = free_port()
-    serving = await held(vllm_server.model, adapters, 1)
-    async with replica_world([dead], adapters, timeout_s=1.0) as world:
-        with pytest.raises(TransientError, match="no replica answers"):
-            await world.replicas.load(serving)
