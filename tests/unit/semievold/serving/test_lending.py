@@ -1,6 +1,46 @@
 """Which replica gets a request, with servers that answer by script."""
 
+from __future__ import annotations
+
+import pytest
+
+from semievol.errors import AdapterError, TransientError
 from tests.scripted_replicas import ScriptedServers, adapter, replica_set
+
+
+async def test_the_least_busy_replica_is_lent_and_one_that_just_failed_a_request_last() -> None:
+    async with replica_set(ScriptedServers()) as replicas:
+        await replicas.keep(None, None)
+        async with replicas.lend(None) as one, replicas.lend(None) as other:
+            assert {one.name, other.name} == {"a:1", "b:1"}
+            async with replicas.lend(None, avoid={one.name}) as third:
+                assert third.name == other.name
+
+
+async def test_a_replica_that_failed_is_lent_to_nobody_until_it_was_looked_at() -> None:
+    async with replica_set(ScriptedServers()) as replicas:
+        await replicas.keep(None, None)
+        replicas.failed("a:1", "said so")
+        for _ in range(8):  # none of these gives way to a look
+            async with replicas.lend(None) as lent:
+                assert lent.name == "b:1"
+        await replicas.looked()
+        lent_names = set()
+        for _ in range(64):
+            async with replicas.lend(None) as lent:
+                lent_names.add(lent.name)
+        assert lent_names == {"a:1", "b:1"}
+
+
+async def test_a_version_that_nobody_is_to_have_is_refused_and_one_that_is_not_proved_yet_is_a_matter_of_time() -> None:
+    async with replica_set(ScriptedServers(), loads=False) as follower:
+        await follower.keep(adapter(1), None)
+        with pytest.raises(TransientError, match=r"now: a:1 up; b:1 up"):
+            async with follower.lend(adapter(1).name):
+                pass
+        with pytest.raises(AdapterError, match="is not loaded"):
+            async with follower.lend(adapter(2).name):
+                pass
 
 
 async def test_a_follower_does_not_wait_for_a_replica_that_the_leader_could_not_load() -> None:
