@@ -154,17 +154,17 @@ def run_instant(answer: Connection) -> None:
 
 def run_gateway(upstream: str, base_model: str, answer: Connection) -> None:
     """The real gateway over one replica."""
+    from semievol.engines.server_address import ServerAddress
     from semievold.config.fronts import GatewayConfig
     from semievold.gateway.front import Gateway, GatewayTools
     from semievold.gateway.proxy import OneServer, ProxyBackend
     from semievold.monitoring.metrics import Metrics
     from semievold.serving.alias import Alias
-    from semievold.serving.upstream import Upstream
     from semievold.store.aliases import AliasState
 
     async def main() -> None:
         config, metrics = GatewayConfig(port=0), Metrics("bench")
-        pool = OneServer(Upstream("replica", upstream, {"Authorization": "Bearer x"}, base_model))
+        pool = OneServer(ServerAddress("replica", upstream, {"Authorization": "Bearer x"}, base_model))
         tools = GatewayTools(ProxyBackend(pool, config, metrics), None)  # type: ignore[arg-type]
         gateway = Gateway(config, ALIAS, tools, Alias(AliasState(None, None, 1)), metrics, TOKEN)
         await gateway.run(lambda host, port: answer.send(f"http://{host}:{port}"), asyncio.Event())

@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from parts.instant_intake import label_stream
 
 from semievol.config.method import LabellingConfig, TaskConfig
+from semievol.engines.server_address import ServerAddress
 from semievol.engines.vllm import FixedServers, VllmGenerator
-from semievol.engines.vllm_client import ServerAddress, VllmClient
+from semievol.engines.vllm_client import VllmClient
 from semievol.examples.embedding import HashingEmbedder
 from semievol.examples.index import QdrantExampleIndex
 from semievol.labelling.collaboration import CollaborativeLabeller

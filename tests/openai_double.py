@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp import web
 
+from semievol.engines.server_address import ServerAddress
 from semievol.errors import TransientError
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.capture import Capture
@@ -24,7 +25,6 @@ from semievold.gateway.front import Gateway, GatewayTools
 from semievold.gateway.proxy import OneServer, ProxyBackend
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
-from semievold.serving.upstream import Upstream
 from semievold.store.aliases import AliasState
 
 ALIAS = "support"
@@ -150,7 +150,7 @@ class ListPool:
         self.busy: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[Upstream]:
+    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[ServerAddress]:
         up = [name for name in self.servers if name not in self.down]
         candidates = [name for name in up if name not in avoid] or up
         if not candidates:
@@ -158,7 +158,7 @@ class ListPool:
         name = min(candidates, key=lambda candidate: self.busy[candidate])
         self.busy[name] += 1
         try:
-            yield Upstream(name, self.servers[name].url, {"Authorization": f"Bearer {REPLICA_TOKEN}"})
+            yield ServerAddress(name, self.servers[name].url, {"Authorization": f"Bearer {REPLICA_TOKEN}"})
         finally:
             self.busy[name] -= 1
 
@@ -198,7 +198,7 @@ async def front(
     *,
     feedback: Feedback | None = None,
     capture: Capture | None = None,
-    embeddings: Upstream | None = None,
+    embeddings: ServerAddress | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     """A running gateway over doubles, which are started, or over servers that run; it is stopped at the end."""

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from semievol.config.generation import GenerationConfig
 from semievol.config.method import Configuration, MethodConfig
@@ -81,11 +80,11 @@ def _open(config: MethodConfig, settings: GenerationConfig, setting: str, stack:
 
 
 def _open_vllm(settings: GenerationConfig, stack: AsyncExitStack) -> Generator:
+    from semievol.engines.server_address import ServerAddress
     from semievol.engines.vllm import FixedServers, VllmGenerator
-    from semievol.engines.vllm_client import ServerAddress, VllmClient
+    from semievol.engines.vllm_client import VllmClient
 
-    headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
-    servers = [ServerAddress(urlsplit(url).netloc, url, headers, settings.base_name) for url in settings.replicas]
+    servers = [ServerAddress.at(url, settings.api_key, settings.base_name) for url in settings.replicas]
     client = VllmClient()
     pool = FixedServers(client, servers)
     generator = VllmGenerator(client, pool, concurrency=settings.concurrency, timeout_s=settings.timeout_s)

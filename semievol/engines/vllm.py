@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from semievol import adapter_directory
-from semievol.engines.vllm_client import NotServedError, Server, ServerDownError, VllmClient
+from semievol.engines.server_address import ServerAddress
+from semievol.engines.vllm_client import NotServedError, ServerDownError, VllmClient
 from semievol.errors import TransientError
 from semievol.protocols import Generator
 from semievol.types import Completion, GenerationRequest
@@ -30,7 +31,7 @@ _REST_S = 1.0
 class ServerPool(Protocol):
     """Who answers with which adapter."""
 
-    def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AbstractAsyncContextManager[Server]:
+    def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AbstractAsyncContextManager[ServerAddress]:
         """The least busy server that has `adapter`, counted as busy in the block; one in `avoid` only if it must be.
 
         Raises:
@@ -113,7 +114,7 @@ class VllmGenerator(Generator):
 
     async def _attempt(
         self,
-        server: Server,
+        server: ServerAddress,
         request: GenerationRequest,
         timeout_s: float,
         avoid: set[str],
@@ -138,7 +139,7 @@ class VllmGenerator(Generator):
             raise
 
     @asynccontextmanager
-    async def _slot(self, server: Server, request: GenerationRequest) -> AsyncIterator[None]:
+    async def _slot(self, server: ServerAddress, request: GenerationRequest) -> AsyncIterator[None]:
         if request.interactive:
             yield
             return
@@ -152,7 +153,7 @@ class FixedServers:
     For runs without a daemon. A server that failed rests for a second.
     """
 
-    def __init__(self, client: VllmClient, servers: Sequence[Server]) -> None:
+    def __init__(self, client: VllmClient, servers: Sequence[ServerAddress]) -> None:
         self._client = client
         self._servers = tuple(servers)
         self._running: Counter[str] = Counter()
@@ -160,7 +161,7 @@ class FixedServers:
         self._loaded: set[tuple[str, str]] = set()  # server and adapter; each may have had the name before
 
     @asynccontextmanager
-    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[Server]:
+    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[ServerAddress]:
         now = time.monotonic()
         server = min(
             self._servers,

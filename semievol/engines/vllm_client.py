@@ -7,11 +7,11 @@ Owns the fields that are sent and read, and what each refusal means. Owns no cho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import httpx
 
+from semievol.engines.server_address import ServerAddress
 from semievol.errors import AdapterError, DataError, TransientError
 from semievol.types import Completion, GenerationRequest
 
@@ -22,34 +22,6 @@ _PROBE_S = 5.0
 _KEEP_ALIVE_S = 3.0
 _ADMIN_S = 60.0
 _TOO_LONG = ("maximum context length", "max_model_len", "longer than the maximum")
-
-
-class Server(Protocol):
-    """One server: where it listens, what authenticates us there, and its name for the base model alone."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def base_url(self) -> str:
-        """Without a trailing slash and without /v1."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-
-    @property
-    def base_model(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """A Server that is known by its address alone."""
-
-    name: str
-    base_url: str
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    base_model: str = "base"
 
 
 class ServerDownError(TransientError):
@@ -73,13 +45,13 @@ class VllmClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def check_health(self, server: Server) -> None:
+    async def check_health(self, server: ServerAddress) -> None:
         """Raises:
         ServerDownError: it does not answer, or says that its engine is dead.
         """
         await self._call(server, "GET", "/health", None, _PROBE_S)
 
-    async def models(self, server: Server) -> frozenset[str]:
+    async def models(self, server: ServerAddress) -> frozenset[str]:
         """The names that it answers to, base model and adapters.
 
         Raises:
@@ -91,7 +63,7 @@ class VllmClient:
         except (ValueError, KeyError, TypeError) as error:
             raise TransientError(f"{server.name}: /v1/models is not a list of models ({error!r})") from error
 
-    async def load(self, server: Server, name: str, path: str) -> None:
+    async def load(self, server: ServerAddress, name: str, path: str) -> None:
         """Load the directory `path`, as the server sees it, under `name`; a loaded name is left alone.
 
         Raises:
@@ -107,7 +79,7 @@ class VllmClient:
             raise AdapterError(f"{server.name}: cannot load {name} from {path}: {_message(response)}")
         _check(server, response)
 
-    async def unload(self, server: Server, name: str) -> None:
+    async def unload(self, server: ServerAddress, name: str) -> None:
         """Forget `name`; running requests finish. Unknown names are a no-op.
 
         Raises:
@@ -117,7 +89,7 @@ class VllmClient:
         if response.status_code != 404:
             _check(server, response)
 
-    async def complete(self, server: Server, request: GenerationRequest, timeout_s: float) -> list[Completion]:
+    async def complete(self, server: ServerAddress, request: GenerationRequest, timeout_s: float) -> list[Completion]:
         """All samples of one request.
 
         Raises:
@@ -146,7 +118,9 @@ class VllmClient:
                 )
         return answers
 
-    async def _raise_refusal(self, server: Server, request: GenerationRequest, said: str, timeout_s: float) -> None:
+    async def _raise_refusal(
+        self, server: ServerAddress, request: GenerationRequest, said: str, timeout_s: float
+    ) -> None:
         """Tell a prompt that can never be answered from a server that answers no such request."""
         if any(sign in said for sign in _TOO_LONG):
             raise DataError(f"the prompt is too long for {server.name}: {said}")
@@ -155,10 +129,10 @@ class VllmClient:
             raise DataError(f"{server.name} refuses the prompt: {said}")
         raise TransientError(f"{server.name} refuses every such request: {said}")
 
-    async def _call(self, server: Server, method: str, path: str, body: Any, timeout_s: float) -> httpx.Response:
+    async def _call(self, server: ServerAddress, method: str, path: str, body: Any, timeout_s: float) -> httpx.Response:
         return _check(server, await self._send(server, method, path, body, timeout_s))
 
-    async def _send(self, server: Server, method: str, path: str, body: Any, timeout_s: float) -> httpx.Response:
+    async def _send(self, server: ServerAddress, method: str, path: str, body: Any, timeout_s: float) -> httpx.Response:
         try:
             return await self._http.request(
                 method, server.base_url + path, json=body, headers=dict(server.headers), timeout=timeout_s
@@ -173,7 +147,7 @@ class VllmClient:
             raise ServerDownError(f"{server.name}: {type(error).__name__} {error}".rstrip()) from error
 
 
-def _check(server: Server, response: httpx.Response) -> httpx.Response:
+def _check(server: ServerAddress, response: httpx.Response) -> httpx.Response:
     status = response.status_code
     if status < 400:
         return response
@@ -194,7 +168,7 @@ def _message(response: httpx.Response) -> str:
     return " ".join(str(said).split())[:400] or "no reason given"
 
 
-def _chat_body(server: Server, request: GenerationRequest) -> dict[str, Any]:
+def _chat_body(server: ServerAddress, request: GenerationRequest) -> dict[str, Any]:
     """The request; what a model's own generation_config.json may set is set here, so that temperature alone decides."""
     body: dict[str, Any] = {
         "model": request.adapter or server.base_model,

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from semievol.engines.server_address import ServerAddress
 from semievol.errors import SemiEvolError
 from semievold.config.daemon import DaemonConfig
 from semievold.config.fronts import ServerConfig
 from semievold.config.generation import GenerationConfig
-from semievold.serving.upstream import Upstream
 
 MIN_FREE_BYTES = 5 * 2**30
 HEALTH_S = 5.0
@@ -140,27 +140,27 @@ async def _asked(generation: GenerationConfig) -> str:
 
     client = VllmClient()
 
-    async def problem(upstream: Upstream) -> str | None:
+    async def problem(server: ServerAddress) -> str | None:
         try:
-            await client.check_health(upstream)
-            names = await client.models(upstream)
+            await client.check_health(server)
+            names = await client.models(server)
         except SemiEvolError as error:
             return str(error)
-        if upstream.base_model not in names:
+        if server.base_model not in names:
             said = ", ".join(sorted(names)) or "nothing"
-            return f"{upstream.name}: serves {said}, not {upstream.base_model} (generation.base_name)"
+            return f"{server.name}: serves {said}, not {server.base_model} (generation.base_name)"
         return None
 
     try:
-        upstreams = await addresses(generation)
-        problems = [text for text in await asyncio.gather(*map(problem, upstreams)) if text is not None]
+        servers = await addresses(generation)
+        problems = [text for text in await asyncio.gather(*map(problem, servers)) if text is not None]
     except OSError as error:
         raise SemiEvolError(f"generation.dns: {generation.dns} cannot be resolved ({error})") from error
     finally:
         await client.close()
     if problems:
-        raise SemiEvolError(f"{len(problems)} of {len(upstreams)} replicas cannot be used: {'; '.join(problems)}")
-    return f"{', '.join(upstream.name for upstream in upstreams)} answer"
+        raise SemiEvolError(f"{len(problems)} of {len(servers)} replicas cannot be used: {'; '.join(problems)}")
+    return f"{', '.join(server.name for server in servers)} answer"
 
 
 def _embedding(config: DaemonConfig) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from semievol.engines.server_address import ServerAddress
 from semievol.errors import AdapterError, SemiEvolError, TransientError
 from semievol.protocols import Generator
 from semievold.config.daemon import DaemonConfig
@@ -29,7 +30,6 @@ from semievold.intake.messages import RecordParser
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
 from semievold.serving.lending import ReplicaPool
-from semievold.serving.upstream import Upstream
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import StreamProducer
 from semievold.web import error, guarded, read_json, serve
@@ -232,7 +232,7 @@ def open_gateway_tools(
     if settings.embeddings_url is not None:
         token = settings.embeddings_token
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        server = OneServer(Upstream("embeddings", settings.embeddings_url, headers))
+        server = OneServer(ServerAddress("embeddings", settings.embeddings_url, headers))
         embeddings = ProxyBackend(server, settings, metrics)
     return GatewayTools(backend, Feedback(config.stream.labels, pseudo_labels, parser, producer), embeddings, capture)
 

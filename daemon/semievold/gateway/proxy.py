@@ -18,13 +18,13 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from semievol.engines.server_address import ServerAddress
 from semievol.errors import TransientError
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.call import Call, presentable, refusal
 from semievold.gateway.rewriting import StreamRewriter, answer_id, begins_with_error, quoted, replace_model
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.lending import ReplicaPool
-from semievold.serving.upstream import Upstream
 from semievold.web import error_body
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class ProxyBackend:
                 raise TimeoutError
         raise TransientError(f"{len(failed)} attempts failed; try again")
 
-    async def _forward(self, call: Call, replica: Upstream) -> web.StreamResponse:
+    async def _forward(self, call: Call, replica: ServerAddress) -> web.StreamResponse:
         """One attempt.
 
         Raises:
@@ -113,7 +113,7 @@ class ProxyBackend:
             body = begin if call.alias is None else replace_model(begin, quoted(call.alias))
             return web.Response(body=body, content_type=answer.content_type, headers=headers)
 
-    async def _post(self, call: Call, replica: Upstream) -> aiohttp.ClientResponse:
+    async def _post(self, call: Call, replica: ServerAddress) -> aiohttp.ClientResponse:
         body = call.payload(call.adapter or replica.base_model)
         own = {name: call.request.headers[name] for name in FORWARDED_HEADERS if name in call.request.headers}
         return await self._session.post(
@@ -131,7 +131,7 @@ class ProxyBackend:
     async def _stream(
         self,
         call: Call,
-        replica: Upstream,
+        replica: ServerAddress,
         answer: aiohttp.ClientResponse,
         rewriter: StreamRewriter,
         begin: bytes,
@@ -155,7 +155,7 @@ class ProxyBackend:
             _hang_up(call.request)  # the client has left, or does not read
         return response
 
-    def _count(self, replica: Upstream, failure: _ReplicaFailed, what: str) -> None:
+    def _count(self, replica: ServerAddress, failure: _ReplicaFailed, what: str) -> None:
         log.warning("replica %s %s: %s", replica.name, what, failure)
         self._metrics.upstream_failures.labels(self._metrics.workload, replica.name).inc()
         if failure.down:
@@ -165,11 +165,11 @@ class ProxyBackend:
 class OneServer:
     """A pool of one server that is not ours to watch (`gateway.embeddings_url`)."""
 
-    def __init__(self, server: Upstream) -> None:
+    def __init__(self, server: ServerAddress) -> None:
         self._server = server
 
     @asynccontextmanager
-    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[Upstream]:
+    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[ServerAddress]:
         yield self._server
 
     def failed(self, name: str, reason: str) -> None:
@@ -209,7 +209,7 @@ async def _next_events(call: Call, answer: aiohttp.ClientResponse, rewriter: Str
     return rewriter.end()
 
 
-async def _refused(call: Call, replica: Upstream, answer: aiohttp.ClientResponse) -> web.Response:
+async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientResponse) -> web.Response:
     """What the client did wrong, in the replica's words.
 
     Raises:
@@ -231,7 +231,7 @@ async def _refused(call: Call, replica: Upstream, answer: aiohttp.ClientResponse
     return response
 
 
-def _explained(body: bytes, status: int, replica: Upstream) -> tuple[str, str]:
+def _explained(body: bytes, status: int, replica: ServerAddress) -> tuple[str, str]:
     """(code, message) of an error body in OpenAI's shape or FastAPI's, fit for clients."""
     try:
         value: Any = json.loads(body)
@@ -246,7 +246,7 @@ def _explained(body: bytes, status: int, replica: Upstream) -> tuple[str, str]:
     return presentable(str(code), secrets), presentable(text, secrets)
 
 
-def _error_event(replica: Upstream, payload: bytes) -> bytes:
+def _error_event(replica: ServerAddress, payload: bytes) -> bytes:
     """An error within a stream, with a message that is fit for clients."""
     code, message = _explained(payload, 500, replica)
     return json.dumps(error_body(500, code, message)).encode()

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
+from semievol.engines.server_address import ServerAddress
 from semievol.errors import AdapterError, TransientError
 from semievold.serving.membership import Membership
 from semievold.serving.replica import states_of
-from semievold.serving.upstream import Upstream
 from semievold.serving.wanted import WantedAdapters
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class ReplicaPool(Protocol):
     """Healthy replicas by the adapter version that they were attested for."""
 
-    def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AbstractAsyncContextManager[Upstream]:
+    def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AbstractAsyncContextManager[ServerAddress]:
         """The least busy healthy replica attested for `adapter` (None: the base model), counted as busy in the block.
 
         `avoid` names replicas that just failed this request; they are taken only when there is no other.
@@ -56,7 +56,7 @@ class Lending:
         return f"no replica can answer with {name or 'the base model'}: {states_of(self._members.replicas)}"
 
     @asynccontextmanager
-    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[Upstream]:
+    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[ServerAddress]:
         """See ReplicaPool. An adapter that nobody is to have is an AdapterError, not a matter of time."""
         able = [replica for replica in self._members.replicas if replica.takes(adapter)]
         if not able:
@@ -67,7 +67,7 @@ class Lending:
         replica = min(able, key=lambda each: (each.name in avoid, each.busy, random.random()))
         replica.running[adapter] += 1
         try:
-            yield replica.upstream
+            yield replica.address
         finally:
             replica.running[adapter] -= 1
 

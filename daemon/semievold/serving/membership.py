@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from semievol.engines.server_address import ServerAddress
 from semievold.config.generation import GenerationConfig
 from semievold.serving.replica import Replica
-from semievold.serving.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -102,21 +102,21 @@ class Membership:
 
     async def _follow_addresses(self) -> None:
         try:
-            upstreams = await addresses(self._config)
+            found = await addresses(self._config)
         except OSError as error:
             log.warning(
                 "generation.dns: %s cannot be resolved (%s); the replicas known so far stay", self._config.dns, error
             )
             return
-        for name in self._replicas.keys() - {upstream.name for upstream in upstreams}:
+        for name in self._replicas.keys() - {address.name for address in found}:
             log.info("replica %s is gone from the name's addresses", name)
             self._tasks.pop(name).cancel()
             del self._replicas[name]
-        for upstream in upstreams:
-            if upstream.name not in self._replicas:
-                replica = self._replicas[upstream.name] = Replica(upstream)
-                task = asyncio.create_task(self._care_for(replica), name=f"replica-{upstream.name}")
-                self._tasks[upstream.name] = task
+        for address in found:
+            if address.name not in self._replicas:
+                replica = self._replicas[address.name] = Replica(address)
+                task = asyncio.create_task(self._care_for(replica), name=f"replica-{address.name}")
+                self._tasks[address.name] = task
 
     async def _care_for(self, replica: Replica) -> None:
         """Look at it again and again; at once when it is woken."""
@@ -131,7 +131,7 @@ class Membership:
                     await replica.wake.wait()
 
 
-async def addresses(config: GenerationConfig) -> list[Upstream]:
+async def addresses(config: GenerationConfig) -> list[ServerAddress]:
     """The replicas that are configured; a name stands for all that it resolves to.
 
     Raises:
@@ -144,5 +144,4 @@ async def addresses(config: GenerationConfig) -> list[Upstream]:
         found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
         hosts = sorted({str(address[0]) for *_, address in found})
         urls = [f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}" for host in hosts]
-    headers = {} if config.api_key is None else {"Authorization": f"Bearer {config.api_key}"}
-    return [Upstream(urlsplit(url).netloc, url, headers, config.base_name) for url in urls]
+    return [ServerAddress.at(url, config.api_key, config.base_name) for url in urls]

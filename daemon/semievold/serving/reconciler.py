@@ -67,8 +67,8 @@ class ReplicaReconciler:
         Raises:
             TransientError: it does not answer.
         """
-        await self._client.check_health(replica.upstream)
-        models = await self._client.models(replica.upstream)
+        await self._client.check_health(replica.address)
+        models = await self._client.models(replica.address)
         if not replica.answers:
             log.info("replica %s answers", replica.name)
         replica.was_seen(models)
@@ -84,7 +84,7 @@ class ReplicaReconciler:
             TransientError: it stopped answering meanwhile.
         """
         if not replica.warm:
-            await self._client.complete(replica.upstream, _WARM_UP, self._timeout_s)
+            await self._client.complete(replica.address, _WARM_UP, self._timeout_s)
             replica.warm = True
         if self.loads():
             await self._unload_unwanted(replica, protected | {adapter.name for adapter in wanted})
@@ -128,7 +128,7 @@ class ReplicaReconciler:
         """Load it unless it is loaded; afresh when it failed before. False: no room."""
         path = self.served_path(adapter)
         if adapter.name in replica.models and adapter.name in replica.faults:
-            await self._client.unload(replica.upstream, adapter.name)
+            await self._client.unload(replica.address, adapter.name)
             replica.models -= {adapter.name}
         if adapter.name in replica.models:
             return True
@@ -137,14 +137,14 @@ class ReplicaReconciler:
             reason = f"no room: generation.max_adapters is {self._max_adapters}, and it holds {others}"
             replica.failed(adapter.name, Attestation(False, reason), of_replica=False)
             return False
-        await self._client.load(replica.upstream, adapter.name, path)
+        await self._client.load(replica.address, adapter.name, path)
         replica.models |= {adapter.name}
         return True
 
     async def _ask_fingerprint(self, replica: Replica, adapter: HeldAdapter, incumbent: str | None) -> Attestation:
         async def ask(name: str | None) -> list[Completion]:
             requests = [entry.request(name) for entry in adapter.fingerprint]
-            answers = (self._client.complete(replica.upstream, request, self._timeout_s) for request in requests)
+            answers = (self._client.complete(replica.address, request, self._timeout_s) for request in requests)
             return [samples[0] for samples in await asyncio.gather(*answers)]
 
         # vLLM's CPU build answers wrongly under the base model's name while adapters' requests share its batch: it is
@@ -160,6 +160,6 @@ class ReplicaReconciler:
         for name in sorted(replica.adapters - wanted):
             if self.owns(name) and not replica.running[name]:
                 replica.forget(name)  # before the server is told: no request may find it in between
-                await self._client.unload(replica.upstream, name)
+                await self._client.unload(replica.address, name)
                 replica.models -= {name}
                 log.info("unloaded adapter %s from replica %s", name, replica.name)

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from semievol.engines.server_address import ServerAddress
 from semievold.serving.attestation import Attestation
-from semievold.serving.upstream import Upstream
 
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 15.0
@@ -49,8 +49,8 @@ class ReplicaView:
 class Replica:
     """State only; who asks and loads is the replica set."""
 
-    def __init__(self, upstream: Upstream) -> None:
-        self.upstream = upstream
+    def __init__(self, address: ServerAddress) -> None:
+        self.address = address
         self.answers = False
         """Its last health check succeeded, and no request failed since."""
         self.silence = "not asked yet"
@@ -74,11 +74,11 @@ class Replica:
 
     @property
     def name(self) -> str:
-        return self.upstream.name
+        return self.address.name
 
     @property
     def adapters(self) -> frozenset[str]:
-        return self.models - {self.upstream.base_model}
+        return self.models - {self.address.base_model}
 
     @property
     def busy(self) -> int:
@@ -91,7 +91,7 @@ class Replica:
             and self.warm
             and self.blamed is None
             and not self.reserved
-            and (adapter in self.marks if adapter is not None else self.upstream.base_model in self.models)
+            and (adapter in self.marks if adapter is not None else self.address.base_model in self.models)
         )
 
     @asynccontextmanager

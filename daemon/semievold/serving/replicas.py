@@ -13,6 +13,7 @@ from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from semievol.engines.server_address import ServerAddress
 from semievol.engines.vllm_client import ServerDownError
 from semievol.errors import AdapterError, DataError, TransientError
 from semievold.config.generation import GenerationConfig
@@ -23,7 +24,6 @@ from semievold.serving.membership import Membership
 from semievold.serving.quarantine import joint_proof, take_out_wrong
 from semievold.serving.reconciler import ReplicaReconciler
 from semievold.serving.replica import Replica, ReplicaView, states_of
-from semievold.serving.upstream import Upstream
 from semievold.serving.wanted import WantedAdapters
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class ReplicaSet:
 
     # --- who answers ----------------------------------------------------------------------------------------------
 
-    def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AbstractAsyncContextManager[Upstream]:
+    def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AbstractAsyncContextManager[ServerAddress]:
         return self._lending.lend(adapter, avoid=avoid)
 
     def failed(self, name: str, reason: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from semievold.serving.upstream import Upstream
+from semievol.engines.server_address import ServerAddress
 from tests.openai_double import ALIAS, GATEWAY_TOKEN, REPLICA_TOKEN, WORDS, Double, events, front
 
 
@@ -256,7 +256,7 @@ async def test_embeddings_go_to_their_own_server_untouched() -> None:
     double, other = Double("a"), Double("e", adapters={"minilm"})
     await other.start()
     try:
-        server = Upstream("embeddings", other.url, {"Authorization": "Bearer other"})
+        server = ServerAddress("embeddings", other.url, {"Authorization": "Bearer other"})
         async with front([double], embeddings=server) as it:
             async with it.ask("/v1/embeddings", model="minilm", input=["x"]) as response:
                 assert (await response.json())["model"] == "minilm"

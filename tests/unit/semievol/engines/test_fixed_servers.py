@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from semievol import adapter_directory
+from semievol.engines.server_address import ServerAddress
 from semievol.engines.vllm import FixedServers
-from semievol.engines.vllm_client import ServerAddress, VllmClient
+from semievol.engines.vllm_client import VllmClient
 from semievol.errors import TransientError
 
 

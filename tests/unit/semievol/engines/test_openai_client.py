@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from semievol.engines.openai_client import OpenAIClient
-from semievol.engines.vllm_client import ServerAddress, ServerDownError, VllmClient
+from semievol.engines.server_address import ServerAddress
+from semievol.engines.vllm_client import ServerDownError, VllmClient
 from semievol.errors import ConfigError, SemiEvolError
 
 KEY = "known-secret"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from semievol.engines.server_address import ServerAddress
 from semievold.serving.attestation import Attestation
 from semievold.serving.quarantine import joint_proof, take_out_wrong
 from semievold.serving.replica import Replica
-from semievold.serving.upstream import Upstream
 from tests.scripted_replicas import ScriptedServers, adapter, replica_set
 
 PASSED, FAILED = Attestation(True, "as trained"), Attestation(False, "wrong weights")
@@ -14,7 +14,7 @@ NEW, OLD = "w-r0002-0a1b2c3d", "w-r0001-0a1b2c3d"
 
 def replica(name: str, **attested: Attestation) -> Replica:
     """A warm replica that holds both versions; `attested` says how it did with `new` and `old`."""
-    made = Replica(Upstream(name, f"http://{name}"))
+    made = Replica(ServerAddress(name, f"http://{name}"))
     made.was_seen(frozenset({"base", OLD, NEW}))
     made.warm = True
     for version, attestation in attested.items():

@@ -1,14 +1,14 @@
 import asyncio
 
+from semievol.engines.server_address import ServerAddress
 from semievold.serving.attestation import Attestation
 from semievold.serving.replica import Replica
-from semievold.serving.upstream import Upstream
 
 PASSED, FAILED = Attestation(True, "as trained"), Attestation(False, "wrong weights")
 
 
 def warm_replica() -> Replica:
-    replica = Replica(Upstream("a:1", "http://a:1"))
+    replica = Replica(ServerAddress("a:1", "http://a:1"))
     replica.was_seen(frozenset({"base", "x-r0001"}))
     replica.warm = True
     return replica
