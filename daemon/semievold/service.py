@@ -53,7 +53,8 @@ from semievold.store.stores import Stores, open_stores, stores_over
 from semievold.streams.opening import open_stream
 from semievold.streams.protocol import Stream, StreamProducer
 from semievold.supervisor import Supervisor
-from semievold.web import ensure_token, run_server
+from semievold.web.access import ensure_token
+from semievold.web.server import run_server
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,9 @@ from semievold.serving.replica import ReplicaView
 from semievold.store.requests import RequestKind
 from semievold.store.stores import Stores
 from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
-from semievold.web import error, guarded, read_json
+from semievold.web.access import guarded
+from semievold.web.body_limits import limited_app, read_json
+from semievold.web.errors import error
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 REQUEST_WAIT_S = 15.0
@@ -55,9 +57,7 @@ class Api:
         self._token = token
 
     def app(self) -> web.Application:
-        app = web.Application(
-            client_max_size=self._config.api.max_body_bytes, middlewares=[guarded(self._token, OPEN_PATHS)]
-        )
+        app = limited_app(self._config.api, [guarded(self._token, OPEN_PATHS)])
         add = app.router
         add.add_get("/healthz", self._healthz)
         add.add_get("/readyz", self._readyz)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from semievold.web import error
+from semievold.web.errors import error
 
 ADAPTER_HEADER = "x-semievol-adapter"
 REPLICA_HEADER = "x-semievol-replica"

@@ -19,7 +19,7 @@ from semievold.errors import PoisonRecord
 from semievold.intake.messages import SCHEMA_VERSION, RecordParser, label_record
 from semievold.store.pseudo_labels import PseudoLabelStore, content_hash
 from semievold.streams.protocol import StreamProducer, StreamRecord
-from semievold.web import error
+from semievold.web.errors import error
 
 FIELDS = frozenset({"id", "answer", "answers", "source", "question", "messages", "options", "category", "metadata"})
 SOURCE = "feedback"

@@ -32,7 +32,10 @@ from semievold.serving.alias import Alias
 from semievold.serving.lending import ReplicaPool
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import StreamProducer
-from semievold.web import error, guarded, read_json, serve
+from semievold.web.access import guarded
+from semievold.web.body_limits import limited_app, read_json
+from semievold.web.errors import error
+from semievold.web.server import serve
 
 OPEN_PATHS = frozenset({"/healthz"})
 CLIENT_GONE = "499"
@@ -91,10 +94,8 @@ class Gateway:
             return  # what still runs is cut
 
     def app(self) -> web.Application:
-        app = web.Application(
-            client_max_size=self._config.max_body_bytes,
-            middlewares=[self._measured, guarded(self._token, OPEN_PATHS), self._open_to_new],
-        )
+        middlewares = [self._measured, guarded(self._token, OPEN_PATHS), self._open_to_new]
+        app = limited_app(self._config, middlewares)
         add = app.router
         add.add_get("/healthz", self._healthz)
         add.add_get("/v1/models", self._models)

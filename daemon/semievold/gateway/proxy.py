@@ -25,7 +25,7 @@ from semievold.gateway.call import Call, presentable, refusal
 from semievold.gateway.rewriting import StreamRewriter, answer_id, begins_with_error, quoted, replace_model
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.lending import ReplicaPool
-from semievold.web import error_body
+from semievold.web.errors import error_body
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from semievold.gateway.front import Gateway
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
 from semievold.store.aliases import AliasState
-from semievold.web import serve
+from semievold.web.server import serve
 from tests.daemon_process import DaemonProcess, tiny_config
 from tests.openai_double import ALIAS, GATEWAY_TOKEN, REPLICA_TOKEN, Double, Front, front
 

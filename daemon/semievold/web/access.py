@@ -1,0 +1,62 @@
+"""Who may ask a front: its bearer token, and what a handler's errors look like to who may.
+
+Invariant: a request reaches a handler only with the right token, unless its path is one of the front's open paths.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from semievol.durable_files import create_durably
+from semievol.errors import SemiEvolError, TransientError
+from semievold.web.errors import error
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def ensure_token(configured: str | None, file: Path) -> str:
+    """The configured token, or one made once and kept in `file`, readable by its owner alone."""
+    if configured is not None:
+        return configured
+    if file.exists():
+        return file.read_text(encoding="ascii").strip()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_urlsafe(32)
+    # Of several processes that start together one wins, and the others read its token.
+    if create_durably(file, token + "\n", mode=0o600):
+        return token
+    return file.read_text(encoding="ascii").strip()
+
+
+def guarded(token: str, open_paths: frozenset[str]) -> Any:
+    """Middleware: the token check, then errors by meaning."""
+    expected = f"Bearer {token}".encode()
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in open_paths:
+            given = request.headers.get("Authorization", "").encode(errors="replace")
+            if not hmac.compare_digest(given, expected):
+                return error(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
+        try:
+            return await handler(request)
+        except web.HTTPException as refused:
+            return error(refused.status, refused.reason.lower().replace(" ", "_"), refused.text or refused.reason)
+        except TransientError as failure:
+            return error(503, "unavailable", str(failure))
+        except SemiEvolError as failure:
+            return error(400, "bad_request", str(failure))
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return error(500, "internal_error", "an unexpected error; the daemon's log has it")
+
+    return middleware

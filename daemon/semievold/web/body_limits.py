@@ -1,0 +1,28 @@
+"""What both fronts take as a body: how large, and in which form. Their sections of the configuration say the size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic_core
+from aiohttp import web
+
+from semievold.config.fronts import ServerConfig
+
+
+def limited_app(config: ServerConfig, middlewares: Sequence[Any]) -> web.Application:
+    """A front whose handlers read no body larger than `max_body_bytes`: the client is answered 413."""
+    return web.Application(client_max_size=config.max_body_bytes, middlewares=middlewares)
+
+
+async def read_json(request: web.Request) -> Any:
+    """The body as JSON.
+
+    Raises:
+        web.HTTPBadRequest: it is not JSON, not UTF-8, or nested too deeply.
+    """
+    try:
+        return pydantic_core.from_json(await request.read(), allow_inf_nan=False)
+    except ValueError as failure:
+        raise web.HTTPBadRequest(text=f"body: not JSON: {failure}") from failure
