@@ -34,7 +34,7 @@ from parts import trl_environment
 
 from semievol.config.method import ModelConfig, TaskConfig
 from semievol.engines.language_model import load_prompts
-from semievol.examples.data import read_examples
+from semievol.examples.files import read_examples
 from semievol.tasks.task import Task
 from semievol.training.process import ENVIRONMENT
 from semievol.types import Example

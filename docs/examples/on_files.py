@@ -17,7 +17,8 @@ from pathlib import Path
 import yaml
 
 from semievol.engines.language_model import fast_dtype
-from semievol.examples.data import example_to_json, query_to_json, write_jsonl
+from semievol.examples.files import write_jsonl
+from semievol.examples.records import example_to_json, query_to_json
 from semievold.demo.settings import INSTRUCTION
 from semievold.demo.support_desk import generate
 

@@ -21,7 +21,7 @@ from semievol.comparison.table import as_csv, correct_answers, markdown, table
 from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
 from semievol.errors import ConfigError, DataError
-from semievol.examples.data import read_examples, read_queries
+from semievol.examples.files import read_examples, read_queries
 from semievol.recipe import Watcher
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task

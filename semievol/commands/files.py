@@ -17,14 +17,8 @@ from semievol.commands.engine import check_evolvable, open_generator, trainer_of
 from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
 from semievol.errors import ConfigError, DataError
-from semievol.examples.data import (
-    example_of,
-    read_answers,
-    read_examples,
-    read_pseudo_labels,
-    read_queries,
-    write_jsonl,
-)
+from semievol.examples.files import read_answers, read_examples, read_pseudo_labels, read_queries, write_jsonl
+from semievol.examples.records import example_of
 from semievol.examples.split import is_holdout
 from semievol.labelling.consensus import heard
 from semievol.proof.evaluation import Evaluation, evaluate, precision

@@ -12,7 +12,7 @@ from typing import Any
 
 from semievol.commands.files import true_answers
 from semievol.errors import DataError
-from semievol.examples.data import read_examples
+from semievol.examples.files import read_examples
 from semievol.report import page as report
 from semievol.report.measures import Judge
 from semievol.report.run_report import report_of

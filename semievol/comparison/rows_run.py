@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from semievol.comparison.rows import ComparedMethod
 from semievol.durable_files import write_durably
 from semievol.errors import ConfigError
-from semievol.examples.data import example_to_json, query_to_json, write_jsonl
+from semievol.examples.files import write_jsonl
+from semievol.examples.records import example_to_json, query_to_json
 from semievol.labelling.propagation import training_rows
 from semievol.proof.evaluation import Evaluation, evaluate, precision
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from semievol.errors import ConfigError, TransientError
-from semievol.examples.data import example_from_json, example_to_json
+from semievol.examples.records import example_from_json, example_to_json
 from semievol.examples.resident import ResidentExamples
 from semievol.protocols import Embedder, Vectors
 from semievol.types import Example, Neighbour

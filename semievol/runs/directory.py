@@ -26,13 +26,8 @@ from typing import Any, Literal
 from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
 from semievol.errors import ConfigError, DataError
-from semievol.examples.data import (
-    example_to_json,
-    pseudo_label_to_json,
-    query_to_json,
-    read_pseudo_labels,
-    write_jsonl,
-)
+from semievol.examples.files import read_pseudo_labels, write_jsonl
+from semievol.examples.records import example_to_json, pseudo_label_to_json, query_to_json
 from semievol.labelling.selection import Selection
 from semievol.proof.gate import GateResult, SliceResult
 from semievol.types import Example, Outcome, PseudoLabel, Query

@@ -1,6 +1,6 @@
 """Puts a file's records on the stream: checked first, all or nothing, unless told otherwise.
 
-Owns reading and reporting; validity is semievold.intake.messages, file formats are semievol.examples.data. Works
+Owns reading and reporting; validity is semievold.intake.messages, file formats are semievol.examples.files. Works
 whether or not the daemon runs: the stream keeps what is published.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from semievol.errors import DataError
-from semievol.examples.data import read_examples, read_queries
+from semievol.examples.files import read_examples, read_queries
 from semievol.tasks.task import Task
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import PoisonRecord

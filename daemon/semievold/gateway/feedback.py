@@ -13,7 +13,7 @@ from typing import Any
 import pydantic_core
 from aiohttp import web
 
-from semievol.examples.data import query_to_json
+from semievol.examples.records import query_to_json
 from semievol.types import Example, Query
 from semievold.errors import PoisonRecord
 from semievold.intake.messages import SCHEMA_VERSION, RecordParser, label_record

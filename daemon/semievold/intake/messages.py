@@ -15,7 +15,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semievol.errors import DataError
-from semievol.examples.data import KNOWN_FIELDS, MAX_ID_CHARS, example_of, example_to_json, query_to_json
+from semievol.examples.records import KNOWN_FIELDS, MAX_ID_CHARS, example_of, example_to_json, query_to_json
 from semievol.tasks.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query, Role
 from semievold.errors import PoisonRecord, Reason

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
-from semievol.examples.data import query_from_json, query_to_json
+from semievol.examples.records import query_from_json, query_to_json
 from semievol.types import Example
 from semievold.store.database import Database, chunks
 from semievold.store.tables import examples

@@ -17,7 +17,7 @@ import pydantic_core
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
-from semievol.examples.data import query_from_json, query_to_json
+from semievol.examples.records import query_from_json, query_to_json
 from semievol.types import CandidateAnswer, PseudoLabel, Query
 from semievold.store.database import Database, chunks
 from semievold.store.tables import examples, pseudo_label_history, pseudo_labels

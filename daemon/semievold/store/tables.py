@@ -54,7 +54,7 @@ examples = Table(
     metadata,
     Column("workload", String(100), primary_key=True),
     Column("id", String(512), primary_key=True),
-    # See semievol.examples.data.query_to_json; with `answers`, where several are right.
+    # See semievol.examples.records.query_to_json; with `answers`, where several are right.
     Column("query", JSON, nullable=False),
     Column("answer", Text, nullable=False),
     Column("source", String(200)),

@@ -16,7 +16,7 @@ from semievol.commands.report import ReportFiles, run_report
 from semievol.config.file import load_config
 from semievol.config.method import MethodConfig
 from semievol.errors import ConfigError, DataError
-from semievol.examples.data import read_pseudo_labels
+from semievol.examples.files import read_pseudo_labels
 from semievol.recipe import no_watcher
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task

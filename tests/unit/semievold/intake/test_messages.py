@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semievol.config.method import TaskConfig
-from semievol.examples.data import query_from_json, query_to_json
+from semievol.examples.records import query_from_json, query_to_json
 from semievol.tasks.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query
 from semievold.errors import PoisonRecord, Reason
