@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Literal
@@ -63,7 +62,7 @@ class Control:
         self._step: asyncio.Task[Round] | None = None
         self._stepping: Round | None = None
         self._backoff_s = 0.0
-        self._next_try = 0.0
+        self._next_try = 0.0  # by the loop's clock
         self.waiting_for = "starting"
         self._look_error: str | None = None
         self._step_error: str | None = None
@@ -148,7 +147,7 @@ class Control:
         if open_round is None:
             open_round = await self._trigger()
         self._stepping = open_round
-        if open_round is not None and time.monotonic() >= self._next_try:
+        if open_round is not None and asyncio.get_running_loop().time() >= self._next_try:
             self._step = asyncio.create_task(self._engine.advance(open_round), name=f"round-{open_round.number}")
 
     async def _collect_step(self) -> None:
@@ -159,7 +158,7 @@ class Control:
             moved = step.result()
         except TransientError as error:
             self._backoff_s = min(MAX_BACKOFF_S, max(1.0, self._backoff_s * 2))
-            self._next_try = time.monotonic() + self._backoff_s * random.uniform(0.8, 1.2)
+            self._next_try = asyncio.get_running_loop().time() + self._backoff_s * random.uniform(0.8, 1.2)
             self._step_error = str(error)
             log.warning("round step will be tried again in %.0f s: %s", self._backoff_s, error)
             return
@@ -199,7 +198,7 @@ class Control:
         counts = await asyncio.to_thread(self._stores.examples.counts)
         labelled = (await asyncio.to_thread(self._stores.pseudo_labels.counts)).total
         last_change = await asyncio.to_thread(self._stores.examples.last_change)
-        now = time.time()
+        now = self._stores.database.now()
         decided = [r for r in rounds if r.ended and r.state not in UNDECIDED]
         at_last = max((r.snapshot["labelled_total"] for r in decided if r.snapshot), default=0)
         warm_ended = await asyncio.to_thread(self._stores.rounds.warm_ended) or self._alias.state.generation > 0

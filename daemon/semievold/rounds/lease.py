@@ -14,6 +14,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from sqlalchemy import Connection
@@ -42,12 +43,21 @@ class ControlLease:
         ttl_s: how long the lease outlives its last renewal.
         exclusive: a kernel lock keeps every other controller away already: the lease is taken at once, whoever seems to
             hold it (it died), and needs no renewal.
+        monotonic: seconds by a clock that nobody sets.
     """
 
-    def __init__(self, store: LeaseStore, ttl_s: float, *, exclusive: bool = False) -> None:
+    def __init__(
+        self,
+        store: LeaseStore,
+        ttl_s: float,
+        *,
+        exclusive: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._ttl_s = math.inf if exclusive else ttl_s
         self._exclusive = exclusive
+        self._monotonic = monotonic
         self._epoch: int | None = None
         self._valid_until = 0.0
         self.holder = holder_name()
@@ -57,7 +67,7 @@ class ControlLease:
     @property
     def term(self) -> int | None:
         """The epoch in which this process leads now; None: it stands by."""
-        return self._epoch if time.monotonic() < self._valid_until else None
+        return self._epoch if self._monotonic() < self._valid_until else None
 
     def begin(self, term: int) -> None:
         """What the calling task does from now on, and the tasks and threads that it starts, is work of this term."""
@@ -89,7 +99,7 @@ class ControlLease:
 
     async def _ask(self) -> None:
         # Counted from before the call, so that the end is seen here no later than in the database.
-        valid_until = time.monotonic() + self._ttl_s
+        valid_until = self._monotonic() + self._ttl_s
         try:
             if self._epoch is None:
                 self._epoch = await asyncio.to_thread(

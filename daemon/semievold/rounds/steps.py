@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -173,9 +172,10 @@ class RoundEngine:
         )
 
     async def _train(self, round_: Round) -> Round:
-        started = time.time()
+        now = self._tools.stores.database.now
+        started = now()
         trained = await self._tools.launcher.train(self.place.training(round_))
-        summary = {**trained.summary, "wall_s": time.time() - started}
+        summary = {**trained.summary, "wall_s": now() - started}
         adapter = {
             "name": trained.name,
             "path": str(trained.path.resolve()),
@@ -264,13 +264,13 @@ class RoundEngine:
     async def _watch(self, round_: Round) -> Round:
         """Wait out the watch; a clear fall of agreement since the promotion rolls back by itself."""
         rollout = self._config.rollout
-        labels = self._tools.stores.pseudo_labels
+        labels, now = self._tools.stores.pseudo_labels, self._tools.stores.database.now
         while True:
             await self._tools.fleet.follow()  # the promotion may have been committed and its end not seen
             if self._tools.alias.adapter != round_.adapter:
                 reason = f"the alias was moved to {self._tools.alias.adapter} by hand during the watch"
                 return await self._leave(round_, RoundState.ROLLED_BACK, reason)
-            left_s = round_.updated_at + rollout.watch_s - time.time()
+            left_s = round_.updated_at + rollout.watch_s - now()
             before, after = await asyncio.to_thread(labels.agreement_around, round_.updated_at, rollout.watch_min)
             if before is not None and after is not None and before - after > rollout.max_agreement_drop:
                 reason = f"mean agreement fell from {before:.2f} to {after:.2f} after the promotion"

@@ -6,7 +6,6 @@ candidate -> serving -> previous -> retired -> deleted, or candidate -> rejected
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +60,7 @@ class AdapterStore:
         statement = (
             update(adapters)
             .where(adapters.c.workload == self._workload, adapters.c.name == name)
-            .values(state=state, updated_at=time.time())
+            .values(state=state, updated_at=self._database.now())
         )
         with self._database.write() as connection:
             connection.execute(statement)

@@ -6,7 +6,6 @@ raises `generation`, so that a reader can tell a newer truth from an older one.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
@@ -35,16 +34,15 @@ def read_alias(connection: Connection, workload: str, alias: str) -> AliasState:
     return AliasState() if row is None else AliasState(row.adapter, row.previous, row.generation)
 
 
-def move_alias(connection: Connection, workload: str, alias: str, adapter: str | None) -> AliasState:
+def move_alias(connection: Connection, workload: str, alias: str, adapter: str | None, at: float) -> AliasState:
     """Point the alias at `adapter` and update the adapters' states: serving, previous, retired."""
-    now = time.time()
     before = read_alias(connection, workload, alias)
     after = AliasState(adapter, before.adapter, before.generation + 1)
     values = {
         "adapter": after.adapter,
         "previous": after.previous,
         "generation": after.generation,
-        "updated_at": now,
+        "updated_at": at,
     }
     if before.generation == 0:
         connection.execute(insert(aliases).values(workload=workload, alias=alias, **values))
@@ -57,7 +55,7 @@ def move_alias(connection: Connection, workload: str, alias: str, adapter: str |
             connection.execute(
                 update(adapters)
                 .where(adapters.c.workload == workload, adapters.c.name == name)
-                .values(state=state, updated_at=now)
+                .values(state=state, updated_at=at)
             )
 
     if before.previous not in (adapter, before.adapter):
@@ -86,7 +84,8 @@ class AliasStore:
         """
         with self._database.write() as connection:
             before = read_alias(connection, self._workload, self._alias).adapter
-            moved = move_alias(connection, self._workload, self._alias, adapter)
+            now = self._database.now()
+            moved = move_alias(connection, self._workload, self._alias, adapter, now)
             if request_id is not None:
-                answer_request(connection, self._workload, request_id, "done", {"from": before, "to": adapter})
+                answer_request(connection, self._workload, request_id, "done", {"from": before, "to": adapter}, now)
             return moved

@@ -74,13 +74,17 @@ class Database:
         url: an SQLAlchemy URL, `sqlite:////absolute/state.db` or `postgresql+psycopg://...`.
         workload: on PostgreSQL writers of other workloads are not waited for.
         busy_timeout_s: how long a write waits for other writers before TransientStoreError.
+        now: UTC seconds: when a row was written. Whoever compares a time with a row's asks `now` too.
 
     Raises:
         ConfigError: the URL cannot work.
     """
 
-    def __init__(self, url: str, workload: str = "", *, busy_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, url: str, workload: str = "", *, busy_timeout_s: float = 30.0, now: Callable[[], float] = time.time
+    ) -> None:
         self._url = _checked(url)
+        self.now = now
         self._busy_timeout_s = busy_timeout_s
         self._lock_key = _lock_key(workload)
         self._check: Callable[[Connection], None] | None = None

@@ -7,7 +7,6 @@ trained on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -55,7 +54,7 @@ class ExampleStore:
         id the last wins; the result has one entry per id, in the order of first appearance.
         """
         last = {example.id: (example, holdout) for example, holdout in labelled}
-        now = time.time()
+        now = self._database.now()
         stored: list[StoredExample] = []
         rows: list[dict[str, Any]] = []
         with self._database.write() as connection:
@@ -76,7 +75,7 @@ class ExampleStore:
 
     def retract(self, ids: Iterable[str]) -> None:
         """Take the examples out of training, holdout and index; unknown ids are a no-op."""
-        values = {"retracted": True, "indexed": False, "updated_at": time.time()}
+        values = {"retracted": True, "indexed": False, "updated_at": self._database.now()}
         with self._database.write() as connection:
             for some in chunks(list(ids)):
                 connection.execute(sa.update(examples).where(self._mine(), examples.c.id.in_(some)).values(values))

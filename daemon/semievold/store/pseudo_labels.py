@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -115,7 +114,7 @@ class PseudoLabelStore:
 
         Marks earlier ones as `published` in the same transaction: a commit waits for the disk, so fewer are faster.
         """
-        now = time.time()
+        now = self._database.now()
         rows = {item.label.query.id: self._row(item, now) for item in reversed(new)}
         with self._database.write() as connection:
             self._mark_published(connection, published)
@@ -126,7 +125,7 @@ class PseudoLabelStore:
         c = pseudo_labels.c
         statement = (
             sa.select(pseudo_labels)
-            .where(self._mine(), c.published.is_(False), c.created_at <= time.time() - older_than_s)
+            .where(self._mine(), c.published.is_(False), c.created_at <= self._database.now() - older_than_s)
             .order_by(c.created_at, c.query_id)
             .limit(limit)
         )
@@ -209,7 +208,7 @@ class PseudoLabelStore:
         In one transaction. Queries without a label are left out, and so are labels that are equal to the present
         one, so that a round may repeat the step after a crash.
         """
-        now = time.time()
+        now = self._database.now()
         c = pseudo_labels.c
         changed = []
         with self._database.write() as connection:

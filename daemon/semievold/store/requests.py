@@ -5,7 +5,6 @@ So a request made while the controller is down is not lost, and its answer can b
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,7 +43,7 @@ class RequestStore:
         self._workload = workload
 
     def add(self, kind: RequestKind, payload: Mapping[str, Any]) -> int:
-        now = time.time()
+        now = self._database.now()
         with self._database.write() as connection:
             result = connection.execute(
                 insert(operator_requests).values(
@@ -80,16 +79,16 @@ class RequestStore:
 
     def answer(self, request_id: int, state: Answer, result: Mapping[str, Any]) -> None:
         with self._database.write() as connection:
-            answer_request(connection, self._workload, request_id, state, result)
+            answer_request(connection, self._workload, request_id, state, result, self._database.now())
 
 
 def answer_request(
-    connection: Connection, workload: str, request_id: int, state: Answer, result: Mapping[str, Any]
+    connection: Connection, workload: str, request_id: int, state: Answer, result: Mapping[str, Any], at: float
 ) -> None:
     """Answer inside the caller's transaction; the first answer stands."""
     o = operator_requests.c
     connection.execute(
         update(operator_requests)
         .where(o.workload == workload, o.id == request_id, o.state == "pending")
-        .values(state=state, result=dict(result), updated_at=time.time())
+        .values(state=state, result=dict(result), updated_at=at)
     )

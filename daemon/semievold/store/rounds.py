@@ -6,7 +6,6 @@ Invariant: at most one round of a workload is open, and its state is never skipp
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -91,7 +90,7 @@ class RoundStore:
         Raises:
             StateConflict: a round is open already.
         """
-        now = time.time()
+        now = self._database.now()
         with self._database.write() as connection:
             is_open = select(rounds.c.number).where(
                 rounds.c.workload == self._workload, rounds.c.state.not_in([s.value for s in ENDED])
@@ -200,7 +199,7 @@ class RoundStore:
 
     def trained(self, number: int, training: Mapping[str, Any], adapter: Mapping[str, Any]) -> Round:
         """Register the candidate adapter and move the round to `trained`, together."""
-        now = time.time()
+        now = self._database.now()
         with self._database.write() as connection:
             connection.execute(
                 insert(adapters).values(
@@ -230,20 +229,20 @@ class RoundStore:
         with self._database.write() as connection:
             if read_alias(connection, self._workload, alias).generation != generation:
                 raise StateConflict(f"the alias {alias} was moved while round {number} was being promoted")
-            move_alias(connection, self._workload, alias, adapter)
+            move_alias(connection, self._workload, alias, adapter, self._database.now())
             return self._move(connection, number, RoundState.ATTESTED, RoundState.PROMOTED, adapter, {})
 
     def roll_back(self, number: int, alias: str, to_adapter: str | None, reason: str) -> Round:
         """Point the alias back and end the round, together."""
         with self._database.write() as connection:
-            move_alias(connection, self._workload, alias, to_adapter)
+            move_alias(connection, self._workload, alias, to_adapter, self._database.now())
             return self._move(
                 connection, number, RoundState.PROMOTED, RoundState.ROLLED_BACK, reason, {"reason": reason}
             )
 
     def leave(self, number: int, current: RoundState, exit_state: RoundState, reason: str, **columns: Any) -> Round:
         """End a round off the main path; its candidate adapter, if any, becomes `rejected`."""
-        now = time.time()
+        now = self._database.now()
         with self._database.write() as connection:
             outcomes: Mapping[str, Sequence[Outcome]] = columns.pop("outcomes", {})
             moved = self._move(connection, number, current, exit_state, reason, {"reason": reason, **columns})
@@ -321,7 +320,7 @@ class RoundStore:
     ) -> Round:
         if not allowed(current, following):
             raise StateConflict(f"round {number}: {current} -> {following} is not a move of the state machine")
-        now = time.time()
+        now = self._database.now()
         result = connection.execute(
             update(rounds)
             .where(self._mine(number), rounds.c.state == current.value)

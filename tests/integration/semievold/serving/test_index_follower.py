@@ -9,7 +9,6 @@ import pytest
 
 from semievol.types import Example, Query
 from semievold.serving.index_follower import IndexFollower
-from semievold.store import examples as examples_module
 from tests.stream_world import ListIndex, World, until
 
 NewWorld = Callable[..., World]
@@ -51,15 +50,13 @@ async def test_the_copy_follows_every_change_and_embeds_nothing_twice(new_world:
     assert "held" not in index.ids()
 
 
-async def test_changes_of_a_machine_whose_clock_is_behind_are_followed(
-    new_world: NewWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, index = new_world().examples, ListIndex()
+async def test_changes_of_a_machine_whose_clock_is_behind_are_followed(new_world: NewWorld) -> None:
+    world, index = new_world(), ListIndex()
+    store, now = world.examples, world.database.now
     follower = IndexFollower(store, index, 0.01)
     store.upsert([(example("a"), False)])
     await follower.catch_up()
-    now = examples_module.time.time()
-    monkeypatch.setattr(examples_module.time, "time", lambda: now - 30.0)
+    world.database.now = lambda: now() - 30.0
     store.upsert([(example("b"), False)])
     store.retract(["a"])
     await follower.catch_up()
