@@ -30,7 +30,8 @@ from semievold.api.api import Api, ApiTools
 from semievold.config.daemon import ROLES, DaemonConfig
 from semievold.config.streams import RetrySettings
 from semievold.event_loop import run_loop
-from semievold.gateway.front import Gateway, open_gateway_tools
+from semievold.gateway.front import Gateway
+from semievold.gateway.opening import open_gateway_tools
 from semievold.idle import IdleWatch
 from semievold.intake.labels import LabelsIntake
 from semievold.intake.messages import RecordParser

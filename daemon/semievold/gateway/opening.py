@@ -1,0 +1,44 @@
+"""Chooses what answers at the gateway, and opens it with what goes beside it: embeddings, feedback, capture.
+
+Owns the choice by the configuration alone; the tools are closed by the caller.
+"""
+
+from __future__ import annotations
+
+from semievol.engines.server_address import ServerAddress
+from semievol.protocols import Generator
+from semievold.config.daemon import DaemonConfig
+from semievold.gateway.capture import Capture
+from semievold.gateway.feedback import Feedback
+from semievold.gateway.front import GatewayTools
+from semievold.gateway.local import LocalBackend
+from semievold.gateway.proxy import OneServer, ProxyBackend
+from semievold.intake.messages import RecordParser
+from semievold.monitoring.metrics import Metrics
+from semievold.serving.lending import ReplicaPool
+from semievold.store.pseudo_labels import PseudoLabelStore
+from semievold.streams.protocol import StreamProducer
+
+
+def open_gateway_tools(
+    config: DaemonConfig,
+    generator: Generator,
+    replicas: ReplicaPool | None,
+    pseudo_labels: PseudoLabelStore,
+    parser: RecordParser,
+    producer: StreamProducer,
+    metrics: Metrics,
+) -> GatewayTools:
+    """What the settings ask for; requests go to `replicas`, or without them to `generator`."""
+    settings = config.gateway
+    backend = LocalBackend(generator) if replicas is None else ProxyBackend(replicas, settings, metrics)
+    capture = embeddings = None
+    if settings.capture.share > 0:
+        instruction = config.task.instruction
+        capture = Capture(settings.capture, config.stream.queries, instruction, parser, producer, metrics)
+    if settings.embeddings_url is not None:
+        token = settings.embeddings_token
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        server = OneServer(ServerAddress("embeddings", settings.embeddings_url, headers))
+        embeddings = ProxyBackend(server, settings, metrics)
+    return GatewayTools(backend, Feedback(config.stream.labels, pseudo_labels, parser, producer), embeddings, capture)
