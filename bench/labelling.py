@@ -31,7 +31,7 @@ from semievol.config.method import LabellingConfig, TaskConfig
 from semievol.engines.server_address import ServerAddress
 from semievol.engines.vllm import FixedServers, VllmGenerator
 from semievol.engines.vllm_client import VllmClient
-from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.index import QdrantExampleIndex
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.tasks.task import Task

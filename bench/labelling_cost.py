@@ -36,7 +36,7 @@ from semievol.config.method import (
     TaskConfig,
 )
 from semievol.engines.local import LocalGenerator
-from semievol.examples.embedding import build_embedder
+from semievol.examples.embedding.opening import build_embedder
 from semievol.examples.files import read_answers, read_examples, read_queries
 from semievol.examples.index import QdrantExampleIndex
 from semievol.labelling import confidence

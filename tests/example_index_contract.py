@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.protocols import ExampleIndex
 from semievol.types import Example, Message, Query
 

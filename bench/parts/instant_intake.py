@@ -107,7 +107,7 @@ async def run_intake(
     database: Database, stream: Stream, topics: StreamSettings, settings: IntakeSettings, queries: int
 ) -> Run:
     """The real intake before a model that answers at once."""
-    from semievol.examples.embedding import HashingEmbedder
+    from semievol.examples.embedding.hashing import HashingEmbedder
     from semievol.examples.index import QdrantExampleIndex
     from semievol.labelling.collaboration import CollaborativeLabeller
 

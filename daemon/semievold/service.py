@@ -188,7 +188,7 @@ class Service:
 
     async def _open_index(self, parts: Parts) -> None:
         """The embedded directory belongs to the labels role; without it, and without a server, a copy in memory."""
-        from semievol.examples.embedding import build_embedder
+        from semievol.examples.embedding.opening import build_embedder
         from semievol.examples.index import QdrantExampleIndex
 
         config = self._config

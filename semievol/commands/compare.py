@@ -113,7 +113,8 @@ async def run_compare(
         ConfigError: an option does not fit the data or the settings.
         DataError: a file is unusable.
     """
-    from semievol.examples.embedding import RememberedVectors, build_embedder
+    from semievol.examples.embedding.opening import build_embedder
+    from semievol.examples.embedding.remembered import RememberedVectors
 
     data = _read(config, files, options)
     methods = _methods(config, options, data)

@@ -271,7 +271,8 @@ def _token_f1(found: Evaluation, examples: Sequence[Example]) -> float | None:
 
 def _embedder(config: MethodConfig) -> Embedder:
     """One for all that a command embeds, each text once."""
-    from semievol.examples.embedding import RememberedVectors, build_embedder
+    from semievol.examples.embedding.opening import build_embedder
+    from semievol.examples.embedding.remembered import RememberedVectors
 
     return RememberedVectors(build_embedder(config.embedding))
 

@@ -164,7 +164,7 @@ async def _asked(generation: GenerationConfig) -> str:
 
 
 def _embedding(config: DaemonConfig) -> str:
-    from semievol.examples.embedding import build_embedder
+    from semievol.examples.embedding.opening import build_embedder
 
     embedder = build_embedder(config.embedding)
     return f"{embedder.name}, {embedder.dimensions} dimensions"

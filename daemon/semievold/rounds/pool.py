@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semievol.examples.embedding import RememberedVectors
+from semievol.examples.embedding.remembered import RememberedVectors
 from semievol.labelling.consensus import heard
 from semievol.labelling.selection import Scored, scored, select
 from semievol.protocols import Embedder

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.index import QdrantExampleIndex
 from semievol.types import Example, Query
 from tests.example_index_contract import EXAMPLES, ExampleIndexContract

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from semievol.examples import embedding
+from semievol.examples.embedding import opening
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievold.commands import doctor
 from semievold.commands.doctor import Finding, examine
 from semievold.config.daemon import DaemonConfig
@@ -126,7 +127,7 @@ def test_only_the_packages_that_the_configuration_needs_are_wanted(
 ) -> None:
     absent = {"torch", "peft", "sentence_transformers"}
     monkeypatch.setattr(doctor, "_missing", lambda names: [name for name in names if name in absent])
-    monkeypatch.setattr(embedding, "build_embedder", lambda _: embedding.HashingEmbedder())  # loads no model
+    monkeypatch.setattr(opening, "build_embedder", lambda _: HashingEmbedder())  # loads no model
     assert not found()["packages"].ok
     servers = vllm(serve(replica("base")))
     remote = found(generation=servers)["packages"]

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from semievol.errors import TransientError
-from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.protocols import Vectors
 from semievol.tasks.task import Task
 from semievol.types import Example, PseudoLabel, Query

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.labelling import confidence
 from semievol.protocols import Vectors
 from semievol.tasks.task import Task

@@ -21,7 +21,7 @@ from semievol.config.method import (
 )
 from semievol.engines.remembered import RememberedAnswers
 from semievol.errors import ConfigError, DataError
-from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.lexical import Bm25ExampleIndex
 from semievol.protocols import Progress
 from semievol.recipe import no_watcher

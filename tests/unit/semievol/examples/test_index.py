@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from semievol.errors import ConfigError, TransientError
-from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.index import QdrantExampleIndex, point_id
 from semievol.protocols import Vectors
 from semievol.types import Example, Query
@@ -107,7 +107,7 @@ def test_another_embedder_embeds_the_same_examples_anew(tmp_path: Path, name: st
 def test_a_directory_held_by_another_process_is_named(tmp_path: Path) -> None:
     path = tmp_path / "index"
     holder = (
-        "import sys; from pathlib import Path; from semievol.examples.embedding import HashingEmbedder;"
+        "import sys; from pathlib import Path; from semievol.examples.embedding.hashing import HashingEmbedder;"
         "from semievol.examples.index import QdrantExampleIndex;"
         "index = QdrantExampleIndex(HashingEmbedder(64), 'examples', Path(sys.argv[1]));"
         "print('held', flush=True); sys.stdin.read()"

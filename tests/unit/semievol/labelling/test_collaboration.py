@@ -4,7 +4,7 @@ import pytest
 
 from semievol.config.method import Configuration, LabellingConfig, MethodConfig, ModelConfig, TaskConfig
 from semievol.errors import ConfigError
-from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.seeds import derive
 from semievol.tasks.equality import AnswerEquality

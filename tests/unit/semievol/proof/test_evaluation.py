@@ -4,7 +4,7 @@ import pytest
 
 from semievol.config.method import TaskConfig
 from semievol.errors import AdapterError, ConfigError
-from semievol.examples.embedding import HashingEmbedder
+from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.proof.evaluation import CHUNK, evaluate
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task

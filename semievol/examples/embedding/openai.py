@@ -1,0 +1,88 @@
+"""Texts to vectors by an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from semievol.errors import ConfigError, TransientError
+from semievol.examples.embedding.unit import unit_rows
+from semievol.protocols import Vectors
+
+
+class OpenAIEmbedder:
+    """A server with /v1/embeddings (vLLM, text-embeddings-inference, OpenAI).
+
+    Args:
+        model: the model's name at the endpoint.
+        base_url: endpoint up to and including /v1.
+        api_key: bearer token, or None.
+        batch_size: texts per request.
+        transport: httpx transport; None: the network. For tests.
+
+    Raises:
+        ConfigError: the endpoint refuses the model or the key.
+        TransientError: the endpoint does not answer.
+    """
+
+    def __init__(
+        self, model: str, base_url: str, api_key: str | None = None, batch_size: int = 64, transport: Any = None
+    ) -> None:
+        import httpx
+
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = httpx.Client(
+            base_url=base_url.rstrip("/") + "/", headers=headers, timeout=30.0, transport=transport
+        )
+        self._model = model
+        self._batch_size = batch_size
+        self._name = f"openai:{model}@{base_url.rstrip('/')}"
+        self._dimensions = int(self._request(["dimensions"]).shape[1])
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def dimensions(self) -> int:
+        return self._dimensions
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        if not texts:
+            return np.zeros((0, self._dimensions), dtype=np.float32)
+        starts = range(0, len(texts), self._batch_size)
+        vectors = np.concatenate([self._request(list(texts[start : start + self._batch_size])) for start in starts])
+        if vectors.shape[1] != self._dimensions:
+            raise ConfigError(
+                f"embedding.base_url: the endpoint changed from {self._dimensions} to {vectors.shape[1]} dimensions; "
+                "restart to rebuild the index"
+            )
+        return vectors
+
+    def _request(self, texts: list[str]) -> Vectors:
+        import httpx
+
+        try:
+            response = self._client.post("embeddings", json={"model": self._model, "input": texts})
+        except httpx.LocalProtocolError as error:  # its text may hold the header with the key
+            raise ConfigError(f"embedding endpoint {self._client.base_url}: {type(error).__name__}") from None
+        except httpx.HTTPError as error:
+            raise TransientError(f"embedding endpoint {self._client.base_url}: {error!r}") from error
+        if response.status_code >= 500 or response.status_code in (408, 429):
+            raise TransientError(f"embedding endpoint {self._client.base_url}: HTTP {response.status_code}")
+        if response.status_code >= 400:
+            raise ConfigError(
+                f"embedding: {self._client.base_url} answered HTTP {response.status_code}: {response.text[:200]}"
+            )
+        try:
+            rows = sorted(response.json()["data"], key=lambda row: row["index"])
+            vectors = np.asarray([row["embedding"] for row in rows], dtype=np.float32)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"embedding.base_url: {self._client.base_url} does not speak the OpenAI embeddings API ({error!r})"
+            ) from error
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise TransientError(f"embedding endpoint {self._client.base_url}: {len(rows)} vectors for {len(texts)}")
+        return unit_rows(vectors)
