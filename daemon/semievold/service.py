@@ -8,7 +8,6 @@ the opposite order, whatever fails in between.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import json
 import logging
@@ -22,6 +21,7 @@ from typing import TypeVar
 
 from semievol.durable_files import write_durably
 from semievol.errors import ConfigError
+from semievol.file_lock import FileLock
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.protocols import Embedder, ExampleIndex, Generator
 from semievol.tasks.equality import AnswerEquality
@@ -392,15 +392,14 @@ async def waited_for(what: str, operation: Callable[[], Awaitable[T]], superviso
 
 @contextmanager
 def single_controller(path: Path, setting: str) -> Iterator[None]:
-    """Hold a controller's lock file; the kernel releases it however the process ends.
+    """Hold a controller's lock file.
 
     Raises:
         ConfigError: another process on this machine holds it; `setting` is what the two have in common.
     """
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            where = path.parent if setting == "artifacts.directory" else path
-            raise ConfigError(f"{setting}: another daemon runs on {where}; stop it or use another one") from None
+    lock = FileLock.take(path)
+    if lock is None:
+        where = path.parent if setting == "artifacts.directory" else path
+        raise ConfigError(f"{setting}: another daemon runs on {where}; stop it or use another one")
+    with lock:
         yield

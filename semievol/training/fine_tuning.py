@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import json
 import re
@@ -25,6 +24,7 @@ from semievol.config.fine_tuning import FineTuningConfig
 from semievol.durable_files import write_durably
 from semievol.engines.openai_client import BusyError, OpenAIClient, RefusedError
 from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
+from semievol.file_lock import FileLock
 from semievol.protocols import Progress
 from semievol.training.job import TrainingJob, read_snapshot
 from semievol.types import TrainingRow
@@ -355,10 +355,8 @@ def _entries(page: Any) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def _locked(work: Path) -> Iterator[None]:
     """Hold the directory, which is made: two processes would pay for two jobs."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TransientError(f"{work}: another process trains here") from None
+    lock = FileLock.take(work / "lock")
+    if lock is None:
+        raise TransientError(f"{work}: another process trains here")
+    with lock:
         yield

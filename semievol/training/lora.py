@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -30,6 +29,7 @@ from semievol import adapter_directory
 from semievol.adapter_directory import Manifest
 from semievol.durable_files import write_durably
 from semievol.errors import AdapterError, DataError, SemiEvolError, TransientError
+from semievol.file_lock import FileLock
 from semievol.training import group as training_group
 from semievol.training.job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, read_snapshot, snapshot_hash
 from semievol.training.progress import LOSSES_FILE, PROGRESS_FILE, ProgressFile, TrainingProgress
@@ -161,17 +161,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _locked(work_dir: Path) -> Iterator[None]:
-    """Hold the directory's lock; it ends with the process, however that ends."""
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    with (work_dir / _LOCK_FILE).open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise TransientError(f"{work_dir}: another trainer has held it for {_LOCK_WAIT_S:.0f} s") from None
-                time.sleep(0.1)
+    """Hold the directory: a trainer that was killed may take a moment to end."""
+    lock = FileLock.take(work_dir / _LOCK_FILE, wait_s=_LOCK_WAIT_S)
+    if lock is None:
+        raise TransientError(f"{work_dir}: another trainer has held it for {_LOCK_WAIT_S:.0f} s")
+    with lock:
         yield
 
 

@@ -9,9 +9,7 @@ Invariant: only the owner of a partition commits its offset, and an owner never 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import itertools
-import os
 import threading
 import time
 import zlib
@@ -25,6 +23,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from semievol.errors import ConfigError
+from semievol.file_lock import FileLock
 from semievold.config.streams import StreamSettings
 from semievold.errors import StateConflict, TransientStoreError, TransientStreamError
 from semievold.store.database import Database
@@ -95,7 +94,7 @@ class LocalStream:
         ]
         with ExitStack() as held:
             for row in rows:
-                lock = _FileLock.take(self._lock_directory(topic, group) / f"{row['partition']}.lock")
+                lock = FileLock.take(self._lock_directory(topic, group) / f"{row['partition']}.lock")
                 if lock is None:
                     raise StateConflict(
                         f"consumer group {group} has an active member; stop the process that reads {topic}"
@@ -133,7 +132,7 @@ class LocalConsumer:
         self._group = group
         self._lock_directory = locks
         self._bell = bell
-        self._owned: dict[int, _FileLock] = {}
+        self._owned: dict[int, FileLock] = {}
         self._positions: dict[int, int] = {}  # next offset to fetch
         self._committed: dict[int, int] = {}
         self._taking = threading.Lock()
@@ -214,13 +213,13 @@ class LocalConsumer:
         written = connection.execute(
             sa.select(sa.func.max(stream_records.c.partition)).where(stream_records.c.topic == self._topic)
         ).scalar()
-        taken: dict[int, _FileLock] = {}
+        taken: dict[int, FileLock] = {}
         try:
             # A producer with a higher setting may have written partitions that this process does not know of.
             for partition in range(max(self._settings.partitions, 1 + (-1 if written is None else written))):
                 if partition in self._owned:
                     continue
-                lock = _FileLock.take(self._lock_directory / f"{partition}.lock")
+                lock = FileLock.take(self._lock_directory / f"{partition}.lock")
                 if lock is not None:
                     taken[partition] = lock
             offsets = self._begun(taken.keys()) if taken else {}
@@ -332,28 +331,6 @@ def _delete_read(connection: sa.Connection, topic: str, before: float, *, awaite
     if awaited:
         old.append(groups)
     connection.execute(sa.delete(stream_records).where(*old, ~groups.where(o.next_offset <= c.offset)))
-
-
-class _FileLock:
-    """An exclusive kernel lock on a file; it dies with the process, however that dies."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    @classmethod
-    def take(cls, path: Path) -> _FileLock | None:
-        """The lock, or None when someone else holds it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return cls(descriptor)
-
-    def release(self) -> None:
-        os.close(self._descriptor)
 
 
 class _Bell:
