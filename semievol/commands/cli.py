@@ -1,8 +1,8 @@
 """The command line `semievol`: the method on files, and whatever installed packages add to it.
 
-Owns arguments, output and exit codes (0 done, 1 the run failed, 2 usage, configuration or data). What the commands do
-is in file_commands. Other packages (the service) register theirs through the entry-point group `semievol.commands`.
-Heavy imports wait until a command needs them: `--help` answers at once.
+Owns arguments, output and exit codes (0 done, 1 the run failed, 2 usage, configuration or data). What a command does
+is in the file of its name. Other packages (the service) register theirs through the entry-point group
+`semievol.commands`. Heavy imports wait until a command needs them: `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def evolve_command(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Run the whole method: warm round, then label, select, train and prove, round by round."""
-    from semievol.commands.files import EvolveFiles, run_evolve
+    from semievol.commands.evolve import EvolveFiles, run_evolve
 
     files = EvolveFiles(examples=examples, queries=queries, out=out, test=test, answers=answers)
     settings = _load(config)
@@ -153,7 +153,7 @@ def label_command(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Pseudo-label queries with the help of examples, and say which would be trained on."""
-    from semievol.commands.files import run_label
+    from semievol.commands.label import run_label
 
     settings = _load(config)
     with _progress() as watcher:
@@ -175,7 +175,7 @@ def train_command(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Train one adapter on examples and selected pseudo-labels."""
-    from semievol.commands.files import run_train
+    from semievol.commands.train import run_train
 
     settings = _load(config)
     with _progress() as watcher:
@@ -194,7 +194,7 @@ def eval_command(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Measure the accuracy of the base model or an adapter."""
-    from semievol.commands.files import run_eval
+    from semievol.commands.eval import run_eval
 
     settings = _load(config)
     with _progress() as watcher:

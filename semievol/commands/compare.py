@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.commands.engine import check_evolvable, open_generator, trainer_of
-from semievol.commands.files import true_answers
 from semievol.comparison.rows import ComparedMethod, all_methods, pick, with_candidates, with_theta
 from semievol.comparison.rows_run import SharedTrainer, World, drawn, drawn_examples, run_method, with_ratio
 from semievol.comparison.table import as_csv, correct_answers, markdown, table
@@ -22,6 +21,7 @@ from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
 from semievol.errors import ConfigError, DataError
 from semievol.examples.files import read_examples, read_queries
+from semievol.examples.truth import true_answers
 from semievol.recipe import Watcher
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task

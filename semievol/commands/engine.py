@@ -64,6 +64,14 @@ async def _load_named(config: MethodConfig, engine: Generator, configuration: Co
     return adapter
 
 
+async def load_adapter(generator: Generator, adapter: Path | None) -> str | None:
+    """Load the adapter directory that a command was given, if any; returns its name."""
+    if adapter is None:
+        return None
+    await generator.load_adapter(adapter.name, adapter)
+    return adapter.name
+
+
 def _open(config: MethodConfig, settings: GenerationConfig, setting: str, stack: AsyncExitStack) -> Generator:
     if settings.kind == "vllm":
         return _open_vllm(settings, stack)

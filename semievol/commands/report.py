@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semievol.commands.files import true_answers
 from semievol.errors import DataError
 from semievol.examples.files import read_examples
+from semievol.examples.truth import true_answers
 from semievol.report import page as report
 from semievol.report.measures import Judge
 from semievol.report.run_report import report_of

@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from semievol.adapter_directory import hosted_model, verify
-from semievol.commands.files import EvolveFiles, run_eval, run_evolve, run_label
+from semievol.commands.eval import run_eval
+from semievol.commands.evolve import EvolveFiles, run_evolve
+from semievol.commands.label import run_label
 from semievol.config.method import MethodConfig
 from semievol.recipe import no_watcher
 from tests.openai_api import BASE, KEY, OpenAIApi

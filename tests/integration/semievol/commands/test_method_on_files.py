@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from semievol.adapter_directory import verify
-from semievol.commands.files import precision, run_eval, run_label, run_train, true_answers
+from semievol.commands.eval import run_eval
+from semievol.commands.label import run_label
 from semievol.commands.report import ReportFiles, run_report
+from semievol.commands.train import run_train
 from semievol.config.file import load_config
 from semievol.config.method import MethodConfig
 from semievol.errors import ConfigError, DataError
 from semievol.examples.files import read_pseudo_labels
+from semievol.examples.truth import true_answers
+from semievol.proof.evaluation import precision
 from semievol.recipe import no_watcher
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from semievol.commands.files import precision, true_answers
 from semievol.config.method import TaskConfig
+from semievol.examples.truth import true_answers
+from semievol.proof.evaluation import precision
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.types import PseudoLabel, Query

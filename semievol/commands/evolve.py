@@ -1,0 +1,109 @@
+"""What `semievol evolve` does: the whole method on files, round by round, and what it came to as plain JSON.
+
+Owns the composition of a run and its summary. Does not print: see cli.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semievol.commands.engine import check_evolvable, open_generator, trainer_of
+from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_neighbours
+from semievol.config.method import MethodConfig
+from semievol.durable_files import write_durably
+from semievol.errors import DataError
+from semievol.examples.files import read_examples, read_queries
+from semievol.examples.split import split_examples
+from semievol.examples.truth import true_answers
+from semievol.proof.evaluation import evaluate, precision
+from semievol.recipe import Run, Watcher, evolve, select_labels
+from semievol.runs.directory import RoundResult, RunDirectory
+from semievol.tasks.equality import AnswerEquality
+from semievol.tasks.task import Task
+from semievol.types import Example
+
+
+@dataclass(frozen=True, slots=True)
+class EvolveFiles:
+    """Files of `semievol evolve`. `test` is only evaluated on, at the end; `answers` only scores pseudo-labels."""
+
+    examples: Path
+    queries: Path
+    out: Path
+    test: Path | None = None
+    answers: Path | None = None
+
+
+async def run_evolve(
+    config: MethodConfig, files: EvolveFiles, *, rounds: int, holdout_share: float, watcher: Watcher
+) -> dict[str, Any]:
+    """`semievol evolve`: warm and evolve rounds in the run directory `files.out`."""
+    check_evolvable(config)
+    task = Task(config.task)
+    train_examples, holdout = split_examples(read_examples(files.examples, task), holdout_share)
+    if not train_examples:
+        raise DataError(f"{files.examples}: leaves no example to train on; add some or lower --holdout")
+    unlabeled = read_queries(files.queries, task)
+    tested = read_examples(files.test, task) if files.test else []
+    truth = true_answers(files.answers, unlabeled, task) if files.answers else {}
+    async with open_generator(config) as generator:
+        embedder = embedder_of(config) if embeds(config, task) else None
+        index = index_over(embedder, train_examples) if embedder and wants_neighbours(config) else None
+        run = Run(
+            config=config,
+            task=task,
+            generator=generator,
+            index=index,
+            trainer=trainer_of(config),
+            examples=train_examples,
+            holdout=holdout,
+            queries=tuple(unlabeled),
+            directory=RunDirectory(files.out),
+            watcher=watcher,
+            equality=AnswerEquality(task, embedder),
+            embedder=embedder,
+        )
+        results = await evolve(run, rounds)
+        summary: dict[str, Any] = {
+            "examples": len(train_examples),
+            "holdout": len(holdout),
+            "queries": len(unlabeled),
+            "serving": results[-1].serving,
+            "rounds": [_round_summary(run, result, truth) for result in results],
+        }
+        if tested:
+            summary["test"] = await _test(run, results, tested)
+    write_durably(files.out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, Example]) -> dict[str, Any]:
+    summary = result.to_json()
+    labels = run.directory.round(result.number).pseudo_labels() if result.kind == "evolve" else None
+    if labels and truth:
+        kept = frozenset(select_labels(labels, run.config, result.number).kept)
+        equality = run.equality or AnswerEquality(run.task)
+        selected = [label for label in labels if label.query.id in kept]
+        summary["precision"] = precision(labels, truth, equality)
+        summary["selected_precision"] = precision(selected, truth, equality)
+    return summary
+
+
+async def _test(run: Run, results: Sequence[RoundResult], tested: Sequence[Example]) -> dict[str, Any]:
+    """Accuracy of the base model and of every round's adapter, closed book."""
+    adapters: list[str | None] = [None, *(result.adapter for result in results)]
+    accuracies = {}
+    for adapter in adapters:
+        if adapter is not None:
+            await run.generator.load_adapter(adapter, run.directory.adapters / adapter)
+        advance = run.watcher(f"test {adapter or 'base'}", len(tested))
+        found = await evaluate(
+            run.generator, run.task, tested, adapter, seed=run.config.seed, progress=advance, equality=run.equality
+        )
+        run.directory.write_test_outcomes(adapter, found.outcomes)
+        accuracies[adapter or "base"] = {"accuracy": found.accuracy, "mean_entropy": found.mean_entropy}
+    return accuracies

@@ -1,0 +1,51 @@
+"""What `semievol label` does: pseudo-labels of a file of queries, and which of them selection would keep."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from semievol.commands.engine import load_adapter, open_generator
+from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_neighbours
+from semievol.config.method import MethodConfig
+from semievol.examples.files import read_examples, read_queries, write_jsonl
+from semievol.labelling.consensus import heard
+from semievol.recipe import Watcher, select_labels
+from semievol.runs.directory import labelled_rows
+from semievol.tasks.equality import AnswerEquality
+from semievol.tasks.task import Task
+
+
+async def run_label(
+    config: MethodConfig, examples: Path, queries: Path, out: Path, adapter: Path | None, watcher: Watcher
+) -> dict[str, Any]:
+    """`semievol label`: pseudo-labels of `queries`, with `selected` and reasons, in `out` (.jsonl)."""
+    from semievol.labelling.collaboration import CollaborativeLabeller
+
+    task = Task(config.task)
+    labelled = read_examples(examples, task)
+    unlabeled = read_queries(queries, task)
+    # Now: an output that cannot be written must not be noticed at the end.
+    out.parent.mkdir(parents=True, exist_ok=True)
+    async with open_generator(config) as generator:
+        name = await load_adapter(generator, adapter)
+        embedder = embedder_of(config) if embeds(config, task) else None
+        index = index_over(embedder, labelled) if embedder and wants_neighbours(config) else None
+        equality = AnswerEquality(task, embedder)
+        labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed, equality=equality)
+        labels = await labeller.label(unlabeled, name, progress=watcher("label", len(unlabeled)))
+        labels = await asyncio.to_thread(heard, labels, labelled, config.labelling, embedder)
+    selection = select_labels(labels, config)
+    write_jsonl(out, labelled_rows(labels, selection))
+    return {
+        "out": str(out),
+        "adapter": name,
+        "labelled": len(labels),
+        "selected": len(selection.kept),
+        "threshold": selection.threshold,
+        "unparseable": sum(label.answer is None for label in labels),
+        "justified": sum(label.justified for label in labels),
+        "prompt_tokens": sum(label.prompt_tokens for label in labels),
+        "generated_tokens": sum(label.generated_tokens for label in labels),
+    }
