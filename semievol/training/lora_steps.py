@@ -16,6 +16,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ import peft
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.helpers import disable_input_dtype_casting
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 from safetensors.torch import load_file, save_file
@@ -82,13 +84,10 @@ def run(
     model = load_model(job.model)
     on_cpu = model.device.type == "cpu"
     plain = on_cpu and max(row.length for row in tokens) <= _PLAIN_ATTENTION_TOKENS
-    attention = model.config._attn_implementation
     if plain:
         model.set_attn_implementation("eager")
     if job.training.gradient_checkpointing:
-        # The name since transformers 5.20; the older one warns there.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     adapted = add_adapter(model, job)
     arguments = training_arguments(job, checkpoints_dir)
     # Only now have all processes met: before, the first one may still be deleting what another job left here.
@@ -104,7 +103,8 @@ def run(
     if is_main_process():
         for callback in training_log.callbacks(job, checkpoints_dir.parent, resumed_from + 1):
             trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with disable_input_dtype_casting(adapted):  # see _LowPrecisionProducts
+        trainer.train(resume_from_checkpoint=checkpoint)
     steps = trainer.state.global_step
     if arguments.world_size > 1:
         trainer.accelerator.wait_for_everyone()
@@ -112,7 +112,7 @@ def run(
     if not is_main_process():
         return [], {}
     if plain:
-        model.set_attn_implementation(attention)
+        _fuse_attention(model)
     report(TrainingProgress("fingerprinting", steps, steps, trainer.last_loss))
     weights_dir.mkdir(parents=True, exist_ok=True)
     write_adapter(adapted, job, weights_dir)
@@ -129,6 +129,12 @@ def run(
         "processes": arguments.world_size,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
     }
+
+
+def _fuse_attention(model: Any) -> None:
+    """Back to the attention that models are loaded with: torch's fused kernel, and plain where a model has no other."""
+    with suppress(ValueError, ImportError):
+        model.set_attn_implementation("sdpa")
 
 
 def _take_place(job: TrainingJob) -> None:
@@ -150,6 +156,9 @@ def is_main_process() -> bool:
 class LoraTrainer(Trainer):  # type: ignore[misc]
     """transformers' Trainer with the batches and the loss of this module."""
 
+    # The loss of a micro-batch is already its share of the step's: the Trainer must not scale it again.
+    loss_is_scaled_for_ga = True
+
     def __init__(
         self,
         model: Any,
@@ -165,8 +174,6 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
             train_dataset=list(stream),
             data_collator=lambda rows: collate(rows, padding, share=share),
         )
-        # The loss of a micro-batch is already its share of the step's: the Trainer must not scale it again.
-        self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self.add_callback(_Reporter(self, report))
         self.first_loss: float | None = None
@@ -174,9 +181,6 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
         self._step_loss = torch.zeros((), device=arguments.device)
         self._tokens = 0
         self._seconds = 0.0
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return torch.utils.data.SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -260,9 +264,8 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
             "seconds": round(self._seconds, 3),
         }
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def mark_checkpoint(self) -> None:
         """Mark the checkpoint once all of it is on the disk: a kill while it is written leaves no marker."""
-        super()._save_checkpoint(model, trial)
         if self.args.world_size > 1:
             self.accelerator.wait_for_everyone()  # each process writes its own random state
         if self.args.should_save:
@@ -272,7 +275,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]
 
 
 class _Reporter(TrainerCallback):  # type: ignore[misc]
-    """Reports every optimiser step."""
+    """Reports every optimiser step, and has every checkpoint marked."""
 
     def __init__(self, trainer: LoraTrainer, report: Callable[[TrainingProgress], None]) -> None:
         self._trainer = trainer
@@ -286,6 +289,17 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         progress = self._trainer.step_done(time.monotonic() - self._since)
         if is_main_process():
             self._report(progress)
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self._trainer.mark_checkpoint()
+
+
+class _OneDevice(TrainingArguments):  # type: ignore[misc]
+    """Several visible GPUs would mean DataParallel to the Trainer, which PEFT refuses."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(int(super().n_gpu), 1)
 
 
 def training_arguments(job: TrainingJob, checkpoints_dir: Path) -> TrainingArguments:
@@ -302,7 +316,7 @@ def training_arguments(job: TrainingJob, checkpoints_dir: Path) -> TrainingArgum
             f"training.batch_size: {training.batch_size} rows cannot be divided among {processes} processes and "
             f"training.gradient_accumulation {training.gradient_accumulation}"
         )
-    arguments = TrainingArguments(
+    return _OneDevice(
         output_dir=str(checkpoints_dir),
         num_train_epochs=1,
         per_device_train_batch_size=training.batch_size // parts,
@@ -325,12 +339,10 @@ def training_arguments(job: TrainingJob, checkpoints_dir: Path) -> TrainingArgum
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        train_sampling_strategy="sequential",
         ddp_find_unused_parameters=False,  # every forward pass uses all LoRA weights
         use_cpu=device_of(job.model) == "cpu",
     )
-    if processes == 1:
-        arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs would mean DataParallel, which PEFT refuses
-    return arguments
 
 
 def last_checkpoint(checkpoints_dir: Path) -> str | None:
@@ -364,7 +376,6 @@ def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
     for module in adapted.modules():
         if isinstance(module, LoraLayer):
             module.lora_variant[_ADAPTER] = _LowPrecisionProducts()
-            module.cast_input_dtype_enabled = False
     if job.parent is not None:
         adapter_directory.verify_weights(job.parent)
         weights = load_file(job.parent / adapter_directory.WEIGHTS_FILE)
@@ -393,7 +404,8 @@ def linear_modules(model: Any) -> list[str]:
 class _LowPrecisionProducts(LoraVariant):  # type: ignore[misc]
     """LoRA whose weights stay in fp32 for the optimiser and are multiplied in the model's precision.
 
-    PEFT would cast every activation to fp32 instead; the difference is a quarter of the step on a CPU.
+    PEFT would cast every activation to fp32 instead, unless it is told not to; the difference is a quarter of the step
+    on a CPU.
     """
 
     @staticmethod

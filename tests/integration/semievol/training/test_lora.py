@@ -480,6 +480,19 @@ def test_sharing_a_prefix_changes_neither_loss_nor_gradients(model: Path, monkey
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
 
 
+def test_one_process_trains_on_one_gpu_however_many_are_visible(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainingArguments
+
+    from semievol.training.lora_steps import training_arguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 4))
+    arguments = training_arguments(job(model), tmp_path)
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == 2
+
+
 def model_scores(adapted: Any, prompt: tuple[int, ...], completion: tuple[int, ...]) -> list[float]:
     with torch.no_grad():
         logits = adapted(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].log_softmax(-1)
