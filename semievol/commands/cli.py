@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -39,10 +40,18 @@ class OutputFormat(StrEnum):
 ConfigPath = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of the method's settings (or SEMIEVOL__SECTION__KEY).")
 ]
-ExamplesPath = Annotated[Path, typer.Option("--examples", help="Labelled examples (.jsonl, .csv, .parquet).")]
-QueriesPath = Annotated[Path, typer.Option("--queries", help="Unlabeled queries (.jsonl, .csv, .parquet).")]
+ExamplesPath = Annotated[
+    Path, typer.Option("--examples", help="Labelled examples (.jsonl, .json, .csv, .tsv, .parquet, hub:NAME).")
+]
+QueriesPath = Annotated[
+    Path, typer.Option("--queries", help="Unlabeled queries (.jsonl, .json, .csv, .tsv, .parquet, hub:NAME).")
+]
 AdapterPath = Annotated[
     Path | None, typer.Option("--adapter", resolve_path=True, help="Adapter directory; without it, the base model.")
+]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", help="What columns of the files mean: question=text,answer=label (or data.columns)."),
 ]
 Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="table or json")]
 
@@ -65,6 +74,8 @@ def main() -> None:
 
 def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
     """Run an app on `arguments` (None: the process's own); our errors become one line and an exit code."""
+    logging.getLogger("semievol.examples.files").setLevel(logging.INFO)
+    logging.getLogger("semievol.examples.files").addHandler(_SAID)
     try:
         target(arguments)
     except (ConfigError, DataError) as error:
@@ -83,13 +94,14 @@ def evolve_command(
     holdout: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the examples kept for the gate.")] = 0.2,
     test: Annotated[Path | None, typer.Option(help="Labelled data to score every adapter on, at the end.")] = None,
     answers: Annotated[Path | None, typer.Option(help="True answers of the queries, to score pseudo-labels.")] = None,
+    columns: Columns = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Run the whole method: warm round, then label, select, train and prove, round by round."""
     from semievol.commands.evolve import EvolveFiles, run_evolve
 
     files = EvolveFiles(examples=examples, queries=queries, out=out, test=test, answers=answers)
-    settings = _load(config)
+    settings = _load(config, columns)
     with _progress() as watcher:
         summary = asyncio.run(run_evolve(settings, files, rounds=rounds, holdout_share=holdout, watcher=watcher))
     show(summary, output)
@@ -116,13 +128,14 @@ def compare_command(
     sweep: Annotated[
         list[str] | None, typer.Option(help="n=1,2,4 or theta=0.3,0.5 or ratio=0.5,1,2: SemiEvol over values.")
     ] = None,
+    columns: Columns = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Compare the method with its peers, its ablations and the fully labelled bound, over seeds."""
     from semievol.commands.compare import CompareFiles, CompareOptions, parsed_options, run_compare
     from semievol.comparison.table import markdown
 
-    settings = _load(config)
+    settings = _load(config, columns)
     options: CompareOptions = parsed_options(
         seeds=seeds,
         rounds=rounds,
@@ -150,12 +163,13 @@ def label_command(
     out: Annotated[Path, typer.Option(help="Pseudo-labels with all that explains them (.jsonl).")],
     config: ConfigPath = None,
     adapter: AdapterPath = None,
+    columns: Columns = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Pseudo-label queries with the help of examples, and say which would be trained on."""
     from semievol.commands.label import run_label
 
-    settings = _load(config)
+    settings = _load(config, columns)
     with _progress() as watcher:
         summary = asyncio.run(run_label(settings, examples, queries, out, adapter, watcher))
     show(summary, output)
@@ -172,12 +186,13 @@ def train_command(
     parent: Annotated[
         Path | None, typer.Option(help="Adapter directory to continue from; without it, a fresh LoRA.")
     ] = None,
+    columns: Columns = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Train one adapter on examples and selected pseudo-labels."""
     from semievol.commands.train import run_train
 
-    settings = _load(config)
+    settings = _load(config, columns)
     with _progress() as watcher:
         summary = asyncio.run(run_train(settings, examples, pseudo_labels, out, parent, watcher))
     show(summary, output)
@@ -191,12 +206,13 @@ def eval_command(
     examples: Annotated[Path | None, typer.Option(help="Examples to retrieve neighbours from.")] = None,
     neighbours: Annotated[int, typer.Option(min=0, help="Neighbours in the prompt; 0 is closed book.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to write every outcome (.jsonl).")] = None,
+    columns: Columns = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Measure the accuracy of the base model or an adapter."""
     from semievol.commands.eval import run_eval
 
-    settings = _load(config)
+    settings = _load(config, columns)
     with _progress() as watcher:
         summary = asyncio.run(run_eval(settings, data, adapter, examples, neighbours, out, watcher))
     show(summary, output)
@@ -210,22 +226,28 @@ def report_command(
     answers: Annotated[Path | None, typer.Option(help="True answers of the queries.")] = None,
     test: Annotated[Path | None, typer.Option(help="The labelled data that the run was tested on.")] = None,
     sweep: Annotated[Path | None, typer.Option(help="Directory with the sweep.json; without it, RUN.")] = None,
+    columns: Columns = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Draw a run: one HTML page with the paper's figures, and its numbers as CSV."""
     from semievol.commands.report import ReportFiles, run_report
+    from semievol.config.data import DataConfig, mapped
 
-    show(run_report(ReportFiles(run=run, out=out, tables=tables, answers=answers, test=test, sweep=sweep)), output)
+    data = mapped(DataConfig(), columns)
+    files = ReportFiles(run=run, out=out, tables=tables, answers=answers, test=test, sweep=sweep, data=data)
+    show(run_report(files), output)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _load(path: Path | None) -> MethodConfig:
+def _load(path: Path | None, columns: str | None = None) -> MethodConfig:
+    from semievol.config.data import mapped
     from semievol.config.file import load_config
     from semievol.config.method import SERVICE_SECTIONS, MethodConfig
 
-    return load_config(MethodConfig, path, foreign=SERVICE_SECTIONS)
+    config = load_config(MethodConfig, path, foreign=SERVICE_SECTIONS)
+    return config.model_copy(update={"data": mapped(config.data, columns)})
 
 
 @contextmanager
@@ -245,9 +267,26 @@ def _progress() -> Iterator[Watcher]:
         yield watch
 
 
+class _Said(logging.Handler):
+    """What was recognised in files, on standard error, and kept for a result that is printed as JSON."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        print(self.lines[-1], file=sys.stderr)
+
+
+_SAID = _Said()
+
+
 def show(summary: dict[str, Any], output: OutputFormat) -> None:
     """Print a result to standard output."""
     if output is OutputFormat.JSON:
+        if _SAID.lines:
+            summary = {**summary, "read": list(dict.fromkeys(_SAID.lines))}
         print(json.dumps(summary, indent=2, ensure_ascii=False))
         return
     from rich.console import Console

@@ -170,12 +170,12 @@ class _Data:
 
 def _read(config: MethodConfig, files: CompareFiles, options: CompareOptions) -> _Data:
     task = Task(config.task)
-    examples = read_examples(files.examples, task)
-    queries, tested = read_queries(files.queries, task), read_examples(files.test, task)
+    examples = read_examples(files.examples, task, config.data)
+    queries, tested = read_queries(files.queries, task, config.data), read_examples(files.test, task, config.data)
     # By their ids alone: every seed and every row of the table sees the same.
     queries = drawn(queries, options.max_queries or len(queries), 0, "cut")
     tested = drawn(tested, options.max_test or len(tested), 0, "cut")
-    truth = true_answers(files.answers, queries, task) if files.answers else {}
+    truth = true_answers(files.answers, queries, task, config.data) if files.answers else {}
     data = _Data(task, examples, queries, tested, truth)
     _check(files, data)
     return data

@@ -33,8 +33,8 @@ async def run_eval(
     if neighbours and examples is None:
         raise ConfigError("--neighbours: needs --examples, the file to retrieve from")
     task = Task(config.task)
-    tested = read_examples(data, task)
-    retrievable = read_examples(examples, task) if examples and neighbours else []
+    tested = read_examples(data, task, config.data)
+    retrievable = read_examples(examples, task, config.data) if examples and neighbours else []
     if out is not None:
         # Now: an output that cannot be written must not be noticed at the end.
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -44,12 +44,12 @@ async def run_evolve(
     """`semievol evolve`: warm and evolve rounds in the run directory `files.out`."""
     check_evolvable(config)
     task = Task(config.task)
-    train_examples, holdout = split_examples(read_examples(files.examples, task), holdout_share)
+    train_examples, holdout = split_examples(read_examples(files.examples, task, config.data), holdout_share)
     if not train_examples:
         raise DataError(f"{files.examples}: leaves no example to train on; add some or lower --holdout")
-    unlabeled = read_queries(files.queries, task)
-    tested = read_examples(files.test, task) if files.test else []
-    truth = true_answers(files.answers, unlabeled, task) if files.answers else {}
+    unlabeled = read_queries(files.queries, task, config.data)
+    tested = read_examples(files.test, task, config.data) if files.test else []
+    truth = true_answers(files.answers, unlabeled, task, config.data) if files.answers else {}
     async with open_generator(config) as generator:
         embedder = embedder_of(config) if embeds(config, task) else None
         index = index_over(embedder, train_examples) if embedder and wants_neighbours(config) else None

@@ -24,8 +24,8 @@ async def run_label(
     from semievol.labelling.collaboration import CollaborativeLabeller
 
     task = Task(config.task)
-    labelled = read_examples(examples, task)
-    unlabeled = read_queries(queries, task)
+    labelled = read_examples(examples, task, config.data)
+    unlabeled = read_queries(queries, task, config.data)
     # Now: an output that cannot be written must not be noticed at the end.
     out.parent.mkdir(parents=True, exist_ok=True)
     async with open_generator(config) as generator:

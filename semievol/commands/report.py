@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semievol.config.data import DataConfig
 from semievol.errors import DataError
-from semievol.examples.files import read_examples
+from semievol.examples.files import OUR_NAMES, read_examples
 from semievol.examples.truth import true_answers
 from semievol.report import page as report
 from semievol.report.measures import Judge
@@ -28,7 +29,7 @@ class ReportFiles:
     """Files of `semievol report`. `out` None: RUN/report.html; `tables` None: RUN/report.
 
     `answers` are true answers of the run's queries; `test` is the file that the run was tested on; `sweep` is a
-    directory that holds a sweep.json.
+    directory that holds a sweep.json. `data` says what the columns of the two files mean.
     """
 
     run: Path
@@ -37,6 +38,7 @@ class ReportFiles:
     answers: Path | None = None
     test: Path | None = None
     sweep: Path | None = None
+    data: DataConfig = OUR_NAMES
 
 
 def run_report(files: ReportFiles) -> dict[str, Any]:
@@ -46,8 +48,8 @@ def run_report(files: ReportFiles) -> dict[str, Any]:
         DataError: this is no run directory, or what is given beside it is not of this run.
     """
     run = read_run(files.run, files.sweep)
-    truth = _truth(run, files.answers) if files.answers else {}
-    tested = _tested(run, files.test) if files.test else []
+    truth = _truth(run, files.answers, files.data) if files.answers else {}
+    tested = _tested(run, files.test, files.data) if files.test else []
     answers = {query_id: example.answer for query_id, example in truth.items()}
     data = report_of(run, answers, len(tested) or None, _judge(run, truth))
     out = files.out or files.run / "report.html"
@@ -74,9 +76,9 @@ def _judge(run: StoredRun, truth: Mapping[str, Example]) -> Judge | None:
     return right
 
 
-def _truth(run: StoredRun, answers: Path) -> dict[str, Example]:
+def _truth(run: StoredRun, answers: Path, data: DataConfig) -> dict[str, Example]:
     queries = {label.query.id: label.query for each in run.rounds for label in each.labels}
-    truth = true_answers(answers, list(queries.values()), _task(run, "--answers"))
+    truth = true_answers(answers, list(queries.values()), _task(run, "--answers"), data)
     if queries and not truth:
         raise DataError(
             f"{answers}: field 'id': holds none of the {len(queries)} ids that the run labelled "
@@ -85,8 +87,8 @@ def _truth(run: StoredRun, answers: Path) -> dict[str, Example]:
     return truth
 
 
-def _tested(run: StoredRun, test: Path) -> Sequence[Example]:
-    tested = read_examples(test, _task(run, "--test"))
+def _tested(run: StoredRun, test: Path, data: DataConfig) -> Sequence[Example]:
+    tested = read_examples(test, _task(run, "--test"), data)
     expected = {example.id: example.answer for example in tested}
     for adapter, outcomes in run.tests.items():
         other = expected.keys() ^ {outcome.id for outcome in outcomes}

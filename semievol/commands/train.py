@@ -23,7 +23,7 @@ async def run_train(
 
     trainer = trainer_of(config)
     task = Task(config.task)
-    labelled = read_examples(examples, task)
+    labelled = read_examples(examples, task, config.data)
     labels = read_pseudo_labels(pseudo_labels) if pseudo_labels else []
     kept = frozenset(select_labels(labels, config).kept)
     index = index_over(embedder_of(config), labelled) if config.training.neighbours_in_prompt else None

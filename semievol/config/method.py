@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from semievol.config.data import DataConfig
 from semievol.config.fine_tuning import FineTuningConfig
 from semievol.config.generation import GenerationConfig, checked_key
 from semievol.config.section import Section as Section
@@ -25,6 +26,10 @@ class TaskConfig(Section):
     or several; short_answer: a few words, compared as SQuAD and DROP do; free_form: a text, compared by embedding."""
     labels: tuple[str, ...] | None = None
     """The closed set of labels of a classification task. None: any non-empty label string is an answer."""
+    answer_index: Literal[0, 1] | None = None
+    """multiple_choice: the number of option A where files give the right option as a whole number: 0 (MMLU on the
+    Hugging Face hub) or 1 (parts of ARC). None: whole numbers are refused, for most fit both ways, one of them one off.
+    """
     tolerance: float = Field(default=0.01, ge=0, lt=1)
     """numeric: numbers are the same up to this share of the larger one (ConvFinQA: 0.01); 0 wants equal ones."""
     similarity: float = Field(default=0.85, gt=0, le=1)
@@ -65,6 +70,8 @@ class TaskConfig(Section):
                 raise ValueError(
                     f"answer_pattern is no regular expression ({error}); mend it or leave it out"
                 ) from None
+        if self.answer_index is not None and self.form != "multiple_choice":
+            raise ValueError(f"answer_index belongs to form multiple_choice; {self.form} has no options, leave it out")
         if self.labels is not None:
             if self.form == "multiple_choice":
                 raise ValueError("labels belong to form classification; multiple_choice takes options per query")
@@ -324,6 +331,7 @@ class MethodConfig(Section):
     """The method's sections together: what a run on files needs."""
 
     task: TaskConfig = TaskConfig()
+    data: DataConfig = DataConfig()
     model: ModelConfig
     generation: GenerationConfig = GenerationConfig()
     models: dict[str, GenerationConfig] = Field(default_factory=dict)
@@ -350,6 +358,18 @@ class MethodConfig(Section):
             raise ValueError("labelling.configurations: every weight is 0; give one of them a weight")
         if self.selection.by == "consensus" and self.labelling.consensus is None:
             raise ValueError("selection.by: consensus needs labelling.consensus; set it (`consensus: {}`)")
+        return self
+
+    @model_validator(mode="after")
+    def _check_label_names(self) -> MethodConfig:
+        names = self.data.label_names
+        if names is None:
+            return self
+        if self.task.form != "classification":
+            raise ValueError(f"data.label_names: are of form classification; {self.task.form} has none, leave them out")
+        unknown = [name for name in names if self.task.labels is not None and name not in self.task.labels]
+        if unknown:
+            raise ValueError(f"data.label_names: {unknown[0]!r} is not one of task.labels; add it there, or respell it")
         return self
 
     @model_validator(mode="after")

@@ -1,20 +1,25 @@
-"""Files of records: reads .jsonl, .csv and .parquet, writes .jsonl.
+"""Files of records: reads JSON lines, JSON, CSV, TSV, Parquet and data sets of the hub, and writes JSON lines.
 
-Owns the formats of files; what a record is, is semievol.examples.records. Invariant: a file is read whole and valid, or
-refused by a DataError that names file, line and field; nothing is skipped silently.
+Owns which reader a file needs and what a whole file must keep (ids are unique); what its columns mean is
+semievol.examples.forms, what a valid record is semievol.examples.records. Invariant: a file is read whole and valid, or
+refused by a DataError that names file, line and field; nothing is skipped silently, and what was recognised is logged.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from semievol.config.data import DataConfig
 from semievol.durable_files import replaced
-from semievol.errors import ConfigError, DataError
+from semievol.errors import DataError
+from semievol.examples.forms import ANSWERS, QUESTIONS, Recogniser, Wanted
+from semievol.examples.hub import HUB, hub_rows
 from semievol.examples.records import (
     KNOWN_FIELDS,
     Row,
@@ -25,23 +30,34 @@ from semievol.examples.records import (
     query_from_json,
     record_id,
 )
+from semievol.examples.sources import MARK, Place, kind_suffix, opened, text_lines, whole_lines
+from semievol.examples.tables import CsvTable, parquet_rows
 from semievol.tasks.task import Task
 from semievol.types import Example, PseudoLabel, Query
 
 Record = TypeVar("Record")
 
+OUR_NAMES = DataConfig()
+"""Nothing is mapped: forms are recognised."""
+READ_SUFFIXES = ".jsonl, .json, .csv, .tsv or .parquet, each also with .gz"
 
-def read_examples(path: Path | str, task: Task) -> list[Example]:
+log = logging.getLogger(__name__)
+
+# --- whole files ----------------------------------------------------------------------------------------------------
+
+
+def read_examples(path: Path | str, task: Task, data: DataConfig = OUR_NAMES) -> list[Example]:
     """All examples of a file, checked and canonical, in file order.
 
     Raises:
         DataError: naming file, line and field of the first fault; ids must be unique.
     """
-    return _read(Path(path), lambda row: example_from_json(row, task), lambda example: example.id)
+    source = OpenSource(path, data, "example", task.config.instruction)
+    return _read(source, lambda row: example_from_json(row, task), lambda example: example.id)
 
 
-def read_queries(path: Path | str, task: Task) -> list[Query]:
-    """All queries of a file, checked, in file order; an `answer` field is ignored.
+def read_queries(path: Path | str, task: Task, data: DataConfig = OUR_NAMES) -> list[Query]:
+    """All queries of a file, checked, in file order; an answer in it is ignored.
 
     Raises:
         DataError: naming file, line and field of the first fault; ids must be unique.
@@ -52,16 +68,20 @@ def read_queries(path: Path | str, task: Task) -> list[Query]:
         task.check_query(query)
         return query
 
-    return _read(Path(path), build, lambda query: query.id)
+    return _read(OpenSource(path, data, "query", task.config.instruction), build, lambda query: query.id)
 
 
-def read_answers(path: Path | str) -> dict[str, tuple[str, ...]]:
+def read_answers(path: Path | str, data: DataConfig = OUR_NAMES) -> dict[str, tuple[str, ...]]:
     """The true answers by query id (`{"id", "answer", "answers"?}` rows), as they stand in the file.
 
     Raises:
         DataError: naming file, line and field of the first fault; ids must be unique.
     """
-    return dict(_read(Path(path), lambda row: (record_id(row.get("id")), answers_of(row)), lambda pair: pair[0]))
+
+    def build(row: Row) -> tuple[str, tuple[str, ...]]:
+        return record_id(row.get("id")), answers_of(row)
+
+    return dict(_read(OpenSource(path, data, "answer"), build, lambda pair: pair[0]))
 
 
 def read_pseudo_labels(path: Path | str) -> list[PseudoLabel]:
@@ -70,123 +90,221 @@ def read_pseudo_labels(path: Path | str) -> list[PseudoLabel]:
     Raises:
         DataError: naming file, line and field of the first fault; ids must be unique.
     """
-    return _read(Path(path), pseudo_label_from_json, lambda label: label.query.id)
+    found = _Unique[PseudoLabel](Path(path).name, by_content=False)
+    for place, row in rows_of(path):
+        found.add(place, _built(place, row, pseudo_label_from_json), lambda label: label.query.id)
+    return found.records
 
 
-def _read(path: Path, build: Callable[[Row], Record], id_of: Callable[[Record], str]) -> list[Record]:
-    readers = {".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: unknown file type {path.suffix!r}; use .jsonl, .csv or .parquet")
-    records: list[Record] = []
-    lines: dict[str, int] = {}
-    try:
-        for line, row in reader(path):
+class OpenSource:
+    """The records of one file in our own form, one after the other.
+
+    Args:
+        path: the file, or `hub:NAME`.
+        data: what its columns mean, where it cannot be recognised.
+        wanted: what is read.
+        instruction: task.instruction.
+    """
+
+    def __init__(self, path: Path | str, data: DataConfig, wanted: Wanted, instruction: str | None = None) -> None:
+        self.path = Path(path)
+        self._wanted = wanted
+        cells = kind_suffix(self.path) in (".csv", ".tsv")
+        self._recogniser = Recogniser(data, wanted, instruction, cells=cells)
+        self._dialect: list[str] = []
+        self._data = data
+
+    @property
+    def name(self) -> str:
+        return str(self.path) if is_hub(self.path) else self.path.name
+
+    @property
+    def said(self) -> str | None:
+        """What was recognised, for people; None where there is nothing to say."""
+        parts = [part for part in (self._recogniser.said, *self._dialect) if part is not None]
+        return "; ".join(parts) or None
+
+    @property
+    def ids_by_content(self) -> bool:
+        return self._recogniser.ids_by_content
+
+    def __iter__(self) -> Iterator[tuple[Place, dict[str, Any] | DataError]]:
+        """(place, record) of all; a record that is wrong by itself is an error in its place.
+
+        Raises:
+            DataError: the file cannot be read on, or its form cannot be told.
+        """
+        known = frozenset({*KNOWN_FIELDS, *QUESTIONS, *ANSWERS, *self._data.columns.values()})
+        for place, row in rows_of(self.path, known, self._dialect):
+            if isinstance(row, DataError):
+                yield place, row
+                continue
             try:
-                record = build(row)
+                record: dict[str, Any] | DataError = self._recogniser.record(row)
             except DataError as error:
-                raise DataError(f"{path.name}:{line}: {error}") from None
-            identity = id_of(record)
-            if identity in lines:
-                raise DataError(
-                    f"{path.name}:{line}: field 'id': {identity!r} was already used on line {lines[identity]}; "
-                    "ids must be unique"
-                )
-            lines[identity] = line
-            records.append(record)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return records
+                record = error
+            yield place, record
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as file:
-        for line, raw in enumerate(file, start=1):
-            try:
-                yield line, raw.decode("utf-8-sig" if line == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path.name}:{line}: byte {error.start + 1} is not valid UTF-8; save the file as UTF-8"
-                ) from None
+def _read(source: OpenSource, build: Callable[[Row], Record], id_of: Callable[[Record], str]) -> list[Record]:
+    found: _Unique[Record] | None = None
+    for place, row in source:
+        if found is None:
+            found = _Unique(source.name, by_content=source.ids_by_content)
+        found.add(place, _built(place, row, build), id_of)
+    if source.said is not None:
+        log.info("%s: %s", source.name, source.said)
+    if found is None:
+        return []
+    if found.repeated:
+        log.info("%s: %d records repeat an earlier one word for word, and count once", source.name, found.repeated)
+    return found.records
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    for line, text in _text_lines(path):
+@dataclass(slots=True)
+class _Unique(Generic[Record]):
+    """The records of one file, each id once.
+
+    Where ids are made of the content, a record that repeats another is the same one; another answer to it is refused.
+    """
+
+    name: str
+    by_content: bool
+    records: list[Record] = field(default_factory=list)
+    repeated: int = 0
+    places: dict[str, tuple[Place, int]] = field(default_factory=dict)
+
+    def add(self, place: Place, record: Record, id_of: Callable[[Record], str]) -> None:
+        identity = id_of(record)
+        if identity not in self.places:
+            self.places[identity] = place, len(self.records)
+            self.records.append(record)
+            return
+        before, index = self.places[identity]
+        if not self.by_content:
+            raise DataError(
+                f"{place}: field 'id': {identity!r} was already used on {before.within}; ids must be unique"
+            )
+        if _answer_of(record) != _answer_of(self.records[index]):
+            raise DataError(
+                f"{place}: field 'answer': {_answer_of(record)!r}, and {_answer_of(self.records[index])!r} on "
+                f"{before.within}, which asks the same; keep one of them, or give each an id"
+            )
+        self.repeated += 1
+
+
+def _answer_of(record: object) -> object:
+    if isinstance(record, Example):
+        return record.answer
+    return record[1] if isinstance(record, tuple) else None
+
+
+def _built(place: Place, row: Row | DataError, build: Callable[[Row], Record]) -> Record:
+    try:
+        if isinstance(row, DataError):
+            raise row
+        return build(row)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def is_hub(path: Path | str) -> bool:
+    return str(path).startswith(HUB)
+
+
+def rows_of(
+    path: Path | str, known: Iterable[str] = KNOWN_FIELDS, said: list[str] | None = None
+) -> Iterator[tuple[Place, Row | DataError]]:
+    """(place, fields) of every record of a file, as they stand there; one that is no record is an error in its place.
+
+    Args:
+        path: the file, or `hub:NAME`.
+        known: columns that mean something, which tell a table's separator.
+        said: is told how the file is written, where that is not the usual way.
+
+    Raises:
+        DataError: the file cannot be read, or not on.
+    """
+    if is_hub(path):
+        yield from hub_rows(str(path))
+        return
+    path = Path(path)
+    suffix = kind_suffix(path)
+    if suffix not in (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"):
+        raise DataError(f"{path}: unknown file type {suffix!r}; use {READ_SUFFIXES}")
+    with opened(path) as file:
+        if suffix == ".parquet":
+            yield from parquet_rows(file, path.name)
+        elif suffix in (".csv", ".tsv"):
+            table = CsvTable(file, path.name, tabs=suffix == ".tsv", known=frozenset(known))
+            for found in table:
+                if said is not None and table.said:
+                    said.extend(table.said)
+                    table.said.clear()
+                yield found
+        else:
+            yield from json_rows(file, path.name)
+
+
+def json_rows(file: BufferedReader, name: str) -> Iterator[tuple[Place, Row | DataError]]:
+    """The objects of JSON lines, or of one JSON array, whatever the file is called."""
+    lines = text_lines(file, name)
+    first = True
+    for number, text in lines:
+        if isinstance(text, DataError):
+            yield Place(name, number), text
+            continue
         if not text.strip():
             continue
+        if first and text.lstrip().startswith("["):
+            rest = "\n" * (number - 1) + text + "".join(more for _, more in whole_lines(lines, name))
+            yield from _array_rows(rest, name)
+            return
+        first = False
+        yield Place(name, number), json_object(text)
+
+
+def json_object(text: str) -> Row | DataError:
+    """One object, or what is wrong with it; a mark of byte order before it is passed over."""
+    try:
+        row = json.loads(text.removeprefix(MARK))
+    except (ValueError, RecursionError) as error:
+        return DataError(f"is not valid JSON ({error})")
+    return row if isinstance(row, dict) else DataError(f"expected a JSON object, found {kind_of(row)}")
+
+
+def _array_rows(text: str, name: str) -> Iterator[tuple[Place, Row | DataError]]:
+    """Each element in its turn, so that an error names it."""
+    decoder = json.JSONDecoder()
+    position, number = text.index("[") + 1, 0
+
+    def skipped(start: int) -> int:
+        while start < len(text) and text[start].isspace():
+            start += 1
+        return start
+
+    position = skipped(position)
+    while position < len(text) and text[position] != "]":
+        number += 1
+        place = Place(name, number, "record")
         try:
-            row = json.loads(text)
+            row, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path.name}:{line}: is not valid JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path.name}:{line}: expected a JSON object, found {kind_of(row)}")
-        yield line, row
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    reader = csv.DictReader(text for _, text in _text_lines(path))
-    line = 1
-    try:
-        columns = reader.fieldnames or ()
-        if "id" not in columns:
-            raise DataError(f"{path.name}:1: no column 'id'; found {', '.join(columns) or 'no columns'}")
-        line = reader.line_num + 1
-        for cells in reader:
-            if None in cells:
-                raise DataError(f"{path.name}:{line}: has more cells than the header; quote cells that hold commas")
-            yield line, _csv_row(cells, f"{path.name}:{line}")
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path.name}:{line}: is not valid CSV ({error})") from None
-
-
-def _csv_row(cells: Mapping[str, str | None], where: str) -> Row:
-    """Empty cells are absent fields.
-
-    `options` and `answers` are JSON lists or `|`-separated, `messages` and `metadata` are JSON.
-    """
-    row: dict[str, Any] = {name: cell for name, cell in cells.items() if cell}
-    for name in ("options", "answers", "messages", "metadata"):
-        cell = row.get(name)
-        if cell is None:
-            continue
-        if name in ("options", "answers") and not cell.lstrip().startswith("["):
-            row[name] = [each.strip() for each in cell.split("|")]
-            continue
-        try:
-            row[name] = json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: field {name!r}: is not valid JSON ({error})") from None
-    return row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise ConfigError(
-            f"{path.name}: reading Parquet needs pyarrow; install it with: pip install 'semievol[parquet]'"
-        ) from None
-    try:
-        with path.open("rb") as file:
-            number = 0
-            for batch in parquet.ParquetFile(file).iter_batches():
-                for cells in batch.to_pylist():
-                    number += 1
-                    yield number, _parquet_row(cells)
-    except ArrowException as error:
-        raise DataError(f"{path.name}: is not valid Parquet ({error})") from None
-
-
-def _parquet_row(cells: Mapping[str, Any]) -> Row:
-    """Null and NaN cells are absent fields; dates and the like in unknown columns become text."""
-    row: dict[str, Any] = {}
-    for name, cell in cells.items():
-        if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-            continue
-        known = name in KNOWN_FIELDS or isinstance(cell, (str, int, float, bool, list, dict))
-        row[name] = cell if known else str(cell)
-    return row
+            line = text.count("\n", 0, position) + 1
+            raise DataError(f"{name}:{line}: is not valid JSON ({error}), record {number}") from None
+        yield place, row if isinstance(row, dict) else DataError(f"expected a JSON object, found {kind_of(row)}")
+        position = skipped(end)
+        if position < len(text) and text[position] == ",":
+            position = skipped(position + 1)
+        elif position < len(text) and text[position] != "]":
+            line = text.count("\n", 0, position) + 1
+            raise DataError(f"{name}:{line}: is not valid JSON: a comma is missing behind record {number}")
+    if position >= len(text) or text[skipped(position + 1) :].strip():
+        end_of = "the array has no end" if position >= len(text) else "there is more behind the array"
+        raise DataError(f"{name}: is not valid JSON: {end_of}")
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:

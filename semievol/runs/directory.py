@@ -284,6 +284,8 @@ def decisive_settings(config: MethodConfig) -> dict[str, Any]:
     patience = {"base_url", "api_key", "poll_interval_s", "timeout_s", "cancel_on_interrupt"}
     logs = ("log_to", "log_steps", "tensorboard_directory", "mlflow_uri")
     exclude: dict[str, Any] = {
+        "data": True,  # how files are read; what was read is compared by itself
+        "task": {"answer_index"},
         "embedding": {"api_key", "base_url", "batch_size"},
         "generation": reach,
         "models": dict.fromkeys(config.models, reach),

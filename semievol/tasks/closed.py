@@ -51,6 +51,8 @@ class LabelAnswers:
         if label is None:
             close = difflib.get_close_matches(fold(answer), self._labels, n=1, cutoff=0.8)
             hint = f" (did you mean {self._labels[close[0]]!r}?)" if close else ""
+            if answer.strip().isdecimal():
+                hint = " (data.label_names names whole numbers)"
             raise DataError(
                 f"field 'answer': {answer!r} is not one of the {len(self._labels)} labels{hint}; "
                 "fix the spelling or add it to task.labels"
@@ -98,7 +100,14 @@ class OpenLabelAnswers:
 
 
 class LetterAnswers:
-    """The letter of one of the query's options."""
+    """The letter of one of the query's options.
+
+    Args:
+        first: the whole number that stands for A where one is given; None: whole numbers are refused.
+    """
+
+    def __init__(self, first: int | None = None) -> None:
+        self._first = first
 
     def check(self, query: Query) -> None:
         """Refuse options that cannot be lettered.
@@ -116,15 +125,28 @@ class LetterAnswers:
     def canonical(self, answer: str, query: Query) -> str:
         letters = self._letters(query)
         letter = answer.strip().upper()
-        # Some sets (ARC) number the options of a part of their questions: 1 is A.
-        if len(letter) == 1 and letter in "123456789"[: len(letters)]:
-            letter = letters[int(letter) - 1]
+        if letter.isascii() and letter.isdecimal():
+            letter = self._numbered(int(letter), letters)
         if len(letter) != 1 or letter not in letters:
             raise DataError(
                 f"field 'answer': {answer!r} is not one of the letters {letters[0]} to {letters[-1]} of this "
                 "query's options; give the letter of the right option"
             )
         return letter
+
+    def _numbered(self, number: int, letters: str) -> str:
+        """The letter of the option with this number; a number that fits two ways is none."""
+        readings = {first: letters[number - first] for first in (0, 1) if 0 <= number - first < len(letters)}
+        if self._first in readings:
+            return readings[self._first]
+        if self._first is not None or not readings:
+            counted = "" if self._first is None else f" counted from {self._first}, as task.answer_index says"
+            raise DataError(f"field 'answer': {number} is the number of none of the {len(letters)} options{counted}")
+        told = ", ".join(f"counted from {first} it is {letter}" for first, letter in readings.items())
+        raise DataError(
+            f"field 'answer': {number} is the number of an option, and {told}; set task.answer_index: "
+            f"{' or '.join(map(str, readings))}, or give the letter"
+        )
 
     def parse(self, text: str, query: Query, truncated: bool) -> str | None:
         """Also a truncated text: the letter stands first."""

@@ -46,7 +46,7 @@ def answer_form(config: TaskConfig) -> AnswerForm:
     """
     match config.form:
         case "multiple_choice":
-            return LetterAnswers()
+            return LetterAnswers(config.answer_index)
         case "numeric":
             return NumericAnswers(config.tolerance)
         case "short_answer":

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semievol.commands.cli import run_app
+from semievol.commands.cli import Columns, run_app
 from semievol.errors import ConfigError
 from semievold.commands import output
 
 if TYPE_CHECKING:
     from semievold.config.daemon import DaemonConfig
+    from semievold.intake.bulk import What
     from semievold.rounds.steps import RoundPlace
     from semievold.store.stores import Stores
 
@@ -258,22 +259,25 @@ def _labels_app() -> typer.Typer:
     return app
 
 
-IMPORT_HELP = "Reads .jsonl, .csv or .parquet, or JSON lines from standard input (-)."
+IMPORT_HELP = "Reads .jsonl, .json, .csv, .tsv or .parquet, also with .gz, or JSON lines from standard input (-)."
 
 
-def _importer(what: str) -> Callable[..., None]:
+def _importer(what: What) -> Callable[..., None]:
     def import_(
         source: Annotated[str, typer.Argument(help="A file, or - for standard input.")],
         skip_invalid: Annotated[bool, typer.Option(help="Publish what is valid and report the rest.")] = False,
         raw: Annotated[
             bool, typer.Option(help="Publish the lines unchecked; the daemon dead-letters bad ones.")
         ] = False,
+        columns: Columns = None,
         config: ConfigPath = DEFAULT_CONFIG,
         output_format: Output = "table",
     ) -> None:
+        from semievol.config.data import mapped
         from semievold.commands.importing import publish_file
 
         with opened(config) as (settings, stores, _place):
+            settings = settings.model_copy(update={"data": mapped(settings.data, columns)})
             report = asyncio.run(publish_file(settings, stores, what, source, skip_invalid=skip_invalid, raw=raw))
         output.show(report, output_format)
 

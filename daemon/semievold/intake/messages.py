@@ -6,6 +6,7 @@ Invariant: whatever bytes arrive, parsing returns a value or raises PoisonRecord
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class RecordParser:
             raise PoisonRecord(Reason.ANSWER_NOT_ALLOWED, _short(str(error))) from error
 
     def _validated(self, model: type[_Record], value: bytes) -> _Record:
+        value = value.removeprefix(codecs.BOM_UTF8)
         if len(value) > self._max_record_bytes:
             raise PoisonRecord(
                 Reason.TOO_LARGE,

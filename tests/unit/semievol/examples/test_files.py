@@ -74,7 +74,7 @@ def test_an_id_used_twice_names_both_lines(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b'{"id": 1, "question": "x"}\n{"id": 2,\n', "q.jsonl:2: is not valid JSON"),
-        (b"\n\n[1]\n", "q.jsonl:3: expected a JSON object, found a list"),
+        (b"\n\n[1]\n", "q.jsonl: record 1: expected a JSON object, found a number"),
         (b'{"id": 1, "question": "x"}\n{"id": "\xff"}\n', "q.jsonl:2: byte 9 is not valid UTF-8"),
         (b"[" * 100_000, "q.jsonl:1: is not valid JSON"),
     ],
@@ -102,7 +102,7 @@ def test_answers_are_read_by_id(tmp_path: Path) -> None:
 def test_a_missing_file_and_an_unknown_type_are_data_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read .No such file"):
         files.read_queries(tmp_path / "none.jsonl", OPEN)
-    with pytest.raises(DataError, match=r"unknown file type '.txt'; use .jsonl, .csv or .parquet"):
+    with pytest.raises(DataError, match=r"unknown file type '.txt'; use .jsonl, .json, .csv, .tsv or .parquet"):
         files.read_queries(tmp_path / "none.txt", OPEN)
 
 
@@ -138,8 +138,8 @@ def test_csv_answers_are_a_json_list_or_separated_by_bars(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"question\nx\n", "q.csv:1: no column 'id'; found question"),
-        (b"", "q.csv:1: no column 'id'; found no columns"),
+        (b"", "q.csv:1: found no columns"),
+        (b" ; ;\n1,2\n", "q.csv:1: found no columns"),
         (b'id,question\n1,"a\nb"\n2,\n', "q.csv:4: field 'question': missing"),
         (b"id,question\n1,a,b\n", "q.csv:2: has more cells than the header"),
         (b"id,question,options\n1,a,[x\n", "q.csv:2: field 'options': is not valid JSON"),

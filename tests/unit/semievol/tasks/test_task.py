@@ -92,6 +92,37 @@ def test_a_letter_beyond_the_options_is_an_error() -> None:
         CHOICE.canonical("positive", SENTIMENT)
 
 
+@pytest.mark.parametrize(
+    ("first", "answers"), [(0, {"0": "A", "1": "B", " 2 ": "C"}), (1, {"1": "A", "2": "B", "3": "C"})]
+)
+def test_the_number_of_an_option_is_read_from_where_the_setting_counts(first: int, answers: dict[str, str]) -> None:
+    task = Task(TaskConfig.model_validate({"form": "multiple_choice", "answer_index": first}))
+    assert {given: task.canonical(given, SENTIMENT) for given in answers} == answers
+    assert task.canonical("b", SENTIMENT) == "B"
+    for beyond in (str(first + 3), str(first - 1)):
+        with pytest.raises(DataError, match=f"(number of none of the 3 options counted from {first}|'-1' is not one)"):
+            task.canonical(beyond, SENTIMENT)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("0", "0 is the number of an option, and counted from 0 it is A; set task.answer_index: 0, or"),
+        ("1", "counted from 0 it is B, counted from 1 it is A; set task.answer_index: 0 or 1, or give the letter"),
+        ("3", "3 is the number of an option, and counted from 1 it is C; set task.answer_index: 1, or"),
+        ("4", "4 is the number of none of the 3 options"),
+    ],
+)
+def test_a_number_is_never_taken_for_an_option_in_silence(answer: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        CHOICE.canonical(answer, SENTIMENT)
+
+
+def test_where_options_are_counted_from_belongs_to_a_multiple_choice() -> None:
+    with pytest.raises(ValueError, match="answer_index belongs to form multiple_choice; numeric has no options"):
+        TaskConfig(form="numeric", answer_index=0)
+
+
 def test_an_open_answer_is_stripped_and_its_whitespace_collapsed() -> None:
     assert OPEN.canonical("  a \n b\t c ", INTENT) == "a b c"
     with pytest.raises(DataError, match="is empty"):

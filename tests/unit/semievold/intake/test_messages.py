@@ -100,7 +100,7 @@ def test_a_null_value_retracts_the_label_of_its_key() -> None:
         (b"[1]", Reason.MALFORMED_JSON, "JSON object"),
         (b"null", Reason.MALFORMED_JSON, "JSON object"),
         (b'"text"', Reason.MALFORMED_JSON, "JSON object"),
-        (b"\xef\xbb\xbf{}", Reason.MALFORMED_JSON, "JSON object"),
+        (b"\xef\xbb\xbf{}", Reason.MISSING_FIELD, "id"),
         (b'{"id": "a", "question": "\xff"}', Reason.NOT_UTF8, "byte 25"),
         (b'{"id": "a", "question": "\\ud800"}', Reason.MALFORMED_JSON, "JSON object"),
         (b'{"id": "a", "question": "x", "metadata": {"p": NaN}}', Reason.MALFORMED_JSON, "JSON object"),

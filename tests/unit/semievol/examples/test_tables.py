@@ -1,0 +1,88 @@
+"""Tables that are broken, or not what they seem, are named by file, line and field."""
+
+from pathlib import Path
+
+import pytest
+
+from semievol.config.method import TaskConfig
+from semievol.errors import DataError
+from semievol.examples import files
+from semievol.tasks.task import Task
+
+OPEN = Task(TaskConfig())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b'id,question\n1,"red 5"" pipe\n2,green 3\n3,blue 4\n',
+            "q.csv:2: a quotation mark opens a cell here and is never",
+        ),
+        (b'id,question\n1,a\n2,"b\nc"\n3,"d\n4,e\n', "q.csv:5: a quotation mark opens a cell here and is never closed"),
+        (b'id,question,more\n1,"a\nb","c\nd\n', "q.csv:3: a quotation mark opens a cell here and is never closed"),
+        (b'id,question\n1,"red 5" pipe\n2,x\n', "q.csv:2: a quotation mark opens a cell here, and behind the next one"),
+        (
+            b'id,question\n1,"red 5 pipe\n2,green\n3,"blue, x"\n',
+            "q.csv:2: a quotation mark opens a cell here, and behind the next one, on line 4, there is more text",
+        ),
+        (
+            b'id,question\n1,"red\n' + b"2,green green green\n" * 10_000,
+            "q.csv:2: a quotation mark opens a cell here that has no end in 131072 characters",
+        ),
+        (b"id,question\n1\n", r"q.csv:2: has fewer cells than the header .1, not 2.; field 'question': missing"),
+        (b"id,question\n1,a,b\n", r"q.csv:2: has more cells than the header .3, not 2.; quote cells that hold commas"),
+        (b"id;question\n1;a;b\n", "quote cells that hold semicolons"),
+        (b"id,question,question\n1,a,b\n", "q.csv:1: the column 'question' is there twice"),
+        (b"id, question ,question\n1,a,b\n", "q.csv:1: the column 'question' is there twice"),
+        (
+            b"question;label,text;answer,id\n",
+            "q.csv:1: the header can be separated by commas or semicolons",
+        ),
+        (
+            b"utterance,intent\nx,y\n",
+            "q.csv:2: field 'question': missing; the columns are utterance, intent; say which",
+        ),
+        (b"id,question\n1,a\x00b\n", "q.csv:2: field 'question': contains a NUL"),
+        (b"i\x00d\x00,\x00q\x00", "q.csv:1: has NUL bytes, as UTF-16 without its mark has; save the file as UTF-8"),
+        (b"\xff\xfei", "q.csv: byte 3 is not valid UTF-16"),
+        (b"PK\x03\x04\x14\x00", "q.csv: is a spreadsheet or another zip archive; save it as CSV"),
+        (b"PAR1....", "q.csv: is Parquet; name it .parquet"),
+        (b"\x1f\x8b\x08\x00broken", "q.csv: is not valid gzip"),
+        (b"id,question\n1,caf\xe9\n", "q.csv:2: byte 6 is not valid UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "q.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        files.read_queries(path, OPEN)
+
+
+def test_quotes_that_are_right_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_bytes(b'id,question\n1,"red 5"" pipe"\n2,5" pipe\n3,"a ""b"", c\r\nd"\n4,""""\n')
+    assert [query.question for query in files.read_queries(path, OPEN)] == [
+        'red 5" pipe',
+        '5" pipe',
+        'a "b", c\r\nd',
+        '"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"id": 1, "question": "x"},\n{"id": 2}]', "q.json: record 2: field 'question': missing"),
+        (b'[{"id": 1, "question": "x"},\n{"id": ]', "q.json:2: is not valid JSON .*, record 2"),
+        (b'[{"id": 1, "question": "x"}\n{"id": 2}]', "q.json:2: is not valid JSON: a comma is missing behind record 1"),
+        (b'[{"id": 1, "question": "x"}', "q.json: is not valid JSON: the array has no end"),
+        (b'[{"id": 1, "question": "x"}] []', "q.json: is not valid JSON: there is more behind the array"),
+        (b'[{"id": 1, "question": "x"}, {"id": 1, "question": "y"}]', "q.json: record 2: .*already used on record 1"),
+    ],
+)
+def test_what_is_wrong_with_an_array_is_named_by_record(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "q.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        files.read_queries(path, OPEN)
