@@ -341,7 +341,6 @@ class Service:
         tools = ApiTools(
             parts.stores,
             place_of(self._config),
-            parts.parser,
             parts.producer,
             parts.metrics,
             observer.missing,

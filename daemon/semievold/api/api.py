@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,21 +15,24 @@ from typing import Any
 from aiohttp import web
 
 from semievold.api import operations
+from semievold.api.deliveries import read_delivery
 from semievold.config.daemon import DaemonConfig
-from semievold.errors import PoisonRecord, StateConflict
-from semievold.intake.messages import RecordParser
+from semievold.errors import StateConflict
+from semievold.intake.bulk import What
 from semievold.monitoring.metrics import Metrics
 from semievold.rounds.steps import RoundPlace
 from semievold.serving.replica import ReplicaView
 from semievold.store.requests import RequestKind
 from semievold.store.stores import Stores
-from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
+from semievold.streams.protocol import StreamProducer
 from semievold.web.access import guarded
 from semievold.web.body_limits import limited_app, read_json
 from semievold.web.errors import error
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 REQUEST_WAIT_S = 15.0
+MAX_PROBLEMS = 100
+"""Records that are wrong, named in one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,6 @@ class ApiTools:
 
     stores: Stores
     place: RoundPlace
-    parser: RecordParser
     producer: StreamProducer
     metrics: Metrics
     readiness: Callable[[], Mapping[str, str]]
@@ -72,12 +73,8 @@ class Api:
         add.add_post("/v1/adapters/{name}/promote", self._promote)
         add.add_post("/v1/rollback", self._rollback)
         add.add_get("/v1/explain/{id:.+}", self._explain)
-        add.add_post(
-            "/v1/queries", functools.partial(self._publish, self._config.stream.queries, self._tools.parser.query)
-        )
-        add.add_post(
-            "/v1/labels", functools.partial(self._publish, self._config.stream.labels, self._tools.parser.label)
-        )
+        add.add_post("/v1/queries", functools.partial(self._publish, "queries"))
+        add.add_post("/v1/labels", functools.partial(self._publish, "labels"))
         return app
 
     async def _healthz(self, _request: web.Request) -> web.Response:
@@ -147,29 +144,29 @@ class Api:
             await asyncio.sleep(0.1)
         return web.json_response({"request": request_id, "state": "pending"}, status=202)
 
-    async def _publish(self, topic: str, parse: Callable[..., Any], request: web.Request) -> web.Response:
-        """Publish records given as `{"records": [...]}` or one JSON object a line; all of them or none."""
-        values = _record_values(await request.read())
-        problems, records = [], []
-        for number, value in enumerate(values):
-            try:
-                parsed = parse(StreamRecord(topic, 0, number, None, value, {}, 0.0))
-            except PoisonRecord as poison:
-                problems.append({"record": number, "reason": str(poison.reason), "detail": poison.detail})
-                continue
-            records.append(OutgoingRecord(parsed.id, value))
-        if problems:
-            body = {"error": {"code": "invalid_records", "message": "nothing was published", "records": problems[:100]}}
-            return web.json_response(body, status=400)
-        await self._tools.producer.publish(topic, records)
-        return web.json_response({"published": len(records), "topic": topic}, status=202)
+    async def _publish(self, what: What, request: web.Request) -> web.Response:
+        """Publish records in bulk; all of them or none, or with `?skip_invalid=true` those that are valid."""
+        skip_invalid = _is_set(request, "skip_invalid")
+        delivery = await asyncio.to_thread(read_delivery, self._config, what, await request.read())
+        problems = [problem.as_json() for problem in delivery.problems]
+        if problems and not skip_invalid:
+            body = {"code": "invalid_records", "message": "nothing was published", "records": problems[:MAX_PROBLEMS]}
+            return web.json_response({"error": body}, status=400)
+        await self._tools.producer.publish(delivery.topic, delivery.records)
+        return web.json_response(
+            {
+                "published": len(delivery.records),
+                "topic": delivery.topic,
+                "form": delivery.said,
+                "records": delivery.taken,
+                "problems": problems[:MAX_PROBLEMS],
+            },
+            status=202,
+        )
 
 
-def _record_values(body: bytes) -> Sequence[bytes]:
-    try:
-        whole = json.loads(body)
-    except ValueError:
-        return [line for line in body.splitlines() if line.strip()]
-    if isinstance(whole, dict) and isinstance(whole.get("records"), list):
-        return [json.dumps(record).encode() for record in whole["records"]]
-    return [body]
+def _is_set(request: web.Request, name: str) -> bool:
+    value = request.query.get(name, "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise web.HTTPBadRequest(text=f"{name}: {value[:20]!r} is neither true nor false")
+    return value in ("true", "1")

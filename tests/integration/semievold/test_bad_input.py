@@ -16,7 +16,7 @@ import yaml
 
 from semievold.store.database import Database
 from semievold.store.tables import stream_records
-from tests.daemon_process import DaemonProcess, example, query, tiny_config
+from tests.daemon_process import TOKEN, DaemonProcess, example, query, tiny_config
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -103,6 +103,30 @@ def test_import_names_file_line_and_field_and_publishes_nothing(daemon: DaemonPr
     assert "queries.jsonl:2: question: missing" in done.stderr
     assert "Traceback" not in done.stderr
     assert daemon.status()["pseudo_labels"]["total"] == before
+
+
+def test_records_in_bulk_are_all_taken_or_none_unless_the_rest_is_wanted(daemon: DaemonProcess) -> None:
+    import httpx
+
+    token = {"Authorization": f"Bearer {TOKEN}"}
+
+    def post(path: str, body: bytes) -> httpx.Response:
+        return httpx.post(daemon.url("api") + path, content=body, headers=token, timeout=30)
+
+    rows = [{"text": "red 900"}, {"text": " "}, {"text": "blue 900"}]
+    refused = post("/v1/queries", json.dumps(rows).encode())
+    assert refused.status_code == 400
+    assert [each["record"] for each in refused.json()["error"]["records"]] == [1]
+    lines = b"\xef\xbb\xbf" + b"\n".join(json.dumps(row).encode() for row in rows)
+    taken = post("/v1/queries?skip_invalid=true", lines)
+    assert taken.status_code == 202
+    found = taken.json()
+    assert (found["published"], [each["record"] for each in found["problems"]]) == (2, [1])
+    assert found["form"] == "read as columns: question = text, ids by content"
+    assert [each["record"] for each in found["records"]] == [0, 2]
+    assert post("/v1/queries", json.dumps([rows[0]]).encode()).json()["records"][0]["id"] == found["records"][0]["id"]
+    assert post("/v1/queries?skip_invalid=perhaps", b"{}").status_code == 400
+    assert post("/v1/queries", b" " * 1_048_577).status_code == 413
 
 
 def test_a_null_value_retracts_a_label(daemon: DaemonProcess) -> None:
