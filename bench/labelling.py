@@ -34,8 +34,9 @@ from semievol.engines.vllm_client import VllmClient
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.index import QdrantExampleIndex
 from semievol.labelling.collaboration import CollaborativeLabeller
+from semievol.protocols import Tell
 from semievol.tasks.task import Task
-from semievol.types import Completion, Example, GenerationRequest, Query
+from semievol.types import Example, GenerationRequest, Query
 from semievold.config.streams import IntakeSettings, StreamSettings
 from semievold.intake.messages import query_record
 from semievold.store.database import Database
@@ -54,9 +55,9 @@ class Recording(VllmGenerator):
 
     requests: list[GenerationRequest]
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
         self.requests.extend(requests)
-        return await super().generate(requests)
+        await super().answer(requests, tell)
 
 
 async def label(

@@ -98,7 +98,10 @@ class Cost:
 
 async def label(world: World, config: LabellingConfig) -> list[PseudoLabel]:
     labeller = CollaborativeLabeller(world.generator, world.index, world.task, config, seed=0)
-    return await labeller.label(world.queries, world.adapter)
+    outcomes = await labeller.label(world.queries, world.adapter)
+    labels = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
+    assert len(labels) == len(outcomes), "a query was left out"
+    return labels
 
 
 def ours(world: World, name: str, labels: Sequence[PseudoLabel], selection: SelectionConfig) -> Cost:

@@ -16,9 +16,17 @@ class DataError(SemiEvolError):
     """A record or file is unusable; the text names the file, line and field."""
 
 
+class TooLongError(DataError):
+    """A prompt leaves no room for its answer; the text names the limit in the model's tokens, where it is known."""
+
+
 class AdapterError(SemiEvolError):
     """An adapter directory is missing, unfinished, corrupt or not loadable."""
 
 
 class TransientError(SemiEvolError):
     """A component did not answer; the same call may succeed later."""
+
+
+class LateError(TransientError):
+    """A server that is alive did not answer one request within its time; others may well be answered."""

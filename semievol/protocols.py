@@ -13,24 +13,42 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from semievol.types import Completion, Example, GenerationRequest, Neighbour
+from semievol.errors import DataError, LateError, TooLongError
+from semievol.types import Completion, Example, GenerationRequest, Late, Neighbour, Refused, Reply
 
 Vectors = NDArray[np.float32]
 Progress = Callable[[int], None]
 """Is told how many items were finished since it was last called."""
+Tell = Callable[[int, Reply], None]
+"""Is told what became of a request, by its place in the call."""
 
 
 class Generator(Protocol):
     """Answers prompts with the base model or one of the loaded adapters."""
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
-        """Answer every request; result[i] has requests[i].samples completions.
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
+        """Answer the requests, each for itself: `tell` hears of each once, as soon as it is answered, refused or late.
+
+        An error is of the whole call. It is raised when all that is being worked on has ended: what was told stays
+        true, and what was not told was not answered.
 
         Raises:
             AdapterError: a request names an adapter that is not loaded.
-            TransientError: the engine did not answer; nothing was generated.
+            ConfigError: the engine cannot answer as it is set up.
+            TransientError: nobody answers now.
         """
         ...
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+        """All or nothing, for who has no use for a part; result[i] has requests[i].samples completions.
+
+        Raises:
+            AdapterError, ConfigError, TransientError: as `answer`; LateError is a TransientError.
+            DataError: a request is refused.
+        """
+        replies: dict[int, Reply] = {}
+        await self.answer(requests, replies.__setitem__)
+        return [completions(replies[place]) for place in range(len(requests))]
 
     async def load_adapter(self, name: str, path: Path) -> None:
         """Make the adapter directory at `path` answerable as `name`. Loading a loaded name is a no-op.
@@ -47,6 +65,19 @@ class Generator(Protocol):
     async def loaded_adapters(self) -> frozenset[str]: ...
 
     async def close(self) -> None: ...
+
+
+def completions(reply: Reply) -> list[Completion]:
+    """The completions of a request that was answered.
+
+    Raises:
+        DataError, LateError: it was not.
+    """
+    if isinstance(reply, Refused):
+        raise (TooLongError if reply.too_long else DataError)(reply.reason)
+    if isinstance(reply, Late):
+        raise LateError(reply.reason)
+    return reply
 
 
 class Embedder(Protocol):

@@ -20,7 +20,7 @@ from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.labelling.consensus import heard
 from semievol.labelling.propagation import training_rows
 from semievol.labelling.selection import Selection, scored, select
-from semievol.proof.evaluation import Evaluation, evaluate
+from semievol.proof.evaluation import Evaluation, evaluate, paired
 from semievol.proof.gate import decide
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.runs.directory import Kind, RoundDirectory, RoundResult, RunDirectory
@@ -28,7 +28,7 @@ from semievol.seeds import derive
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.training.job import TrainingJob, write_snapshot
-from semievol.types import Example, PseudoLabel, Query, TrainingRow
+from semievol.types import Example, PseudoLabel, Query, TrainingRow, Unlabelled
 
 WORKLOAD = "files"
 FINGERPRINT_PROMPTS = 4
@@ -118,8 +118,7 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
 
     # The gate: both models answer the holdout in the form that clients ask, closed book.
     with clock.step("evaluate"):
-        old = await _evaluate(run, number, incumbent)
-        new = await _evaluate(run, number, candidate)
+        old, new = paired(await _evaluate(run, number, incumbent), await _evaluate(run, number, candidate))
     files.write_outcomes(old.outcomes, new.outcomes)
     result = RoundResult(
         number=number,
@@ -188,9 +187,10 @@ def select_labels(labels: list[PseudoLabel], config: MethodConfig, number: int =
 
 
 async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirectory) -> list[PseudoLabel]:
-    """Pseudo-labels of all queries, in their order; those of an earlier, interrupted attempt are taken over.
+    """Pseudo-labels of the queries, in their order; those of an earlier, interrupted attempt are taken over.
 
-    Each batch is kept as it is finished: answers of an endpoint are paid for once.
+    Each is kept as it is finished: answers of an endpoint are paid for once. A query that is refused, or late each
+    time, is left out, by name and with the reason.
     """
     labels = files.pseudo_labels()
     if labels is None:
@@ -202,12 +202,17 @@ async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirec
         done = [known[query.id] for query in run.queries if query.id in known]
         advance(len(done))
         rest = [query for query in run.queries if query.id not in known]
-        for start in range(0, len(rest), config.batch_size):
-            batch = await labeller.label(rest[start : start + config.batch_size], incumbent, progress=advance)
-            files.add_pseudo_labels(batch)
-            done += batch
+
+        def keep(outcome: PseudoLabel | Unlabelled) -> None:
+            if isinstance(outcome, PseudoLabel):
+                files.add_pseudo_labels([outcome])
+            advance(1)
+
+        outcomes = await labeller.label(rest, incumbent, told=keep)
+        done += [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
+        files.write_left_out([outcome for outcome in outcomes if isinstance(outcome, Unlabelled)])
         by_id = {label.query.id: label for label in done}
-        labels = [by_id[query.id] for query in run.queries]
+        labels = [by_id[query.id] for query in run.queries if query.id in by_id]
         labels = await asyncio.to_thread(heard, labels, run.examples, config, run.embedder)
         files.write_pseudo_labels(labels, select_labels(labels, run.config, number))
     return labels

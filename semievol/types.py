@@ -107,6 +107,25 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that can never be answered as it is asked; `too_long`: a shorter one may be."""
+
+    reason: str
+    too_long: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A request that a living server did not answer within its time."""
+
+    reason: str
+
+
+Reply = list[Completion] | Refused | Late
+"""What becomes of one request; answered, it has one completion a sample."""
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateAnswer:
     """One completion, parsed. `answer` None: the text did not parse, and can never be selected.
 
@@ -143,6 +162,15 @@ class PseudoLabel:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     consensus: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """A query that got no pseudo-label. `late`: its answer did not come in time; else it can never be answered."""
+
+    query: Query
+    reason: str
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

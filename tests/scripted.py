@@ -8,8 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from semievol.errors import AdapterError
-from semievol.types import CandidateAnswer, Completion, Example, GenerationRequest, Neighbour, PseudoLabel, Query
+from semievol.errors import AdapterError, DataError, LateError, TooLongError
+from semievol.protocols import Generator, Tell
+from semievol.types import (
+    CandidateAnswer,
+    Completion,
+    Example,
+    GenerationRequest,
+    Late,
+    Neighbour,
+    PseudoLabel,
+    Query,
+    Refused,
+)
 
 Script = Callable[[GenerationRequest], Sequence[str | tuple[str, float]]]
 """The texts (optionally with their entropy in nats per token) that answer a request, one a sample."""
@@ -47,17 +58,23 @@ def pseudo_label(
     )
 
 
-class ScriptedGenerator:
-    """Answers by a script and remembers every call."""
+class ScriptedGenerator(Generator):
+    """Answers by a script and remembers every call; a request whose script raises a DataError is refused."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.calls: list[list[GenerationRequest]] = []
         self.adapters: set[str] = set()
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
         self.calls.append(list(requests))
-        return [self._answer(request) for request in requests]
+        for place, request in enumerate(requests):
+            try:
+                tell(place, self._answer(request))
+            except LateError as late:
+                tell(place, Late(str(late)))
+            except DataError as refusal:
+                tell(place, Refused(str(refusal), too_long=isinstance(refusal, TooLongError)))
 
     def _answer(self, request: GenerationRequest) -> list[Completion]:
         if request.adapter is not None and request.adapter not in self.adapters:

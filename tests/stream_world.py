@@ -16,8 +16,9 @@ import pydantic_core
 from semievol.config.method import TaskConfig
 from semievol.protocols import ExampleIndex
 from semievol.tasks.task import Task
-from semievol.types import CandidateAnswer, Example, Neighbour, PseudoLabel, Query
+from semievol.types import CandidateAnswer, Example, Neighbour, PseudoLabel, Query, Unlabelled
 from semievold.config.streams import IntakeSettings, LabelsSettings, RetrySettings, StreamSettings
+from semievold.intake.batches import Told
 from semievold.intake.labels import LabelsIntake
 from semievold.intake.messages import RecordParser
 from semievold.intake.role import Intake
@@ -42,19 +43,25 @@ def pseudo_label(query: Query, adapter: str | None = "a1", answer: str | None = 
 
 
 class RuleLabeller:
-    """Answers by the length of the question; `before` may raise or wait first."""
+    """Answers by the length of the question; `before` may raise or wait first, `left_out` gets no label."""
 
-    def __init__(self, before: Callable[[Sequence[Query]], object] | None = None) -> None:
+    def __init__(
+        self,
+        before: Callable[[Sequence[Query]], object] | None = None,
+        left_out: Callable[[Query], Unlabelled | None] = lambda _: None,
+    ) -> None:
         self.before = before
+        self.left_out = left_out
         self.calls: list[tuple[str, ...]] = []
 
-    async def label(self, queries: Sequence[Query], adapter: str | None) -> list[PseudoLabel]:
+    async def label(self, queries: Sequence[Query], adapter: str | None, *, told: Told) -> None:
         self.calls.append(tuple(query.id for query in queries))
         if self.before is not None:
             waited = self.before(queries)
             if asyncio.iscoroutine(waited):
                 await waited
-        return [pseudo_label(query, adapter, ANSWERS[len(query.question) % 2]) for query in queries]
+        for query in queries:
+            told(self.left_out(query) or pseudo_label(query, adapter, ANSWERS[len(query.question) % 2]))
 
     @property
     def answered(self) -> list[str]:

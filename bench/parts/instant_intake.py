@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from semievol.config.method import LabellingConfig, TaskConfig
+from semievol.protocols import Generator, Tell
 from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Completion, Example, GenerationRequest, PseudoLabel, Query
 from semievold.config.streams import IntakeSettings, StreamSettings
@@ -60,16 +61,14 @@ class Clock:
         return Run(queries / wall, cpu / queries * 1e6, resident)
 
 
-class InstantGenerator:
+class InstantGenerator(Generator):
     """Answers at once. For half of the queries the two configurations differ, so that the second stage runs too."""
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
-        answers = []
-        for request in requests:
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
+        for place, request in enumerate(requests):
             text = LABELS[request.seed % 2]
             done = Completion(text, (5, 6, 7), (-0.1, -0.2, -0.05), "stop", request.adapter, 120)
-            answers.append([done] * request.samples)
-        return answers
+            tell(place, [done] * request.samples)
 
 
 def question(rng: random.Random) -> str:
@@ -115,7 +114,7 @@ async def run_intake(
     index = QdrantExampleIndex(HashingEmbedder(), WORKLOAD)
     index.upsert([Example(Query(f"example-{n}", question(rng)), rng.choice(LABELS)) for n in range(EXAMPLES)])
     task = Task(TaskConfig(labels=LABELS))
-    labeller = CollaborativeLabeller(InstantGenerator(), index, task, LabellingConfig(), 0)  # type: ignore[arg-type]
+    labeller = CollaborativeLabeller(InstantGenerator(), index, task, LabellingConfig(), 0)
     run = await label_stream(database, stream, topics, settings, queries, labeller, task, "a1")
     index.close()
     return run

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     ANSWER_NOT_ALLOWED = "answer_not_allowed"
     DUPLICATE_ID = "duplicate_id"
     LABELLING_REFUSED = "labelling_refused"
+    ANSWER_LATE = "answer_late"
 
 
 class PoisonRecord(SemiEvolError):  # noqa: N818 - named by meaning

@@ -249,7 +249,13 @@ class Service:
         parts.fleet = AdapterFleet(stores, engine.servers, parts.alias)
         if parts.index is not None:
             parts.labeller = CollaborativeLabeller(
-                parts.generator, parts.index, parts.task, config.labelling, config.seed, equality=parts.equality
+                parts.generator,
+                parts.index,
+                parts.task,
+                config.labelling,
+                config.seed,
+                equality=parts.equality,
+                attempts=config.intake.late_attempts,
             )
         if parts.lease is not None:
             parts.control = self._control(parts, stores, parts.lease)

@@ -111,7 +111,10 @@ def _open_openai(config: MethodConfig, settings: GenerationConfig, setting: str,
     from semievol.engines.openai_client import OpenAIClient
 
     client = OpenAIClient(
-        str(settings.base_url), settings.api_key, key_setting=f"{setting}.api_key", connections=settings.concurrency
+        str(settings.base_url),
+        settings.api_key,
+        key_setting=f"{setting}.api_key",
+        connections=settings.concurrency + 1,  # one for the question whether it lives
     )
     generator = OpenAIGenerator(
         client,

@@ -59,6 +59,7 @@ async def run_eval(
         "adapter": name,
         "neighbours": neighbours,
         "count": len(found.outcomes),
+        "left_out": dict(found.left_out),
         "accuracy": found.accuracy,
         "unparseable": sum(outcome.answer is None for outcome in found.outcomes),
         "by_category": dict(found.by_category),
@@ -68,5 +69,6 @@ async def run_eval(
 
 def _token_f1(found: Evaluation, examples: Sequence[Example]) -> float | None:
     """The mean overlap of words with the true answers; None without examples."""
-    shares = [token_f1(o.answer, each.answers) for o, each in zip(found.outcomes, examples, strict=True)]
+    by_id = {each.id: each for each in examples}
+    shares = [token_f1(outcome.answer, by_id[outcome.id].answers) for outcome in found.outcomes]
     return sum(shares) / len(shares) if shares else None

@@ -12,9 +12,10 @@ from semievol.config.method import MethodConfig
 from semievol.examples.files import read_examples, read_queries, write_jsonl
 from semievol.labelling.consensus import heard
 from semievol.recipe import Watcher, select_labels
-from semievol.runs.directory import labelled_rows
+from semievol.runs.directory import labelled_rows, left_out_row
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
+from semievol.types import PseudoLabel, Unlabelled
 
 
 async def run_label(
@@ -34,14 +35,18 @@ async def run_label(
         index = index_over(embedder, labelled) if embedder and wants_neighbours(config) else None
         equality = AnswerEquality(task, embedder)
         labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed, equality=equality)
-        labels = await labeller.label(unlabeled, name, progress=watcher("label", len(unlabeled)))
-        labels = await asyncio.to_thread(heard, labels, labelled, config.labelling, embedder)
+        advance = watcher("label", len(unlabeled))
+        outcomes = await labeller.label(unlabeled, name, told=lambda _: advance(1))
+        own = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
+        left_out = [outcome for outcome in outcomes if isinstance(outcome, Unlabelled)]
+        labels = await asyncio.to_thread(heard, own, labelled, config.labelling, embedder)
     selection = select_labels(labels, config)
     write_jsonl(out, labelled_rows(labels, selection))
     return {
         "out": str(out),
         "adapter": name,
         "labelled": len(labels),
+        "left_out": [left_out_row(outcome) for outcome in left_out],
         "selected": len(selection.kept),
         "threshold": selection.threshold,
         "unparseable": sum(label.answer is None for label in labels),

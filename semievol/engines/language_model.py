@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from semievol.config.method import ModelConfig
 from semievol.engines.cpu import has_bfloat16
-from semievol.errors import ConfigError, DataError
+from semievol.errors import ConfigError, DataError, TooLongError
 from semievol.types import Message
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,13 @@ class Prompts:
         """
         turns = [{"role": m.role, "content": m.content} for m in messages]
         try:
-            return str(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+            text = str(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError("messages: a text holds half of a surrogate pair, which no encoding takes") from None
         except Exception as error:  # jinja raises what the template's author chose
             raise DataError(f"messages: the chat template refuses them ({error})") from error
+        return text
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         return self._encode(self.prompt_text(messages))
@@ -78,10 +82,10 @@ class Prompts:
         """Refuse a prompt that leaves no room for its answer.
 
         Raises:
-            DataError: names the tokens of the prompt and the limit.
+            TooLongError: names the tokens of the prompt and the limit.
         """
         if self.positions is not None and prompt_tokens > self.positions - max_tokens:
-            raise DataError(
+            raise TooLongError(
                 f"the prompt has {prompt_tokens} tokens, the limit is {self.positions - max_tokens} "
                 f"({self.positions} positions less {max_tokens} for the answer): shorten it or show fewer neighbours"
             )

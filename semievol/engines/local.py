@@ -9,20 +9,21 @@ token; a request that fails, fails alone.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.config.method import ModelConfig
 from semievol.engines.language_model import Prompts, load_model, load_prompts
-from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
-from semievol.protocols import Generator
-from semievol.types import Completion, GenerationRequest, Message
+from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TooLongError, TransientError
+from semievol.protocols import Generator, Tell
+from semievol.types import Completion, GenerationRequest, Message, Refused
 
 if TYPE_CHECKING:
     from semievol.engines.resident_adapters import ResidentAdapters
@@ -50,8 +51,8 @@ class _Answer:
     """A future of the caller's event loop that the worker thread may settle, also after the caller has gone."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self._loop.create_future()
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
 
     @property
     def abandoned(self) -> bool:
@@ -60,17 +61,46 @@ class _Answer:
     def settle(self, result: Any) -> None:
         """Resolve with a result, or fail with an exception."""
         try:
-            self._loop.call_soon_threadsafe(self._settle, result)
+            self.loop.call_soon_threadsafe(self.settle_here, result)
         except RuntimeError:
             logger.debug("an answer came after its event loop was closed")
 
-    def _settle(self, result: Any) -> None:
+    def settle_here(self, result: Any) -> None:
+        """As `settle`, in the event loop's own thread."""
         if self.future.done():
             return
         if isinstance(result, BaseException):
             self.future.set_exception(result)
         else:
             self.future.set_result(result)
+
+
+def _settle_together(answers: Iterable[tuple[_Answer, Any]]) -> None:
+    """In one turn of each event loop: what follows from the answers of a batch can then be asked in one call, too."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Answer, Any]]] = {}
+    for answer, result in answers:
+        by_loop.setdefault(answer.loop, []).append((answer, result))
+    for loop, settled in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle_here, settled)
+        except RuntimeError:
+            logger.debug("answers came after their event loop was closed")
+
+
+def _settle_here(settled: Sequence[tuple[_Answer, Any]]) -> None:
+    for answer, result in settled:
+        answer.settle_here(result)
+
+
+def _pass_on(tell: Tell, place: int, future: asyncio.Future[Any]) -> None:
+    """Tell of an answer or a refusal; errors of the whole call are for the caller."""
+    if future.cancelled():
+        return
+    error = future.exception()
+    if error is None:
+        tell(place, future.result())
+    elif isinstance(error, DataError):
+        tell(place, Refused(str(error), too_long=isinstance(error, TooLongError)))
 
 
 class _Queue:
@@ -171,20 +201,27 @@ class LocalGenerator(Generator):
         """
         await self._command(self._ensure_model)
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
         if any(request.choices is not None for request in requests):
             raise ConfigError("labelling.structured: the generator in this process cannot hold to a set; turn it off")
         for adapter in {request.adapter for request in requests}:
             if adapter is not None and adapter not in self._names:
                 raise AdapterError(f"adapter {adapter} is not loaded")
         jobs = [_Job(request, _Answer()) for request in requests]
+        futures = [job.answer.future for job in jobs]
+        for place, future in enumerate(futures):
+            future.add_done_callback(functools.partial(_pass_on, tell, place))
         self._ensure_thread()
         self._queue.put(jobs)
-        results = await asyncio.gather(*(job.answer.future for job in jobs), return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
-            raise failures[0]
-        return [result for result in results if not isinstance(result, BaseException)]
+        try:
+            if futures:
+                await asyncio.wait(futures)
+        finally:
+            for future in futures:
+                future.cancel()
+        failures = (future.exception() for future in futures)
+        if (failure := next((each for each in failures if each and not isinstance(each, DataError)), None)) is not None:
+            raise failure
 
     async def score(
         self, messages: Sequence[Message], completion_ids: Sequence[int], adapter: str | None
@@ -291,8 +328,7 @@ class LocalGenerator(Generator):
             self._queue.put_back([job for job in jobs if job not in batch])
             if batch:
                 self._activate(batch[0].request.adapter)
-                for job, completions in zip(batch, self._decode(batch), strict=True):
-                    job.answer.settle(completions)
+                _settle_together(zip([job.answer for job in batch], self._decode(batch), strict=True))
         except Exception as error:
             for job in batch or jobs:
                 job.answer.settle(_translate(error))

@@ -1,23 +1,30 @@
 """A Generator on any OpenAI-compatible chat endpoint; an adapter is a fine-tuned model that the endpoint knows by name.
 
-Owns the wire format of chat completions as OpenAI documents it, and what an endpoint must be able to do. Owns no
-retries (openai_client). Invariant: a completion with text has log-probabilities, or the call fails: entropy and
-selection would be blind without them. One without text (refused, filtered) has no tokens and is never selected.
+Owns the wire format of chat completions as OpenAI documents it, and what an endpoint must be able to do. Owns neither
+how many run at a time (concurrency) nor how long is waited (patience). Invariant: a completion with text has
+log-probabilities, or it is none: entropy and selection would be blind without them. One without text (refused,
+filtered) has no tokens and is never selected.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from semievol import adapter_directory
-from semievol.engines.openai_client import OpenAIClient, RefusedError
-from semievol.errors import AdapterError, ConfigError, DataError
-from semievol.protocols import Generator
-from semievol.types import Completion, GenerationRequest
+from semievol.engines.concurrency import Line, Turn
+from semievol.engines.openai_client import BusyError, NotJsonError, OpenAIClient, RefusedError
+from semievol.engines.patience import TIMES, Signs, waited_for
+from semievol.engines.requests import each_for_itself
+from semievol.engines.wire_text import logprob, said, whole_text
+from semievol.errors import AdapterError, ConfigError, DataError, LateError, SemiEvolError, TooLongError
+from semievol.protocols import Generator, Tell
+from semievol.types import Completion, GenerationRequest, Late, Refused, Reply
 
 # Endpoints keep seeds in 32 bits, or in 64.
 _SEEDS = 1 << 31
@@ -26,6 +33,20 @@ UNKNOWN_TOKEN = -1
 _NEWER_LIMIT = "max_completion_tokens"
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "context window")
 _SAMPLING = ("temperature", "top_p", "seed", "n")
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 30.0
+_SIGN_S = 5.0
+
+
+class _OddAnswerError(ConfigError):
+    """An answer that is none: of every request, the endpoint cannot be used; of one, that one cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """The one server of the line."""
+
+    name: str
 
 
 class OpenAIGenerator(Generator):
@@ -47,33 +68,28 @@ class OpenAIGenerator(Generator):
             client: speaks to the endpoint; closed with this generator.
             model: answers where no adapter is asked for.
             setting: the section that errors name.
-            concurrency: requests at a time.
-            timeout_s: what a request gets for all its attempts together.
+            concurrency: most requests at a time.
+            timeout_s: what the endpoint gets for one request, counted from when it is sent; while it lives, it gets as
+                long again. So long it may also be too busy to take one before the call fails.
             samples_in_one_request: ask for several samples by `n`; off: one request a sample.
         """
         self._client = client
         self._model = model
         self._setting = setting
-        self._slots = asyncio.Semaphore(concurrency)
+        self._endpoint = _Endpoint(client.base_url)
+        self._line = Line(concurrency)
+        self._signs = Signs(self._check)
+        self._understood = False
         self._timeout_s = timeout_s
         self._together = samples_in_one_request
         self._models: dict[str, str] = {}
         self._limit = "max_tokens"
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
         """See Generator; an adapter that was not loaded is asked for under its own name."""
         if any(request.choices is not None for request in requests):
             raise ConfigError("labelling.structured: an endpoint of kind openai cannot hold to a set; turn it off")
-        parts = [part for request in requests for part in self._parts(request)]
-        tasks = [asyncio.create_task(self._answer(part)) for part in parts]
-        try:
-            answers = iter(await asyncio.gather(*tasks))
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
-        return [[completion for _ in self._parts(request) for completion in next(answers)] for request in requests]
+        await each_for_itself(requests, self._reply, tell)
 
     async def load_adapter(self, name: str, path: Path) -> None:
         adapter_directory.check_name(name)
@@ -86,6 +102,7 @@ class OpenAIGenerator(Generator):
         return frozenset(self._models)
 
     async def close(self) -> None:
+        await self._signs.close()
         await self._client.close()
 
     def _parts(self, request: GenerationRequest) -> list[GenerationRequest]:
@@ -97,25 +114,88 @@ class OpenAIGenerator(Generator):
     def _name(self, adapter: str | None) -> str:
         return self._model if adapter is None else self._models.get(adapter, adapter)
 
+    async def _reply(self, request: GenerationRequest) -> Reply:
+        """One request with all its samples."""
+        tasks = [asyncio.create_task(self._answer(part)) for part in self._parts(request)]
+        try:
+            return [completion for answered in await asyncio.gather(*tasks) for completion in answered]
+        except DataError as refusal:
+            return Refused(str(refusal), too_long=isinstance(refusal, TooLongError))
+        except LateError as late:
+            return Late(f"{self._endpoint.name}: {late}")
+        except _OddAnswerError as odd:
+            if not self._understood:
+                raise
+            return Refused(str(odd))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _answer(self, request: GenerationRequest) -> list[Completion]:
-        async with self._slots:
-            while True:
-                limit = self._limit
-                try:
-                    body = await self._client.call(
-                        "POST",
-                        "/chat/completions",
-                        json=self._body(request, limit),
-                        patience_s=self._timeout_s,
-                        timeout_s=self._timeout_s,
-                    )
-                except RefusedError as refused:
-                    # Newer models take the newer name of the limit alone, older endpoints only the older one.
-                    if limit == _NEWER_LIMIT or _NEWER_LIMIT not in refused.message:
-                        raise self._translated(request, refused) from refused
-                    self._limit = _NEWER_LIMIT
-                else:
-                    return self._completions(body, request)
+        """One request, sent until the endpoint takes it; asked once more where the answer is odd."""
+        loop = asyncio.get_running_loop()
+        busy_since: float | None = None
+        odd_before = False
+        wait_s = _FIRST_WAIT_S
+        while True:
+            limit = self._limit
+            try:
+                async with self._line.turn(lambda _: nullcontext(self._endpoint)) as (_, turn):
+                    return await self._attempt(request, limit, turn)
+            except _OddAnswerError:
+                if odd_before:
+                    raise
+                odd_before = True
+            except RefusedError as refused:
+                # Newer models take the newer name of the limit alone, older endpoints only the older one.
+                if limit == _NEWER_LIMIT or _NEWER_LIMIT not in refused.message:
+                    raise self._translated(request, refused) from refused
+                self._limit = _NEWER_LIMIT
+            except BusyError as busy:
+                busy_since = busy_since or loop.time()
+                pause_s = max(busy.wait_s, wait_s * random.uniform(0.5, 1.0))
+                if loop.time() + pause_s >= busy_since + self._timeout_s:
+                    raise
+                await asyncio.sleep(pause_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    async def _attempt(self, request: GenerationRequest, limit: str, turn: Turn) -> list[Completion]:
+        longest_s = TIMES * self._timeout_s
+        call = self._client.call(
+            "POST", "/chat/completions", json=self._body(request, limit), patience_s=0, timeout_s=longest_s + 1.0
+        )
+        try:
+            body = await waited_for(call, None, self._timeout_s, turn.overloaded)
+        except LateError as late:
+            silence = await self._signs.silence(self._endpoint.name, self._endpoint)
+            if silence is not None:
+                raise BusyError(silence) from late
+            raise
+        except NotJsonError as odd:
+            raise _OddAnswerError(str(odd)) from odd
+        except BusyError as busy:
+            if busy.status in (429, 503):
+                turn.overloaded(busy.wait_s)
+            raise
+        completions = self._completions(body, request)
+        turn.answered()
+        self._understood = True
+        return completions
+
+    async def _check(self, _: object) -> None:
+        """A sign of life; one that refuses the question gives it too.
+
+        Raises:
+            BusyError: there is none.
+        """
+        try:
+            await self._client.call("GET", "/models", patience_s=0, timeout_s=_SIGN_S)
+        except BusyError as busy:
+            if busy.status is None:
+                raise
+        except SemiEvolError:
+            pass
 
     def _body(self, request: GenerationRequest, limit: str) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -139,7 +219,7 @@ class OpenAIGenerator(Generator):
                 return AdapterError(f"adapter {request.adapter}: {api} does not know {model} ({refused.message})")
             return ConfigError(f"{self._setting}.model: {api} does not know {model} ({refused.message}); name another")
         if refused.code in _TOO_LONG or any(sign in refused.message for sign in _TOO_LONG):
-            return DataError(f"the prompt is too long for {model} at {api}: {refused.message}")
+            return TooLongError(f"the prompt is too long for {model} at {api}: {refused.message}")
         if refused.param == "logprobs" or "logprobs" in refused.message:
             return self._without_logprobs(model, refused.message)
         if refused.param == "n":
@@ -149,7 +229,7 @@ class OpenAIGenerator(Generator):
         return DataError(f"{api} refuses the prompt: {refused.message}")
 
     def _without_logprobs(self, model: str, why: str) -> ConfigError:
-        return ConfigError(
+        return _OddAnswerError(
             f"{self._setting}.model: {model} at {self._client.base_url} gives no log-probabilities ({why}), and "
             "entropy and selection need them; name a model that gives logprobs"
         )
@@ -171,13 +251,15 @@ class OpenAIGenerator(Generator):
                 for choice in sorted(choices, key=lambda choice: choice.get("index", 0))
             ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(
+            raise _OddAnswerError(
                 f"{self._setting}.base_url: {self._client.base_url} does not answer as OpenAI's chat completions do "
-                f"({error!r})"
+                f"({said(repr(error))})"
             ) from error
 
     def _completion(self, choice: Mapping[str, Any], request: GenerationRequest, prompt_tokens: int) -> Completion:
-        text = choice["message"].get("content") or ""
+        if choice.get("error") or choice.get("finish_reason") == "error":
+            raise ValueError(f"it broke off: {choice.get('error')}")
+        text = whole_text(choice["message"].get("content"))
         tokens = (choice.get("logprobs") or {}).get("content") or ()
         if text and not tokens:
             raise self._without_logprobs(self._name(request.adapter), "its answer has none")
@@ -186,7 +268,7 @@ class OpenAIGenerator(Generator):
         return Completion(
             text=text,
             token_ids=(UNKNOWN_TOKEN,) * len(tokens),
-            logprobs=tuple(float(token["logprob"]) for token in tokens),
+            logprobs=tuple(logprob(token["logprob"]) for token in tokens),
             finish_reason=finish,
             adapter=request.adapter,
             prompt_tokens=prompt_tokens,

@@ -16,20 +16,27 @@ from typing import Any, Self
 import httpx
 
 from semievol.config.generation import checked_key
-from semievol.errors import ConfigError, SemiEvolError, TransientError
+from semievol.engines.vllm_client import asked_wait_s
+from semievol.engines.wire_text import said
+from semievol.errors import ConfigError, DataError, SemiEvolError, TransientError
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _NEVER_BY_ITSELF = "insufficient_quota"
+_CHAT = "/chat/completions"
 _RETRIED = (408, 409, 425, 429)
 
 
 class BusyError(TransientError):
-    """No answer now (429, 5xx, no connection); the API may have said how long to wait, in seconds."""
+    """No answer now (429, 5xx, no connection); the API may have said how long to wait, in seconds.
 
-    def __init__(self, text: str, wait_s: float = 0.0) -> None:
+    `status` None: it said nothing at all.
+    """
+
+    def __init__(self, text: str, wait_s: float = 0.0, status: int | None = None) -> None:
         super().__init__(text)
         self.wait_s = wait_s
+        self.status = status
 
 
 class RefusedError(SemiEvolError):
@@ -37,10 +44,14 @@ class RefusedError(SemiEvolError):
 
     def __init__(self, api: str, status: int, error: Mapping[str, Any]) -> None:
         self.status = status
-        self.message = " ".join(str(error.get("message") or "no reason given").split())[:400]
+        self.message = said(error.get("message") or "no reason given")
         self.code = str(error.get("code") or "")
         self.param = str(error.get("param") or "")
         super().__init__(f"{api}: HTTP {status}, {self.message}")
+
+
+class NotJsonError(ConfigError):
+    """An answer with status 200 that is no JSON."""
 
 
 class OpenAIClient:
@@ -90,6 +101,7 @@ class OpenAIClient:
         Raises:
             BusyError: no answer within `patience_s`.
             ConfigError: it wants another key, or the request cannot be sent at all.
+            DataError: a text cannot be sent.
             RefusedError: it refuses the request.
         """
         deadline = time.monotonic() + patience_s
@@ -107,6 +119,8 @@ class OpenAIClient:
     async def _once(self, method: str, path: str, timeout_s: float, content: Mapping[str, Any]) -> Any:
         try:
             response = await self._http.request(method, self.base_url + path, timeout=timeout_s, **content)
+        except UnicodeEncodeError:
+            raise DataError("messages: a text holds half of a surrogate pair, which no encoding takes") from None
         except httpx.TimeoutException as error:
             raise BusyError(f"{self.base_url}: no answer within {timeout_s:.0f} s") from error
         except httpx.LocalProtocolError as error:
@@ -119,28 +133,34 @@ class OpenAIClient:
             variable = f"SEMIEVOL__{self._key_setting.replace('.', '__').upper()}"
             raise ConfigError(f"{self._key_setting}: {self.base_url} wants another key (HTTP {status}); set {variable}")
         if status >= 400:
-            refused = RefusedError(self.base_url, status, _error_of(response))
-            if status >= 500 or (status in _RETRIED and refused.code != _NEVER_BY_ITSELF):
-                raise BusyError(str(refused), _asked_wait_s(response)) from refused
-            raise refused
+            raise self._refusal(status, _error_of(response), response)
         try:
-            return response.json()
-        except ValueError as error:
-            raise ConfigError(f"{self.base_url}{path} does not answer in JSON; does base_url end in /v1?") from error
+            content = response.json()
+        except (ValueError, RecursionError) as error:
+            raise NotJsonError(f"{self.base_url}{path} does not answer in JSON; does base_url end in /v1?") from error
+        if path == _CHAT and isinstance(content, dict) and content.get("error") and "choices" not in content:
+            # Routers and gateways put what went wrong behind them into an answer of their own.
+            inner = _error_in(content)
+            code = inner.get("code")
+            raise self._refusal(code if isinstance(code, int) and 400 <= code < 600 else 502, inner, response)
+        return content
+
+    def _refusal(self, status: int, error: Mapping[str, Any], response: httpx.Response) -> BusyError | RefusedError:
+        refused = RefusedError(self.base_url, status, error)
+        if status >= 500 or (status in _RETRIED and refused.code != _NEVER_BY_ITSELF):
+            busy = BusyError(str(refused), asked_wait_s(response), status)
+            busy.__cause__ = refused
+            return busy
+        return refused
 
 
 def _error_of(response: httpx.Response) -> Mapping[str, Any]:
     try:
-        body = response.json()
-    except ValueError:
+        return _error_in(response.json())
+    except (ValueError, RecursionError):
         return {"message": response.text}
+
+
+def _error_in(body: Any) -> Mapping[str, Any]:
     error = body.get("error", body) if isinstance(body, dict) else body
     return error if isinstance(error, dict) else {"message": error}
-
-
-def _asked_wait_s(response: httpx.Response) -> float:
-    """What `Retry-After` says, seconds; 0 where it says nothing or a date."""
-    try:
-        return max(0.0, float(response.headers.get("Retry-After", "0")))
-    except ValueError:
-        return 0.0

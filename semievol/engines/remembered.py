@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from semievol.protocols import Generator
-from semievol.types import Completion, GenerationRequest
+from semievol.protocols import Generator, Tell
+from semievol.types import Completion, GenerationRequest, Reply
 
 
 class RememberedAnswers(Generator):
@@ -21,12 +21,28 @@ class RememberedAnswers(Generator):
         self._generator = generator
         self._known: dict[GenerationRequest, list[Completion]] = {}
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
-        keys = [_key(request) for request in requests]
-        new = [key for key in dict.fromkeys(keys) if key not in self._known]
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
+        places: dict[GenerationRequest, list[int]] = {}
+        for place, request in enumerate(requests):
+            key = _key(request)
+            if (known := self._known.get(key)) is not None:
+                tell(place, known)
+            else:
+                places.setdefault(key, []).append(place)
+        new = list(places)
+
+        def remember(number: int, reply: Reply) -> None:
+            if isinstance(reply, list):
+                self._known[new[number]] = reply
+            for place in places[new[number]]:
+                tell(place, reply)
+
         if new:
-            self._known.update(zip(new, await self._generator.generate(new), strict=True))
-        return [self._known[key] for key in keys]
+            await self._generator.answer(new, remember)
+
+    def forget(self) -> None:
+        """Let go of all answers."""
+        self._known.clear()
 
     async def load_adapter(self, name: str, path: Path) -> None:
         await self._generator.load_adapter(name, path)

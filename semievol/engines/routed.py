@@ -1,7 +1,7 @@
 """Several engines as one Generator: each request goes to the engine that it names.
 
 Owns the split of a call among engines, and the adapters that configurations name themselves: those stay loaded
-whatever the rounds unload. Invariant: a call either returns everything, in order, or raises.
+whatever the rounds unload. Invariant: an engine that fails keeps back no answer of another.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from semievol.errors import ConfigError
-from semievol.protocols import Generator
-from semievol.types import Completion, GenerationRequest
+from semievol.protocols import Generator, Tell
+from semievol.types import GenerationRequest
 
 
 class RoutedGenerator(Generator):
@@ -35,29 +35,26 @@ class RoutedGenerator(Generator):
         self._names = names
         self._pinned = frozenset(name for (model, _), name in names.items() if model is None)
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
         places: dict[str | None, list[int]] = {}
         for place, request in enumerate(requests):
             if request.model not in self._engines:
                 raise ConfigError(f"models: there is no {request.model!r}; add it")
             places.setdefault(request.model, []).append(place)
-        tasks = [
-            asyncio.create_task(self._engines[model].generate([self._own(requests[place]) for place in own]))
-            for model, own in places.items()
-        ]
+
+        async def ask(model: str | None, own: list[int]) -> None:
+            its_own = [self._own(requests[place]) for place in own]
+            await self._engines[model].answer(its_own, lambda place, reply: tell(own[place], reply))
+
+        tasks = [asyncio.create_task(ask(model, own)) for model, own in places.items()]
         try:
-            answers = await asyncio.gather(*tasks)
-        except BaseException:
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)  # an engine that fails fails for itself
+        finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            raise
-        found = {
-            place: completions
-            for own, answered in zip(places.values(), answers, strict=True)
-            for place, completions in zip(own, answered, strict=True)
-        }
-        return [found[place] for place in range(len(requests))]
+        if (failure := next((each for each in outcomes if each is not None), None)) is not None:
+            raise failure
 
     def _own(self, request: GenerationRequest) -> GenerationRequest:
         """The request as its engine knows it."""

@@ -1,8 +1,9 @@
 """A Generator on vLLM servers: each request goes to one of them, and to another when that one does not answer.
 
-Owns retries, the deadline of a request and how many run on a server at a time. Owns neither the wire format
-(vllm_client) nor who is healthy and has which adapter: that is the pool's. Invariant: all samples of a request come
-from one answer of one server; a call either returns everything or raises.
+Owns what follows from each way in which a server fails a request: whose turn it is then, and when it is given up. Owns
+neither the wire format (vllm_client), nor how many run at a time (concurrency), how long is waited (patience), nor who
+is healthy and has which adapter: that is the pool's. Invariants: all samples of a request come from one answer of one
+server; what a living server works on is asked of no other.
 """
 
 from __future__ import annotations
@@ -13,19 +14,27 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from semievol import adapter_directory
+from semievol.engines.concurrency import Line, Turn
+from semievol.engines.patience import TIMES, Signs, SilentError, waited_for
+from semievol.engines.requests import each_for_itself
 from semievol.engines.server_address import ServerAddress
-from semievol.engines.vllm_client import NotServedError, ServerDownError, VllmClient
-from semievol.errors import TransientError
-from semievol.protocols import Generator
-from semievol.types import Completion, GenerationRequest
+from semievol.engines.vllm_client import NotServedError, OverloadedError, ServerDownError, VllmClient
+from semievol.engines.wire_text import OddAnswerError
+from semievol.errors import DataError, LateError, TooLongError, TransientError
+from semievol.protocols import Generator, Tell
+from semievol.types import Completion, GenerationRequest, Late, Refused, Reply
 
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 1.0
 _REST_S = 1.0
+_LONGEST_REST_S = 30.0
+_ODD_ANSWERS = 2
+"""A request that was answered oddly so often, by servers that answer others well, is at fault itself."""
 
 
 class ServerPool(Protocol):
@@ -62,24 +71,20 @@ class VllmGenerator(Generator):
         Args:
             client: speaks to the servers; closed with this generator.
             pool: chooses among them.
-            concurrency: requests on one server at a time; interactive ones are not held back.
-            timeout_s: what a request gets for all its attempts together, counted from its first.
+            concurrency: most requests on one server at a time; interactive ones are not held back.
+            timeout_s: what a server gets for one request, counted from when it is sent; one that is slow, and lives,
+                gets as long again. Also for how long nobody may answer before the call fails.
         """
         self._client = client
         self._pool = pool
-        self._concurrency = concurrency
         self._timeout_s = timeout_s
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._line = Line(concurrency)
+        self._signs = Signs(client.check_health)
+        self._suspects: set[str] = set()
+        self._understood = False
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
-        tasks = [asyncio.create_task(self._answer(request)) for request in requests]
-        try:
-            return list(await asyncio.gather(*tasks))
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
+        await each_for_itself(requests, self._reply, tell)
 
     async def load_adapter(self, name: str, path: Path) -> None:
         await self._pool.load_adapter(name, path)
@@ -91,66 +96,120 @@ class VllmGenerator(Generator):
         return await self._pool.loaded_adapters()
 
     async def close(self) -> None:
+        await self._signs.close()
         await self._client.close()
 
-    async def _answer(self, request: GenerationRequest) -> list[Completion]:
-        """One request, tried on one server after another until its deadline."""
-        deadline: float | None = None
-        avoid: set[str] = set()
-        without_adapter: set[str] = set()
+    async def _reply(self, request: GenerationRequest) -> Reply:
+        """One request, tried on one server after another until somebody answers or nobody has for too long."""
+        failed_at: float | None = None
+        tried = _Tried()
         wait_s = _FIRST_WAIT_S
         while True:
             try:
-                async with self._pool.lend(request.adapter, avoid=avoid) as server, self._slot(server, request):
-                    deadline = deadline or time.monotonic() + self._timeout_s
-                    left_s = max(0.1, deadline - time.monotonic())
-                    return await self._attempt(server, request, left_s, avoid, without_adapter)
-            except TransientError:
-                deadline = deadline or time.monotonic() + self._timeout_s
-                if time.monotonic() + wait_s >= deadline:
+                async with self._turn(request, tried.avoid) as (server, turn):
+                    return await self._attempt(server, turn, request, tried)
+            except DataError as refusal:
+                return Refused(str(refusal), too_long=isinstance(refusal, TooLongError))
+            except LateError as late:
+                return Late(str(late))
+            except TransientError as error:
+                if isinstance(error, OddAnswerError) and self._understood and tried.odd >= _ODD_ANSWERS:
+                    return Refused(str(error))
+                failed_at = failed_at or time.monotonic()
+                if time.monotonic() + wait_s >= failed_at + self._timeout_s:
                     raise
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
 
+    @asynccontextmanager
+    async def _turn(
+        self, request: GenerationRequest, avoid: Collection[str]
+    ) -> AsyncIterator[tuple[ServerAddress, Turn | None]]:
+        """A server for this request, and its place there."""
+        if request.interactive:
+            async with self._pool.lend(request.adapter, avoid=avoid) as server:
+                yield server, None
+            return
+        async with self._line.turn(lambda full: self._pool.lend(request.adapter, avoid={*avoid, *full})) as place:
+            yield place
+
     async def _attempt(
-        self,
-        server: ServerAddress,
-        request: GenerationRequest,
-        timeout_s: float,
-        avoid: set[str],
-        without_adapter: set[str],
+        self, server: ServerAddress, turn: Turn | None, request: GenerationRequest, tried: _Tried
     ) -> list[Completion]:
         try:
-            return await self._client.complete(server, request, timeout_s)
+            if server.name in self._suspects:
+                await self._check(server)
+            answers = await waited_for(
+                self._client.complete(server, request, TIMES * self._timeout_s + 1.0),
+                lambda: self._signs.silence(server.name, server),
+                self._timeout_s,
+                turn.overloaded if turn else _nothing,
+            )
         except NotServedError as missing:
             # It may have restarted a moment ago; said twice by the same server, it is the truth.
-            if server.name in without_adapter:
+            if server.name in tried.without_adapter:
                 raise
-            without_adapter.add(server.name)
-            avoid.add(server.name)
-            self._pool.failed(server.name, str(missing))
+            tried.without_adapter.add(server.name)
+            self._failed(server, tried, missing)
             raise TransientError(str(missing)) from missing
-        except ServerDownError as down:
-            avoid.add(server.name)
-            self._pool.failed(server.name, str(down))
+        except (ServerDownError, SilentError) as down:
+            self._failed(server, tried, down)
             raise
+        except OverloadedError as overloaded:
+            tried.avoid.add(server.name)
+            if turn:
+                turn.overloaded(overloaded.wait_s)
+            await self._check(server)
+            raise
+        except OddAnswerError:
+            tried.odd += 1
+            tried.avoid.add(server.name)
+            raise
+        except LateError as late:
+            raise LateError(f"{server.name}: {late}") from late
         except TransientError:
-            avoid.add(server.name)
+            tried.avoid.add(server.name)
             raise
+        if turn:
+            turn.answered()
+        self._understood = True
+        return answers
 
-    @asynccontextmanager
-    async def _slot(self, server: ServerAddress, request: GenerationRequest) -> AsyncIterator[None]:
-        if request.interactive:
-            yield
-            return
-        async with self._slots.setdefault(server.name, asyncio.Semaphore(self._concurrency)):
-            yield
+    async def _check(self, server: ServerAddress) -> None:
+        """Whether it lives.
+
+        Raises:
+            SilentError: it does not.
+        """
+        why = await self._signs.silence(server.name, server)
+        if why is not None:
+            raise SilentError(why)
+        self._suspects.discard(server.name)
+
+    def _failed(self, server: ServerAddress, tried: _Tried, error: Exception) -> None:
+        tried.avoid.add(server.name)
+        self._suspects.add(server.name)
+        self._line.limit(server.name).restart()
+        self._pool.failed(server.name, str(error))
+
+
+@dataclass(slots=True)
+class _Tried:
+    """What a request has met so far."""
+
+    avoid: set[str] = field(default_factory=set)
+    without_adapter: set[str] = field(default_factory=set)
+    odd: int = 0
+
+
+def _nothing() -> None:
+    pass
 
 
 class FixedServers:
     """A pool of servers that nobody watches: all are taken to be well and to have the adapters that were loaded here.
 
-    For runs without a daemon. A server that failed rests for a second.
+    For runs without a daemon. A server that failed rests for a second, and for longer each time that it fails again.
     """
 
     def __init__(self, client: VllmClient, servers: Sequence[ServerAddress]) -> None:
@@ -158,6 +217,7 @@ class FixedServers:
         self._servers = tuple(servers)
         self._running: Counter[str] = Counter()
         self._resting: dict[str, float] = {}
+        self._failures: Counter[str] = Counter()  # in a row
         self._loaded: set[tuple[str, str]] = set()  # server and adapter; each may have had the name before
 
     @asynccontextmanager
@@ -173,13 +233,20 @@ class FixedServers:
             ),
         )
         self._running[server.name] += 1
+        failures = self._failures[server.name]
         try:
             yield server
+            if self._failures[server.name] == failures:
+                self._failures[server.name] = 0
         finally:
             self._running[server.name] -= 1
 
     def failed(self, name: str, reason: str) -> None:
-        self._resting[name] = time.monotonic() + _REST_S
+        rests_until = self._resting.get(name, 0.0)
+        if time.monotonic() < rests_until:  # others that were with it at the same time
+            return
+        self._failures[name] += 1
+        self._resting[name] = time.monotonic() + min(_LONGEST_REST_S, _REST_S * 2.0 ** (self._failures[name] - 1))
 
     async def load_adapter(self, name: str, path: Path) -> None:
         adapter_directory.check_name(name)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import httpx
 
 from semievol.engines.server_address import ServerAddress
-from semievol.errors import AdapterError, DataError, TransientError
+from semievol.engines.wire_text import OddAnswerError, logprob, said, whole_text
+from semievol.errors import AdapterError, DataError, TooLongError, TransientError
 from semievol.types import Completion, GenerationRequest
 
 # Sample i is drawn with this seed plus i on the server, and the sum must stay within 64 bits.
@@ -26,6 +27,14 @@ _TOO_LONG = ("maximum context length", "max_model_len", "longer than the maximum
 
 class ServerDownError(TransientError):
     """The server refuses connections, breaks them, or fails by itself (5xx): another one may answer."""
+
+
+class OverloadedError(TransientError):
+    """The server has too much to do (429, 503); it may have said how long to wait, in seconds."""
+
+    def __init__(self, text: str, wait_s: float) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
 
 
 class NotServedError(AdapterError):
@@ -95,6 +104,8 @@ class VllmClient:
         Raises:
             DataError: the server refuses this prompt (too long, or against its chat template).
             NotServedError: the adapter is not loaded there.
+            OddAnswerError: what it answers is no answer.
+            OverloadedError: not now.
             ServerDownError: another server may answer.
             TransientError: no answer in time, or the server is not set up for such requests.
         """
@@ -104,30 +115,33 @@ class VllmClient:
             raise NotServedError(f"{server.name}: adapter {request.adapter} is not loaded")
         if response.status_code in (400, 422):
             await self._raise_refusal(server, request, _message(response), timeout_s)
+        if response.status_code in (429, 503):
+            text = f"{server.name}: HTTP {response.status_code}, {_message(response)}"
+            raise OverloadedError(text, asked_wait_s(response))
         _check(server, response)
         try:
             answers = _completions(response.json(), request)
-        except (ValueError, KeyError, TypeError) as error:
-            raise TransientError(f"{server.name}: an answer is not as vLLM writes it ({error!r})") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise OddAnswerError(f"{server.name}: an answer is not as vLLM writes it ({said(repr(error))})") from error
         for answer in answers:
             # It cuts max_tokens to what is left of its context without a word.
             if answer.finish_reason == "length" and len(answer.token_ids) < request.max_tokens:
-                raise DataError(
+                raise TooLongError(
                     f"the prompt is too long for {server.name}: its {answer.prompt_tokens} tokens leave room for "
                     f"{len(answer.token_ids)} of {request.max_tokens}; shorten it or show fewer neighbours"
                 )
         return answers
 
     async def _raise_refusal(
-        self, server: ServerAddress, request: GenerationRequest, said: str, timeout_s: float
+        self, server: ServerAddress, request: GenerationRequest, why: str, timeout_s: float
     ) -> None:
         """Tell a prompt that can never be answered from a server that answers no such request."""
-        if any(sign in said for sign in _TOO_LONG):
-            raise DataError(f"the prompt is too long for {server.name}: {said}")
+        if any(sign in why for sign in _TOO_LONG):
+            raise TooLongError(f"the prompt is too long for {server.name}: {why}")
         harmless = {**_chat_body(server, request), "messages": [{"role": "user", "content": "?"}]}
         if (await self._send(server, "POST", "/v1/chat/completions", harmless, timeout_s)).status_code == 200:
-            raise DataError(f"{server.name} refuses the prompt: {said}")
-        raise TransientError(f"{server.name} refuses every such request: {said}")
+            raise DataError(f"{server.name} refuses the prompt: {why}")
+        raise TransientError(f"{server.name} refuses every such request: {why}")
 
     async def _call(self, server: ServerAddress, method: str, path: str, body: Any, timeout_s: float) -> httpx.Response:
         return _check(server, await self._send(server, method, path, body, timeout_s))
@@ -137,6 +151,8 @@ class VllmClient:
             return await self._http.request(
                 method, server.base_url + path, json=body, headers=dict(server.headers), timeout=timeout_s
             )
+        except UnicodeEncodeError:
+            raise DataError("messages: a text holds half of a surrogate pair, which no encoding takes") from None
         except httpx.PoolTimeout as error:
             raise TransientError(f"{server.name}: no free connection within {timeout_s:.0f} s") from error
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
@@ -162,10 +178,18 @@ def _check(server: ServerAddress, response: httpx.Response) -> httpx.Response:
 def _message(response: httpx.Response) -> str:
     """What the server says in an error, shortened."""
     try:
-        said = response.json()["error"]["message"]
+        text = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        said = response.text
-    return " ".join(str(said).split())[:400] or "no reason given"
+        text = response.text
+    return said(text) or "no reason given"
+
+
+def asked_wait_s(response: httpx.Response) -> float:
+    """What `Retry-After` says, seconds; 0 where it says nothing or a date."""
+    try:
+        return max(0.0, float(response.headers.get("Retry-After", "0")))
+    except ValueError:
+        return 0.0
 
 
 def _chat_body(server: ServerAddress, request: GenerationRequest) -> dict[str, Any]:
@@ -204,9 +228,9 @@ def _completion(choice: Mapping[str, Any], adapter: str | None, prompt_tokens: i
     tokens = choice["logprobs"]["content"]
     finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
     return Completion(
-        text=choice["message"]["content"] or "",
+        text=whole_text(choice["message"]["content"]),
         token_ids=tuple(int(token["token"].removeprefix("token_id:")) for token in tokens),
-        logprobs=tuple(float(token["logprob"]) for token in tokens),
+        logprobs=tuple(logprob(token["logprob"]) for token in tokens),
         finish_reason=finish,
         adapter=adapter,
         prompt_tokens=prompt_tokens,

@@ -3,21 +3,23 @@
 Owns the two stages (candidate answers, self-justification where they differ) and the vote. Does not decide which
 answers mean the same (tasks.equality), nor what is trained on (selection). Invariants: every candidate answer counts
 in the agreement, parseable or not; an answer is one that a candidate gave; the same queries, seed and adapter give the
-same pseudo-labels however they are batched.
+same pseudo-labels however they are batched, and whatever becomes of the queries beside them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from semievol.config.method import Configuration, LabellingConfig
-from semievol.errors import ConfigError
+from semievol.engines.shared_calls import Gathered, SharedCalls, worked_off
+from semievol.errors import ConfigError, DataError
 from semievol.labelling import confidence
 from semievol.labelling.propagation import arrange, retrieve
-from semievol.protocols import ExampleIndex, Generator, Progress
+from semievol.labelling.shortening import Shown, asked
+from semievol.protocols import ExampleIndex, Generator
 from semievol.seeds import derive
 from semievol.tasks.equality import AnswerEquality, Same, clustered
 from semievol.tasks.task import Task
@@ -26,11 +28,18 @@ from semievol.types import (
     Completion,
     Example,
     GenerationRequest,
+    Late,
     Message,
     Neighbour,
     PseudoLabel,
     Query,
+    Refused,
+    Reply,
+    Unlabelled,
 )
+
+Told = Callable[[PseudoLabel | Unlabelled], None]
+"""Is told of a query that is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,7 @@ class CollaborativeLabeller:
         config: configurations, self-justification and batch size.
         seed: the run's seed.
         equality: which answers mean the same; None: what the task says by itself, without an embedder.
+        attempts: how often a request is asked that is late each time, before its query is left out.
 
     Raises:
         ConfigError: a configuration wants neighbours and there is no index, or the task wants an embedder.
@@ -69,73 +79,92 @@ class CollaborativeLabeller:
         seed: int,
         *,
         equality: AnswerEquality | None = None,
+        attempts: int = 2,
     ) -> None:
-        self._generator = generator
+        self._calls = SharedCalls(generator, attempts=attempts)
+        self._attempts = attempts
         self._index = index
         self._task = task
         self._config = config
         self._seed = seed
         self._equality = equality or AnswerEquality(task)
+        self._same = Gathered(self._among)
         self._tasks = [_variant(task, configuration) for configuration in config.configurations]
         self._most_neighbours = max(configuration.neighbours for configuration in config.configurations)
         if self._most_neighbours and index is None:
             raise ConfigError("labelling.configurations: neighbours above 0 need an example index")
 
     async def label(
-        self, queries: Sequence[Query], adapter: str | None, *, progress: Progress | None = None
-    ) -> list[PseudoLabel]:
-        """Label every query, in order; at most `batch_size` of them per call of the generator.
+        self, queries: Sequence[Query], adapter: str | None, *, told: Told | None = None
+    ) -> list[PseudoLabel | Unlabelled]:
+        """Label every query, in order; one that is late or refused stands for itself alone.
 
         Args:
-            queries: any number of them.
+            queries: any number of them; about `batch_size` are worked on at a time.
             adapter: a loaded adapter; None is the base model.
-            progress: called with the number of queries finished since the last call.
+            told: hears of each query as soon as it is finished.
 
         Raises:
             AdapterError: `adapter` is not loaded.
-            TransientError: generator, index or embedder did not answer; nothing is returned.
+            TransientError: generator, index or embedder did not answer; what was told stays true.
         """
-        labels: list[PseudoLabel] = []
-        for start in range(0, len(queries), self._config.batch_size):
-            batch = queries[start : start + self._config.batch_size]
-            labels += await self._label_batch(batch, adapter)
-            if progress is not None:
-                progress(len(batch))
-        return labels
+        finished: list[PseudoLabel | Unlabelled | None] = [None] * len(queries)
 
-    async def _label_batch(self, queries: Sequence[Query], adapter: str | None) -> list[PseudoLabel]:
-        answers = await self._clustered(await self._answer(queries, adapter))
-        picks = await self._justify(answers, adapter)
-        picked = await self._picked(answers, picks)
-        return [
-            self._conclude(each, pick, answer, adapter)
-            for each, pick, answer in zip(answers, picks, picked, strict=True)
-        ]
+        async def one(place: int, neighbours: list[Neighbour]) -> None:
+            try:
+                outcome = await self._label_one(queries[place], neighbours, adapter)
+            except DataError as error:
+                outcome = Unlabelled(queries[place], str(error))
+            finished[place] = outcome
+            if told is not None:
+                told(outcome)
+
+        async def start(places: Sequence[int]) -> list[Coroutine[Any, Any, None]]:
+            own = [queries[place] for place in places]
+            found = await asyncio.to_thread(retrieve, self._index, own, self._most_neighbours)
+            return [one(place, neighbours) for place, neighbours in zip(places, found, strict=True)]
+
+        await worked_off(range(len(queries)), self._config.batch_size, start)
+        return [outcome for outcome in finished if outcome is not None]
+
+    async def _label_one(
+        self, query: Query, neighbours: list[Neighbour], adapter: str | None
+    ) -> PseudoLabel | Unlabelled:
+        found = await asked(self._views(query, neighbours, adapter), self._calls.ask)
+        if (why := self._left_out(query, [each.reply for each in found])) is not None:
+            return why
+        shown = {example.id for each in found for example in each.examples}
+        kept = [each for each in neighbours if each.example.id in shown]
+        answers = self._collect(query, kept, [each.request for each in found], [_answer(each.reply) for each in found])
+        try:
+            if not self._task.exact:
+                answers = await self._clustered(answers)
+            pick = await self._justify(answers, adapter)
+            if isinstance(pick, Unlabelled):
+                return pick
+            picked = await self._picked(answers, pick)
+        except Exception:
+            # Answers are paid for: the next attempt takes them over.
+            self._calls.keep([each.request for each in found], [each.reply for each in found])
+            raise
+        return self._conclude(answers, pick, picked, adapter)
 
     # --- stage one: candidate answers ------------------------------------------------------------------------------
 
-    async def _answer(self, queries: Sequence[Query], adapter: str | None) -> list[_Answers]:
-        """All candidate answers of all queries, from one call: identical prompts share their prefill there."""
-        neighbours = await asyncio.to_thread(retrieve, self._index, queries, self._most_neighbours)
-        by_query = [self._requests(query, found, adapter) for query, found in zip(queries, neighbours, strict=True)]
-        completions = iter(await self._generator.generate([request for own in by_query for request in own]))
-        return [
-            self._collect(query, found, own, list(itertools.islice(completions, len(own))))
-            for query, found, own in zip(queries, neighbours, by_query, strict=True)
-        ]
-
-    def _requests(self, query: Query, neighbours: Sequence[Neighbour], adapter: str | None) -> list[GenerationRequest]:
+    def _views(self, query: Query, neighbours: Sequence[Neighbour], adapter: str | None) -> list[Shown]:
         """One per configuration; those that show the same examples in the same words share one prompt."""
         prompts: dict[tuple[int, tuple[str, ...]], tuple[Message, ...]] = {}
-        requests = []
-        for configuration, task in zip(self._config.configurations, self._tasks, strict=True):
-            shown = self._arranged(neighbours, configuration, query)
+
+        def prompt(task: Task, shown: Sequence[Example]) -> tuple[Message, ...]:
             form = (id(task), tuple([example.id for example in shown]))
             if form not in prompts:
                 prompts[form] = task.prompt(query, shown)
-            requests.append(
-                GenerationRequest(
-                    messages=prompts[form],
+            return prompts[form]
+
+        def view(configuration: Configuration, task: Task) -> Shown:
+            def make(shown: Sequence[Example]) -> GenerationRequest:
+                return GenerationRequest(
+                    messages=prompt(task, shown),
                     adapter=_adapter(configuration, adapter),
                     samples=configuration.samples,
                     temperature=configuration.temperature,
@@ -144,8 +173,10 @@ class CollaborativeLabeller:
                     choices=self._choices(query),
                     model=configuration.model,
                 )
-            )
-        return requests
+
+            return Shown(tuple(self._arranged(neighbours, configuration, query)), make)
+
+        return [view(*each) for each in zip(self._config.configurations, self._tasks, strict=True)]
 
     def _sampling_seed(self, configuration: Configuration, query: Query) -> int:
         if configuration.seed is None:
@@ -183,54 +214,64 @@ class CollaborativeLabeller:
         generated = sum(len(completion.token_ids) for samples in completions for completion in samples)
         return _Answers(query, neighbours, candidates, ranking(candidates), sum(prefills.values()), generated)
 
-    async def _clustered(self, answers: list[_Answers]) -> list[_Answers]:
+    async def _clustered(self, answers: _Answers) -> _Answers:
         """Candidates that mean the same get one answer."""
-        if self._task.exact:
-            return answers
-        same = await self._equality.among_async(each.answer for own in answers for each in own.candidates)
-        named = [clustered(own.candidates, same) for own in answers]
-        return [
-            replace(own, candidates=candidates, ranked=ranking(candidates))
-            for own, candidates in zip(answers, named, strict=True)
-        ]
+        same = await self._same([each.answer for each in answers.candidates])
+        candidates = clustered(answers.candidates, same)
+        return replace(answers, candidates=candidates, ranked=ranking(candidates))
+
+    async def _among(self, groups: Sequence[Sequence[str | None]]) -> list[Same]:
+        """Which answers mean the same, of several queries at a time: their texts are embedded together."""
+        same = await self._equality.among_async(answer for group in groups for answer in group)
+        return [same] * len(groups)
+
+    def _left_out(self, query: Query, replies: Sequence[Reply]) -> Unlabelled | None:
+        """Why a query cannot be labelled; a refusal is final, so it goes before what is late."""
+        for reply in replies:
+            if isinstance(reply, Refused):
+                return Unlabelled(query, reply.reason)
+        late = next((reply for reply in replies if isinstance(reply, Late)), None)
+        return None if late is None else self._late(query, late)
+
+    def _late(self, query: Query, late: Late) -> Unlabelled:
+        return Unlabelled(query, f"late {self._attempts} times: {late.reason}", late=True)
 
     # --- stage two: self-justification -----------------------------------------------------------------------------
 
-    async def _justify(self, answers: Sequence[_Answers], adapter: str | None) -> list[Completion | None]:
-        """Where candidates differ, the model's own pick (one greedy answer each, from one call); else None."""
-        picks: list[Completion | None] = [None] * len(answers)
-        if not self._config.justify:
-            return picks
-        differing = [position for position, each in enumerate(answers) if len(each.ranked) > 1]
-        if not differing:
-            return picks
-        requests = [self._justify_request(answers[position], adapter) for position in differing]
-        for position, completions in zip(differing, await self._generator.generate(requests), strict=True):
-            picks[position] = completions[0]
-        return picks
+    async def _justify(self, answers: _Answers, adapter: str | None) -> Completion | Unlabelled | None:
+        """Where candidates differ, the model's own pick (one greedy answer); None where there is nothing to pick.
 
-    def _justify_request(self, answers: _Answers, adapter: str | None) -> GenerationRequest:
+        Also where the question that lists the candidates is refused: then the vote decides.
+        """
+        if not self._config.justify or len(answers.ranked) < 2:
+            return None
+        (found,) = await asked([self._justification(answers, adapter)], self._calls.ask)
+        if isinstance(found.reply, Late):
+            return self._late(answers.query, found.reply)
+        return found.reply[0] if isinstance(found.reply, list) else None
+
+    def _justification(self, answers: _Answers, adapter: str | None) -> Shown:
         """As the first configuration asks, of the adapter that labels: it is the one that the pick is put down to."""
-        shown = self._arranged(answers.neighbours, self._config.configurations[0], answers.query)
-        return GenerationRequest(
-            messages=self._tasks[0].justify_prompt(answers.query, shown, answers.ranked),
-            adapter=adapter,
-            max_tokens=self._task.config.max_answer_tokens,
-            seed=derive(self._seed, "justify", answers.query.id),
-            choices=self._choices(answers.query),
-        )
 
-    async def _picked(self, answers: Sequence[_Answers], picks: Sequence[Completion | None]) -> list[str | None]:
-        """The candidate answers that the picks name; None where there is no pick, or it names none of them."""
-        parsed = [
-            None if pick is None else self._task.parse(pick.text, each.query, truncated=pick.finish_reason == "length")
-            for each, pick in zip(answers, picks, strict=True)
-        ]
-        if not any(parsed):
-            return parsed
-        differing = [each for each, said in zip(answers, parsed, strict=True) if said is not None]
-        same = await self._equality.among_async([*parsed, *(answer for each in differing for answer in each.ranked)])
-        return [_named(said, each.ranked, same) for each, said in zip(answers, parsed, strict=True)]
+        def make(shown: Sequence[Example]) -> GenerationRequest:
+            return GenerationRequest(
+                messages=self._tasks[0].justify_prompt(answers.query, shown, answers.ranked),
+                adapter=adapter,
+                max_tokens=self._task.config.max_answer_tokens,
+                seed=derive(self._seed, "justify", answers.query.id),
+                choices=self._choices(answers.query),
+            )
+
+        return Shown(tuple(self._arranged(answers.neighbours, self._config.configurations[0], answers.query)), make)
+
+    async def _picked(self, answers: _Answers, pick: Completion | None) -> str | None:
+        """The candidate answer that the pick names; None where there is no pick, or it names none of them."""
+        if pick is None:
+            return None
+        said = self._task.parse(pick.text, answers.query, truncated=pick.finish_reason == "length")
+        if said is None or said in answers.ranked or self._task.exact:
+            return said if said in answers.ranked else None
+        return _named(said, answers.ranked, await self._same([said, *answers.ranked]))
 
     # --- conclusion ------------------------------------------------------------------------------------------------
 
@@ -257,6 +298,11 @@ class CollaborativeLabeller:
             prompt_tokens=answers.prompt_tokens + (pick.prompt_tokens if pick else 0),
             generated_tokens=answers.generated_tokens + (len(pick.token_ids) if pick else 0),
         )
+
+
+def _answer(reply: Reply) -> list[Completion]:
+    assert isinstance(reply, list)
+    return reply
 
 
 def _named(said: str | None, ranked: Sequence[str], same: Same) -> str | None:

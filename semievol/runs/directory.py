@@ -4,6 +4,7 @@
     RUN/adapters/NAME/                 adapter versions (see adapter_directory)
     RUN/round-0002/pseudo_labels.jsonl every pseudo-label, with `selected` or the reason why not
     RUN/round-0002/pseudo_labels.partial.jsonl  those that there are, while others are being made
+    RUN/round-0002/left_out.jsonl      the queries that got none, with the reason; only where there are any
     RUN/round-0002/snapshot/           job.json and rows.jsonl: all that the trainer reads
     RUN/round-0002/outcomes.jsonl      what incumbent and candidate answered to the holdout
     RUN/round-0002/round.json          the result; written last
@@ -30,7 +31,7 @@ from semievol.examples.files import read_pseudo_labels, write_jsonl
 from semievol.examples.records import example_to_json, pseudo_label_to_json, query_to_json
 from semievol.labelling.selection import Selection
 from semievol.proof.gate import GateResult, SliceResult
-from semievol.types import Example, Outcome, PseudoLabel, Query
+from semievol.types import Example, Outcome, PseudoLabel, Query, Unlabelled
 
 Kind = Literal["warm", "evolve"]
 
@@ -118,6 +119,19 @@ class RoundDirectory:
         text = "".join(json.dumps(pseudo_label_to_json(label), ensure_ascii=False) + "\n" for label in labels)
         with self._unselected.open("a", encoding="utf-8") as file:
             file.write(text)
+
+    def write_left_out(self, left_out: Sequence[Unlabelled]) -> None:
+        """Queries that got no pseudo-label, each with its reason; no file where there is none."""
+        path = self.path / "left_out.jsonl"
+        if left_out:
+            write_jsonl(path, map(left_out_row, left_out))
+        else:
+            path.unlink(missing_ok=True)
+
+    def left_out(self) -> dict[str, str]:
+        """The reasons by query id."""
+        path = self.path / "left_out.jsonl"
+        return {str(row["id"]): str(row["reason"]) for row in _rows(path, "reason")} if path.exists() else {}
 
     def partial_pseudo_labels(self, adapter: str | None) -> dict[str, PseudoLabel]:
         """What an interrupted attempt had labelled with `adapter`, by id; a line that was cut off is cut away."""
@@ -267,6 +281,11 @@ def labelled_rows(labels: Sequence[PseudoLabel], selection: Selection) -> list[d
             row["reason"] = selection.rejected[label.query.id]
         rows.append(row)
     return rows
+
+
+def left_out_row(outcome: Unlabelled) -> dict[str, Any]:
+    """A query without a pseudo-label as a JSON row."""
+    return {"id": outcome.query.id, "reason": outcome.reason, "late": outcome.late}
 
 
 def outcome_row(outcome: Outcome, **extra: str) -> dict[str, Any]:

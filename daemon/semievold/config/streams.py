@@ -154,7 +154,11 @@ class IntakeSettings(Section):
     batch_size: int = Field(default=32, gt=0)
     """Records polled and labelled together; one batch is one transaction."""
     max_in_flight_batches: int = Field(default=2, ge=1)
-    """Batches worked on at a time: while one is written, the next is answered. Bounds memory."""
+    """Records worked on at a time, in batches: while some are written, the next are answered. Bounds memory."""
+    late_attempts: int = Field(default=3, ge=1)
+    """How often a query is asked whose answer does not come within twice generation.timeout_s each time, though the
+    server lives. Then it is dead-lettered as `answer_late`; until then it delays itself alone, and the commit of its
+    partition."""
     poll_timeout_s: float = Field(default=0.5, gt=0)
     """How long one poll waits for records, seconds; also how soon a stop is noticed."""
     commit_interval_s: float = Field(default=0.5, ge=0)

@@ -1,7 +1,7 @@
 """What happens to one batch of query records: parse, recognise, label, store, publish.
 
 Owns the order of these steps, which makes at-least-once delivery safe, and their retries. Does not own polling and
-offsets (`semievold.intake.role`). When `work` returns, every record of the batch may be committed.
+offsets (`semievold.intake.role`), which are told of each record that is finished: a late one delays itself alone.
 Invariant: nothing is published that is not stored, and a query's content is labelled once: a redelivery is skipped,
 another content under a used id is dead-lettered.
 """
@@ -9,15 +9,16 @@ another content under a used id is dead-lettered.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
-from semievol.errors import AdapterError, DataError, TransientError
-from semievol.types import PseudoLabel, Query
+from semievol.errors import AdapterError, TransientError
+from semievol.types import PseudoLabel, Query, Unlabelled
 from semievold.config.streams import RetrySettings, StreamSettings
 from semievold.errors import PoisonRecord, Reason
 from semievold.intake.messages import RecordParser, dead_letter, prediction_record
@@ -25,23 +26,30 @@ from semievold.retry import Health, until_answered
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, content_hash
 from semievold.streams.protocol import StreamProducer, StreamRecord
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 REPUBLISHED_AT_ONCE = 500
+_TOGETHER_S = 0.05
 
 Bind = Callable[[], AbstractAsyncContextManager[str | None]]
 """Holds the serving adapter for the time of one call: `async with bind() as adapter` (None: the base model)."""
 
 
+Told = Callable[[PseudoLabel | Unlabelled], None]
+Done = Callable[[Sequence[StreamRecord]], None]
+"""Is told of records whose effects are durable: their offsets may be committed."""
+
+
 class Labeller(Protocol):
     """Answers queries and says how sure it is (see semievol.labelling.collaboration)."""
 
-    async def label(self, queries: Sequence[Query], adapter: str | None) -> list[PseudoLabel]:
-        """One pseudo-label per query, in order.
+    async def label(self, queries: Sequence[Query], adapter: str | None, *, told: Told) -> object:
+        """Tell of each query as soon as it has its pseudo-label, or will get none.
 
         Raises:
-            DataError: one of the queries can never be answered (its prompt is too long).
-            TransientError, AdapterError: not now; nothing is wrong with the queries.
+            TransientError, AdapterError: not now; nothing is wrong with the queries that it has not told of.
         """
         ...
 
@@ -76,6 +84,11 @@ class _Asked(NamedTuple):
     record: StreamRecord
     query: Query
     content: str  # hash
+
+
+class _Outcome(NamedTuple):
+    asked: _Asked
+    outcome: PseudoLabel | Unlabelled
 
 
 class _Answered(NamedTuple):
@@ -118,23 +131,23 @@ class QueryBatches:
         self._unmarked: list[str] = []  # published, and the store does not know it yet
         self.counters = IntakeCounters()
 
-    async def work(self, records: Sequence[StreamRecord], stop: asyncio.Event) -> None:
+    async def work(self, records: Sequence[StreamRecord], stop: asyncio.Event, done: Done) -> None:
         """Bring every record to its end: a published pseudo-label, a recognised redelivery, or a dead letter.
 
         Raises:
-            Stopped: `stop` was set while a component did not answer; the batch is to be delivered again.
+            Stopped: `stop` was set while a component did not answer; what is not done is to be delivered again.
         """
         asked, refused = self._parsed(records)
         if asked:
             asked, used = await self._sifted(asked, stop)
             refused += used
-        if asked:
-            answered, unanswerable = await self._labelled(asked, stop)
-            refused += unanswerable
-            stored, used = await self._stored(answered, stop)
-            refused += used
-            await self._publish(stored, stop)
         await self._refuse(refused, stop)
+        waiting = {id(item.record) for item in asked}
+        done([record for record in records if id(record) not in waiting])
+        async with aclosing(self._outcomes(asked, stop)) as outcomes:
+            async for some in outcomes:
+                await self._settle(some, stop)
+                done([outcome.asked.record for outcome in some])
         self.counters.batches += 1
         self.counters.last_batch_at = time.time()
 
@@ -197,24 +210,56 @@ class QueryBatches:
                 refused.append(_used_id(item))
         return fresh, refused
 
-    async def _labelled(self, asked: Sequence[_Asked], stop: asyncio.Event) -> tuple[list[_Answered], list[_Refused]]:
-        """The labels, and the queries that can never be answered; halving finds those without failing the others."""
-        queries = [item.query for item in asked]
-
-        async def attempt() -> list[PseudoLabel]:
-            async with self._bind() as adapter:
-                return await self._labeller.label(queries, adapter)
-
+    async def _outcomes(self, asked: Sequence[_Asked], stop: asyncio.Event) -> AsyncGenerator[list[_Outcome]]:
+        """What became of the queries, as it becomes known; outcomes that are near in time come together."""
+        if not asked:
+            return
+        known: asyncio.Queue[_Outcome | None] = asyncio.Queue()
+        labelling = asyncio.create_task(self._label(asked, known, stop))
+        labelling.add_done_callback(lambda _: known.put_nowait(None))
         try:
-            labels = await self._answer("labeller", attempt, stop, retry_on=(TransientError, AdapterError))
-        except DataError as error:
-            if len(asked) == 1:
-                return [], [_Refused(asked[0].record, PoisonRecord(Reason.LABELLING_REFUSED, str(error)))]
-            middle = len(asked) // 2
-            left = await self._labelled(asked[:middle], stop)
-            right = await self._labelled(asked[middle:], stop)
-            return left[0] + right[0], left[1] + right[1]
-        return [_Answered(item, label) for item, label in zip(asked, labels, strict=True)], []
+            ended = False
+            while not ended:
+                some = [await known.get()]
+                if some[0] is not None and not labelling.done():  # one transaction for what comes at about this time
+                    await asyncio.wait({labelling}, timeout=_TOGETHER_S)
+                while not known.empty():
+                    some.append(known.get_nowait())
+                ended = None in some
+                if outcomes := [outcome for outcome in some if outcome is not None]:
+                    yield outcomes
+            await labelling
+        finally:
+            labelling.cancel()
+            await asyncio.gather(labelling, return_exceptions=True)
+
+    async def _label(self, asked: Sequence[_Asked], known: asyncio.Queue[_Outcome | None], stop: asyncio.Event) -> None:
+        """Until each query has its outcome; only those that have none yet are asked again."""
+        left = {item.query.id: item for item in asked}
+
+        def told(outcome: PseudoLabel | Unlabelled) -> None:
+            known.put_nowait(_Outcome(left.pop(outcome.query.id), outcome))
+
+        async def attempt() -> None:
+            async with self._bind() as adapter:
+                await self._labeller.label([item.query for item in left.values()], adapter, told=told)
+
+        await self._answer("labeller", attempt, stop, retry_on=(TransientError, AdapterError))
+
+    async def _settle(self, outcomes: Sequence[_Outcome], stop: asyncio.Event) -> None:
+        """Make them durable: store and publish the labels, dead-letter the queries that will get none."""
+        answered = [_Answered(each.asked, each.outcome) for each in outcomes if isinstance(each.outcome, PseudoLabel)]
+        refused = []
+        for asked, outcome in outcomes:
+            if isinstance(outcome, Unlabelled):
+                logger.warning("query %s is left out: %s", outcome.query.id, outcome.reason)
+                reason = Reason.ANSWER_LATE if outcome.late else Reason.LABELLING_REFUSED
+                refused.append(_Refused(asked.record, PoisonRecord(reason, outcome.reason)))
+        if answered:
+            stored, used = await self._stored(answered, stop)
+            refused += used
+            await self._publish(stored, stop)
+        await self._refuse(refused, stop)
 
     async def _stored(
         self, answered: Sequence[_Answered], stop: asyncio.Event

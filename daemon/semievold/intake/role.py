@@ -54,6 +54,7 @@ class Intake:
         self._ready = ready
         self._tracker = OffsetTracker()
         self._running: set[asyncio.Task[None]] = set()
+        self._finished = asyncio.Event()  # some record, or batch, since the last step
         self._next_commit = self._next_lag = 0.0
         self._next_republish = time.monotonic() + settings.republish_interval_s
 
@@ -89,14 +90,24 @@ class Intake:
         self._raise_failures()
         timeout_s = self._settings.poll_timeout_s
         held = self._ready is not None and not self._ready.is_set()
-        room = not held and len(self._running) < self._settings.max_in_flight_batches
-        await self._poll(self._settings.batch_size if room else 0, stop)
+        self._finished.clear()
+        room = 0 if held else self._room()
+        await self._poll(room, stop)
         await self._commit()
         await self._housekeep(stop)
         if held:
             await set_within(stop, min(timeout_s, 0.1))
         elif not room and self._running:
-            await asyncio.wait(self._running, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            await set_within(self._finished, timeout_s)
+
+    def _room(self) -> int:
+        """Records that may be read now: by records, for a late one must not hold the places of a whole batch.
+
+        At least half a batch at a time, or nothing: what is answered together costs less.
+        """
+        size = self._settings.batch_size
+        room = min(size, self._settings.max_in_flight_batches * size - self._tracker.in_flight)
+        return room if room >= max(1, size // 2) else 0
 
     async def _poll(self, max_records: int, stop: asyncio.Event) -> None:
         counters, settings = self.counters, self._settings
@@ -118,12 +129,17 @@ class Intake:
 
     async def _work(self, records: list[StreamRecord], stop: asyncio.Event) -> None:
         try:
-            await self._batches.work(records, stop)
+            await self._batches.work(records, stop, self._done)
         except Stopped:
-            return
+            pass
+        finally:
+            self._finished.set()
+
+    def _done(self, records: Sequence[StreamRecord]) -> None:
         for record in records:
             self._tracker.done(record.partition, record.offset)
         self.counters.in_flight = self._tracker.in_flight
+        self._finished.set()
 
     def _raise_failures(self) -> None:
         for task in [task for task in self._running if task.done()]:

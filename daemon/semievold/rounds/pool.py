@@ -7,6 +7,7 @@ Not what is trained on (`semievold.rounds.snapshot`). Invariant: every pseudo-la
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +16,17 @@ from semievol.examples.embedding.remembered import RememberedVectors
 from semievol.labelling.consensus import heard
 from semievol.labelling.selection import Scored, scored, select
 from semievol.protocols import Embedder
-from semievol.types import Example, PseudoLabel, Query
+from semievol.types import Example, PseudoLabel, Query, Unlabelled
 from semievold.config.daemon import DaemonConfig
 from semievold.store.pseudo_labels import PoolRow
 from semievold.store.rounds import Membership
 from semievold.store.stores import Stores
 
+log = logging.getLogger(__name__)
+
 EMBEDDED_AT_ONCE = 256
 
-Label = Callable[[Sequence[Query], str | None], Awaitable[list[PseudoLabel]]]
+Label = Callable[[Sequence[Query], str | None], Awaitable[list[PseudoLabel | Unlabelled]]]
 Say = Callable[[dict[str, Any]], None]
 """Is told in numbers how far a step is."""
 
@@ -43,7 +46,10 @@ class RoundPool:
         self.vectors = RememberedVectors(embedder)
 
     async def refresh(self, incumbent: str | None, say: Say) -> None:
-        """Label the pool again where an older adapter had: pseudo-labels must not outlive the model they came from."""
+        """Label the pool again where an older adapter had: pseudo-labels must not outlive the model they came from.
+
+        One that cannot be made again keeps its answer, and is named: it does not hold up the round.
+        """
         labels = self._stores.pseudo_labels
         pool = await self._rows()
         stale = [row.id for row in pool if row.adapter != incumbent]
@@ -55,7 +61,11 @@ class RoundPool:
         for start in range(0, len(stale), size):
             say({"relabelled": start, "to_relabel": len(stale)})
             old = await asyncio.to_thread(labels.load, stale[start : start + size])
-            new = await self._label([label.query for label in old], incumbent)
+            outcomes = await self._label([label.query for label in old], incumbent)
+            for outcome in outcomes:
+                if isinstance(outcome, Unlabelled):
+                    log.warning("query %s keeps its pseudo-label: %s", outcome.query.id, outcome.reason)
+            new = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
             await asyncio.to_thread(labels.replace, new)
 
     async def embed(self, say: Say) -> None:

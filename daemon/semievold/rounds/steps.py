@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from semievol import adapter_directory
+from semievol.engines.remembered import RememberedAnswers
 from semievol.errors import AdapterError, ConfigError, DataError, TransientError
-from semievol.proof.evaluation import Evaluation, evaluate, summarise
+from semievol.proof.evaluation import Evaluation, evaluate, paired, summarise
 from semievol.proof.gate import GateResult, decide
 from semievol.protocols import Embedder, ExampleIndex, Generator
 from semievol.tasks.equality import AnswerEquality
@@ -73,6 +74,8 @@ class RoundEngine:
         self._rounds = tools.stores.rounds
         self.place = place
         self.progress: dict[str, Any] = {}
+        # An evaluation that is cut short by a component goes on where it was; names of adapters are never used again.
+        self._answers = RememberedAnswers(tools.generator)
         self._pool = RoundPool(config, tools.stores, tools.embedder, tools.label)
         self._steps: Mapping[RoundState, Callable[[Round], Awaitable[Round]]] = {
             RoundState.PLANNED: self._snapshot,
@@ -196,7 +199,9 @@ class RoundEngine:
         known = await self._known_outcomes(round_.incumbent)
         incumbent = await self._evaluation(round_.incumbent, holdout, known)
         candidate = await self._evaluation(round_.adapter, holdout, {})
+        incumbent, candidate = paired(incumbent, candidate)
         result = decide(incumbent.outcomes, candidate.outcomes, self._config.gate)
+        self._answers.forget()
         evidence = _evaluation_json(result, incumbent, candidate)
         outcomes = {"incumbent": incumbent.outcomes, "candidate": candidate.outcomes}
         if result.decision == "promote":
@@ -219,9 +224,10 @@ class RoundEngine:
         """Ask what is not known yet; answers are greedy, so that asking again would give the same."""
         tools = self._tools
         unknown = [example for example in holdout if example.id not in known]
-        asked = await evaluate(tools.generator, tools.task, unknown, adapter, equality=tools.equality)
+        asked = await evaluate(self._answers, tools.task, unknown, adapter, equality=tools.equality)
         outcomes = {**known, **{outcome.id: outcome for outcome in asked.outcomes}}
-        return summarise(adapter, [replace(outcomes[e.id], category=e.query.category) for e in holdout])
+        found = [replace(outcomes[e.id], category=e.query.category) for e in holdout if e.id in outcomes]
+        return replace(summarise(adapter, found), left_out=asked.left_out)
 
     async def _known_outcomes(self, adapter: str | None) -> dict[str, Outcome]:
         """What the incumbent answered when it was the candidate, to the examples that are still the same."""
@@ -310,4 +316,5 @@ def _evaluation_json(result: GateResult, incumbent: Evaluation, candidate: Evalu
         "incumbent_entropy": incumbent.mean_entropy,
         "candidate_entropy": candidate.mean_entropy,
         "holdout": len(candidate.outcomes),
+        "left_out": dict(candidate.left_out),
     }

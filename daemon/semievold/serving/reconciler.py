@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from semievol import adapter_directory
+from semievol.engines.patience import TIMES
 from semievol.engines.vllm_client import VllmClient
 from semievol.errors import AdapterError, DataError
 from semievol.types import Completion, GenerationRequest, Message
@@ -57,7 +58,7 @@ class ReplicaReconciler:
         self._directory = adapters_directory.resolve()
         self._path = PurePosixPath(adapters_path or str(self._directory))
         self._max_adapters = max_adapters
-        self._timeout_s = timeout_s
+        self._longest_s = TIMES * timeout_s  # as patience has it: a slow replica is warmed up and proved, too
         self.loads = loads
         self._one_at_a_time = asyncio.Lock()
 
@@ -84,7 +85,7 @@ class ReplicaReconciler:
             TransientError: it stopped answering meanwhile.
         """
         if not replica.warm:
-            await self._client.complete(replica.address, _WARM_UP, self._timeout_s)
+            await self._client.complete(replica.address, _WARM_UP, self._longest_s)
             replica.warm = True
         if self.loads():
             await self._unload_unwanted(replica, protected | {adapter.name for adapter in wanted})
@@ -144,7 +145,7 @@ class ReplicaReconciler:
     async def _ask_fingerprint(self, replica: Replica, adapter: HeldAdapter, incumbent: str | None) -> Attestation:
         async def ask(name: str | None) -> list[Completion]:
             requests = [entry.request(name) for entry in adapter.fingerprint]
-            answers = (self._client.complete(replica.address, request, self._timeout_s) for request in requests)
+            answers = (self._client.complete(replica.address, request, self._longest_s) for request in requests)
             return [samples[0] for samples in await asyncio.gather(*answers)]
 
         # vLLM's CPU build answers wrongly under the base model's name while adapters' requests share its batch: it is

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from semievol.config.method import Configuration, GateConfig, LabellingConfig, MethodConfig, ModelConfig, TaskConfig
-from semievol.errors import ConfigError, DataError
+from semievol.errors import ConfigError, DataError, TransientError
 from semievol.protocols import ExampleIndex, Progress
 from semievol.recipe import Run, evolve, run_round
 from semievol.runs.directory import RunDirectory
@@ -195,7 +195,7 @@ def cut_off(path: Path) -> int:
     return text.count("\n")
 
 
-async def test_a_run_killed_while_it_labels_goes_on_after_the_last_whole_batch(tmp_path: Path) -> None:
+async def test_a_run_that_ends_while_it_labels_goes_on_after_the_last_whole_answer(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"labelling": CONFIG.labelling.model_copy(update={"batch_size": 4})})
     undisturbed = await evolve(World().run(tmp_path / "whole", config), 1)
     world = World()
@@ -203,19 +203,19 @@ async def test_a_run_killed_while_it_labels_goes_on_after_the_last_whole_batch(t
 
     def dying(request: GenerationRequest) -> list[tuple[str, float]]:
         if request.messages[-1].content == "query 6":
-            raise KeyboardInterrupt
+            raise TransientError("the engine is gone")
         return answer(request)
 
     world.generator.script = dying
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TransientError):
         await evolve(world.run(tmp_path / "run", config), 1)
     partial = tmp_path / "run" / "round-0002" / "pseudo_labels.partial.jsonl"
-    assert cut_off(partial) == 4
+    assert cut_off(partial) == 6
     world.generator.script = answer
     calls = len(world.generator.calls)
     results = await evolve(world.run(tmp_path / "run", config), 1)
     asked = [r.messages[-1].content for call in world.generator.calls[calls:] for r in call]
-    assert [text for text in asked if text.startswith("query")] == [f"query {i}" for i in range(4, 10)]
+    assert [text for text in asked if text.startswith("query")] == [f"query {i}" for i in range(6, 10)]
     assert [result.gate for result in results] == [result.gate for result in undisturbed]
     files = [tmp_path / name / "round-0002" / "pseudo_labels.jsonl" for name in ("run", "whole")]
     assert files[0].read_text() == files[1].read_text()

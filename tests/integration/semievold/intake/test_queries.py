@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from semievol.errors import AdapterError, DataError, TransientError
-from semievol.types import Query
+from semievol.errors import AdapterError, TransientError
+from semievol.types import Query, Unlabelled
 from semievold.errors import TransientStoreError, TransientStreamError
 from semievold.intake.role import Intake
 from semievold.store.pseudo_labels import NewLabel
 from semievold.streams.protocol import OutgoingRecord, StreamConsumer, StreamRecord
-from tests.stream_world import RuleLabeller, World, run_until, until
+from tests.stream_world import RuleLabeller, World, pseudo_label, run_until, until
 
 
 @pytest.fixture
@@ -116,18 +116,92 @@ async def test_duplicates_in_two_batches_in_flight_are_stored_and_published_once
 
 
 async def test_a_query_that_cannot_be_answered_does_not_take_its_batch_with_it(world: World) -> None:
-    def refuse(queries: Sequence[Query]) -> None:
-        if bad := [query.id for query in queries if query.id.startswith("bad")]:
-            raise DataError(f"{bad[0]}: the prompt has 9000 tokens, more than the model's 512")
+    def refused(query: Query) -> Unlabelled | None:
+        return Unlabelled(query, "the prompt has 9000 tokens") if query.id.startswith("bad") else None
 
     await world.ask("q1", "bad1", "q2", "q3", "q4", "bad2", "q5", "q6")
-    intake = world.intake(RuleLabeller(refuse), batch_size=8)
+    labeller = RuleLabeller(left_out=refused)
+    intake = world.intake(labeller, batch_size=8)
     await run_until(intake, done(intake, 8))
+    assert len(labeller.calls) == 1  # nobody is asked anew for it
     assert sorted(str(p["id"]) for p in await world.predictions()) == ["q1", "q2", "q3", "q4", "q5", "q6"]
     assert sorted(await world.dead_letters()) == [("labelling_refused", "1"), ("labelling_refused", "5")]
     letters = await world.read(world.topics.dead_letter)
     assert "9000 tokens" in letters[0].headers["detail"]
     assert world.committed("intake", "semievol.queries") == 8
+
+
+class OneByOne(RuleLabeller):
+    """Tells of each query at once, but of those in `slow` when their event is set; `breaks` after so many."""
+
+    def __init__(self, slow: Mapping[str, asyncio.Event], breaks: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.slow = slow
+        self.breaks = list(breaks)
+
+    async def label(self, queries: Sequence[Query], adapter: str | None, *, told: Any) -> None:
+        self.calls.append(tuple(query.id for query in queries))
+        quick = [query for query in queries if query.id not in self.slow]
+        if self.breaks:
+            quick = quick[: self.breaks.pop(0)]
+            for query in quick:
+                told(pseudo_label(query, adapter))
+            raise TransientError("engine away")
+        for query in quick:
+            told(pseudo_label(query, adapter))
+        for query in queries:
+            if query.id in self.slow:
+                await self.slow[query.id].wait()
+                told(pseudo_label(query, adapter))
+
+
+async def test_a_slow_query_delays_itself_alone_and_the_commit_behind_it(world: World) -> None:
+    gate = asyncio.Event()
+    await world.ask(*(f"q{n}" for n in range(20)))
+    intake = world.intake(OneByOne({"q1": gate}))
+    stop = asyncio.Event()
+    task = asyncio.create_task(intake.run(stop))
+    await until(lambda: intake.counters.in_flight == 1 and intake.counters.labelled == 19)
+    assert (world.committed("intake", "semievol.queries"), intake.counters.published) == (1, 19)
+    gate.set()
+    await until(lambda: intake.counters.in_flight == 0)
+    stop.set()
+    await task
+    assert world.committed("intake", "semievol.queries") == 20
+    assert len(await world.predictions()) == 20
+
+
+async def test_after_a_failure_only_those_without_a_label_are_asked_again(world: World) -> None:
+    await world.ask("a", "b", "c", "d")
+    labeller = OneByOne({}, breaks=[1, 0, 2])
+    intake = world.intake(labeller)
+    await run_until(intake, done(intake, 4))
+    assert labeller.calls == [("a", "b", "c", "d"), ("b", "c", "d"), ("b", "c", "d"), ("d",)]
+    assert sorted(str(p["id"]) for p in await world.predictions()) == ["a", "b", "c", "d"]
+
+
+async def test_what_is_labelled_is_stored_while_the_engine_is_away(world: World) -> None:
+    await world.ask("a", "b")
+    labeller = OneByOne({}, breaks=[1, *[0] * 10**4])
+    intake = world.intake(labeller)
+    await run_until(intake, lambda: intake.counters.labelled == 1 and intake.counters.retries > 3)
+    assert [p["id"] for p in await world.predictions()] == ["a"]
+    assert world.committed("intake", "semievol.queries") == 1
+
+
+async def test_a_query_that_is_always_late_is_dead_lettered_and_named(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    def late(query: Query) -> Unlabelled | None:
+        return Unlabelled(query, "late 3 times: no answer", late=True) if query.id == "slow" else None
+
+    await world.ask("q1", "slow", "q2")
+    intake = world.intake(RuleLabeller(left_out=late))
+    await run_until(intake, done(intake, 3))
+    assert await world.dead_letters() == [("answer_late", "1")]
+    assert sorted(str(p["id"]) for p in await world.predictions()) == ["q1", "q2"]
+    assert world.committed("intake", "semievol.queries") == 3
+    assert "query slow is left out: late 3 times" in caplog.text
 
 
 @pytest.mark.parametrize("error", [TransientError("engine away"), AdapterError("a1 is not loaded")])

@@ -1,15 +1,18 @@
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
 from semievol.config.method import Configuration, LabellingConfig, MethodConfig, ModelConfig, TaskConfig
-from semievol.errors import ConfigError
+from semievol.errors import ConfigError, LateError, TooLongError, TransientError
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.labelling.collaboration import CollaborativeLabeller
+from semievol.protocols import Tell
 from semievol.seeds import derive
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
-from semievol.types import Example, GenerationRequest, Query
+from semievol.types import Example, GenerationRequest, PseudoLabel, Query, Unlabelled
 from tests.scripted import ListIndex, Script, ScriptedGenerator, completion
 
 TASK = Task(TaskConfig(labels=("a", "b", "c")))
@@ -201,12 +204,125 @@ async def test_batches_are_no_larger_than_configured_and_change_nothing() -> Non
 
     queries = [Query(str(i), f"question {i}") for i in range(10)]
     small, large = ScriptedGenerator(answer), ScriptedGenerator(answer)
-    done: list[int] = []
+    done: list[str] = []
     config = BOTH.model_copy(update={"batch_size": 3})
-    labels = await labeller(small, config).label(queries, None, progress=done.append)
+    labels = await labeller(small, config).label(queries, None, told=lambda each: done.append(each.query.id))
     assert labels == await labeller(large).label(queries, None)
-    assert done == [3, 3, 3, 1]
-    assert max(len(call) for call in small.calls) == 6
+    assert sorted(done, key=int) == [query.id for query in queries]
+    assert max(len(call) for call in small.calls) <= 8  # of up to two batches, one at each stage
+
+
+def long_example_near_all(limit: int) -> tuple[ListIndex, Script]:
+    """Every query's nearest example is a long one; prompts above the limit, in characters, are refused."""
+    lengths = {"e0": 500, "e1": 10, "e2": 10, "e3": 10}
+    index = ListIndex([Example(Query(each, "x" * length), "a") for each, length in lengths.items()])
+
+    def answer(request: GenerationRequest) -> list[str]:
+        length = sum(len(message.content) for message in request.messages)
+        if length > limit:
+            raise TooLongError(f"the prompt has {length} tokens")
+        return ["a"] * request.samples
+
+    return index, answer
+
+
+async def test_an_example_that_is_too_long_is_not_shown_and_the_others_are() -> None:
+    index, answer = long_example_near_all(limit=100)
+    generator = ScriptedGenerator(answer)
+    (label,) = await CollaborativeLabeller(generator, index, TASK, BOTH, 7).label([QUERY], None)
+    assert isinstance(label, PseudoLabel)
+    assert (label.answer, label.agreement) == ("a", 1.0)
+    assert [example_id for example_id, _ in label.neighbours] == ["e1", "e2"]
+    greedy, sampled = generator.calls[1]
+    assert greedy.messages == sampled.messages  # they still share one prompt
+    assert (greedy.seed, sampled.seed) == tuple(each.seed for each in generator.calls[0])
+
+
+async def test_a_query_that_is_too_long_by_itself_is_left_out_and_no_other_is_asked_again() -> None:
+    index, answer = long_example_near_all(limit=100)
+    generator = ScriptedGenerator(answer)
+    queries = [QUERY, Query("long", "y" * 200), Query("r", "and this?")]
+    first, long, other = await CollaborativeLabeller(generator, index, TASK, BOTH, 7).label(queries, None)
+    assert isinstance(first, PseudoLabel)
+    assert isinstance(other, PseudoLabel)
+    assert long == Unlabelled(queries[1], "the prompt has 200 tokens")
+    answered = [request for call in generator.calls for request in call if _fits(request)]
+    assert len(answered) == len(set(answered)) == 4
+
+
+def _fits(request: GenerationRequest) -> bool:
+    return sum(len(message.content) for message in request.messages) <= 100
+
+
+async def test_a_late_answer_is_asked_for_again_and_then_its_query_alone_is_left_out() -> None:
+    asked: Counter[GenerationRequest] = Counter()
+
+    def answer(request: GenerationRequest) -> list[str]:
+        asked[request] += 1
+        if request.samples == 3 and "slow" in request.messages[-1].content:
+            raise LateError("no answer within 6 s")
+        return ["a"] * request.samples
+
+    generator = ScriptedGenerator(answer)
+    finished: list[str] = []
+    label_it = CollaborativeLabeller(generator, INDEX, TASK, BOTH, 7, attempts=3)
+    outcomes = await label_it.label(
+        [Query("s", "slow"), QUERY], None, told=lambda outcome: finished.append(outcome.query.id)
+    )
+    assert outcomes[0] == Unlabelled(Query("s", "slow"), "late 3 times: no answer within 6 s", late=True)
+    assert isinstance(outcomes[1], PseudoLabel)
+    assert finished == ["q", "s"]
+    assert sorted(asked.values()) == [1, 1, 1, 3]
+
+
+async def test_a_late_answer_that_comes_at_last_gives_the_label_that_it_would_have_given_at_once() -> None:
+    late = [True]
+
+    def answer(request: GenerationRequest) -> list[str]:
+        if request.samples == 3 and late:
+            late.pop()
+            raise LateError("no answer within 6 s")
+        return ["abc"[(request.seed >> i) % 3] for i in range(request.samples)]
+
+    assert await labeller(ScriptedGenerator(answer)).label([QUERY], None) == await labeller(
+        ScriptedGenerator(answer)
+    ).label([QUERY], None)
+
+
+async def test_answers_of_an_unfinished_query_are_not_asked_for_again_after_a_failure() -> None:
+    class Leaving(ScriptedGenerator):
+        """Answers greedy requests, and is gone at the first sampled one, as often as told."""
+
+        gone = 2
+
+        async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
+            greedy = [place for place, request in enumerate(requests) if request.temperature == 0]
+            if self.gone and len(greedy) < len(requests):
+                self.gone -= 1
+                await super().answer([requests[p] for p in greedy], lambda place, reply: tell(greedy[place], reply))
+                raise TransientError("nobody answers")
+            await super().answer(requests, tell)
+
+    generator = Leaving(script("a", ["a", "b", "a"], pick="a"))
+    label_it = labeller(generator)
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            await label_it.label([QUERY, Query("r", "and this?")], None)
+    outcomes = await label_it.label([QUERY, Query("r", "and this?")], None)
+    asked = Counter(request for call in generator.calls for request in call)
+    assert set(asked.values()) == {1}
+    assert [isinstance(outcome, PseudoLabel) for outcome in outcomes] == [True, True]
+
+
+async def test_where_the_list_of_candidates_is_refused_the_vote_decides() -> None:
+    def answer(request: GenerationRequest) -> list[str]:
+        if is_justification(request):
+            raise TooLongError("too long")
+        return ["a"] if request.samples == 1 else ["b", "a", "a"]
+
+    (label,) = await labeller(ScriptedGenerator(answer)).label([QUERY], None)
+    assert isinstance(label, PseudoLabel)
+    assert (label.answer, label.justified) == ("a", False)
 
 
 async def test_the_adapter_is_asked_and_recorded() -> None:

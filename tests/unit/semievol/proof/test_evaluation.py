@@ -3,9 +3,9 @@ import math
 import pytest
 
 from semievol.config.method import TaskConfig
-from semievol.errors import AdapterError, ConfigError
+from semievol.errors import AdapterError, ConfigError, DataError, LateError, TooLongError
 from semievol.examples.embedding.hashing import HashingEmbedder
-from semievol.proof.evaluation import CHUNK, evaluate
+from semievol.proof.evaluation import CHUNK, evaluate, paired
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.types import Example, GenerationRequest, Query
@@ -45,7 +45,7 @@ async def test_requests_are_greedy_closed_book_and_a_limited_number_at_a_time() 
     done: list[int] = []
     await evaluate(generator, TASK, examples(CHUNK + 2), None, progress=done.append)
     assert [len(call) for call in generator.calls] == [CHUNK, 2]
-    assert done == [CHUNK, 2]
+    assert sum(done) == CHUNK + 2
     assert {(r.temperature, r.samples, len(r.messages)) for call in generator.calls for r in call} == {(0.0, 1, 1)}
 
 
@@ -91,3 +91,52 @@ async def test_free_form_answers_are_compared_by_the_embedder() -> None:
     assert [outcome.correct for outcome in result.outcomes] == [True, False]
     with pytest.raises(ConfigError, match="free_form"):
         await evaluate(generator, task, asked, None)
+
+
+def numbered(count: int) -> list[Example]:
+    return [Example(Query(f"e{i}", f"question {i}", category="odd" if i % 2 else "even"), "a") for i in range(count)]
+
+
+def failing(error: Exception, *places: int) -> ScriptedGenerator:
+    """Answers all but some of the numbered examples."""
+
+    def answer(request: GenerationRequest) -> list[str]:
+        if request.messages[-1].content in {f"question {place}" for place in places}:
+            raise error
+        return ["a"]
+
+    return ScriptedGenerator(answer)
+
+
+async def test_an_example_that_is_refused_is_left_out_by_name_and_counts_neither_way(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = await evaluate(failing(DataError("-")), TASK, numbered(5), None)
+    found = await evaluate(failing(DataError("the chat template refuses them"), 3), TASK, numbered(5), None)
+    assert found.left_out == {"e3": "the chat template refuses them"}
+    assert found.outcomes == tuple(each for each in whole.outcomes if each.id != "e3")
+    assert (found.accuracy, found.by_category) == (1.0, {"even": 1.0, "odd": 1.0})
+    assert "example e3 is left out of the evaluation: the chat template refuses them" in caplog.text
+    for old, new in (paired(whole, found), paired(found, whole)):
+        assert [each.id for each in old.outcomes] == [each.id for each in new.outcomes] == ["e0", "e1", "e2", "e4"]
+
+
+async def test_neighbours_that_do_not_fit_are_left_away() -> None:
+    near = ListIndex([Example(Query("long", "x" * 99), "a"), Example(Query("short", "y"), "b")])
+
+    def answer(request: GenerationRequest) -> list[str]:
+        if any("x" * 99 in message.content for message in request.messages):
+            raise TooLongError("too long")
+        return ["a"]
+
+    generator = ScriptedGenerator(answer)
+    found = await evaluate(generator, TASK, numbered(1), None, index=near, neighbours=2)
+    assert (len(found.outcomes), found.left_out) == (1, {})
+    assert [message.content for message in generator.calls[1][0].messages] == ["y", "b", "question 0"]
+
+
+async def test_where_one_is_late_it_is_left_out_and_where_many_are_the_evaluation_fails() -> None:
+    found = await evaluate(failing(LateError("no answer within 6 s"), 0), TASK, numbered(40), None)
+    assert (len(found.outcomes), found.left_out) == (39, {"e0": "no answer within 6 s"})
+    with pytest.raises(LateError, match="3 of 40 examples were not answered in time"):
+        await evaluate(failing(LateError("no answer within 6 s"), 0, 1, 2), TASK, numbered(40), None)

@@ -1,0 +1,50 @@
+"""What servers write, made safe to keep: text that every file takes, numbers that can be reckoned with.
+
+Owns what is done to a value that is nearly right. What is not right at all is an error of the caller's. Invariant: what
+leaves here can be encoded as UTF-8 and written as JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from semievol.errors import TransientError
+
+
+class OddAnswerError(TransientError):
+    """An answer with status 200 that is not in the shape of one."""
+
+
+def whole_text(value: Any) -> str:
+    """A text; None is an empty one, and halves of a surrogate pair become U+FFFD.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+def logprob(value: Any) -> float:
+    """A log-probability.
+
+    Raises:
+        TypeError, ValueError: it is no number.
+    """
+    number = float(value)
+    if math.isnan(number):
+        raise ValueError("a log-probability is not a number")
+    return number
+
+
+def said(value: Any, limit: int = 400) -> str:
+    """What a server says in an error: one line, shortened."""
+    return " ".join(whole_text(value if isinstance(value, str) else str(value)).split())[:limit]
