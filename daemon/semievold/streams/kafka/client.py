@@ -20,14 +20,21 @@ from semievold.streams.kafka.tls import tls_context
 from semievold.streams.protocol import OutgoingRecord, ResetTarget, StreamRecord
 
 try:
-    from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+    from kafka import (
+        ConsumerRebalanceListener,
+        KafkaAdminClient,
+        KafkaConsumer,
+        KafkaProducer,
+        OffsetAndMetadata,
+        TopicPartition,
+    )
     from kafka import errors as kafka_errors
     from kafka.admin import OffsetSpec, OffsetTimestamp
     from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
     from kafka.net.compat import KafkaNetClient
     from kafka.net.manager import KafkaConnectionManager
     from kafka.net.selector import NetworkSelector
-    from kafka.structs import MemberState, OffsetAndMetadata
+    from kafka.structs import MemberState
 except ImportError as missing:
     raise ConfigError("stream.kind: kafka needs the package kafka-python: pip install 'semievol[kafka]'") from missing
 
