@@ -132,7 +132,8 @@ def compare_command(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Compare the method with its peers, its ablations and the fully labelled bound, over seeds."""
-    from semievol.commands.compare import CompareFiles, CompareOptions, parsed_options, run_compare
+    from semievol.commands.compare import CompareFiles, run_compare
+    from semievol.commands.compare_options import CompareOptions, parsed_options
     from semievol.comparison.table import markdown
 
     settings = _load(config, columns)

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semievol.commands.compare_options import CompareOptions
 from semievol.commands.engine import check_evolvable, open_generator, trainer_of
-from semievol.comparison.rows import ComparedMethod, all_methods, pick, with_candidates, with_theta
-from semievol.comparison.rows_run import SharedTrainer, World, drawn, drawn_examples, run_method, with_ratio
-from semievol.comparison.table import as_csv, correct_answers, markdown, table
+from semievol.comparison.rows import ComparedMethod, all_methods, pick
+from semievol.comparison.rows_run import SharedTrainer, World, drawn, drawn_examples, run_method
+from semievol.comparison.sweep import averaged, sweep_points, swept
+from semievol.comparison.table import as_csv, markdown, table
 from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
 from semievol.errors import ConfigError, DataError
@@ -30,8 +32,6 @@ from semievol.types import Example, Query
 if TYPE_CHECKING:
     from semievol.protocols import Embedder, Generator
 
-SWEEPS = ("n", "theta", "ratio")
-
 
 @dataclass(frozen=True, slots=True)
 class CompareFiles:
@@ -42,66 +42,6 @@ class CompareFiles:
     test: Path
     out: Path
     answers: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CompareOptions:
-    """How much is compared.
-
-    seeds: each draws examples, order and samples anew. rounds: evolve rounds. neighbours: shown at inference, 0: closed
-    book only. rows: None: all that can run. per_answer, max_queries, max_test: cut the data (None: whole).
-    models: further models as rows of their own, by title. sweeps: values of n, theta and ratio for SemiEvol.
-    """
-
-    seeds: tuple[int, ...] = (0,)
-    rounds: int = 3
-    neighbours: int = 3
-    rows: tuple[str, ...] | None = None
-    per_answer: int | None = None
-    max_queries: int | None = None
-    max_test: int | None = None
-    models: Mapping[str, str] | None = None
-    sweeps: Mapping[str, tuple[float, ...]] | None = None
-
-
-def parsed_options(
-    *, seeds: str, rows: str | None, models: Sequence[str], sweeps: Sequence[str], **others: Any
-) -> CompareOptions:
-    """Options as they are written on a command line.
-
-    Raises:
-        ConfigError: names the option and the fix.
-    """
-    numbers = _numbers("--seeds", seeds)
-    whole = tuple(int(value) for value in numbers)
-    if any(value != int(value) for value in numbers):
-        raise ConfigError(f"--seeds: {seeds} has one that is not whole")
-    if len(set(whole)) != len(whole):
-        raise ConfigError(f"--seeds: {seeds} has one of them twice")
-    titled = {}
-    for each in models:
-        title, equals, path = each.partition("=")
-        if not equals or not title or not path:
-            raise ConfigError(f"--model: {each!r} is not TITLE=NAME")
-        titled[title] = path
-    values: dict[str, tuple[float, ...]] = {}
-    for each in sweeps:
-        parameter, _, text = each.partition("=")
-        if parameter not in SWEEPS:
-            raise ConfigError(f"--sweep: {each!r} is not one of {', '.join(SWEEPS)}, followed by = and values")
-        values[parameter] = tuple(_numbers(f"--sweep {parameter}", text))
-    wanted = None if rows is None else tuple(name.strip() for name in rows.split(",") if name.strip())
-    return CompareOptions(seeds=whole, rows=wanted, models=titled, sweeps=values, **others)
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{option}: {text!r} is not a list of numbers like 1,2,4") from None
-    if not all(value >= 0 for value in found):
-        raise ConfigError(f"{option}: {text!r} has a number below 0")
-    return found
 
 
 async def run_compare(
@@ -118,8 +58,8 @@ async def run_compare(
 
     data = _read(config, files, options)
     methods = _methods(config, options, data)
-    swept = _sweep_settings(config, options)
-    if any(method.trained_on != "nothing" for method in methods) or swept:
+    sweeps = sweep_points(config, options.sweeps or {})
+    if any(method.trained_on != "nothing" for method in methods) or sweeps:
         check_evolvable(config)
     embedder = RememberedVectors(build_embedder(config.embedding))  # one for all seeds
     results: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
@@ -131,7 +71,7 @@ async def run_compare(
             for method in methods:
                 own = replace(method, config=method.config.model_copy(update={"seed": seed}))
                 results[method.name].append(await run_method(own, world))
-            points += await _swept(seed, swept, world)
+            points += await swept(seed, sweeps, world)
         for title, model in (options.models or {}).items():
             other = _with_model(seeded, model)
             async with open_generator(other, labels=False) as generator:
@@ -153,7 +93,7 @@ async def run_compare(
     write_durably(files.out / "compare.csv", as_csv(summary["rows"]))
     write_durably(files.out / "compare.md", markdown(summary))
     if points:
-        write_durably(files.out / "sweep.json", json.dumps(_averaged(points, len(options.seeds)), indent=1) + "\n")
+        write_durably(files.out / "sweep.json", json.dumps(averaged(points, len(options.seeds)), indent=1) + "\n")
     return summary
 
 
@@ -272,64 +212,3 @@ def _world(
 
 def _wants_bm25(options: CompareOptions) -> bool:
     return options.rows is None or "rag_bm25" in options.rows
-
-
-@dataclass(frozen=True, slots=True)
-class _SweepPoint:
-    """SemiEvol with one number changed. `ratio` None: all queries."""
-
-    parameter: str
-    value: float
-    config: MethodConfig
-    ratio: float | None = None
-
-
-def _sweep_settings(config: MethodConfig, options: CompareOptions) -> list[_SweepPoint]:
-    """What is swept, checked before anything runs."""
-    points = []
-    for parameter, values in (options.sweeps or {}).items():
-        for value in values:
-            if parameter == "n":
-                if value != int(value):
-                    raise ConfigError(f"--sweep n={value:g}: needs whole numbers from 1")
-                points.append(_SweepPoint(parameter, value, with_candidates(config, int(value))))
-            elif parameter == "theta":
-                points.append(_SweepPoint(parameter, value, with_theta(config, value)))
-            else:
-                points.append(_SweepPoint(parameter, value, config, value))
-    return points
-
-
-async def _swept(seed: int, points: Sequence[_SweepPoint], world: World) -> list[dict[str, Any]]:
-    """SemiEvol over values of n, theta and the ratio of queries to examples; closed book."""
-    results = []
-    for point in points:
-        here = world
-        if point.ratio is not None:
-            here = replace(world, queries=with_ratio(world.queries, len(world.examples), point.ratio, seed))
-        config = point.config.model_copy(update={"seed": seed})
-        title = f"SemiEvol, {point.parameter} = {point.value:g}"
-        method = ComparedMethod(f"{point.parameter}-{point.value:g}", title, config, "rounds", open_book=False)
-        result = await run_method(method, here)
-        correct = list(correct_answers(world.directory, result, "closed_book").values())
-        accuracy = {"correct": sum(correct), "total": len(correct)}
-        results.append({"parameter": point.parameter, "value": point.value, "accuracy": accuracy})
-    return results
-
-
-def _averaged(points: Sequence[Mapping[str, Any]], seeds: int) -> list[dict[str, Any]]:
-    """One point a value, the mean over seeds of one test set, as the report reads them."""
-    sums: dict[tuple[str, float], list[int]] = {}
-    for point in points:
-        counts = sums.setdefault((point["parameter"], point["value"]), [0, 0])
-        counts[0] += point["accuracy"]["correct"]
-        counts[1] += point["accuracy"]["total"]
-    return [
-        {
-            "parameter": parameter,
-            "value": value,
-            # The same questions for every seed: their number is what the interval of the figure is about.
-            "accuracy": {"correct": round(correct / seeds), "total": total // seeds},
-        }
-        for (parameter, value), (correct, total) in sums.items()
-    ]

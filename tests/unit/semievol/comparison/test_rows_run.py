@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from semievol.commands.compare import CompareFiles, CompareOptions, parsed_options, run_compare
+from semievol.commands.compare import CompareFiles, run_compare
+from semievol.commands.compare_options import CompareOptions, parsed_options
 from semievol.comparison.rows import all_methods, pick, with_candidates, with_theta
 from semievol.comparison.rows_run import SharedTrainer, World, drawn_examples, run_method, with_ratio
 from semievol.comparison.table import markdown, table
