@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from semievol.commands.compare_options import CompareOptions
 from semievol.commands.engine import check_evolvable, open_generator, trainer_of
+from semievol.commands.retrieval import embedder_of, index_over
 from semievol.comparison.rows import ComparedMethod, all_methods, pick
 from semievol.comparison.rows_run import SharedTrainer, World, drawn, drawn_examples, run_method
 from semievol.comparison.sweep import averaged, sweep_points, swept
@@ -53,21 +54,18 @@ async def run_compare(
         ConfigError: an option does not fit the data or the settings.
         DataError: a file is unusable.
     """
-    from semievol.examples.embedding.opening import build_embedder
-    from semievol.examples.embedding.remembered import RememberedVectors
-
     data = _read(config, files, options)
     methods = _methods(config, options, data)
     sweeps = sweep_points(config, options.sweeps or {})
     if any(method.trained_on != "nothing" for method in methods) or sweeps:
         check_evolvable(config)
-    embedder = RememberedVectors(build_embedder(config.embedding))  # one for all seeds
+    shared = _Shared(files.out, options, data, embedder_of(config), watcher)
     results: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
     points: list[dict[str, Any]] = []
     for seed in options.seeds:
         seeded = config.model_copy(update={"seed": seed})
         async with open_generator(seeded) as generator:
-            world = _world(seeded, files.out, options, data, generator, embedder, watcher)
+            world = shared.world(seeded, generator)
             for method in methods:
                 own = replace(method, config=method.config.model_copy(update={"seed": seed}))
                 results[method.name].append(await run_method(own, world))
@@ -75,7 +73,7 @@ async def run_compare(
         for title, model in (options.models or {}).items():
             other = _with_model(seeded, model)
             async with open_generator(other, labels=False) as generator:
-                world = _world(other, files.out, options, data, generator, embedder, watcher)
+                world = shared.world(other, generator)
                 asked = ComparedMethod(f"model-{title}", title, other, "nothing")
                 results.setdefault(asked.name, []).append(await run_method(asked, world))
     titles = {method.name: method.title for method in methods}
@@ -174,40 +172,41 @@ def _with_model(config: MethodConfig, model: str) -> MethodConfig:
     return config.model_copy(update={"model": config.model.model_copy(update=own)})
 
 
-def _world(
-    config: MethodConfig,
-    out: Path,
-    options: CompareOptions,
-    data: _Data,
-    generator: Generator,
-    embedder: Embedder,
-    watcher: Watcher,
-) -> World:
-    from semievol.engines.remembered import RememberedAnswers
-    from semievol.examples.index import QdrantExampleIndex
-    from semievol.examples.lexical import Bm25ExampleIndex
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all seeds, and all models of a seed, have in common."""
 
-    labelled = drawn_examples(data.examples, options.per_answer, config.seed)
-    dense = QdrantExampleIndex(embedder, "examples")
-    dense.upsert(labelled)
-    directory = out / f"seed-{config.seed}"
-    return World(
-        task=data.task,
-        generator=RememberedAnswers(generator),
-        trainer=SharedTrainer(trainer_of(config), directory / "trainings"),
-        dense=dense,
-        bm25=Bm25ExampleIndex(labelled) if options.neighbours and _wants_bm25(options) else None,
-        embedder=embedder,
-        equality=AnswerEquality(data.task, embedder if data.task.embeds else None),
-        examples=labelled,
-        queries=tuple(data.queries),
-        truth=data.truth,
-        tested=tuple(data.tested),
-        rounds=options.rounds,
-        neighbours=options.neighbours,
-        directory=directory,
-        watcher=lambda step, total: watcher(f"seed {config.seed}: {step}", total),
-    )
+    out: Path
+    options: CompareOptions
+    data: _Data
+    embedder: Embedder
+    watcher: Watcher
+
+    def world(self, config: MethodConfig, generator: Generator) -> World:
+        """What the rows of one seed share: the settings hold the seed, and `generator` answers."""
+        from semievol.engines.remembered import RememberedAnswers
+        from semievol.examples.lexical import Bm25ExampleIndex
+
+        data, options = self.data, self.options
+        labelled = drawn_examples(data.examples, options.per_answer, config.seed)
+        directory = self.out / f"seed-{config.seed}"
+        return World(
+            task=data.task,
+            generator=RememberedAnswers(generator),
+            trainer=SharedTrainer(trainer_of(config), directory / "trainings"),
+            dense=index_over(self.embedder, labelled),
+            bm25=Bm25ExampleIndex(labelled) if options.neighbours and _wants_bm25(options) else None,
+            embedder=self.embedder,
+            equality=AnswerEquality(data.task, self.embedder if data.task.embeds else None),
+            examples=labelled,
+            queries=tuple(data.queries),
+            truth=data.truth,
+            tested=tuple(data.tested),
+            rounds=options.rounds,
+            neighbours=options.neighbours,
+            directory=directory,
+            watcher=lambda step, total: self.watcher(f"seed {config.seed}: {step}", total),
+        )
 
 
 def _wants_bm25(options: CompareOptions) -> bool:
