@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from semievol.commands.printing import plain, plain_console, say, say_pairs
 from semievol.errors import ConfigError, DataError, SemiEvolError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def compare_command(
     if output is OutputFormat.JSON:
         show(summary, output)
     else:
-        print(markdown(summary), end="")
+        say(markdown(summary).rstrip())
 
 
 @app.command("label")
@@ -254,15 +255,14 @@ def _load(path: Path | None, columns: str | None = None) -> MethodConfig:
 @contextmanager
 def _progress() -> Iterator[Watcher]:
     """Progress bars on standard error, gone when the command ends."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = plain_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def watch(step: str, total: int) -> Any:
-            bar = bars.add_task(step, total=total)
+            bar = bars.add_task(plain(step), total=total)
             return lambda count: bars.advance(bar, count)
 
         yield watch
@@ -277,7 +277,7 @@ class _Said(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
-        print(self.lines[-1], file=sys.stderr)
+        say(self.lines[-1], sys.stderr)
 
 
 _SAID = _Said()
@@ -288,15 +288,9 @@ def show(summary: dict[str, Any], output: OutputFormat) -> None:
     if output is OutputFormat.JSON:
         if _SAID.lines:
             summary = {**summary, "read": list(dict.fromkeys(_SAID.lines))}
-        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        say(json.dumps(summary, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None)
-    for key, value in _flat(summary):
-        table.add_row(key, value)
-    Console().print(table)
+    say_pairs(_flat(summary))
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -317,13 +311,13 @@ def add_installed_commands(target: typer.Typer) -> None:
         try:
             register = entry.load()
         except ImportError as error:
-            print(f"warning: the commands of {entry.name} are not available ({error})", file=sys.stderr)
+            say(f"warning: the commands of {entry.name} are not available ({error})", sys.stderr)
             continue
         register(target)
 
 
 def _fail(error: Exception, code: int) -> None:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    say("error: " + " ".join(str(error).split()), sys.stderr)
     raise SystemExit(code) from None
 
 

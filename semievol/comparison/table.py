@@ -134,11 +134,17 @@ def _markdown_table(rows: Sequence[Mapping[str, Any]], form: str) -> str:
         )
         stages = " → ".join(f"{100 * value:.1f}" for value in found["over_rounds"])
         lines.append(
-            f"| {row['title']} | {100 * found['accuracy']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}] "
+            f"| {_title(row['title'])} "
+            f"| {100 * found['accuracy']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}] "
             f"| {stages if len(found['over_rounds']) > 1 else ''} | {_share(found.get('error_reduction'))} "
             f"| {_share(found.get('error_reduction_over_sft'))} | {_share(found.get('gap_closed'))} | {versus} |"
         )
     return "\n".join(lines)
+
+
+def _title(text: str) -> str:
+    """A name that a person gave, on one line and within its cell."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def _share(value: float | None) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from semievol.commands.printing import say, say_table, when
 from semievol.errors import ConfigError
 
 ROUND_COLUMNS = ("number", "kind", "state", "adapter", "pool", "selected", "holdout_accuracy", "trigger", "reason")
+TITLES = {"number": "round", "holdout_accuracy": "holdout", "content_hash": "content", "created_at": "created"}
+TEXTS = frozenset({"trigger", "reason", "detail"})
+"""Columns that hold sentences."""
 ADAPTER_COLUMNS = ("name", "state", "round", "parent", "content_hash", "created_at")
 
 
@@ -21,11 +24,12 @@ def show(value: Any, output_format: str, *, columns: Sequence[str] | None = None
         ConfigError: the format is unknown.
     """
     if output_format == "json":
-        print(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+        say(json.dumps(value, ensure_ascii=False, indent=1, default=str))
     elif output_format == "yaml":
         import yaml
 
-        print(yaml.safe_dump(json.loads(json.dumps(value, default=str)), sort_keys=False, allow_unicode=True), end="")
+        said = yaml.safe_dump(json.loads(json.dumps(value, default=str)), sort_keys=False, allow_unicode=True)
+        say(said.removesuffix("\n"))
     elif output_format == "table":
         _people(value, columns)
     else:
@@ -33,24 +37,17 @@ def show(value: Any, output_format: str, *, columns: Sequence[str] | None = None
 
 
 def _people(value: Any, columns: Sequence[str] | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
     if isinstance(value, list):
         if not value:
-            console.print("none yet")
+            say("none yet")
             return
-        table = Table(box=None, header_style="bold")
         names = list(columns or value[0])
-        for name in names:
-            table.add_column(name.replace("_", " "), overflow="fold")
-        for row in value:
-            table.add_row(*(_cell(name, row.get(name)) for name in names))
-        console.print(table)
+        titles = {name: TITLES.get(name, name.replace("_", " ")) for name in names}
+        rows = [{titles[name]: _cell(name, row.get(name), short=True) for name in names} for row in value]
+        say_table(rows, list(titles.values()), [titles[name] for name in names if name in TEXTS])
         return
     for line in _lines(value, 0):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
 
 
 def _lines(value: Any, depth: int) -> list[str]:
@@ -72,12 +69,12 @@ def _lines(value: Any, depth: int) -> list[str]:
     return lines
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, value: Any, *, short: bool = False) -> str:
     if value is None or value == [] or value == {}:
         return "-"
     if isinstance(value, float):
         if name.endswith("_at") or name == "at":
-            return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+            return when(value, short=short)
         return "inf" if math.isinf(value) else f"{value:.4g}"
     if name == "content_hash":
         return str(value)[:12]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from semievol.commands.printing import plain_console
 from semievold.demo.client import Memory
 from semievold.demo.scenario import Story
 from semievold.demo.settings import Scale
@@ -35,7 +36,7 @@ class Screen:
         self._scale = scale
         self._memory = memory
         # Standard error, so that `-o json` leaves standard output to the program that reads it.
-        self.console = Console(stderr=True)
+        self.console = plain_console(stderr=True)
         self._live = Live(console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Screen:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from semievol.commands.printing import plain_console
 from semievol.config.file import load_config
 from semievol.report import page as report
 from semievol.report.page import ReportData
@@ -89,7 +90,7 @@ async def _show(
             if as_json:
                 typer.echo(json.dumps(summary, indent=1))
             else:
-                print_summary(found, summary, Console() if sys.stdout.isatty() else Console(width=WIDTH))
+                print_summary(found, summary, plain_console(width=None if sys.stdout.isatty() else WIDTH))
                 typer.echo(f"\nreport: {page}\nexplain a query: semievol explain {dataset.queries[0].id} -c {path}")
             if keep_running:
                 screen.say(f"the daemon goes on (Ctrl-C ends it): {client.endpoints}, tokens in {data}")
