@@ -1,0 +1,124 @@
+"""The admin API before a controller that answers, waits or refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from semievol.errors import TransientError
+from semievold.api.api import REQUEST_WAIT_S
+from tests.control_roles import Roles
+from tests.control_world import ControlWorld, OpenWorld
+
+
+async def serving(world: ControlWorld) -> str:
+    """Control goes on over a version that serves; its name."""
+    await world.here.lead()
+    name = await world.version()
+    world.here.stores.alias.move(name)
+    world.here.start()
+    await world.until(lambda: world.here.control.leads)
+    return name
+
+
+async def test_a_serving_version_that_breaks_is_not_ready_with_the_reason_and_ready_again_when_mended(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world()
+    await world.here.lead()
+    name = await world.version()
+    weights = world.place.adapters / name / "adapter_model.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1])
+    world.here.stores.alias.move(name)
+    async with Roles(world).api() as client:
+        world.here.start()
+        await world.until(lambda: world.here.control.leads)
+        answer = await client.get("/readyz")
+        reason = f"{weights.parent}: {weights.name} is truncated, {len(sound) - 1} of {len(sound)} bytes"
+        assert answer.status == 503
+        assert await answer.json() == {"ready": False, "waiting_for": {"adapter": reason}}
+        assert (await client.get("/healthz")).status == 200  # it lives on, for an operator to mend it
+        weights.write_bytes(sound)
+        await world.until(lambda: world.here.fleet.defect is None)
+        answer = await client.get("/readyz")
+        assert answer.status == 200
+        assert await answer.json() == {"ready": True, "waiting_for": {}}
+
+
+async def test_a_controller_whose_component_is_away_is_not_ready_with_the_reason(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.labels_lag = TransientError("the stream is away")
+    async with Roles(world).api() as client:
+        world.here.start()
+        await world.until(lambda: world.here.control.last_error)
+        answer = await client.get("/readyz")
+        assert answer.status == 503
+        assert (await answer.json())["waiting_for"] == {"control": "the stream is away"}
+
+
+async def test_readiness_and_metrics_need_no_token_and_the_rest_does(open_world: OpenWorld) -> None:
+    async with Roles(open_world()).api() as client:
+        nobody = {"Authorization": ""}
+        for path in ("/readyz", "/healthz", "/metrics"):
+            assert (await client.get(path, headers=nobody)).status == 200
+        for path in ("/v1/status", "/v1/rounds"):
+            assert (await client.get(path, headers=nobody)).status == 401
+
+
+async def test_a_request_that_is_carried_out_is_answered_with_its_result(open_world: OpenWorld) -> None:
+    world = open_world()
+    name = await serving(world)
+    async with Roles(world).api() as client:
+        answer = await client.post("/v1/rollback")
+        assert answer.status == 200
+        assert await answer.json() == {"request": 1, "state": "done", "from": name, "to": None}
+
+
+async def test_a_request_that_is_refused_is_answered_as_refused_and_the_next_is_carried_out(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world()
+    name = await serving(world)
+    async with Roles(world).api() as client:
+        answer = await client.post(f"/v1/adapters/{name}/promote")
+        assert answer.status == 409
+        assert await answer.json() == {"request": 1, "state": "refused", "error": f"adapter {name} serves already"}
+        answer = await client.post("/v1/rounds/7/cancel")
+        assert answer.status == 409
+        assert (await answer.json())["error"] == "there is no round 7"
+        answer = await client.post("/v1/rounds", json={"kind": "warm", "reason": "a drill"})
+        assert (answer.status, (await answer.json())["round"]) == (200, 1)
+    assert world.round(1).trigger == "a drill"
+
+
+async def test_a_request_that_nobody_answers_in_time_stays_and_is_answered_as_pending(open_world: OpenWorld) -> None:
+    world = open_world()
+    async with Roles(world).api() as client:
+        asked = world.loop.time()
+        answer = await client.post("/v1/rollback")
+        assert answer.status == 202
+        assert await answer.json() == {"request": 1, "state": "pending"}
+        assert world.loop.time() - asked == pytest.approx(REQUEST_WAIT_S, abs=1)
+    assert [request.kind for request in world.stores.requests.pending()] == ["rollback"]
+
+
+async def test_the_status_says_who_leads_and_what_is_waited_for(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    async with Roles(world).api() as client:
+        standing_by = await (await client.get("/v1/status")).json()
+        assert (standing_by["leader"], standing_by["serving"], standing_by["lease"]) == (False, None, None)
+        world.here.start()
+        settled = await world.ended(0)
+        await world.passes(1)
+        status = await (await client.get("/v1/status")).json()
+    assert (status["leader"], status["waiting_for"]) == (True, "0 of 10 new pseudo-labels")
+    assert (status["serving"], status["promotions"], status["round"]) == (settled.adapter, 1, None)
+    assert status["examples"] == {"training": 10, "holdout": 20, "retracted": 0}
+    assert status["lease"]["holder"] == world.here.lease.holder
+
+
+async def test_what_there_is_not_is_not_found(open_world: OpenWorld) -> None:
+    async with Roles(open_world()).api() as client:
+        for path in ("/v1/rounds/3", "/v1/adapters/nothing", "/v1/explain/q1"):
+            assert (await client.get(path)).status == 404

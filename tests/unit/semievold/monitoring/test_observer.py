@@ -1,0 +1,228 @@
+"""Every metric and every reason for not being ready, from the part and the state that it names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from semievol.errors import TransientError
+from semievold.errors import Reason
+from semievold.monitoring.metrics import Metrics
+from semievold.monitoring.observer import Observer
+from semievold.round_states import RoundState as S
+from semievold.serving.alias import Alias
+from semievold.serving.attestation import Attestation
+from semievold.serving.replica import ReplicaView
+from semievold.store.aliases import AliasState
+from semievold.store.examples import ExampleCounts, ExampleStore
+from tests.control_roles import Roles
+from tests.control_world import OpenWorld
+from tests.scripted import pseudo_label
+
+NONE_IN = dict.fromkeys((f"semievol_rounds{{{state}}}" for state in S), 0.0)
+
+
+def figures(metrics: Metrics) -> dict[str, float]:
+    """`name{label,label}` -> value of what the daemon counts, with the labels other than the workload's."""
+    return {
+        f"{sample.name}{{{','.join(value for key, value in sorted(sample.labels.items()) if key != 'workload')}}}": (
+            sample.value
+        )
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name.startswith("semievol_") and not sample.name.endswith("_created")
+    }
+
+
+def retried(failures: int, health: object) -> None:
+    for _ in range(failures):
+        health.failed("stream", TransientError("away"))  # type: ignore[attr-defined]
+    health.answered("stream")  # type: ignore[attr-defined]
+
+
+async def test_each_figure_says_what_its_part_or_the_state_says(open_world: OpenWorld) -> None:
+    world = open_world(rollout={"watch_s": 0.0})
+    world.teach()
+    world.here.start()
+    warm = await world.ended(0)
+    world.ask(range(40, 45), agreement=0.5)
+    world.ask(range(45, 50), agreement=1.0)
+    await world.ended(1)  # inconclusive: nothing is better than the warm round's
+    roles = Roles(world)
+    seen = roles.intake.counters
+    seen.received, seen.labelled, seen.duplicates, seen.in_flight, seen.lag = 11, 12, 13, 14, 15
+    seen.dead_letters[Reason.NO_VALUE] = 16
+    retried(17, seen.health)
+    told = roles.labels.counters
+    told.received, told.joined_right, told.joined_wrong, told.lag = 21, 22, 23, 24
+    told.dead_letters["no_key"] = 25
+    retried(26, told.health)
+    proofs = {"a": Attestation(True, "as trained"), "b": Attestation(False, "wrong weights")}
+    roles.replicas.seen = [
+        ReplicaView("one:1", "up", "", 3, proofs),
+        ReplicaView("two:1", "down", "not asked yet", 0, {}),
+    ]
+    await roles.observer.observe()
+    assert figures(roles.metrics) == {
+        "semievol_intake_received_total{}": 11,
+        "semievol_intake_labelled_total{}": 12,
+        "semievol_intake_duplicates_total{}": 13,
+        "semievol_intake_in_flight{}": 14,
+        "semievol_stream_lag{intake}": 15,
+        "semievol_dead_letters_total{no_value,intake}": 16,
+        "semievol_retries_total{intake}": 17,
+        "semievol_labels_received_total{}": 21,
+        "semievol_labels_joined_total{yes}": 22,
+        "semievol_labels_joined_total{no}": 23,
+        "semievol_stream_lag{labels}": 24,
+        "semievol_dead_letters_total{no_key,labels}": 25,
+        "semievol_retries_total{labels}": 26,
+        "semievol_pseudo_labels{}": 10,
+        "semievol_pseudo_label_agreement{}": 0.75,
+        "semievol_pseudo_label_recent_entropy{}": pytest.approx(0.2),
+        "semievol_examples{training}": 10,
+        "semievol_examples{holdout}": 20,
+        **NONE_IN,
+        "semievol_rounds{settled}": 1,
+        "semievol_rounds{inconclusive}": 1,
+        "semievol_holdout_accuracy{incumbent}": 1.0,
+        "semievol_holdout_accuracy{candidate}": 1.0,
+        "semievol_leader{}": 1,
+        "semievol_alias_generation{}": 1,
+        f"semievol_serving_adapter{{{warm.adapter}}}": 1,
+        "semievol_replica_up{,one:1}": 1,
+        "semievol_replica_up{not asked yet,two:1}": 0,
+        "semievol_replica_running{one:1}": 3,
+        "semievol_replica_running{two:1}": 0,
+        "semievol_replica_attested{a,one:1}": 1,
+        "semievol_replica_attested{b,one:1}": 0,
+    }
+
+
+async def test_the_accuracy_is_that_of_the_last_gate(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    await world.here.lead()
+    world.trainer.right = 7
+    await world.advance(await world.plan(), S.SETTLED)
+    roles = Roles(world)
+    await roles.observer.observe()
+    assert figures(roles.metrics)["semievol_holdout_accuracy{incumbent}"] == 0.4
+    assert figures(roles.metrics)["semievol_holdout_accuracy{candidate}"] == 0.7
+    await world.plan()  # one that has reached no gate yet
+    await roles.observer.observe()
+    assert figures(roles.metrics)["semievol_holdout_accuracy{candidate}"] == 0.7
+
+
+async def test_counters_go_on_from_what_was_told_before(open_world: OpenWorld) -> None:
+    roles = Roles(open_world())
+    for received in (3, 3, 10):
+        roles.intake.counters.received = received
+        await roles.observer.observe()
+        assert figures(roles.metrics)["semievol_intake_received_total{}"] == received
+
+
+async def test_a_process_without_roles_shows_the_state_and_no_leader(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    metrics = Metrics("w")
+    observer = Observer(metrics, world.stores, Alias(AliasState("elsewhere", None, 4)))
+    await observer.observe()
+    shown = figures(metrics)
+    assert observer.missing() == {}
+    assert observer.process() == {"leader": False}
+    assert "semievol_leader{}" not in shown
+    assert "semievol_intake_received_total{}" not in shown
+    assert (shown["semievol_alias_generation{}"], shown["semievol_serving_adapter{elsewhere}"]) == (4, 1)
+    assert shown["semievol_examples{holdout}"] == 20
+
+
+async def test_what_serves_no_longer_and_replicas_that_are_gone_vanish(open_world: OpenWorld) -> None:
+    world = open_world()
+    roles = Roles(world)
+    roles.replicas.seen = [ReplicaView("one:1", "up", "", 0, {"a": Attestation(True, "")})]
+    await roles.observer.observe()
+    assert figures(roles.metrics)["semievol_serving_adapter{base}"] == 1
+    world.here.alias.follow(AliasState("new", None, 1))
+    roles.replicas.seen = [ReplicaView("two:1", "up", "", 0, {})]
+    await roles.observer.observe()
+    shown = figures(roles.metrics)
+    assert [name for name in shown if "serving_adapter" in name] == ["semievol_serving_adapter{new}"]
+    assert not any("one:1" in name for name in shown)
+
+
+class AwayExamples(ExampleStore):
+    def counts(self) -> ExampleCounts:
+        raise TransientError("the state is away")
+
+
+async def test_while_the_state_is_away_its_figures_stay_and_the_others_go_on(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    roles = Roles(world)
+    await roles.observer.observe()
+    roles.intake.counters.lag = 5
+    world.teach(range(2000, 2010))
+    away = replace(world.stores, examples=AwayExamples(world.database, "w"))
+    await Observer(roles.metrics, away, world.here.alias, intake=roles.intake).observe()
+    shown = figures(roles.metrics)
+    assert (shown["semievol_stream_lag{intake}"], shown["semievol_examples{training}"]) == (5, 10)
+
+
+def test_entropies_of_stored_labels_are_counted_also_where_nothing_parsed() -> None:
+    metrics = Metrics("w")
+    metrics.stored([pseudo_label("q1", "?", "even", 0.3), pseudo_label("q2", "?", None, math.inf)])
+    shown = figures(metrics)
+    assert shown["semievol_pseudo_label_entropy_bucket{0.2}"] == 0
+    assert shown["semievol_pseudo_label_entropy_bucket{0.5}"] == 1
+    assert shown["semievol_pseudo_label_entropy_bucket{5.0}"] == 1
+    assert shown["semievol_pseudo_label_entropy_count{}"] == 2
+
+
+async def test_a_process_whose_parts_all_work_is_ready_and_so_is_a_standby(open_world: OpenWorld) -> None:
+    world = open_world()
+    assert Roles(world).observer.missing() == {}
+    assert Roles(world).observer.process() == {"leader": False, "waiting_for": "starting"}
+    world.here.start()
+    await world.until(lambda: world.here.control.leads)
+    assert Roles(world).observer.missing() == {}
+    assert Roles(world).observer.process()["leader"]
+
+
+async def test_each_part_that_does_not_work_is_named_with_its_reason(open_world: OpenWorld) -> None:
+    world = open_world()
+    await world.here.lead()
+    first, second = await world.version(right=7), await world.version()
+    world.here.stores.alias.move(first)
+    roles = Roles(world)
+    missing = roles.observer.missing
+    roles.intake.counters.health.failed("store", TransientError("disk full"))
+    assert missing() == {"intake": "store: disk full"}
+    roles.intake.counters.health.answered("store")
+    roles.labels.counters.health.failed("index", TransientError("no route"))
+    assert missing() == {"labels": "index: no route"}
+    roles.labels.counters.health.answered("index")
+    world.here.lease.problem = "the state is away"
+    assert missing() == {"lease": "the state is away"}
+    world.here.lease.problem = None
+    (world.place.adapters / first / "STABLE").unlink()
+    await world.here.fleet.follow()
+    assert "no STABLE marker" in missing()["adapter"]
+    world.here.stores.alias.move(second)
+    await world.here.fleet.follow()
+    assert missing() == {}
+
+
+async def test_a_follower_that_cannot_load_what_serves_is_not_ready(open_world: OpenWorld) -> None:
+    world = open_world()
+    await world.here.lead()
+    name = await world.version()
+    world.here.stores.alias.move(name)
+    (world.place.adapters / name / "STABLE").unlink()
+    world.here = world.process(exclusive=False)
+    world.here.alias = Alias(AliasState())
+    roles = Roles(world)
+    await world.here.follower.look()
+    assert "no STABLE marker" in roles.observer.missing()["adapter"]
