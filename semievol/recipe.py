@@ -227,7 +227,7 @@ def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: S
         run.config.training,
         round_seed(run.config, number),
         index=run.index,
-        holdout=[example.id for example in run.holdout],
+        holdout=run.holdout,
     )
 
 

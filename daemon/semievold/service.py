@@ -224,6 +224,8 @@ class Service:
             parts.parser,
             self._config.labels,
             self._config.stream,
+            least_holdout=self._config.gate.min_holdout,
+            training_first=self._config.trigger.min_examples,
             equality=parts.equality,
         )
         parts.supervisor.add("labels", parts.labels.run, stage=0)

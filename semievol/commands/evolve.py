@@ -44,7 +44,8 @@ async def run_evolve(
     """`semievol evolve`: warm and evolve rounds in the run directory `files.out`."""
     check_evolvable(config)
     task = Task(config.task)
-    train_examples, holdout = split_examples(read_examples(files.examples, task, config.data), holdout_share)
+    examples = read_examples(files.examples, task, config.data)
+    train_examples, holdout = split_examples(examples, holdout_share, config.gate.min_holdout)
     if not train_examples:
         raise DataError(f"{files.examples}: leaves no example to train on; add some or lower --holdout")
     unlabeled = read_queries(files.queries, task, config.data)

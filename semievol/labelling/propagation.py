@@ -2,8 +2,8 @@
 
 In-context: the nearest examples become turns of the prompt. In-weight: examples and selected pseudo-labels become
 training rows. Owns which examples are shown, in which order, and what is trained on; neither generates nor
-trains. Invariants: a query is never shown its own answer, examples are in every training mix, and a held-out id is in
-none.
+trains. Invariants: a query is never shown its own answer, examples are in every training mix, and nothing that asks
+what a held-out example asks is in any.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from semievol.config.method import Configuration, TrainingConfig
 from semievol.errors import ConfigError
-from semievol.examples.split import in_share
+from semievol.examples.split import asked_key, in_share
 from semievol.protocols import ExampleIndex
 from semievol.seeds import derive
 from semievol.tasks.task import Task
@@ -67,7 +67,7 @@ def training_rows(
     seed: int,
     *,
     index: ExampleIndex | None = None,
-    holdout: Collection[str] = (),
+    holdout: Collection[Example] = (),
 ) -> list[TrainingRow]:
     """The training mix: every example (`example_repeats` times when there are pseudo-labels) and every pseudo-label.
 
@@ -81,19 +81,24 @@ def training_rows(
         config: repeats, and neighbours in prompts.
         seed: the run's seed; open-book copies and the order of the rows are drawn from it.
         index: needed when `config.neighbours_in_prompt` > 0.
-        holdout: ids that must not be trained on, as example or as pseudo-label (a label that arrived late may have
-            put a pseudo-labelled query into the holdout).
+        holdout: what must not be trained on, as example or as pseudo-label, under its own id or another: a label that
+            arrived late may have put a pseudo-labelled query into the holdout, and a query may ask what one asks there.
 
     Raises:
         ConfigError: `neighbours_in_prompt` > 0 and there is no index.
         ValueError: a pseudo-label without an answer, or no example at all.
     """
-    held_out = frozenset(holdout)
-    labelled = [example for example in examples if example.id not in held_out]
+    held_out = frozenset(example.id for example in holdout)
+    held_questions = frozenset(asked_key(example.query) for example in holdout)
+
+    def may_be_learned(query: Query) -> bool:
+        return query.id not in held_out and not (held_questions and asked_key(query) in held_questions)
+
+    labelled = [example for example in examples if may_be_learned(example.query)]
     if not labelled:
         raise ValueError("training_rows: no example to train on; examples are always in the mix")
-    taken = held_out | {example.id for example in labelled}
-    trusted = [label for label in pseudo_labels if label.query.id not in taken]
+    taken = {example.id for example in labelled}
+    trusted = [each for each in pseudo_labels if each.query.id not in taken and may_be_learned(each.query)]
     repeats = config.example_repeats if trusted else 1
 
     rows: list[TrainingRow] = []

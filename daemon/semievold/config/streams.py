@@ -178,8 +178,9 @@ class LabelsSettings(Section):
     """Reading true answers and keeping the examples."""
 
     holdout_share: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the examples, by hash of their id, that is held out for the gate. An example keeps the side it was
-    first put on, whatever this says later."""
+    """Share of the examples, by hash of their id, that is held out for the gate. While that would be fewer than
+    gate.min_holdout, so many are held out, once there are trigger.min_examples others. An example keeps the side it was
+    first put on, whatever this says later, and what asks the same joins it there."""
     holdout_salt: str = "holdout"
     """Mixed into the hash: another salt is another split."""
     batch_size: int = Field(default=128, gt=0)

@@ -1,7 +1,7 @@
 """The labels role: true answers from the stream into the store, the holdout split and the example index.
 
 Owns the order store, index, mark, commit, and the reconciliation of the index at the start. What an example is for is
-decided once, by a hash of its id. Does not own the comparison over time of truth and prediction: it reports each pair.
+decided once, by what it asks. Does not own the comparison over time of truth and prediction: it reports each pair.
 Invariant: a held-out example is never in the index, and an offset is committed only when store and index agree.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from semievol.errors import TransientError
-from semievol.examples.split import is_holdout
+from semievol.examples.split import HoldoutRule
 from semievol.protocols import ExampleIndex
 from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.types import Example
@@ -75,6 +75,8 @@ class LabelsIntake:
     """Runs one consumer of the labels topic.
 
     Args:
+        least_holdout: so many different questions are held out, whatever the share says, once `training_first` of them
+            can be trained on.
         equality: which answers mean the same; None: what the parser's task says by itself, without an embedder.
         on_joined: told of every label whose query was answered earlier (accuracy drift).
     """
@@ -90,6 +92,8 @@ class LabelsIntake:
         settings: LabelsSettings,
         topics: StreamSettings,
         *,
+        least_holdout: int = 0,
+        training_first: int = 0,
         equality: AnswerEquality | None = None,
         on_joined: Callable[[Sequence[Joined]], None] | None = None,
     ) -> None:
@@ -100,6 +104,7 @@ class LabelsIntake:
         self._index = index
         self._parser = parser
         self._settings = settings
+        self._rule = HoldoutRule(settings.holdout_share, settings.holdout_salt, least_holdout, training_first)
         self._topics = topics
         self._equality = equality or AnswerEquality(parser.task)
         self._on_joined = on_joined
@@ -187,9 +192,7 @@ class LabelsIntake:
     async def _keep(self, given: Sequence[Example]) -> None:
         if not given:
             return
-        share, salt = self._settings.holdout_share, self._settings.holdout_salt
-        rows = [(example, is_holdout(example.id, share, salt)) for example in given]
-        stored = await self._answer("store", lambda: asyncio.to_thread(self._examples.upsert, rows))
+        stored = await self._answer("store", lambda: asyncio.to_thread(self._examples.keep, given, self._rule))
         changed = [item for item in stored if item.change != "same"]
         self.counters.added += len(changed)
         self.counters.unchanged += len(stored) - len(changed)

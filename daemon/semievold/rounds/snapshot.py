@@ -69,7 +69,7 @@ def choose(
     examples = training_examples(stores)
     if not examples:
         raise FatalError("no labelled example is left to train on; add labels, or lower labels.holdout_share")
-    held_out = [example.id for example in stores.examples.holdout()]
+    held_out = stores.examples.holdout()
     rows = tuple(training_rows(examples, pool.kept, task, config.training, round_.seed, index=index, holdout=held_out))
     if round_.options.get("shuffle_labels"):
         rows = shuffled(rows, round_.seed)

@@ -2,18 +2,19 @@
 
 Owns the table `examples`. The index itself is written by `semievold.intake.labels`; this only remembers what it holds.
 Invariant: an example never changes sides: once held out (or not) it stays so, or the gate would test on what was
-trained on.
+trained on; and what asks the same as one that is stored goes to its side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
 from semievol.examples.records import query_from_json, query_to_json
+from semievol.examples.split import HoldoutRule, asked_key, first_to_ask
 from semievol.types import Example
 from semievold.store.database import Database, chunks
 from semievold.store.tables import examples
@@ -32,12 +33,17 @@ class StoredExample(NamedTuple):
 
 
 class ExampleCounts(NamedTuple):
-    """How many examples there are; `unindexed` of the training ones are not in the index yet."""
+    """How many examples there are; `unindexed` of the training ones are not in the index yet.
+
+    Of those that ask the same one counts among the `questions`.
+    """
 
     training: int
     holdout: int
     retracted: int
     unindexed: int
+    training_questions: int
+    holdout_questions: int
 
 
 class ExampleStore:
@@ -54,23 +60,49 @@ class ExampleStore:
         id the last wins; the result has one entry per id, in the order of first appearance.
         """
         last = {example.id: (example, holdout) for example, holdout in labelled}
+        with self._database.write() as connection:
+            known = self._rows(connection, list(last))
+            return self._write(connection, list(last.values()), known)
+
+    def keep(self, given: Sequence[Example], rule: HoldoutRule) -> list[StoredExample]:
+        """As `upsert`, with the sides of new examples chosen by `rule`, in the same transaction as all others are."""
+        last = {example.id: example for example in given}
+        with self._database.write() as connection:
+            known = self._rows(connection, list(last))
+            new = [each for each in last.values() if each.id not in known]
+            sides = self._sides(connection, first_to_ask(new), rule)
+            placed = [(each, sides.get(asked_key(each.query), False)) for each in last.values()]
+            return self._write(connection, placed, known)
+
+    def _sides(self, connection: Connection, asked: Mapping[str, str], rule: HoldoutRule) -> dict[str, bool]:
+        """{what is asked: held out?}; where an older version put copies on both sides, they count as held out."""
+        found: dict[str, bool] = {}
+        columns = examples.c["asked", "holdout"]
+        for some in chunks(list(asked)):
+            statement = sa.select(*columns).where(self._mine(), examples.c.asked.in_(some))
+            for row in connection.execute(statement):
+                found[row.asked] = found.get(row.asked, False) or row.holdout
+        counts = self._counted(connection)
+        return rule.sides(asked, found, counts.training_questions, counts.holdout_questions)
+
+    def _write(
+        self, connection: Connection, placed: Sequence[tuple[Example, bool]], known: Mapping[str, RowMapping]
+    ) -> list[StoredExample]:
         now = self._database.now()
         stored: list[StoredExample] = []
         rows: list[dict[str, Any]] = []
-        with self._database.write() as connection:
-            known = self._rows(connection, list(last))
-            for example, holdout in last.values():
-                old = known.get(example.id)
-                row = self._row(example, holdout, now)
-                if old is not None:
-                    row["holdout"] = old["holdout"]
-                    if not old["retracted"] and _content(old) == _content(row):
-                        stored.append(_stored(old))
-                        continue
-                stored.append(StoredExample(example, row["holdout"], False, "new" if old is None else "changed"))
-                rows.append(row)
-            update = ("query", "answer", "source", "category", "indexed", "retracted", "updated_at")
-            self._database.upsert(connection, examples, rows, update)
+        for example, holdout in placed:
+            old = known.get(example.id)
+            row = self._row(example, holdout, now)
+            if old is not None:
+                row["holdout"] = old["holdout"]
+                if not old["retracted"] and _content(old) == _content(row):
+                    stored.append(_stored(old))
+                    continue
+            stored.append(StoredExample(example, row["holdout"], False, "new" if old is None else "changed"))
+            rows.append(row)
+        update = ("query", "answer", "source", "category", "asked", "indexed", "retracted", "updated_at")
+        self._database.upsert(connection, examples, rows, update)
         return stored
 
     def retract(self, ids: Iterable[str]) -> None:
@@ -121,8 +153,15 @@ class ExampleStore:
                 )
 
     def counts(self) -> ExampleCounts:
+        with self._database.read() as connection:
+            return self._counted(connection)
+
+    def _counted(self, connection: Connection) -> ExampleCounts:
         def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
             return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+        def questions(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+            return sa.func.count(sa.distinct(sa.case((condition, examples.c.asked))))
 
         kept, held = examples.c.retracted.is_(False), examples.c.holdout.is_(True)
         statement = sa.select(
@@ -130,9 +169,10 @@ class ExampleStore:
             count(kept & held),
             count(examples.c.retracted.is_(True)),
             count(kept & ~held & examples.c.indexed.is_(False)),
+            questions(kept & ~held),
+            questions(kept & held),
         ).where(self._mine())
-        with self._database.read() as connection:
-            return ExampleCounts(*(int(value) for value in connection.execute(statement).one()))
+        return ExampleCounts(*(int(value) for value in connection.execute(statement).one()))
 
     def last_change(self) -> float | None:
         """When an example was last added, changed or retracted, UTC seconds; None when there is none."""
@@ -164,6 +204,7 @@ class ExampleStore:
             "answer": example.answer,
             "source": example.source,
             "category": example.query.category,
+            "asked": asked_key(example.query),
             "holdout": holdout,
             "indexed": False,
             "retracted": False,

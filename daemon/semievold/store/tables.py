@@ -59,12 +59,14 @@ examples = Table(
     Column("answer", Text, nullable=False),
     Column("source", String(200)),
     Column("category", String(200)),
+    Column("asked", String(32)),  # hash of what is asked, whatever the id: semievol.examples.split.asked_key
     Column("holdout", Boolean, nullable=False),
     Column("indexed", Boolean, nullable=False),  # False until the example index holds it (holdout: stays False)
     Column("retracted", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Index("ix_examples_split", "workload", "retracted", "holdout"),
+    Index("ix_examples_asked", "workload", "asked"),
 )
 
 pseudo_labels = Table(
@@ -179,6 +181,8 @@ round_outcomes = Table(
     Column("answer", Text),
     Column("correct", Boolean, nullable=False),
     Column("entropy", Float, nullable=False),
+    # Hash of the question and its right answers as they were; NULL before schema 0004: not to be taken over.
+    Column("content", String(32)),
 )
 
 adapters = Table(
@@ -213,7 +217,7 @@ operator_requests = Table(
     Column("workload", String(100), nullable=False),
     Column("kind", String(40), nullable=False),  # start_round | cancel_round | promote | rollback
     Column("payload", JSON, nullable=False),
-    Column("state", String(20), nullable=False),  # pending | done | refused
+    Column("state", String(20), nullable=False),  # pending | done | refused | failed
     Column("result", JSON),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),

@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
+from semievol.examples.split import HoldoutRule
 from semievol.types import Example, Message, Query
 from semievold.store.examples import ExampleCounts
 from tests.stream_world import World
@@ -39,7 +40,9 @@ def test_holdout_and_training_are_apart(new_world: NewWorld) -> None:
     assert ids(store.training()) == ["a", "b"]
     assert ids(store.holdout()) == ["h"]
     assert ids(store.unindexed()) == ["a", "b"]
-    assert store.counts() == ExampleCounts(training=2, holdout=1, retracted=0, unindexed=2)
+    assert store.counts() == ExampleCounts(
+        training=2, holdout=1, retracted=0, unindexed=2, training_questions=2, holdout_questions=1
+    )
 
 
 def test_an_example_never_changes_sides(new_world: NewWorld) -> None:
@@ -76,7 +79,7 @@ def test_a_retracted_example_is_gone_until_it_is_labelled_again(new_world: NewWo
     store.mark_indexed(["a"])
     store.retract(["a", "unknown"])
     assert (store.training(), store.get("a")) == ([], None)
-    assert store.counts() == ExampleCounts(training=0, holdout=0, retracted=1, unindexed=0)
+    assert store.counts() == ExampleCounts(0, 0, retracted=1, unindexed=0, training_questions=0, holdout_questions=0)
     assert [(item.change, item.indexed) for item in store.upsert([(example("a"), False)])] == [("changed", False)]
     assert ids(store.unindexed()) == ["a"]
 
@@ -97,3 +100,41 @@ def test_the_last_change_is_remembered(new_world: NewWorld) -> None:
     store.retract(["a"])
     assert first is not None
     assert (store.last_change() or 0) >= first
+
+
+RULE = HoldoutRule(0.2, "holdout", least=20, training_first=16)
+
+
+def test_a_hundred_labels_give_the_gate_its_twenty_whatever_batches_they_come_in(new_world: NewWorld) -> None:
+    for size in (7, 100):
+        store = new_world(workload=f"w{size}").examples
+        given = [example(f"e{n}") for n in range(100)]
+        for start in range(0, 100, size):
+            store.keep(given[start : start + size], RULE)
+        before = ids(store.holdout())
+        assert len(before) >= 20
+        assert store.counts().holdout_questions == len(before)
+        store.keep(given, RULE)
+        assert ids(store.holdout()) == before
+
+
+def test_a_question_under_many_ids_lies_on_one_side_and_counts_once(new_world: NewWorld) -> None:
+    store = new_world().examples
+    for copy in range(8):
+        store.keep([Example(Query(f"{n}-{copy}", f"Question {n}"), "even") for n in range(40)], RULE)
+    sides: dict[str, set[bool]] = {}
+    for side, some in ((True, store.holdout()), (False, store.training())):
+        for each in some:
+            sides.setdefault(each.query.question, set()).add(side)
+    assert all(len(found) == 1 for found in sides.values())
+    counts = store.counts()
+    assert (counts.training + counts.holdout, counts.training_questions + counts.holdout_questions) == (320, 40)
+    assert counts.holdout_questions == 20
+
+
+def test_an_example_stays_where_an_older_version_put_it_and_its_copies_join_it(new_world: NewWorld) -> None:
+    store = new_world().examples
+    store.upsert([(example("t"), False), (example("h"), True)])
+    copies = [Example(Query(f"{of}2", f"is {of} even?"), "even") for of in "th"]
+    stored = store.keep([*copies, example("t"), example("h")], HoldoutRule(0.5, "", 2, 0))
+    assert {item.example.id: item.holdout for item in stored} == {"t2": False, "h2": True, "t": False, "h": True}

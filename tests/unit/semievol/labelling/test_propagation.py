@@ -80,7 +80,7 @@ def test_without_an_example_there_is_nothing_to_train_on() -> None:
     with pytest.raises(ValueError, match="examples are always in the mix"):
         training_rows([], [pseudo_label("q")], TASK, TrainingConfig(), 0)
     with pytest.raises(ValueError, match="examples are always in the mix"):
-        training_rows(EXAMPLES[:1], [pseudo_label("q")], TASK, TrainingConfig(), 0, holdout=["e0"])
+        training_rows(EXAMPLES[:1], [pseudo_label("q")], TASK, TrainingConfig(), 0, holdout=EXAMPLES[:1])
 
 
 def test_a_pseudo_label_without_an_answer_is_refused() -> None:
@@ -94,10 +94,15 @@ def test_a_true_label_replaces_the_pseudo_label_of_the_same_query() -> None:
 
 
 def test_a_held_out_id_is_trained_on_neither_as_example_nor_as_pseudo_label() -> None:
-    rows = training_rows(
-        EXAMPLES, [pseudo_label("h"), pseudo_label("q")], TASK, TrainingConfig(), 0, holdout={"h", "e0"}
-    )
+    held_out = [Example(Query("h", "something else"), "a"), EXAMPLES[0]]
+    rows = training_rows(EXAMPLES, [pseudo_label("h"), pseudo_label("q")], TASK, TrainingConfig(), 0, holdout=held_out)
     assert sorted(row.id for row in rows) == ["e1", "e2", "e3", "e4", "q"]
+
+
+def test_what_a_held_out_example_asks_is_trained_on_under_no_other_id() -> None:
+    held_out = [Example(Query("h1", "  QUESTION 1"), "a"), Example(Query("h2", "Asked q"), "a")]
+    rows = training_rows(EXAMPLES, [pseudo_label("q"), pseudo_label("r")], TASK, TrainingConfig(), 0, holdout=held_out)
+    assert sorted(row.id for row in rows) == ["e0", "e2", "e3", "e4", "r"]
 
 
 def test_examples_are_repeated_only_beside_pseudo_labels() -> None:
