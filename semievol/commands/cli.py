@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +65,23 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"semievol {version('semievol')}")
+        raise typer.Exit
+
+
+def common_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What both programs take before the name of a command."""
+
+
+app.callback(help=app.info.help)(common_options)
+
+
 def main() -> None:
     """Entry point of `semievol`."""
     # Read when torch is loaded: by default its threads spin while they wait, and starve whatever shares their cores.
@@ -75,14 +92,42 @@ def main() -> None:
 
 def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
     """Run an app on `arguments` (None: the process's own); our errors become one line and an exit code."""
-    logging.getLogger("semievol.examples.files").setLevel(logging.INFO)
-    logging.getLogger("semievol.examples.files").addHandler(_SAID)
+    reading = logging.getLogger("semievol.examples.files")
+    reading.setLevel(logging.INFO)
+    reading.addHandler(_SAID)
     try:
         target(arguments)
     except (ConfigError, DataError) as error:
         _fail(error, 2)
     except (SemiEvolError, OSError) as error:
         _fail(error, 1)
+    finally:
+        reading.removeHandler(_SAID)
+        _SAID.lines.clear()
+
+
+@app.command("init")
+def init_command(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="Labelled examples, or hub:NAME.")],
+    out: Annotated[Path, typer.Option(help="The configuration; it is not overwritten.")] = Path("semievol.yaml"),
+    model: Annotated[str | None, typer.Option(help="Hub name or directory of the base model.")] = None,
+    answer_index: Annotated[int | None, typer.Option(min=0, max=1, help="Number of option A, in numbers.")] = None,
+    columns: Columns = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Write a commented configuration that fits a file of examples, and say what comes next."""
+    from semievol.commands.init import DEFAULT_MODEL, run_init
+    from semievol.config.data import DataConfig, mapped
+
+    data = mapped(DataConfig(), columns)
+    made = run_init(source, out, data, model=model or DEFAULT_MODEL, answer_index=answer_index)
+    if output is OutputFormat.JSON:
+        show(made, output)
+        return
+    labels = f", {made['labels']} labels" if made["labels"] else ""
+    say(f"wrote {made['config']}: {made['form']}{labels}, {made['examples']} examples. Next:")
+    for command in made["next"]:
+        say(f"  {command}")
 
 
 @app.command("evolve")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semievol.commands.cli import Columns, run_app
+from semievol.commands.cli import Columns, common_options, run_app
 from semievol.errors import ConfigError
 from semievold.commands import output
 
@@ -38,7 +38,9 @@ def main() -> None:
         help="Keeps a served LLM adapting to its own traffic.",
         no_args_is_help=True,
         add_completion=False,
+        pretty_exceptions_enable=False,
     )
+    app.callback(help=app.info.help)(common_options)
     _add_roles(app)
     register(app)
     run_app(app)
