@@ -90,9 +90,8 @@ def text_lines(file: io.BufferedReader, name: str, *, any_end: bool = False) -> 
         if start.startswith(magic):
             raise DataError(f"{name}: is {kind}")
     if start.startswith(_UTF16_MARKS):
-        yield from enumerate(_utf16(file.read(), name).splitlines(keepends=True), start=1)
-        return
-    if b"\0" in start:
+        file = io.BufferedReader(io.BytesIO(_utf16(file.read(), name).encode()))
+    elif b"\0" in start:
         raise DataError(f"{name}:1: has NUL bytes, as UTF-16 without its mark has; save the file as UTF-8")
     number = 0
     for whole in file:

@@ -246,6 +246,24 @@ def _labels_app() -> typer.Typer:
 
     app.command("import", help=f"Publish labelled examples to the stream. {IMPORT_HELP}")(_importer("labels"))
 
+    @app.command(help="Write the labelled examples to a file (.jsonl, .json, .csv, .tsv, also with .gz), or to - .")
+    def export(
+        target: Annotated[str, typer.Argument(metavar="FILE", help="The file, or - for standard output.")],
+        form: Annotated[
+            str, typer.Option(help="own, text-label, prompt-completion, alpaca, openai or sharegpt")
+        ] = "own",
+        side: Annotated[str, typer.Option(help="all, training or holdout")] = "all",
+        overwrite: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        from semievold.commands.exporting import export_labels
+
+        with opened(config) as (_, stores, _place):
+            report = export_labels(stores, target, form=form, side=side, overwrite=overwrite)
+        if report is not None:
+            output.show(report, output_format)
+
     @app.command(help="Take labels back: they leave training, holdout and retrieval.")
     def retract(
         ids: Annotated[list[str], typer.Argument(help="Ids of the labelled examples.")],
