@@ -8,6 +8,7 @@ the next incumbent; a run that was killed goes on after its last finished step.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.training.job import TrainingJob, write_snapshot
 from semievol.types import Example, PseudoLabel, Query, TrainingRow, Unlabelled
+
+logger = logging.getLogger(__name__)
 
 WORKLOAD = "files"
 FINGERPRINT_PROMPTS = 4
@@ -187,32 +190,19 @@ def select_labels(labels: list[PseudoLabel], config: MethodConfig, number: int =
 
 
 async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirectory) -> list[PseudoLabel]:
-    """Pseudo-labels of the queries, in their order; those of an earlier, interrupted attempt are taken over.
-
-    Each is kept as it is finished: answers of an endpoint are paid for once. A query that is refused, or late each
-    time, is left out, by name and with the reason.
-    """
+    """Pseudo-labels of the queries, in their order; one that is refused, or late each time, is left out by name."""
     labels = files.pseudo_labels()
     if labels is None:
         config = run.config.labelling
         seed = round_seed(run.config, number)
         labeller = CollaborativeLabeller(run.generator, run.index, run.task, config, seed, equality=run.equality)
         advance = run.watcher(f"round {number}: label", len(run.queries))
-        known = files.partial_pseudo_labels(incumbent)
-        done = [known[query.id] for query in run.queries if query.id in known]
-        advance(len(done))
-        rest = [query for query in run.queries if query.id not in known]
-
-        def keep(outcome: PseudoLabel | Unlabelled) -> None:
-            if isinstance(outcome, PseudoLabel):
-                files.add_pseudo_labels([outcome])
-            advance(1)
-
-        outcomes = await labeller.label(rest, incumbent, told=keep)
-        done += [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
-        files.write_left_out([outcome for outcome in outcomes if isinstance(outcome, Unlabelled)])
-        by_id = {label.query.id: label for label in done}
-        labels = [by_id[query.id] for query in run.queries if query.id in by_id]
+        outcomes = await labeller.label(run.queries, incumbent, told=lambda _: advance(1))
+        left_out = [outcome for outcome in outcomes if isinstance(outcome, Unlabelled)]
+        for each in left_out:
+            logger.warning("query %s is left out: %s", each.query.id, each.reason)
+        files.write_left_out(left_out)
+        labels = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
         labels = await asyncio.to_thread(heard, labels, run.examples, config, run.embedder)
         files.write_pseudo_labels(labels, select_labels(labels, run.config, number))
     return labels

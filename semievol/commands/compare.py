@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from semievol.commands.compare_options import CompareOptions
 from semievol.commands.engine import check_evolvable, open_generator, trainer_of
+from semievol.commands.kept_answers import FILE, kept_answers
 from semievol.commands.retrieval import embedder_of, index_over
 from semievol.comparison.rows import ComparedMethod, all_methods, pick
 from semievol.comparison.rows_run import SharedTrainer, World, drawn, drawn_examples, run_method
@@ -64,16 +65,19 @@ async def run_compare(
     points: list[dict[str, Any]] = []
     for seed in options.seeds:
         seeded = config.model_copy(update={"seed": seed})
-        async with open_generator(seeded) as generator:
-            world = shared.world(seeded, generator)
+        async with open_generator(seeded) as engine, kept_answers(engine, seeded, _answers(files, seed)) as kept:
+            world = shared.world(seeded, kept.generator)
             for method in methods:
                 own = replace(method, config=method.config.model_copy(update={"seed": seed}))
                 results[method.name].append(await run_method(own, world))
             points += await swept(seed, sweeps, world)
         for title, model in (options.models or {}).items():
             other = _with_model(seeded, model)
-            async with open_generator(other, labels=False) as generator:
-                world = shared.world(other, generator)
+            async with (
+                open_generator(other, labels=False) as engine,
+                kept_answers(engine, other, _answers(files, seed)) as kept,
+            ):
+                world = shared.world(other, kept.generator)
                 asked = ComparedMethod(f"model-{title}", title, other, "nothing")
                 results.setdefault(asked.name, []).append(await run_method(asked, world))
     titles = {method.name: method.title for method in methods}
@@ -90,9 +94,18 @@ async def run_compare(
     write_durably(files.out / "compare.json", json.dumps(summary, indent=1) + "\n")
     write_durably(files.out / "compare.csv", as_csv(summary["rows"]))
     write_durably(files.out / "compare.md", markdown(summary))
+    for seed in options.seeds:
+        _answers(files, seed).unlink(missing_ok=True)
     if points:
         write_durably(files.out / "sweep.json", json.dumps(averaged(points, len(options.seeds)), indent=1) + "\n")
     return summary
+
+
+def _answers(files: CompareFiles, seed: int) -> Path:
+    """Where the answers of one seed are kept; its rows share many of them."""
+    directory = files.out / f"seed-{seed}"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +197,6 @@ class _Shared:
 
     def world(self, config: MethodConfig, generator: Generator) -> World:
         """What the rows of one seed share: the settings hold the seed, and `generator` answers."""
-        from semievol.engines.remembered import RememberedAnswers
         from semievol.examples.lexical import Bm25ExampleIndex
 
         data, options = self.data, self.options
@@ -192,7 +204,7 @@ class _Shared:
         directory = self.out / f"seed-{config.seed}"
         return World(
             task=data.task,
-            generator=RememberedAnswers(generator),
+            generator=generator,
             trainer=SharedTrainer(trainer_of(config), directory / "trainings"),
             dense=index_over(self.embedder, labelled),
             bm25=Bm25ExampleIndex(labelled) if options.neighbours and _wants_bm25(options) else None,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from semievol.commands.engine import load_adapter, open_generator
+from semievol.commands.kept_answers import beside, kept_answers
 from semievol.commands.retrieval import embedder_of, index_over
 from semievol.config.method import MethodConfig
 from semievol.errors import ConfigError
@@ -38,7 +40,11 @@ async def run_eval(
     if out is not None:
         # Now: an output that cannot be written must not be noticed at the end.
         out.parent.mkdir(parents=True, exist_ok=True)
-    async with open_generator(config, labels=False) as generator:
+    async with AsyncExitStack() as stack:
+        generator = await stack.enter_async_context(open_generator(config, labels=False))
+        if out is not None:
+            kept = await stack.enter_async_context(kept_answers(generator, config, beside(out)))
+            generator = kept.generator
         name = await load_adapter(generator, adapter)
         embedder = embedder_of(config) if neighbours or task.embeds else None
         index = index_over(embedder, retrievable) if embedder and neighbours else None
@@ -53,8 +59,10 @@ async def run_eval(
             progress=watcher("evaluate", len(tested)),
             equality=AnswerEquality(task, embedder),
         )
-    if out is not None:
-        write_jsonl(out, [outcome_row(outcome) for outcome in found.outcomes])
+        if out is not None:
+            write_jsonl(out, [outcome_row(outcome) for outcome in found.outcomes])
+            if not found.left_out:
+                kept.no_longer_needed()
     return {
         "adapter": name,
         "neighbours": neighbours,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from semievol.commands.engine import check_evolvable, open_generator, trainer_of
+from semievol.commands.kept_answers import FILE, kept_answers
 from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_neighbours
 from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
@@ -51,13 +52,14 @@ async def run_evolve(
     unlabeled = read_queries(files.queries, task, config.data)
     tested = read_examples(files.test, task, config.data) if files.test else []
     truth = true_answers(files.answers, unlabeled, task, config.data) if files.answers else {}
-    async with open_generator(config) as generator:
+    files.out.mkdir(parents=True, exist_ok=True)
+    async with open_generator(config) as engine, kept_answers(engine, config, files.out / FILE) as kept:
         embedder = embedder_of(config) if embeds(config, task) else None
         index = index_over(embedder, train_examples) if embedder and wants_neighbours(config) else None
         run = Run(
             config=config,
             task=task,
-            generator=generator,
+            generator=kept.generator,
             index=index,
             trainer=trainer_of(config),
             examples=train_examples,
@@ -78,12 +80,15 @@ async def run_evolve(
         }
         if tested:
             summary["test"] = await _test(run, results, tested)
-    write_durably(files.out / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_durably(files.out / "summary.json", json.dumps(summary, indent=1) + "\n")
+        kept.no_longer_needed()
     return summary
 
 
 def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, Example]) -> dict[str, Any]:
     summary = result.to_json()
+    if left_out := run.directory.round(result.number).left_out():
+        summary["left_out"] = left_out
     labels = run.directory.round(result.number).pseudo_labels() if result.kind == "evolve" else None
     if labels and truth:
         kept = frozenset(select_labels(labels, run.config, result.number).kept)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
 from semievol.commands.engine import load_adapter, open_generator
+from semievol.commands.kept_answers import beside, kept_answers
 from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_neighbours
 from semievol.config.method import MethodConfig
 from semievol.examples.files import read_examples, read_queries, write_jsonl
@@ -17,11 +19,16 @@ from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.types import PseudoLabel, Unlabelled
 
+logger = logging.getLogger(__name__)
+
 
 async def run_label(
     config: MethodConfig, examples: Path, queries: Path, out: Path, adapter: Path | None, watcher: Watcher
 ) -> dict[str, Any]:
-    """`semievol label`: pseudo-labels of `queries`, with `selected` and reasons, in `out` (.jsonl)."""
+    """`semievol label`: pseudo-labels of `queries`, with `selected` and reasons, in `out` (.jsonl).
+
+    While one is missing, the answers of all stay beside `out`: the next run asks for the missing one alone.
+    """
     from semievol.labelling.collaboration import CollaborativeLabeller
 
     task = Task(config.task)
@@ -29,19 +36,23 @@ async def run_label(
     unlabeled = read_queries(queries, task, config.data)
     # Now: an output that cannot be written must not be noticed at the end.
     out.parent.mkdir(parents=True, exist_ok=True)
-    async with open_generator(config) as generator:
-        name = await load_adapter(generator, adapter)
+    async with open_generator(config) as engine, kept_answers(engine, config, beside(out)) as kept:
+        name = await load_adapter(kept.generator, adapter)
         embedder = embedder_of(config) if embeds(config, task) else None
         index = index_over(embedder, labelled) if embedder and wants_neighbours(config) else None
         equality = AnswerEquality(task, embedder)
-        labeller = CollaborativeLabeller(generator, index, task, config.labelling, config.seed, equality=equality)
+        labeller = CollaborativeLabeller(kept.generator, index, task, config.labelling, config.seed, equality=equality)
         advance = watcher("label", len(unlabeled))
         outcomes = await labeller.label(unlabeled, name, told=lambda _: advance(1))
         own = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
         left_out = [outcome for outcome in outcomes if isinstance(outcome, Unlabelled)]
         labels = await asyncio.to_thread(heard, own, labelled, config.labelling, embedder)
-    selection = select_labels(labels, config)
-    write_jsonl(out, labelled_rows(labels, selection))
+        selection = select_labels(labels, config)
+        write_jsonl(out, labelled_rows(labels, selection))
+        for each in left_out:
+            logger.warning("query %s is left out: %s", each.query.id, each.reason)
+        if not left_out:
+            kept.no_longer_needed()
     return {
         "out": str(out),
         "adapter": name,

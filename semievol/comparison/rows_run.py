@@ -168,6 +168,8 @@ async def _asked(
         file = directory / f"{stage.replace(' ', '-')}-{name}.jsonl"
         write_jsonl(file, [outcome_row(outcome) for outcome in found.outcomes])
         result[name] = found.accuracy
+        if found.left_out:
+            result[f"{name}_left_out"] = dict(found.left_out)
         result[f"{name}_outcomes"] = file.name
     if adapter is not None:
         await world.generator.unload_adapter(adapter)

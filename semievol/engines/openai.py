@@ -33,6 +33,7 @@ UNKNOWN_TOKEN = -1
 _NEWER_LIMIT = "max_completion_tokens"
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "context window")
 _SAMPLING = ("temperature", "top_p", "seed", "n")
+_TOO_MUCH = (429, 503)
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _SIGN_S = 5.0
@@ -79,7 +80,7 @@ class OpenAIGenerator(Generator):
         self._endpoint = _Endpoint(client.base_url)
         self._line = Line(concurrency)
         self._signs = Signs(self._check)
-        self._understood = False
+        self._understood, self._answered_at = False, 0.0
         self._timeout_s = timeout_s
         self._together = samples_in_one_request
         self._models: dict[str, str] = {}
@@ -135,7 +136,7 @@ class OpenAIGenerator(Generator):
     async def _answer(self, request: GenerationRequest) -> list[Completion]:
         """One request, sent until the endpoint takes it; asked once more where the answer is odd."""
         loop = asyncio.get_running_loop()
-        busy_since: float | None = None
+        began_at, busy_since = loop.time(), 0.0
         odd_before = False
         wait_s = _FIRST_WAIT_S
         while True:
@@ -156,6 +157,8 @@ class OpenAIGenerator(Generator):
                 busy_since = busy_since or loop.time()
                 pause_s = max(busy.wait_s, wait_s * random.uniform(0.5, 1.0))
                 if loop.time() + pause_s >= busy_since + self._timeout_s:
+                    if busy.status not in (None, *_TOO_MUCH) and self._answered_at > began_at:
+                        raise LateError(f"others are answered, and this one is not: {busy}") from busy
                     raise
                 await asyncio.sleep(pause_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
@@ -175,12 +178,12 @@ class OpenAIGenerator(Generator):
         except NotJsonError as odd:
             raise _OddAnswerError(str(odd)) from odd
         except BusyError as busy:
-            if busy.status in (429, 503):
+            if busy.status in _TOO_MUCH:
                 turn.overloaded(busy.wait_s)
             raise
         completions = self._completions(body, request)
         turn.answered()
-        self._understood = True
+        self._understood, self._answered_at = True, asyncio.get_running_loop().time()
         return completions
 
     async def _check(self, _: object) -> None:

@@ -81,7 +81,7 @@ class VllmGenerator(Generator):
         self._line = Line(concurrency)
         self._signs = Signs(client.check_health)
         self._suspects: set[str] = set()
-        self._understood = False
+        self._understood, self._answered_at = False, 0.0
 
     async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
         await each_for_itself(requests, self._reply, tell)
@@ -101,7 +101,7 @@ class VllmGenerator(Generator):
 
     async def _reply(self, request: GenerationRequest) -> Reply:
         """One request, tried on one server after another until somebody answers or nobody has for too long."""
-        failed_at: float | None = None
+        began_at, failed_at = time.monotonic(), 0.0
         tried = _Tried()
         wait_s = _FIRST_WAIT_S
         while True:
@@ -117,6 +117,8 @@ class VllmGenerator(Generator):
                     return Refused(str(error))
                 failed_at = failed_at or time.monotonic()
                 if time.monotonic() + wait_s >= failed_at + self._timeout_s:
+                    if isinstance(error, ServerDownError) and self._answered_at > began_at:
+                        return Late(f"others are answered, and this one is not: {error}")
                     raise
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
@@ -172,7 +174,7 @@ class VllmGenerator(Generator):
             raise
         if turn:
             turn.answered()
-        self._understood = True
+        self._understood, self._answered_at = True, time.monotonic()
         return answers
 
     async def _check(self, server: ServerAddress) -> None:

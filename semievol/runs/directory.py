@@ -1,9 +1,9 @@
 """The files of a run: what each finished step of each round leaves behind.
 
     RUN/run.json                       configuration and hashes of the data: whose directory this is
+    RUN/answers.jsonl                  what the engine answered, until the run is finished (see engines.answer_file)
     RUN/adapters/NAME/                 adapter versions (see adapter_directory)
     RUN/round-0002/pseudo_labels.jsonl every pseudo-label, with `selected` or the reason why not
-    RUN/round-0002/pseudo_labels.partial.jsonl  those that there are, while others are being made
     RUN/round-0002/left_out.jsonl      the queries that got none, with the reason; only where there are any
     RUN/round-0002/snapshot/           job.json and rows.jsonl: all that the trainer reads
     RUN/round-0002/outcomes.jsonl      what incumbent and candidate answered to the holdout
@@ -11,7 +11,7 @@
     RUN/test/NAME.jsonl                what an adapter (base: the base model) answered to the test set
     RUN/summary.json                   what `semievol evolve` printed
 
-Owns names and formats. Invariant: every file but the partial one appears whole or not at all.
+Owns names and formats. Invariant: every file but that of the answers appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -108,17 +108,6 @@ class RoundDirectory:
 
     def write_pseudo_labels(self, labels: Sequence[PseudoLabel], selection: Selection) -> None:
         write_jsonl(self.path / "pseudo_labels.jsonl", labelled_rows(labels, selection))
-        self._unselected.unlink(missing_ok=True)
-
-    @property
-    def _unselected(self) -> Path:
-        return self.path / "pseudo_labels.partial.jsonl"
-
-    def add_pseudo_labels(self, labels: Sequence[PseudoLabel]) -> None:
-        """Keep what is labelled so far, while others are not."""
-        text = "".join(json.dumps(pseudo_label_to_json(label), ensure_ascii=False) + "\n" for label in labels)
-        with self._unselected.open("a", encoding="utf-8") as file:
-            file.write(text)
 
     def write_left_out(self, left_out: Sequence[Unlabelled]) -> None:
         """Queries that got no pseudo-label, each with its reason; no file where there is none."""
@@ -132,16 +121,6 @@ class RoundDirectory:
         """The reasons by query id."""
         path = self.path / "left_out.jsonl"
         return {str(row["id"]): str(row["reason"]) for row in _rows(path, "reason")} if path.exists() else {}
-
-    def partial_pseudo_labels(self, adapter: str | None) -> dict[str, PseudoLabel]:
-        """What an interrupted attempt had labelled with `adapter`, by id; a line that was cut off is cut away."""
-        if not self._unselected.exists():
-            return {}
-        text = self._unselected.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
-            self._unselected.write_bytes(whole)
-        return {label.query.id: label for label in read_pseudo_labels(self._unselected) if label.adapter == adapter}
 
     def reasons(self) -> dict[str, str | None]:
         """Why each pseudo-label was not selected, by query id; None: it was selected."""

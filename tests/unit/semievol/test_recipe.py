@@ -1,10 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from semievol.config.method import Configuration, GateConfig, LabellingConfig, MethodConfig, ModelConfig, TaskConfig
-from semievol.errors import ConfigError, DataError, TransientError
+from semievol.engines.answer_file import AnswerFile
+from semievol.engines.remembered import RememberedAnswers
+from semievol.errors import ConfigError, DataError, TooLongError, TransientError
 from semievol.protocols import ExampleIndex, Progress
 from semievol.recipe import Run, evolve, run_round
 from semievol.runs.directory import RunDirectory
@@ -188,17 +191,10 @@ async def test_the_steps_are_announced_with_their_size(tmp_path: Path) -> None:
     assert all(total == done for total, done in announced.values())
 
 
-def cut_off(path: Path) -> int:
-    """Leave what a process leaves that died within a write; returns how many lines are whole."""
-    text = path.read_text()
-    path.write_text(text + '{"id": "q4", "quest')
-    return text.count("\n")
-
-
 async def test_a_run_that_ends_while_it_labels_goes_on_after_the_last_whole_answer(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"labelling": CONFIG.labelling.model_copy(update={"batch_size": 4})})
     undisturbed = await evolve(World().run(tmp_path / "whole", config), 1)
-    world = World()
+    world, kept = World(), tmp_path / "answers.jsonl"
     answer = world.answer
 
     def dying(request: GenerationRequest) -> list[tuple[str, float]]:
@@ -208,18 +204,40 @@ async def test_a_run_that_ends_while_it_labels_goes_on_after_the_last_whole_answ
 
     world.generator.script = dying
     with pytest.raises(TransientError):
-        await evolve(world.run(tmp_path / "run", config), 1)
-    partial = tmp_path / "run" / "round-0002" / "pseudo_labels.partial.jsonl"
-    assert cut_off(partial) == 6
+        await evolve(remembering(world.run(tmp_path / "run", config), kept), 1)
+    with kept.open("ab") as file:  # what a process leaves that died within a write
+        file.write(b'{"key": "0f')
     world.generator.script = answer
     calls = len(world.generator.calls)
-    results = await evolve(world.run(tmp_path / "run", config), 1)
+    results = await evolve(remembering(world.run(tmp_path / "run", config), kept), 1)
     asked = [r.messages[-1].content for call in world.generator.calls[calls:] for r in call]
     assert [text for text in asked if text.startswith("query")] == [f"query {i}" for i in range(6, 10)]
     assert [result.gate for result in results] == [result.gate for result in undisturbed]
     files = [tmp_path / name / "round-0002" / "pseudo_labels.jsonl" for name in ("run", "whole")]
     assert files[0].read_text() == files[1].read_text()
-    assert not partial.exists()
+
+
+def remembering(run: Run, path: Path) -> Run:
+    return replace(run, generator=RememberedAnswers(run.generator, AnswerFile(path, {"model": "none"})))
+
+
+async def test_queries_and_held_out_examples_that_are_refused_are_left_out_and_the_round_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+    answer = world.answer
+
+    def refusing(request: GenerationRequest) -> list[tuple[str, float]]:
+        if request.messages[-1].content in ("query 3", "holdout 7"):
+            raise TooLongError("the prompt has 300 tokens")
+        return answer(request)
+
+    world.generator.script = refusing
+    _, evolved = await evolve(world.run(tmp_path), 1)
+    assert (evolved.labelled, evolved.gate.count, evolved.gate.decision) == (9, 11, "promote")
+    assert RunDirectory(tmp_path).round(2).left_out() == {"q3": "the prompt has 300 tokens"}
+    assert "query q3 is left out: the prompt has 300 tokens" in caplog.text
+    assert "example h7 is left out of the evaluation" in caplog.text
 
 
 def written(directory: Path) -> str:
