@@ -1,8 +1,8 @@
-"""Prompts that show neighbours, asked with fewer where they are too long.
+"""Prompts that show neighbours, asked with fewer where the engine refuses them: one example must not refuse a query.
 
-Owns which neighbour gives way: the longest, for the others may well fit. How long is too long is the engine's to say,
-in the tokens of its model. Invariant: what is asked is the prompt with all neighbours, or the longest of these that the
-engine takes.
+Owns which neighbour gives way: a conversation before a plain question, for a chat template may refuse its turns, and
+the longest before the others, which may well fit. What is too long is the engine's to say, in the tokens of its model.
+Invariant: what is left unanswered is refused without any neighbour, too.
 """
 
 from __future__ import annotations
@@ -33,28 +33,32 @@ class Asked:
 
 
 async def asked(shown: Sequence[Shown], ask: Ask) -> list[Asked]:
-    """Ask them together, and those that are too long again with one example less, until they fit or show none."""
+    """Ask them together, and those that are refused again with one example less, until they are taken or show none."""
     requests = [each.make(each.examples) for each in shown]
     found = [
         Asked(request, each.examples, reply)
         for request, each, reply in zip(requests, shown, await ask(requests), strict=True)
     ]
-    while again := [place for place, each in enumerate(found) if _can_be_shorter(each)]:
-        fewer = {place: without_longest(found[place].examples) for place in again}
+    while again := [place for place, each in enumerate(found) if _can_show_less(each)]:
+        fewer = {place: without_worst(found[place].examples) for place in again}
         requests = [shown[place].make(fewer[place]) for place in again]
         for place, request, reply in zip(again, requests, await ask(requests), strict=True):
             found[place] = Asked(request, fewer[place], reply)
     return found
 
 
-def without_longest(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """All but the longest; of equally long ones the first stays away."""
-    longest = max(range(len(examples)), key=lambda place: (_characters(examples[place]), -place))
-    return (*examples[:longest], *examples[longest + 1 :])
+def without_worst(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """All but the one that is most likely at fault; of equal ones the first stays away."""
+
+    def guilt(place: int) -> tuple[bool, int, int]:
+        return examples[place].query.messages is not None, _characters(examples[place]), -place
+
+    worst = max(range(len(examples)), key=guilt)
+    return (*examples[:worst], *examples[worst + 1 :])
 
 
-def _can_be_shorter(each: Asked) -> bool:
-    return bool(each.examples) and isinstance(each.reply, Refused) and each.reply.too_long
+def _can_show_less(each: Asked) -> bool:
+    return bool(each.examples) and isinstance(each.reply, Refused)
 
 
 def _characters(example: Example) -> int:
