@@ -96,7 +96,7 @@ def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
     reading.setLevel(logging.INFO)
     reading.addHandler(_SAID)
     try:
-        target(arguments)
+        target([_at_home(each) for each in (sys.argv[1:] if arguments is None else arguments)])
     except (ConfigError, DataError) as error:
         _fail(error, 2)
     except (SemiEvolError, OSError) as error:
@@ -311,6 +311,14 @@ def _progress() -> Iterator[Watcher]:
             return lambda count: bars.advance(bar, count)
 
         yield watch
+
+
+def _at_home(argument: str) -> str:
+    """`--out=~/x` as `--out ~/x`: a shell takes the second to the home directory alone."""
+    option, equals, value = argument.partition("=")
+    if equals and option.startswith("--") and value.startswith("~/"):
+        return f"{option}={os.path.expanduser(value)}"
+    return argument
 
 
 class _Said(logging.Handler):

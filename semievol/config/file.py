@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import types
 import typing
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from semievol.config.places import directory_of, place
+from semievol.config.shape import alternatives, entry_class, section_class
 from semievol.errors import ConfigError
 
 PREFIX = "SEMIEVOL__"
@@ -39,6 +40,8 @@ def load_config(
 
     `SEMIEVOL__SECTION__KEY=value` sets `section.key`; the value is read as YAML unless the key holds text.
     `SEMIEVOL__SECTION__KEY_FILE=path` takes the value from a file, for secrets that are mounted.
+    A relative path in the file, or one that is a default, is of the file's directory; in a variable, of the working
+    directory.
 
     Args:
         model_class: the class of the whole configuration.
@@ -52,6 +55,8 @@ def load_config(
     """
     values = _read_yaml(path) if path is not None else {}
     values = _own(values, foreign)
+    if path is not None and (base := directory_of(path)) is not None:
+        place(model_class, values, base)
     for name, text in sorted((os.environ if env is None else env).items()):
         if name.startswith(PREFIX) and not _is_foreign(_keys(name), foreign):
             _override(model_class, values, name, text)
@@ -141,9 +146,9 @@ def _override(model_class: type[BaseModel], values: dict[str, Any], name: str, t
         if last:
             target[key] = _value(fields[key].annotation, name, text)
             return
-        section = _section_class(fields[key].annotation)
+        section = section_class(fields[key].annotation)
         if section is None:
-            section = _entry_class(fields[key].annotation)
+            section = entry_class(fields[key].annotation)
             entries = section is not None
         if section is None:
             raise ConfigError(f"{name}: {'.'.join(keys[: depth + 1])} is a setting, not a section")
@@ -160,13 +165,13 @@ def _entered(target: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _read_secret(name: str, path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return Path(path).expanduser().read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: {path} cannot be read ({error})") from None
 
 
 def _value(annotation: Any, name: str, text: str) -> Any:
-    kinds = _alternatives(annotation)
+    kinds = alternatives(annotation)
     if type(None) in kinds and text.strip().lower() in ("null", "none", "~"):
         return None
     if str in kinds or Path in kinds:
@@ -180,24 +185,6 @@ def _value(annotation: Any, name: str, text: str) -> Any:
 # --- the shape of the model -----------------------------------------------------------------------------------------
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
-def _section_class(annotation: Any) -> type[BaseModel] | None:
-    for kind in _alternatives(annotation):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
-
-
-def _entry_class(annotation: Any) -> type[BaseModel] | None:
-    """The class of the values of a mapping `dict[str, Section]`."""
-    return _section_class(typing.get_args(annotation)[1]) if typing.get_origin(annotation) is dict else None
-
-
 def _class_at(model_class: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
     """The section class in which the last part of `location` is a key."""
     section: type[BaseModel] | None = model_class
@@ -207,8 +194,8 @@ def _class_at(model_class: type[BaseModel], location: tuple[Any, ...]) -> type[B
         if not isinstance(part, str) or part not in section.model_fields:
             continue
         annotation = section.model_fields[part].annotation
-        section = _section_class(annotation) or next(
-            (found for kind in typing.get_args(annotation) if (found := _section_class(kind))), None
+        section = section_class(annotation) or next(
+            (found for kind in typing.get_args(annotation) if (found := section_class(kind))), None
         )
     return section
 

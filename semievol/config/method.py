@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from semievol.config.data import DataConfig
 from semievol.config.fine_tuning import FineTuningConfig
 from semievol.config.generation import GenerationConfig, checked_key
+from semievol.config.section import NameOrPath
 from semievol.config.section import Section as Section
 
 
@@ -85,8 +86,9 @@ class TaskConfig(Section):
 class ModelConfig(Section):
     """The base model: a hub name or a local directory of a transformers causal language model."""
 
-    name: str
-    """Hub name (`meta-llama/Llama-3.1-8B-Instruct`) or directory."""
+    name: NameOrPath
+    """Hub name (`meta-llama/Llama-3.1-8B-Instruct`) or directory: of the configuration's directory where it begins with
+    `./` or `../`, else of the working directory."""
     revision: str | None = None
     """Hub revision to pin. None: the default branch (a local directory has none)."""
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
@@ -102,8 +104,9 @@ class EmbeddingConfig(Section):
 
     kind: Literal["sentence_transformers", "openai", "hashing"] = "sentence_transformers"
     """hashing needs no model and no download; it is meant for tests and smoke runs."""
-    name: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hub name, directory, or `package:NAME` (a model inside an installed Python package); openai: the model's name."""
+    name: NameOrPath = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hub name, directory (as model.name), or `package:NAME` (a model inside an installed Python package); openai: the
+    model's name."""
     base_url: str | None = None
     """openai only: the endpoint up to and including /v1."""
     api_key: str | None = Field(default=None, repr=False)

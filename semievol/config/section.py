@@ -5,10 +5,28 @@ Invariant: no imports beyond pydantic, so that reading a configuration loads no 
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
+
+
+def _at_home(name: str) -> str:
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+NAME_OR_PATH = "name or path"
+NameOrPath = Annotated[str, AfterValidator(_at_home), NAME_OR_PATH]
+"""A name, or a path where it begins with `./`, `../` or `~`: then it is placed as every path (config.file)."""
 
 
 class Section(BaseModel):
     """Base of every section: frozen, unknown keys rejected, docstrings become descriptions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _home(cls, value: object) -> object:
+        """`~` in a path is the home directory, as a shell would have it."""
+        return value.expanduser() if isinstance(value, Path) else value

@@ -110,7 +110,7 @@ def load_prompts(config: ModelConfig) -> Prompts:
         raise ConfigError(f"model.name: cannot read {config.name!r}: {error}") from error
     if config.chat_template is not None:
         try:
-            tokenizer.chat_template = config.chat_template.read_text(encoding="utf-8")
+            tokenizer.chat_template = config.chat_template.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise ConfigError(f"model.chat_template: cannot read {config.chat_template}: {error}") from error
     if not tokenizer.chat_template:

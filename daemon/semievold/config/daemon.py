@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
 
@@ -38,7 +39,8 @@ class StoreConfig(Section):
 
     url: str | None = Field(default=None, repr=False)
     """SQLAlchemy URL, `postgresql+psycopg://user:password@host/database`; set it by environment when it holds a
-    password. None: the SQLite file `state.db` under artifacts.directory."""
+    password. In `sqlite:////path`, ? and % are written %3F and %25. None: the SQLite file `state.db` under
+    artifacts.directory."""
 
 
 class LeaseConfig(Section):
@@ -120,7 +122,8 @@ class ArtifactsConfig(Section):
     """Files of the daemon: state, snapshots, adapters."""
 
     directory: Path = Path("semievol-data")
-    """Everything the daemon writes is under here."""
+    """Everything the daemon writes is under here. A relative path is of the configuration file's directory, wherever a
+    command is run, and in SEMIEVOL__ARTIFACTS__DIRECTORY of the working directory; `doctor` says which it is."""
     keep_adapters: int = Field(default=5, ge=2)
     """Retired and rejected adapter directories kept for inspection and rollback; older ones are deleted."""
 
@@ -187,7 +190,8 @@ class DaemonConfig(MethodConfig):
 
     @property
     def store_url(self) -> str:
-        return self.store.url or f"sqlite:///{self.artifacts.directory.resolve() / 'state.db'}"
+        # Quoted: in a URL, ? ends the path and % begins an escape.
+        return self.store.url or f"sqlite:///{quote(str(self.artifacts.directory.resolve() / 'state.db'))}"
 
     def public(self) -> dict[str, object]:
         """The effective configuration as JSON values, secrets replaced by `***`."""

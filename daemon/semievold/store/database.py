@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import pydantic_core
 import sqlalchemy as sa
@@ -105,6 +106,8 @@ class Database:
     @property
     def description(self) -> str:
         """The URL without its password, for people."""
+        if self._is_sqlite:
+            return f"sqlite:///{self._url.database}"
         return self._url.render_as_string(hide_password=True)
 
     @contextmanager
@@ -310,6 +313,8 @@ def _checked(url: str) -> URL:
         raise ConfigError("store.url: write the password before the @, where it is kept out of logs")
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError("store.url: an in-memory SQLite database loses everything; write sqlite:////path.db")
+    if backend == "sqlite":  # escapes are SQLAlchemy's or not, by its version
+        return parsed.set(database=unquote(url.partition(":///")[2].partition("?")[0]))
     return parsed
 
 

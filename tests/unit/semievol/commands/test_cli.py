@@ -128,3 +128,18 @@ def test_help_with_the_daemons_commands_imports_nothing_heavy() -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert "explain" in result.stdout
     assert result.stderr.strip() == "[]"
+
+
+def test_the_home_directory_is_found_in_an_option_with_a_sign_of_equality(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    app = typer.Typer()
+
+    @app.command()
+    def shown(out: Path, text: str = "") -> None:
+        print(out, text)
+
+    with pytest.raises(SystemExit):
+        cli.run_app(app, ["~id", "--text=~/x=y"])
+    assert capsys.readouterr().out == "~id /home/me/x=y\n"
