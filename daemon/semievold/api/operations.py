@@ -6,6 +6,7 @@ Reads state alone, so it answers also when the daemon is down. Writes nothing.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ from semievold.store.stores import Stores
 
 
 def status(stores: Stores, place: RoundPlace, alias: str) -> dict[str, Any]:
-    """The state of the workload in a dozen numbers."""
+    """The state of the workload in a dozen numbers; `answers_a_minute` are the queries labelled in the last one."""
     serving = stores.alias.get()
     examples, labels = stores.examples.counts(), stores.pseudo_labels.counts()
     open_round = stores.rounds.open()
@@ -32,6 +33,7 @@ def status(stores: Stores, place: RoundPlace, alias: str) -> dict[str, Any]:
         "promotions": serving.generation,
         "examples": {"training": examples.training, "holdout": examples.holdout, "retracted": examples.retracted},
         "pseudo_labels": {"total": labels.total, "unparseable": labels.unparseable, "unpublished": labels.unpublished},
+        "answers_a_minute": stores.pseudo_labels.count_since(time.time() - 60.0),
         "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},
         "round": None if open_round is None else round_summary(open_round, place),
     }

@@ -133,9 +133,11 @@ def _add_views(app: typer.Typer) -> None:
     @app.command(help="The workload in a dozen numbers.")
     def status(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         from semievold.api import operations
+        from semievold.intake.reading import waiting
 
         with opened(config) as (settings, stores, place):
-            output.show(operations.status(stores, place, settings.workload.served_alias), output_format)
+            seen = operations.status(stores, place, settings.workload.served_alias)
+            output.show({**seen, "queries_waiting": waiting(settings, stores)}, output_format)
 
     @app.command(help="Why a query got its pseudo-label: neighbours, candidates, entropy, adapter, rounds.")
     def explain(query_id: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:

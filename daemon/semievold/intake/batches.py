@@ -22,6 +22,7 @@ from semievol.types import PseudoLabel, Query, Unlabelled
 from semievold.config.streams import RetrySettings, StreamSettings
 from semievold.errors import PoisonRecord, Reason
 from semievold.intake.messages import RecordParser, dead_letter, prediction_record
+from semievold.intake.pace import Pace
 from semievold.retry import Health, until_answered
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, content_hash
 from semievold.streams.protocol import StreamProducer, StreamRecord
@@ -66,6 +67,7 @@ class IntakeCounters:
     dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
     in_flight: int = 0  # records read and not finished
     lag: int = 0  # records not committed, as last measured
+    pace: Pace = field(default_factory=Pace)
     last_batch_at: float | None = None  # UTC seconds
     health: Health = field(default_factory=Health)
 
@@ -287,6 +289,7 @@ class QueryBatches:
             rest = [item for item in new if item.label.query.id not in added]
             stored += await self._answer("store", lambda: asyncio.to_thread(self._store.unpublished_of, rest), stop)
         self.counters.labelled += len(stored)
+        self.counters.pace.stored(len(stored))
         if self._on_stored is not None:
             self._on_stored(stored)
         ours = {label.query.id for label in stored}

@@ -6,10 +6,12 @@ Invariant: a group is moved only while none of its members is active; redelivere
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from semievol.errors import ConfigError
+from semievol.errors import ConfigError, SemiEvolError
 from semievold.config.daemon import DaemonConfig
 from semievold.store.stores import Stores
 from semievold.streams.opening import open_stream
@@ -32,6 +34,21 @@ def offsets(config: DaemonConfig, stores: Stores) -> list[dict[str, Any]]:
         for each in stream.offsets(topic, group):
             rows.append({"role": role, "topic": topic, "group": group, **each._asdict(), "lag": each.lag})
     return rows
+
+
+def waiting(config: DaemonConfig, stores: Stores, timeout_s: float = 3.0) -> int | None:
+    """Queries that are not committed; None where the stream does not say within `timeout_s`."""
+    found: list[int] = []
+
+    def ask() -> None:
+        topic, group = _place(config, "intake")
+        with suppress(SemiEvolError):
+            found.append(sum(each.lag for each in open_stream(config.stream, stores.database).offsets(topic, group)))
+
+    asking = threading.Thread(target=ask, name="queries-waiting", daemon=True)  # a broker that is away takes its time
+    asking.start()
+    asking.join(timeout_s)
+    return found[0] if found else None
 
 
 def reset(config: DaemonConfig, stores: Stores, role: str, to: str) -> list[dict[str, Any]]:

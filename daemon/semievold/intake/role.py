@@ -179,9 +179,16 @@ class Intake:
                 self.counters.health.failed("lag", error)
             else:
                 self.counters.health.answered("lag")
+                self._say_pace()
         if now >= self._next_republish:
             self._next_republish = now + self._settings.republish_interval_s
             await self._batches.republish(self._settings.republish_interval_s, stop)
+
+    def _say_pace(self) -> None:
+        at_once = self._settings.max_in_flight_batches * self._settings.batch_size
+        if (line := self.counters.pace.line(self.counters.lag, at_once)) is not None:
+            late = self.counters.degraded
+            logger.info("%s%s", line, f" ({late})" if late else "")
 
     async def _finish(self) -> None:
         """Let batches end within the deadline, commit them, and leave the group; what did not end comes again."""

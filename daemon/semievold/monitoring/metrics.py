@@ -53,6 +53,7 @@ class Metrics:
         self.retries = counter("retries_total", "Batches tried again because a component did not answer.", "role")
         self.in_flight = gauge("intake_in_flight", "Query records read and not yet committed.")
         self.lag = gauge("stream_lag", "Records not yet committed by this consumer.", "role")
+        self.pace = gauge("intake_answers_per_minute", "Queries whose pseudo-label became durable in the last minute.")
         self.entropy = histogram("pseudo_label_entropy", "Entropy of pseudo-labels, nats per token.", ENTROPY_BUCKETS)
         self.agreement = gauge("pseudo_label_agreement", "Mean agreement of the last 200 pseudo-labels.")
         self.recent_entropy = gauge("pseudo_label_recent_entropy", "Mean entropy of the last 200 pseudo-labels.")

@@ -68,10 +68,13 @@ class Observer:
         return {part: str(problem) for part, problem in found.items() if problem}
 
     def process(self) -> dict[str, Any]:
-        """What is to be known of this very process: whether it leads, and what the controller waits for."""
+        """What is to be known of this very process: whether it leads, what the controller waits for, how many queries
+        wait for its intake (None: it has none).
+        """
+        waiting = None if self._intake is None else self._intake.counters.lag
         if self._control is None:
-            return {"leader": False}
-        return {"leader": self._control.leads, "waiting_for": self._control.waiting_for}
+            return {"leader": False, "queries_waiting": waiting}
+        return {"leader": self._control.leads, "waiting_for": self._control.waiting_for, "queries_waiting": waiting}
 
     async def observe(self) -> None:
         """Bring every metric up to date; those of the state stay as they are while it is away."""
@@ -101,6 +104,7 @@ class Observer:
             m.advance(m.dead_letters, total, "intake", str(reason))
         m.in_flight.labels(m.workload).set(seen.in_flight)
         m.lag.labels(m.workload, "intake").set(seen.lag)
+        m.pace.labels(m.workload).set(seen.pace.a_minute())
 
     def _count_labels(self, seen: LabelsCounters) -> None:
         m = self._metrics
