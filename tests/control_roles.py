@@ -109,6 +109,7 @@ class Roles:
             self.producer,
             self.metrics,
             self.observer.missing,
+            self.observer.held,
             self.observer.process,
             self.observer.observe,
             self.replicas.show,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -22,6 +23,30 @@ T = TypeVar("T")
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
     """The stop came while an operation waited for its next attempt; its work is delivered again after the start."""
+
+
+class Pulse:
+    """Whether a loop still comes around: one that hangs in a call looks well from outside, and nothing moves."""
+
+    def __init__(self, what: str, limit_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._what = what
+        self._limit_s = limit_s
+        self._monotonic = monotonic
+        self._last: float | None = None
+
+    def beat(self) -> None:
+        self._last = self._monotonic()
+
+    def rest(self) -> None:
+        """There is nothing to come around for."""
+        self._last = None
+
+    @property
+    def stuck(self) -> str | None:
+        """Since when nothing has moved; None: it moves, or has not begun."""
+        if self._last is None or (age_s := self._monotonic() - self._last) < self._limit_s:
+            return None
+        return f"{self._what} has not moved for {age_s:.0f} s"
 
 
 class Health:

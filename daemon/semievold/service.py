@@ -352,6 +352,7 @@ class Service:
             parts.producer,
             parts.metrics,
             observer.missing,
+            observer.held,
             observer.process,
             observer.observe,
             (lambda: []) if parts.replicas is None else parts.replicas.show,

@@ -116,7 +116,7 @@ class SharedCalls:
                 replies[place] = future.result()
             failure = failure or error
         if failure is not None:
-            raise failure
+            raise failure.with_traceback(None)  # it is raised to every query of the call: none shows the others' way
 
     def _start(self) -> None:
         waiting, self._waiting = self._waiting, []

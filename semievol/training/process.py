@@ -1,7 +1,8 @@
 """A training as a child process, so that its memory is returned and a crash harms nobody.
 
 Owns the command line of the child (`python -m semievol.training.lora`), its environment and the reading of its
-progress. What training does is in lora. Invariant: the child never outlives the call that started it.
+progress. What training does is in lora. Invariants: the child never outlives the call that started it; a child that was
+stopped (by a signal to end) has not failed: it goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "TOKENIZERS_PARALLELISM": "false",
 }
+_TOLD_TO_END = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 _STOP_S = 10.0
 _POLL_S = 0.5
 
@@ -37,7 +40,8 @@ async def train_in_subprocess(snapshot: Path, work: Path, adapters: Path, progre
 
     Raises:
         AdapterError: the training failed; the text holds the last line of its log.
-        TransientError: another process trains in `work`, one whose daemon has stopped leading, say.
+        TransientError: another process trains in `work`, one whose daemon has stopped leading, say; or somebody told
+            the child to end, as a service manager tells all processes of a service, each by itself.
     """
     arguments = ["--snapshot", str(snapshot), "--work", str(work), "--adapters", str(adapters)]
     with _opened_log(work) as log:
@@ -47,6 +51,7 @@ async def train_in_subprocess(snapshot: Path, work: Path, adapters: Path, progre
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             env={**ENVIRONMENT, **os.environ},
+            start_new_session=True,  # Ctrl-C is for us: we stop the child, and know that we did
         )
         watching = None if progress is None else asyncio.create_task(_watch(work, progress), name="training-progress")
         try:
@@ -57,6 +62,9 @@ async def train_in_subprocess(snapshot: Path, work: Path, adapters: Path, progre
             await _stop(process)
     if process.returncode == BUSY_EXIT_CODE:
         raise TransientError(_last_line(work / "trainer.log"))
+    if process.returncode in _TOLD_TO_END:
+        name = signal.Signals(-process.returncode).name
+        raise TransientError(f"the training was stopped by {name}; it goes on from its last checkpoint")
     if process.returncode != 0:
         raise AdapterError(f"training failed with exit code {process.returncode}: {_last_line(work / 'trainer.log')}")
     return Path(json.loads(output.decode().strip().splitlines()[-1])["path"])

@@ -22,6 +22,7 @@ from semievold.intake.bulk import What
 from semievold.monitoring.metrics import Metrics
 from semievold.rounds.steps import RoundPlace
 from semievold.serving.replica import ReplicaView
+from semievold.store.database import MAX_INTEGER
 from semievold.store.requests import RequestKind
 from semievold.store.stores import Stores
 from semievold.streams.protocol import StreamProducer
@@ -44,6 +45,7 @@ class ApiTools:
     producer: StreamProducer
     metrics: Metrics
     readiness: Callable[[], Mapping[str, str]]
+    held: Callable[[], Mapping[str, str]]
     process: Callable[[], Mapping[str, Any]]
     observe: Callable[[], Awaitable[None]]
     replicas: Callable[[], Sequence[ReplicaView]]
@@ -82,7 +84,8 @@ class Api:
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         missing = dict(self._tools.readiness())
-        return web.json_response({"ready": not missing, "waiting_for": missing}, status=503 if missing else 200)
+        answer = {"ready": not missing, "waiting_for": missing, "held": dict(self._tools.held())}
+        return web.json_response(answer, status=503 if missing else 200)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         await self._tools.observe()
@@ -95,16 +98,16 @@ class Api:
             return error(404, "not_found", str(missing))
 
     async def _status(self, _request: web.Request) -> web.Response:
-        alias = self._config.workload.served_alias
-        seen = await asyncio.to_thread(operations.status, self._tools.stores, self._tools.place, alias)
+        seen = await asyncio.to_thread(operations.status, self._config, self._tools.stores, self._tools.place)
         replicas = [asdict(replica) for replica in self._tools.replicas()]
-        return web.json_response({**seen, **self._tools.process(), "replicas": replicas})
+        held = {**seen["held"], **self._tools.held()}
+        return web.json_response({**seen, **self._tools.process(), "held": held, "replicas": replicas})
 
     async def _rounds(self, _request: web.Request) -> web.Response:
         return await self._view(operations.rounds, self._tools.place)
 
     async def _round(self, request: web.Request) -> web.Response:
-        return await self._view(operations.round_detail, int(request.match_info["number"]))
+        return await self._view(operations.round_detail, _round_number(request))
 
     async def _adapters(self, _request: web.Request) -> web.Response:
         return await self._view(operations.adapters)
@@ -116,17 +119,16 @@ class Api:
         return await self._view(operations.explain, request.match_info["id"])
 
     async def _start_round(self, request: web.Request) -> web.Response:
-        body = await read_json(request) if request.can_read_body else {}
-        return await self._ask("start_round", {k: body[k] for k in ("kind", "shuffle_labels", "reason") if k in body})
+        return await self._ask("start_round", await _body(request))
 
     async def _cancel_round(self, request: web.Request) -> web.Response:
-        return await self._ask("cancel_round", {"round": int(request.match_info["number"])})
+        return await self._ask("cancel_round", {**await _body(request), "round": _round_number(request)})
 
     async def _promote(self, request: web.Request) -> web.Response:
-        return await self._ask("promote", {"adapter": request.match_info["name"]})
+        return await self._ask("promote", {**await _body(request), "adapter": request.match_info["name"]})
 
-    async def _rollback(self, _request: web.Request) -> web.Response:
-        return await self._ask("rollback", {})
+    async def _rollback(self, request: web.Request) -> web.Response:
+        return await self._ask("rollback", await _body(request))
 
     async def _ask(self, kind: RequestKind, payload: Mapping[str, Any]) -> web.Response:
         """Leave a request for the controller and wait a while for its answer; 202 when it takes longer."""
@@ -170,3 +172,23 @@ def _is_set(request: web.Request, name: str) -> bool:
     if value not in ("true", "false", "1", "0"):
         raise web.HTTPBadRequest(text=f"{name}: {value[:20]!r} is neither true nor false")
     return value in ("true", "1")
+
+
+def _round_number(request: web.Request) -> int:
+    """Of the path; what no round can have is answered like a round that there is not."""
+    digits = request.match_info["number"]
+    if len(digits) > len(str(MAX_INTEGER)) or int(digits) > MAX_INTEGER:
+        raise web.HTTPNotFound(text=f"there is no round {digits[:20]}; `semievol rounds list` shows them")
+    return int(digits)
+
+
+async def _body(request: web.Request) -> Mapping[str, Any]:
+    """The fields of an optional JSON object.
+
+    Raises:
+        web.HTTPBadRequest: the body is something else.
+    """
+    body = await read_json(request) if request.can_read_body else {}
+    if not isinstance(body, dict):
+        raise web.HTTPBadRequest(text=f"body: expected a JSON object, found {type(body).__name__}")
+    return body

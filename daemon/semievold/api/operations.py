@@ -6,34 +6,41 @@ Reads state alone, so it answers also when the daemon is down. Writes nothing.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict
 from typing import Any
 
 from semievol.training.progress import read_progress
+from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
+from semievold.rounds import observing
 from semievold.rounds.steps import RoundPlace
 from semievold.store.leases import LeaseState
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
 
 
-def status(stores: Stores, place: RoundPlace, alias: str) -> dict[str, Any]:
-    """The state of the workload in a dozen numbers; `answers_a_minute` are the queries labelled in the last one."""
+def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: int = 0) -> dict[str, Any]:
+    """The state of the workload in a dozen numbers, and what is waited for.
+
+    `labels_lag`: label records that are not read yet, where that is known. `answers_a_minute` are the queries labelled
+    in the last one.
+    """
     serving = stores.alias.get()
     examples, labels = stores.examples.counts(), stores.pseudo_labels.counts()
     open_round = stores.rounds.open()
     window = stores.pseudo_labels.window(200)
     lease = stores.leases.get()
     return {
-        "alias": alias,
+        "alias": config.workload.served_alias,
+        "waiting_for": observing.waiting_for(config, stores, labels_lag),
+        "held": observing.held(config, stores),
         "lease": None if lease is None else _lease(lease),
         "serving": serving.adapter,
         "previous": serving.previous,
         "promotions": serving.generation,
         "examples": {"training": examples.training, "holdout": examples.holdout, "retracted": examples.retracted},
         "pseudo_labels": {"total": labels.total, "unparseable": labels.unparseable, "unpublished": labels.unpublished},
-        "answers_a_minute": stores.pseudo_labels.count_since(time.time() - 60.0),
+        "answers_a_minute": stores.pseudo_labels.count_since(stores.database.now() - 60.0),
         "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},
         "round": None if open_round is None else round_summary(open_round, place),
     }

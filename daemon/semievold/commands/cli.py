@@ -133,10 +133,10 @@ def _add_views(app: typer.Typer) -> None:
     @app.command(help="The workload in a dozen numbers.")
     def status(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         from semievold.api import operations
-        from semievold.intake.reading import waiting
+        from semievold.intake.reading import labels_lag, waiting
 
         with opened(config) as (settings, stores, place):
-            seen = operations.status(stores, place, settings.workload.served_alias)
+            seen = operations.status(settings, stores, place, labels_lag(settings, stores))
             output.show({**seen, "queries_waiting": waiting(settings, stores)}, output_format)
 
     @app.command(help="Why a query got its pseudo-label: neighbours, candidates, entropy, adapter, rounds.")

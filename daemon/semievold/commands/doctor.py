@@ -47,6 +47,7 @@ def examine(config: DaemonConfig) -> list[Finding]:
         ("artifacts", _artifacts),
         ("state", _state),
         ("stream", _stream),
+        ("rounds", _rounds),
         ("model", _model),
         ("replicas", _replicas),
         ("embedding", _embedding),
@@ -102,6 +103,21 @@ def _state(config: DaemonConfig) -> str:
     finally:
         database.close()
     return database.description
+
+
+def _rounds(config: DaemonConfig) -> str:
+    """What the next round waits for: nothing is wrong with this machine, and nothing may happen all the same."""
+    from semievold.intake.reading import labels_lag
+    from semievold.rounds import observing
+    from semievold.store.stores import open_stores
+
+    stores = open_stores(config.store_url, config.workload.name, config.workload.served_alias)
+    try:
+        waits = [f"waits for: {observing.waiting_for(config, stores, labels_lag(config, stores))}"]
+        waits += [f"{part}: {reason}" for part, reason in observing.held(config, stores).items()]
+    finally:
+        stores.database.close()
+    return "; ".join(waits)
 
 
 def _stream(config: DaemonConfig) -> str:

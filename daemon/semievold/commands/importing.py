@@ -6,6 +6,7 @@ or not the daemon runs: the stream keeps what is published.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sys
@@ -21,6 +22,8 @@ from semievol.examples.records import Row
 from semievol.examples.sources import kind_suffix, opened
 from semievold.config.daemon import DaemonConfig
 from semievold.intake.bulk import BulkRecords, What
+from semievold.intake.reading import labels_lag
+from semievold.rounds import observing
 from semievold.store.stores import Stores
 from semievold.streams.opening import open_stream
 from semievold.streams.protocol import OutgoingRecord
@@ -53,7 +56,7 @@ async def publish_file(
             published += len(batch)
     finally:
         await producer.close()
-    return {
+    report = {
         "topic": delivery.topic,
         "published": published,
         "repeated": delivery.repeated,
@@ -61,6 +64,19 @@ async def publish_file(
         "problems": delivery.problems[:MAX_PROBLEMS],
         "form": delivery.said,
     }
+    if what == "labels":
+        report["waiting_for"] = await asyncio.to_thread(_outlook, config, stores, published)
+    return report
+
+
+def _outlook(config: DaemonConfig, stores: Stores, published: int) -> str:
+    """What the next round waits for, now that these labels are on the stream."""
+    counts, stopped = stores.examples.counts(), observing.held(config, stores).get("control")
+    if not observing.RoundObserver(config, stores).warm_ended():
+        most = counts.training_questions + counts.holdout_questions + published
+        if (lacking := observing.short_of(config, most)) is not None:
+            return f"at most {lacking}"
+    return stopped or observing.waiting_for(config, stores, labels_lag(config, stores))
 
 
 class _Delivery:

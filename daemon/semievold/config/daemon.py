@@ -80,7 +80,8 @@ class TriggerConfig(Section):
     min_new: int = Field(default=50, gt=0)
     """An interval round needs at least this many new pseudo-labels."""
     retry_failed_s: float = Field(default=300.0, ge=0)
-    """After a failed round none starts by itself for this long; then the same conditions start one again."""
+    """After a failed or cancelled round none starts by itself for this long, seconds; then the same conditions start
+    one again. With every further one that fails for the same reason the wait doubles, up to a day."""
     max_rounds: int | None = Field(default=None, gt=0)
     """Stop starting evolve rounds by itself after this many. None: no limit."""
 

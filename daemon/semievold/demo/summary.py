@@ -190,8 +190,8 @@ def _evaluated(rounds: list[Round], stores: Stores) -> tuple[Evaluated, ...]:
     for round_ in rounds:
         if round_.adapter is None or round_.state not in (RoundState.PROMOTED, RoundState.SETTLED):
             continue
-        _, outcomes = stores.rounds.outcomes_as_candidate(round_.adapter)
-        answers = tuple(Answered(o.entropy, o.correct, o.category) for o in outcomes.values())
+        outcomes = [stored.outcome for stored in stores.rounds.outcomes_as_candidate(round_.adapter).values()]
+        answers = tuple(Answered(o.entropy, o.correct, o.category) for o in outcomes)
         score = Score(sum(answer.correct for answer in answers), len(answers))
         name = "warm" if round_.kind == "warm" else f"round {round_.number}"
         found.append(Evaluated(name, round_.adapter, "holdout", score, answers))

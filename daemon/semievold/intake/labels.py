@@ -24,12 +24,15 @@ from semievold.config.streams import LabelsSettings, StreamSettings
 from semievold.errors import PoisonRecord
 from semievold.intake.messages import RecordParser, Retraction, dead_letter
 from semievold.intake.offsets import OffsetTracker
-from semievold.retry import Health, Stopped, until_answered
+from semievold.retry import Health, Pulse, Stopped, until_answered
 from semievold.store.examples import ExampleStore, StoredExample
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import OutgoingRecord, StreamConsumer, StreamProducer, StreamRecord
 
 logger = logging.getLogger(__name__)
+
+LOOP_LIMIT_S = 600.0
+"""A turn of the loop embeds and indexes a batch."""
 
 T = TypeVar("T")
 
@@ -111,6 +114,7 @@ class LabelsIntake:
         self._tracker = OffsetTracker()
         self._stop = asyncio.Event()
         self._next_lag = 0.0
+        self.pulse = Pulse("the labels role", LOOP_LIMIT_S)
         self.counters = LabelsCounters()
 
     async def backlog(self) -> int:
@@ -151,6 +155,7 @@ class LabelsIntake:
             logger.info("index reconciled: %d examples added, %d removed", len(missing), len(extra))
 
     async def _step(self) -> None:
+        self.pulse.beat()
         settings = self._settings
         records = await self._answer(
             "stream", lambda: self._consumer.poll(settings.batch_size, settings.poll_timeout_s)

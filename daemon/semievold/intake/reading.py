@@ -51,6 +51,14 @@ def waiting(config: DaemonConfig, stores: Stores, timeout_s: float = 3.0) -> int
     return found[0] if found else None
 
 
+def labels_lag(config: DaemonConfig, stores: Stores) -> int:
+    """Label records that are not read yet; of the local stream alone, since a broker may take its time to answer."""
+    if config.stream.kind != "local":
+        return 0
+    topic, group = _place(config, "labels")
+    return sum(each.lag for each in open_stream(config.stream, stores.database).offsets(topic, group))
+
+
 def reset(config: DaemonConfig, stores: Stores, role: str, to: str) -> list[dict[str, Any]]:
     """Move the role's group; the rows of its partitions afterwards.
 

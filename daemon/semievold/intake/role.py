@@ -18,11 +18,16 @@ from semievold.config.streams import IntakeSettings, StreamSettings
 from semievold.intake.batches import Bind, IntakeCounters, Labeller, QueryBatches
 from semievold.intake.messages import RecordParser
 from semievold.intake.offsets import OffsetTracker
-from semievold.retry import Stopped, set_within, until_answered
+from semievold.retry import Pulse, Stopped, set_within, until_answered
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import StreamConsumer, StreamProducer, StreamRecord
 
 logger = logging.getLogger(__name__)
+
+LOOP_LIMIT_S = 120.0
+"""A turn of the loop waits for a poll, a commit and a measurement, each of which has a time of its own."""
+BATCH_LIMIT_S = 1800.0
+"""No batch ended for so long while some are in flight: slow labelling ends some, only a hang ends none."""
 
 
 class Intake:
@@ -55,12 +60,27 @@ class Intake:
         self._tracker = OffsetTracker()
         self._running: set[asyncio.Task[None]] = set()
         self._finished = asyncio.Event()  # some record, or batch, since the last step
+        self.loop_pulse = Pulse("the intake", LOOP_LIMIT_S)
+        self.batch_pulse = Pulse("every batch in flight", BATCH_LIMIT_S)
         self._next_commit = self._next_lag = 0.0
         self._next_republish = time.monotonic() + settings.republish_interval_s
 
     @property
     def counters(self) -> IntakeCounters:
         return self._batches.counters
+
+    @property
+    def stuck(self) -> str | None:
+        """Why nothing is going to move; None: it does."""
+        return self.loop_pulse.stuck or self.batch_pulse.stuck
+
+    @property
+    def held(self) -> str | None:
+        """What the queries wait for; None: they are read."""
+        if self._ready is None or self._ready.is_set():
+            return None
+        waiting = f"{self.counters.lag} queries wait" if self.counters.lag else "queries wait"
+        return f"{waiting} until the warm round has decided (rounds.wait_for_warm)"
 
     async def backlog(self) -> int:
         """Records not committed yet, measured now.
@@ -87,6 +107,7 @@ class Intake:
 
     async def _step(self, stop: asyncio.Event) -> None:
         """One poll, and the start of one batch where there is room."""
+        self.loop_pulse.beat()
         self._raise_failures()
         timeout_s = self._settings.poll_timeout_s
         held = self._ready is not None and not self._ready.is_set()
@@ -123,6 +144,8 @@ class Intake:
             self._tracker.add(record.partition, record.offset)
         if records:
             counters.received += len(records)
+            if not self._running:
+                self.batch_pulse.beat()
             task = asyncio.create_task(self._work(records, stop), name=f"intake-batch-{counters.received}")
             self._running.add(task)
         counters.in_flight = self._tracker.in_flight
@@ -136,6 +159,7 @@ class Intake:
             self._finished.set()
 
     def _done(self, records: Sequence[StreamRecord]) -> None:
+        self.batch_pulse.beat()
         for record in records:
             self._tracker.done(record.partition, record.offset)
         self.counters.in_flight = self._tracker.in_flight
@@ -144,6 +168,8 @@ class Intake:
     def _raise_failures(self) -> None:
         for task in [task for task in self._running if task.done()]:
             self._running.discard(task)
+            if not self._running:
+                self.batch_pulse.rest()
             task.result()
 
     async def _commit(self) -> None:

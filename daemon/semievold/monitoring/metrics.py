@@ -21,9 +21,12 @@ from prometheus_client import (
 
 from semievol.types import PseudoLabel
 from semievold.round_states import RoundState
+from semievold.rounds.trigger import WAITS_FOR
 from semievold.serving.replica import ReplicaView
 
 ENTROPY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+WAITING = ("start", "lease", "round", *WAITS_FOR)
+"""What a controller can wait for; `round`: for the one that is open."""
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -64,6 +67,7 @@ class Metrics:
         self.rounds = gauge("rounds", "Rounds by state.", "state")
         self.round_accuracy = gauge("holdout_accuracy", "Accuracy on the holdout at the last gate.", "role")
         self.leader = gauge("leader", "1 while this process leads, 0 while it stands by.")
+        self.waiting = gauge("waiting", "1 for what the controller waits for before the next round.", "what")
         self.alias_generation = gauge("alias_generation", "How often the alias was moved.")
         self.serving = gauge("serving_adapter", "1 for the adapter that serves.", "adapter")
         self.replica_up = gauge(
@@ -104,6 +108,11 @@ class Metrics:
         """Rounds by state, zero for the states nobody is in."""
         for state in RoundState:
             self.rounds.labels(self.workload, state.value).set(counts.get(state.value, 0))
+
+    def show_waiting(self, waits_for: str) -> None:
+        """1 for what is waited for, 0 for all else."""
+        for each in WAITING:
+            self.waiting.labels(self.workload, each).set(each == waits_for)
 
     def show_serving(self, adapter: str | None) -> None:
         """The serving adapter alone carries a 1; older ones vanish."""

@@ -60,12 +60,19 @@ class Observer:
         """What keeps the process from being ready, by part; empty when it is (a standby is ready)."""
         found = {
             "adapter": (self._fleet and self._fleet.defect) or (self._follower and self._follower.defect),
-            "intake": self._intake and self._intake.counters.degraded,
-            "labels": self._labels and self._labels.counters.degraded,
-            "control": self._control and self._control.last_error,
+            "intake": self._intake and (self._intake.counters.degraded or self._intake.stuck),
+            "labels": self._labels and (self._labels.counters.degraded or self._labels.pulse.stuck),
+            "control": self._control and (self._control.last_error or self._control.pulse.stuck),
             "lease": self._lease and self._lease.problem,
         }
         return {part: str(problem) for part, problem in found.items() if problem}
+
+    def held(self) -> dict[str, str]:
+        """What stands still although nothing is broken, by part, and what it waits for."""
+        found = {"intake": self._intake and self._intake.held}
+        if self._control is not None and self._control.waits_for not in ("round", "pseudo_labels", "interval"):
+            found["rounds"] = self._control.waiting_for
+        return {part: str(reason) for part, reason in found.items() if reason}
 
     def process(self) -> dict[str, Any]:
         """What is to be known of this very process: whether it leads, what the controller waits for, how many queries
@@ -85,6 +92,7 @@ class Observer:
         m = self._metrics
         if self._control is not None:
             m.leader.labels(m.workload).set(self._control.leads)
+            m.show_waiting(self._control.waits_for)
         m.alias_generation.labels(m.workload).set(self._alias.state.generation)
         m.show_serving(self._alias.adapter)
         if self._replicas is not None:

@@ -11,19 +11,29 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
-from semievol.errors import AdapterError, SemiEvolError, TransientError
+from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
 from semievol.seeds import derive
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import LeaseLost, StateConflict
-from semievold.round_states import CANCELLABLE, UNDECIDED, RoundState
+from semievold.retry import Pulse
+from semievold.round_states import CANCELLABLE, RoundKind
 from semievold.rounds.lease import ControlLease
+from semievold.rounds.observing import CONFIG_OPTION, RoundObserver, at_work, shape
 from semievold.rounds.steps import RoundEngine
-from semievold.rounds.trigger import Observation, Start, decide
+from semievold.rounds.trigger import Start, Wait, decide
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
-from semievold.store.requests import OperatorRequest
+from semievold.store.requests import (
+    Answer,
+    CancelRound,
+    OperatorRequest,
+    Promote,
+    Rollback,
+    StartRound,
+    checked,
+)
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
 
@@ -32,6 +42,10 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 STANDBY_POLL_S = 0.1
 MAX_BACKOFF_S = 15.0
+LOOK_LIMIT_S = 300.0
+"""No look takes so long: an attestation that an operator asked for is the slowest, and has a time of its own."""
+REQUEST_PATIENCE_S = 300.0
+"""How long a request is tried again while a component that it needs does not answer."""
 
 
 class Control:
@@ -63,8 +77,14 @@ class Control:
         self._stepping: Round | None = None
         self._backoff_s = 0.0
         self._next_try = 0.0  # by the loop's clock
+        self._observer = RoundObserver(config, stores)
+        self.pulse = Pulse("the controller", LOOK_LIMIT_S)
         self.waiting_for = "starting"
+        self.waits_for = "start"
+        """The same as one word of a closed set (a metric's label)."""
+        self._failing_since: dict[int, float] = {}  # request: since when it is tried in vain, by the loop's clock
         self._look_error: str | None = None
+        self._request_error: str | None = None
         self._step_error: str | None = None
 
     @property
@@ -75,7 +95,7 @@ class Control:
     @property
     def last_error(self) -> str | None:
         """What did not answer at the last look or the last step; None: everything did."""
-        return self._step_error or self._look_error
+        return self._step_error or self._look_error or self._request_error
 
     @property
     def leads(self) -> bool:
@@ -86,6 +106,7 @@ class Control:
         """Look around every half second while this process leads, until stopped."""
         try:
             while not stop.is_set():
+                self.pulse.beat()
                 try:
                     if await self._take_lead():
                         await self.look()
@@ -110,7 +131,7 @@ class Control:
             if self._term is not None:
                 log.warning("control: the lease has run out; standing by")
                 await self._stand_by()
-            self.waiting_for = "the lease: another process leads"
+            self._wait_for("the lease: another process leads", "lease")
             return False
         if term == self._term:
             return True
@@ -139,6 +160,7 @@ class Control:
         """One look: end or begin a step, carry out requests, ask the trigger."""
         await self._collect_step()
         await self._fleet.follow()
+        self._request_error = None
         for request in await asyncio.to_thread(self._stores.requests.pending):
             await self._carry_out(request)
         if self._step is not None:
@@ -147,6 +169,8 @@ class Control:
         if open_round is None:
             open_round = await self._trigger()
         self._stepping = open_round
+        if open_round is not None:
+            self._wait_for(at_work(open_round), "round")
         if open_round is not None and asyncio.get_running_loop().time() >= self._next_try:
             self._step = asyncio.create_task(self._engine.advance(open_round), name=f"round-{open_round.number}")
 
@@ -178,66 +202,73 @@ class Control:
             self._step = None
 
     async def _trigger(self) -> Round | None:
-        seen = await self._observe()
+        seen = await asyncio.to_thread(self._observer.observe, await self._labels_lag())
         decision = decide(seen, self._config.trigger)
-        self.waiting_for = decision.reason
+        self._wait_for(decision.reason, decision.waits_for if isinstance(decision, Wait) else "round")
         if not isinstance(decision, Start):
             return None
         return await self._plan(decision.kind, decision.reason, {})
 
-    async def _plan(self, kind: Any, reason: str, options: dict[str, Any]) -> Round:
+    def _wait_for(self, what: str, waits_for: str) -> None:
+        """Remember it for whoever asks, and say it in the log when it is another thing, not when a number counts on."""
+        if shape(what) != shape(self.waiting_for):
+            log.info("waits for: %s", what)
+        self.waiting_for, self.waits_for = what, waits_for
+
+    async def _plan(self, kind: RoundKind, reason: str, options: dict[str, Any]) -> Round:
         rounds = await asyncio.to_thread(self._stores.rounds.all, 1)
         number = rounds[0].number + 1 if rounds else 0
         seed = derive(self._config.seed, "round", number) % 2**31
+        options = {CONFIG_OPTION: self._config.hash(), **options}
         planned = await asyncio.to_thread(self._stores.rounds.plan, kind, reason, seed, self._alias.adapter, options)
         log.info("round %d planned (%s): %s", planned.number, kind, reason)
         return planned
 
-    async def _observe(self) -> Observation:
-        rounds = await asyncio.to_thread(self._stores.rounds.all)
-        counts = await asyncio.to_thread(self._stores.examples.counts)
-        labelled = (await asyncio.to_thread(self._stores.pseudo_labels.counts)).total
-        last_change = await asyncio.to_thread(self._stores.examples.last_change)
-        now = self._stores.database.now()
-        decided = [r for r in rounds if r.ended and r.state not in UNDECIDED]
-        at_last = max((r.snapshot["labelled_total"] for r in decided if r.snapshot), default=0)
-        warm_ended = await asyncio.to_thread(self._stores.rounds.warm_ended) or self._alias.state.generation > 0
-        failed = rounds[0].reason if rounds and rounds[0].state is RoundState.FAILED else None
-        return Observation(
-            training_examples=counts.training,
-            holdout_examples=counts.holdout,
-            min_holdout=self._config.gate.min_holdout,
-            labels_lag=await self._labels_lag(),
-            last_label_age_s=now - (last_change or 0.0),
-            warm_ended=warm_ended,
-            evolve_rounds=sum(r.kind == "evolve" for r in decided),
-            new_pseudo_labels=labelled - at_last,
-            last_round_age_s=now - max((r.updated_at for r in rounds), default=0.0),
-            last_failure=failed,
-        )
-
     async def _carry_out(self, request: OperatorRequest) -> None:
-        """Answer one request; what cannot be done is refused with the reason, never dropped."""
-        state: Literal["done", "refused"] = "done"
+        """Answer one request: done, refused with the reason, or failed; never dropped, and never the end of the loop.
+
+        One that meets a component which does not answer stays pending for a while and does not hold up the others.
+        """
+        state: Answer = "done"
         try:
-            answer = await getattr(self, f"_on_{request.kind}")(request)
-        except (TransientError, LeaseLost):
-            raise  # the request stays pending: it is tried at the next look, or by the next leader
-        except SemiEvolError as error:
-            answer, state = {"error": str(error)}, "refused"
+            answer = await self._answered(request)
+        except LeaseLost:
+            raise  # the next leader carries it out
+        except TransientError as error:
+            now = asyncio.get_running_loop().time()
+            if now - self._failing_since.setdefault(request.id, now) < REQUEST_PATIENCE_S:
+                self._request_error = f"request {request.id} ({request.kind}): {error}"
+                log.warning("%s; it is tried again", self._request_error)
+                return
+            answer, state = {"error": f"given up after {REQUEST_PATIENCE_S:.0f} s: {error}"}, "failed"
+        except (StateConflict, AdapterError, ConfigError, DataError) as error:
+            answer, state = {"error": _text(error)}, "refused"
+        except Exception as error:  # a defect of ours, or a state that no one thought of: the daemon lives on
+            log.exception("request %d (%s) failed", request.id, request.kind)
+            answer, state = {"error": f"{type(error).__name__}: {_text(error)}"}, "failed"
         log.info("request %d (%s): %s %s", request.id, request.kind, state, answer)
         await asyncio.to_thread(self._stores.requests.answer, request.id, state, answer)
+        self._failing_since.pop(request.id, None)
 
-    async def _on_start_round(self, request: OperatorRequest) -> dict[str, Any]:
-        payload = request.payload
-        kind = payload.get("kind", "evolve")
-        options = {"shuffle_labels": True} if payload.get("shuffle_labels") else {}
-        planned = await self._plan(kind, str(payload.get("reason") or "by hand")[:200], options)
+    async def _answered(self, request: OperatorRequest) -> dict[str, Any]:
+        asked = checked(request.kind, request.payload)
+        match asked:
+            case StartRound():
+                return await self._start_round(asked)
+            case CancelRound():
+                return await self._cancel_round(asked)
+            case Promote():
+                return await self._promote(asked, request)
+            case Rollback():
+                return await self._rollback(request)
+
+    async def _start_round(self, asked: StartRound) -> dict[str, Any]:
+        options = {"shuffle_labels": True} if asked.shuffle_labels else {}
+        planned = await self._plan(asked.kind, asked.reason, options)
         return {"round": planned.number}
 
-    async def _on_cancel_round(self, request: OperatorRequest) -> dict[str, Any]:
-        payload = request.payload
-        number = int(payload["round"])
+    async def _cancel_round(self, asked: CancelRound) -> dict[str, Any]:
+        number = asked.round
         round_ = await asyncio.to_thread(self._stores.rounds.get, number)
         if round_ is None:
             raise StateConflict(f"there is no round {number}")
@@ -246,12 +277,12 @@ class Control:
         await self._stop_step()
         current = await asyncio.to_thread(self._stores.rounds.get, number)
         assert current is not None
-        await self._engine.cancel(current, str(payload.get("reason") or "by hand"))
+        await self._engine.cancel(current, asked.reason)
         self._stepping = None
         return {"round": number, "state": "cancelled"}
 
-    async def _on_promote(self, request: OperatorRequest) -> dict[str, Any]:
-        name = str(request.payload["adapter"])
+    async def _promote(self, asked: Promote, request: OperatorRequest) -> dict[str, Any]:
+        name = asked.adapter
         if name == self._alias.adapter:
             raise StateConflict(f"adapter {name} serves already")
         await self._fleet.load(name)
@@ -260,7 +291,7 @@ class Control:
             raise AdapterError(f"adapter {name} is not promoted: {attestation.reason}")
         return await self._move(name, request)
 
-    async def _on_rollback(self, request: OperatorRequest) -> dict[str, Any]:
+    async def _rollback(self, request: OperatorRequest) -> dict[str, Any]:
         state = self._alias.state
         if state.generation == 0:
             raise StateConflict("nothing was promoted yet; there is nothing to roll back to")
@@ -273,3 +304,8 @@ class Control:
         self._alias.follow(await asyncio.to_thread(self._stores.alias.move, adapter, request.id))
         await self._fleet.settle()
         return {"from": before, "to": adapter}
+
+
+def _text(error: Exception) -> str:
+    """What an answer may hold, whatever the request had put into the error."""
+    return str(error)[:2000].encode(errors="backslashreplace").decode()

@@ -17,6 +17,7 @@ from typing import Any
 from semievol import adapter_directory
 from semievol.engines.remembered import RememberedAnswers
 from semievol.errors import AdapterError, ConfigError, DataError, TransientError
+from semievol.examples.split import one_a_question
 from semievol.proof.evaluation import Evaluation, evaluate, paired, summarise
 from semievol.proof.gate import GateResult, decide
 from semievol.protocols import Embedder, ExampleIndex, Generator
@@ -24,17 +25,21 @@ from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.types import Example, Outcome
 from semievold.config.daemon import DaemonConfig
-from semievold.errors import FatalError
+from semievold.errors import FatalError, LeaseLost
 from semievold.round_states import RoundState
-from semievold.rounds import snapshot
+from semievold.rounds import deciding, snapshot
+from semievold.rounds.ages import Moment
 from semievold.rounds.launch import Launcher, TrainingPlace
 from semievold.rounds.pool import Label, RoundPool
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
-from semievold.store.rounds import Round
+from semievold.store.rounds import Round, StoredOutcome
 from semievold.store.stores import Stores
 
 log = logging.getLogger(__name__)
+
+PROPOSED = frozenset({RoundState.TRAINED, RoundState.LOADED, RoundState.EVALUATED, RoundState.ATTESTED})
+"""States in which the candidate is asked, and must stay loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +99,16 @@ class RoundEngine:
         Raises:
             TransientError: try again later; the round is where it was.
         """
-        attempts = await asyncio.to_thread(self._rounds.begin_attempt, round_.number)
+        self._tools.fleet.propose(round_.adapter if round_.state in PROPOSED else None)
+        attempts = await self._begin_attempt(round_)
         if attempts > self._config.rounds.max_attempts and round_.state is not RoundState.PROMOTED:
             reason = f"state {round_.state} was begun {attempts - 1} times and never ended"
             return await self._leave(round_, RoundState.FAILED, reason)
         self.progress = {"state": round_.state.value}
         try:
             moved = await self._steps[round_.state](round_)
-        except TransientError:
-            await self._forget_attempt(round_.number)
+        except (TransientError, LeaseLost, asyncio.CancelledError):
+            await self._forget_attempt(round_)
             raise
         except (FatalError, AdapterError, ConfigError, DataError) as error:
             if round_.state is RoundState.PROMOTED:
@@ -112,10 +118,21 @@ class RoundEngine:
         log.info("round %d: %s -> %s", round_.number, round_.state, moved.state)
         return moved
 
-    async def _forget_attempt(self, number: int) -> None:
-        """Attempts are counted to find a step that kills the process; one that waits for a component does not."""
+    async def _begin_attempt(self, round_: Round) -> int:
+        counting = asyncio.ensure_future(asyncio.to_thread(self._rounds.begin_attempt, round_.number))
+        try:
+            return await asyncio.shield(counting)
+        except asyncio.CancelledError:
+            await counting  # what is counted must be counted before it can be taken back
+            await self._forget_attempt(round_)
+            raise
+
+    async def _forget_attempt(self, round_: Round) -> None:
+        """Attempts are counted to find a step that kills the process. One that waits for a component does not, nor one
+        that was stopped: by the end of the daemon, or because another process leads.
+        """
         with suppress(TransientError):
-            await asyncio.to_thread(self._rounds.forget_attempt, number)
+            await asyncio.to_thread(self._rounds.forget_attempt, round_.number, round_.state)
 
     async def cancel(self, round_: Round, reason: str) -> Round:
         """End an open round that has not been promoted."""
@@ -132,6 +149,7 @@ class RoundEngine:
         moved = await asyncio.to_thread(
             lambda: self._rounds.leave(round_.number, round_.state, exit_state, reason, **columns)
         )
+        self._tools.fleet.propose(None)
         await self._tools.fleet.release(self._config.rollout.drain_s)
         return moved
 
@@ -194,16 +212,21 @@ class RoundEngine:
     async def _evaluate(self, round_: Round) -> Round:
         tools = self._tools
         await tools.fleet.load(_candidate(round_))  # again after a restart: an engine forgets what it had loaded
-        holdout = sorted(await asyncio.to_thread(tools.stores.examples.holdout), key=lambda example: example.id)
-
-        known = await self._known_outcomes(round_.incumbent)
+        held_out = await asyncio.to_thread(tools.stores.examples.holdout)
+        holdout = one_a_question(sorted(held_out, key=lambda example: example.id))
+        settings = await asyncio.to_thread(deciding.settings_hash, self._config)
+        known = await self._known_outcomes(round_.incumbent, holdout, settings)
         incumbent = await self._evaluation(round_.incumbent, holdout, known)
         candidate = await self._evaluation(round_.adapter, holdout, {})
         incumbent, candidate = paired(incumbent, candidate)
         result = decide(incumbent.outcomes, candidate.outcomes, self._config.gate)
         self._answers.forget()
-        evidence = _evaluation_json(result, incumbent, candidate)
-        outcomes = {"incumbent": incumbent.outcomes, "candidate": candidate.outcomes}
+        contents = {example.id: deciding.content_hash(example) for example in holdout}
+        evidence = _evaluation_json(result, incumbent, candidate) | {"settings": settings, "remembered": len(known)}
+        outcomes = {
+            role: [StoredOutcome(outcome, contents[outcome.id]) for outcome in found.outcomes]
+            for role, found in (("incumbent", incumbent), ("candidate", candidate))
+        }
         if result.decision == "promote":
             return await asyncio.to_thread(
                 lambda: self._rounds.transition(
@@ -229,14 +252,21 @@ class RoundEngine:
         found = [replace(outcomes[e.id], category=e.query.category) for e in holdout if e.id in outcomes]
         return replace(summarise(adapter, found), left_out=asked.left_out)
 
-    async def _known_outcomes(self, adapter: str | None) -> dict[str, Outcome]:
-        """What the incumbent answered when it was the candidate, to the examples that are still the same."""
+    async def _known_outcomes(
+        self, adapter: str | None, holdout: Sequence[Example], settings: str
+    ) -> dict[str, Outcome]:
+        """What the incumbent answered when it was the candidate, where it would answer the same today.
+
+        That is under the same settings, and to examples whose question and right answers are the same.
+        """
         if adapter is None:
             return {}
-        stores = self._tools.stores
-        asked_at, outcomes = await asyncio.to_thread(stores.rounds.outcomes_as_candidate, adapter)
-        changed = await asyncio.to_thread(stores.examples.changed_since, asked_at)
-        return {example_id: outcome for example_id, outcome in outcomes.items() if example_id not in changed}
+        remembered = await asyncio.to_thread(self._rounds.outcomes_as_candidate, adapter, settings)
+        return {
+            example.id: found.outcome
+            for example in holdout
+            if (found := remembered.get(example.id)) is not None and found.content == deciding.content_hash(example)
+        }
 
     async def _attest(self, round_: Round) -> Round:
         await self._tools.fleet.load(_candidate(round_))
@@ -270,17 +300,20 @@ class RoundEngine:
     async def _watch(self, round_: Round) -> Round:
         """Wait out the watch; a clear fall of agreement since the promotion rolls back by itself."""
         rollout = self._config.rollout
-        labels, now = self._tools.stores.pseudo_labels, self._tools.stores.database.now
+        labels = self._tools.stores.pseudo_labels
+        promotion = Moment(self._tools.stores.database.now)
         while True:
             await self._tools.fleet.follow()  # the promotion may have been committed and its end not seen
             if self._tools.alias.adapter != round_.adapter:
                 reason = f"the alias was moved to {self._tools.alias.adapter} by hand during the watch"
                 return await self._leave(round_, RoundState.ROLLED_BACK, reason)
-            left_s = round_.updated_at + rollout.watch_s - now()
-            before, after = await asyncio.to_thread(labels.agreement_around, round_.updated_at, rollout.watch_min)
+            left_s = rollout.watch_s - promotion.age_s(round_.updated_at)
+            before, after = await asyncio.to_thread(
+                labels.agreement_of, round_.incumbent, _candidate(round_), rollout.watch_min
+            )
             if before is not None and after is not None and before - after > rollout.max_agreement_drop:
                 reason = f"mean agreement fell from {before:.2f} to {after:.2f} after the promotion"
-                return await self._roll_back(round_, reason)
+                return await self._roll_back(round_, reason, self._tools.alias.state.generation)
             if left_s <= 0:
                 break
             await asyncio.sleep(min(left_s, 1.0))
@@ -289,9 +322,12 @@ class RoundEngine:
         await self._tools.fleet.delete_old(self._config.artifacts.keep_adapters)
         return moved
 
-    async def _roll_back(self, round_: Round, reason: str) -> Round:
+    async def _roll_back(self, round_: Round, reason: str, generation: int) -> Round:
+        """Only from where it was watched: somebody may have moved the alias in this very moment."""
         alias = self._config.workload.served_alias
-        moved = await asyncio.to_thread(self._rounds.roll_back, round_.number, alias, round_.incumbent, reason)
+        moved = await asyncio.to_thread(
+            self._rounds.roll_back, round_.number, alias, round_.incumbent, reason, generation
+        )
         await self._tools.fleet.follow()
         return moved
 

@@ -7,14 +7,25 @@ no evolve round before the warm round ended.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from semievold.config.daemon import TriggerConfig
 from semievold.round_states import RoundKind
 
+MAX_RETRY_S = 24 * 3600.0
+
+WaitsFor = Literal["examples", "holdout", "arriving", "failed", "cancelled", "pseudo_labels", "interval", "max_rounds"]
+"""What is missing, as a closed set, so that it can label a metric."""
+WAITS_FOR: tuple[str, ...] = get_args(WaitsFor)
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the trigger looks at; ages in seconds."""
+    """What the trigger looks at; ages in seconds.
+
+    holdout_examples: those with different questions: copies of one question prove nothing that the first did not.
+    failures: how many rounds failed in a row for the reason of the last one, while nothing changed.
+    """
 
     training_examples: int
     holdout_examples: int
@@ -26,6 +37,8 @@ class Observation:
     new_pseudo_labels: int
     last_round_age_s: float
     last_failure: str | None = None  # why the last round failed; None: it did not
+    last_cancelled: bool = False
+    failures: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +54,61 @@ class Wait:
     """Do nothing yet; `reason` says what is missing, for status and logs."""
 
     reason: str
+    waits_for: WaitsFor
 
 
 def decide(seen: Observation, config: TriggerConfig) -> Start | Wait:
     """The next move, given that no round is open."""
-    if seen.last_failure is not None and seen.last_round_age_s < config.retry_failed_s:
-        left_s = config.retry_failed_s - seen.last_round_age_s
-        return Wait(f"the last round failed ({seen.last_failure}); the next may start in {left_s:.0f} s")
+    paused = _paused(seen, config)
+    if paused is not None:
+        return paused
     if not seen.warm_ended:
         return _warm(seen, config)
     if config.max_rounds is not None and seen.evolve_rounds >= config.max_rounds:
-        return Wait(f"trigger.max_rounds ({config.max_rounds}) reached")
+        return Wait(f"trigger.max_rounds ({config.max_rounds}) reached", "max_rounds")
     if config.new_pseudo_labels is not None and seen.new_pseudo_labels >= config.new_pseudo_labels:
         return Start("evolve", f"{seen.new_pseudo_labels} new pseudo-labels")
     due = config.interval_s is not None and seen.last_round_age_s >= config.interval_s
     if due and seen.new_pseudo_labels >= config.min_new:
         return Start("evolve", f"{seen.last_round_age_s:.0f} s since the last round")
     if config.new_pseudo_labels is None:
-        return Wait(f"{seen.new_pseudo_labels} new pseudo-labels; rounds start by interval or by hand")
-    return Wait(f"{seen.new_pseudo_labels} of {config.new_pseudo_labels} new pseudo-labels")
+        return Wait(f"{seen.new_pseudo_labels} new pseudo-labels; rounds start by interval or by hand", "interval")
+    return Wait(f"{seen.new_pseudo_labels} of {config.new_pseudo_labels} new pseudo-labels", "pseudo_labels")
+
+
+def retry_after_s(failures: int, config: TriggerConfig) -> float:
+    """How long after a failure the next round may start: twice as long with each that fails for the same reason."""
+    return min(max(MAX_RETRY_S, config.retry_failed_s), config.retry_failed_s * 2.0 ** min(failures - 1, 30))
+
+
+def _paused(seen: Observation, config: TriggerConfig) -> Wait | None:
+    """After a round that ended without the gate's word, the same conditions would start the next one at once."""
+    left_s = retry_after_s(seen.failures, config) - seen.last_round_age_s
+    if seen.last_failure is not None and left_s > 0:
+        often = "" if seen.failures == 1 else f" {seen.failures} times in a row for the same reason"
+        advice = "" if seen.failures == 1 else ", at once by `semievol rounds start` when that is mended"
+        return Wait(
+            f"the last round failed{often} ({seen.last_failure}); the next may start in {left_s:.0f} s{advice}",
+            "failed",
+        )
+    left_s = config.retry_failed_s - seen.last_round_age_s
+    if seen.last_cancelled and left_s > 0:
+        return Wait(
+            f"the last round was cancelled; the next may start in {left_s:.0f} s, at once by `semievol rounds start`",
+            "cancelled",
+        )
+    return None
 
 
 def _warm(seen: Observation, config: TriggerConfig) -> Start | Wait:
     if seen.training_examples < config.min_examples:
-        return Wait(f"{seen.training_examples} of {config.min_examples} examples for the warm round")
+        return Wait(f"{seen.training_examples} of {config.min_examples} examples for the warm round", "examples")
     if seen.holdout_examples < seen.min_holdout:
-        return Wait(f"{seen.holdout_examples} of {seen.min_holdout} held-out examples for the gate")
+        return Wait(
+            f"{seen.holdout_examples} of {seen.min_holdout} held-out examples (with different questions) for the gate",
+            "holdout",
+        )
     if seen.labels_lag > 0 or seen.last_label_age_s < config.labels_quiet_s:
-        return Wait("labels are still arriving")
+        unread = f" ({seen.labels_lag} not read yet)" if seen.labels_lag > 0 else ""
+        return Wait(f"labels are still arriving{unread}", "arriving")
     return Start("warm", f"{seen.training_examples} examples")

@@ -31,11 +31,22 @@ class AdapterFleet:
         self._alias = alias
         self._defect: str | None = None
         self._reconciled: int | None = None  # the alias's generation that was last brought to the servers
+        self._candidate: str | None = None
 
     @property
     def defect(self) -> str | None:
         """Why the serving version cannot be answered with; None when it can."""
         return self._defect or self._servers.defect
+
+    def propose(self, name: str | None) -> None:
+        """What the open round proposes; None: nothing. Nobody unloads it, whatever is asked for beside the round."""
+        self._candidate = name
+        self._protect()
+
+    def _protect(self) -> None:
+        state = self._alias.state
+        names = (state.adapter, state.previous, self._candidate)
+        self._servers.protect(frozenset(name for name in names if name is not None))
 
     async def version(self, name: str) -> AdapterVersion:
         """The registry's row of `name`.
@@ -92,7 +103,7 @@ class AdapterFleet:
         """
         state = self._alias.state
         # Before anything can fail: whatever becomes of the rest, nobody unloads what the alias names.
-        self._servers.protect(frozenset(name for name in (state.adapter, state.previous) if name is not None))
+        self._protect()
         before, self._defect = self._defect, None
         held: dict[str, HeldAdapter | None] = {}
         for role, name in (("serving", state.adapter), ("previous", state.previous)):
@@ -124,7 +135,7 @@ class AdapterFleet:
         """Unload every version that is neither serving, previous nor in `keep`, once its requests have ended."""
         state = self._alias.state
         for name in await self._servers.loaded():
-            if name in keep or name in (state.adapter, state.previous):
+            if name in keep or name in (state.adapter, state.previous, self._candidate):
                 continue
             if await self._alias.drained(name, drain_s):
                 await self._servers.unload(name)

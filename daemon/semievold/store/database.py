@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 _T = TypeVar("_T")
 
+MAX_INTEGER = 2**31 - 1
+"""The largest number that an INTEGER column takes on every database; a driver raises its own errors beyond."""
 _TRANSIENT_SQLITE = ("is locked", "disk is full", "disk i/o error", "unable to open")
 _WRITE_LOCK = 0x53454D49  # the first key of PostgreSQL's advisory locks; the second is the workload's
 _MIGRATION = 0

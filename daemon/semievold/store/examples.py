@@ -129,10 +129,6 @@ class ExampleStore:
         """The examples that only the gate may see."""
         return self._select(examples.c.holdout.is_(True))
 
-    def changed_since(self, at: float) -> frozenset[str]:
-        """Ids added, changed or retracted since `at` (UTC seconds)."""
-        return frozenset(self.changes(at))
-
     def changes(self, at: float) -> dict[str, float]:
         """{id: when it was last added, changed or retracted} of those for which that was since `at` (UTC seconds)."""
         columns = examples.c["id", "updated_at"]

@@ -21,6 +21,8 @@ from semievol.types import CandidateAnswer, PseudoLabel, Query
 from semievold.store.database import Database, chunks
 from semievold.store.tables import examples, pseudo_label_history, pseudo_labels
 
+WATCHED = 5_000
+"""Of how many of the newest labels the watch over a promotion looks at those of the two adapters."""
 _HISTORY = ("answer", "entropy", "agreement", "adapter", "candidates")
 _POOL_COLUMNS = tuple(pseudo_labels.c["query_id", "answer", "entropy", "agreement", "adapter", "created_at"])
 
@@ -268,14 +270,16 @@ class PseudoLabelStore:
         condition = sa.true() if adapter is None else pseudo_labels.c.adapter == adapter
         return self._window(condition, newest)
 
-    def agreement_around(self, at: float, minimum: int) -> tuple[float | None, float | None]:
-        """Mean agreement of the labels before and since `at`, each None with fewer than `minimum` of them.
+    def agreement_of(self, incumbent: str | None, candidate: str, minimum: int) -> tuple[float | None, float | None]:
+        """Mean agreement of the newest labels that the one adapter made, and the other; None with fewer than `minimum`.
 
-        As many of the newest labels before `at` are taken as there are since.
+        Told apart by who made them: the clocks of those that label and of the one that promoted may differ. As many of
+        the incumbent's are taken as there are of the candidate's.
         """
         c = pseudo_labels.c
-        after = self._window(c.created_at >= at, None)
-        before = self._window(c.created_at < at, max(minimum, after.count))
+        after = self._window(c.adapter == candidate, None, among=WATCHED)
+        earlier = c.adapter.is_(None) if incumbent is None else c.adapter == incumbent
+        before = self._window(earlier, max(minimum, after.count), among=WATCHED + after.count)
         means = [window.mean_agreement if window.count >= minimum else None for window in (before, after)]
         return means[0], means[1]
 
@@ -302,11 +306,16 @@ class PseudoLabelStore:
         for some in chunks(ids):
             connection.execute(self._publish_ids, {"ids": some})
 
-    def _window(self, condition: sa.ColumnElement[bool], newest: int | None) -> LabelWindow:
+    def _window(self, condition: sa.ColumnElement[bool], newest: int | None, among: int | None = None) -> LabelWindow:
+        """Means over the `newest` that meet the condition; `among`: looked for in so many of the newest of all."""
         c = pseudo_labels.c
+        mine = self._mine()
+        if among is not None:
+            recent = sa.select(c.query_id).where(mine).order_by(c.created_at.desc()).limit(among)
+            mine = mine & c.query_id.in_(recent)
         rows = (
             sa.select(*c["answer", "entropy", "agreement"])
-            .where(self._mine(), condition)
+            .where(mine, condition)
             .order_by(c.created_at.desc())
             .limit(newest)
             .subquery()

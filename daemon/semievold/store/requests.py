@@ -1,21 +1,84 @@
 """What operators ask for, as rows: the CLI and the API write them, the control role carries them out.
 
-So a request made while the controller is down is not lost, and its answer can be read afterwards.
+Owns the rows and what each kind of request may say. So a request made while the controller is down is not lost, and its
+answer can be read afterwards. Invariant: nothing is written that `checked` refuses; a row may still hold anything (an
+older version or a hand wrote it), so who carries it out checks it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
-from semievold.store.database import Database
+from semievol.errors import DataError
+from semievold.round_states import RoundKind
+from semievold.store.database import MAX_INTEGER, Database
 from semievold.store.tables import operator_requests
 
 RequestKind = Literal["start_round", "cancel_round", "promote", "rollback"]
-Answer = Literal["done", "refused"]
+Answer = Literal["done", "refused", "failed"]
+"""done: carried out. refused: it does not fit the present state, or says nothing that can be done. failed: it should
+have been possible, and was not."""
+
+Reason = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Payload(BaseModel):
+    """What a request says; no number is read from a text, and no field is passed over."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class StartRound(_Payload):
+    kind: RoundKind = "evolve"
+    shuffle_labels: bool = False
+    reason: Reason = "by hand"
+
+
+class CancelRound(_Payload):
+    round: int = Field(ge=0, le=MAX_INTEGER)
+    reason: Reason = "by hand"
+
+
+class Promote(_Payload):
+    adapter: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=200)
+
+
+class Rollback(_Payload):
+    pass
+
+
+Payload = StartRound | CancelRound | Promote | Rollback
+PAYLOADS: Mapping[str, type[Payload]] = {
+    "start_round": StartRound,
+    "cancel_round": CancelRound,
+    "promote": Promote,
+    "rollback": Rollback,
+}
+
+
+def checked(kind: str, payload: object) -> Payload:
+    """What the request says.
+
+    Raises:
+        DataError: its kind is unknown, or a field is unknown, missing, of another type or out of range.
+    """
+    wanted = PAYLOADS.get(kind)
+    if wanted is None:
+        raise DataError(f"request: {kind[:40]!r} is not a kind of request; known: {', '.join(PAYLOADS)}")
+    try:
+        return wanted.model_validate(payload)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, problem["loc"])) or "body"
+        known = ", ".join(wanted.model_fields) or "none"
+        hint = f"; known fields: {known}" if problem["type"] == "extra_forbidden" else ""
+        message = problem["msg"][:1].lower() + problem["msg"][1:]
+        raise DataError(f"{kind}: field {where[:60]!r}: {message}{hint}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +86,8 @@ class OperatorRequest:
     """One row of `operator_requests`."""
 
     id: int
-    kind: RequestKind
-    payload: Mapping[str, Any]
+    kind: str
+    payload: Any
     state: str
     result: Mapping[str, Any] | None
     created_at: float
@@ -43,6 +106,12 @@ class RequestStore:
         self._workload = workload
 
     def add(self, kind: RequestKind, payload: Mapping[str, Any]) -> int:
+        """Leave a request; its number.
+
+        Raises:
+            DataError: it could never be carried out (see `checked`).
+        """
+        checked(kind, payload)
         now = self._database.now()
         with self._database.write() as connection:
             result = connection.execute(
@@ -60,6 +129,8 @@ class RequestStore:
             return int(key[0])
 
     def get(self, request_id: int) -> OperatorRequest | None:
+        if not 0 <= request_id <= MAX_INTEGER:
+            return None
         statement = select(operator_requests).where(
             operator_requests.c.workload == self._workload, operator_requests.c.id == request_id
         )

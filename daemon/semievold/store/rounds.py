@@ -16,7 +16,7 @@ from semievol.types import Outcome
 from semievold.errors import StateConflict
 from semievold.round_states import ENDED, UNDECIDED, RoundKind, RoundState, allowed
 from semievold.store.aliases import move_alias, read_alias
-from semievold.store.database import Database
+from semievold.store.database import MAX_INTEGER, Database
 from semievold.store.tables import adapters, round_events, round_members, round_outcomes, rounds
 
 
@@ -64,6 +64,14 @@ class Membership:
     reason: str | None
     answer: str | None = None
     consensus: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutcome:
+    """An outcome, and the hash of the example's content that it belongs to; None: not known (before schema 0004)."""
+
+    outcome: Outcome
+    content: str | None = None
 
 
 def _round(row: RowMapping) -> Round:
@@ -120,6 +128,8 @@ class RoundStore:
             return _round(connection.execute(select(rounds).where(self._mine(number))).mappings().one())
 
     def get(self, number: int) -> Round | None:
+        if not 0 <= number <= MAX_INTEGER:
+            return None
         with self._database.read() as connection:
             row = connection.execute(select(rounds).where(self._mine(number))).mappings().first()
         return None if row is None else _round(row)
@@ -165,12 +175,14 @@ class RoundStore:
             connection.execute(update(rounds).where(self._mine(number)).values(attempts=rounds.c.attempts + 1))
             return int(connection.execute(select(rounds.c.attempts).where(self._mine(number))).scalar_one())
 
-    def forget_attempt(self, number: int) -> None:
-        """Take back the last count of `begin_attempt`."""
-        with self._database.write() as connection:
-            connection.execute(
-                update(rounds).where(self._mine(number), rounds.c.attempts > 0).values(attempts=rounds.c.attempts - 1)
-            )
+    def forget_attempt(self, number: int, state: RoundState) -> None:
+        """Take back the last count of `begin_attempt`, unless the round has moved on.
+
+        Also by a process that has lost the lease meanwhile: it says of itself that it did not die.
+        """
+        counted = and_(self._mine(number), rounds.c.state == state.value, rounds.c.attempts > 0)
+        with self._database.statement() as connection:
+            connection.execute(update(rounds).where(counted).values(attempts=rounds.c.attempts - 1))
 
     def transition(
         self,
@@ -180,7 +192,7 @@ class RoundStore:
         detail: str | None = None,
         *,
         members: Sequence[Membership] = (),
-        outcomes: Mapping[str, Sequence[Outcome]] | None = None,
+        outcomes: Mapping[str, Sequence[StoredOutcome]] | None = None,
         **columns: Any,
     ) -> Round:
         """Move the round and write what the move made durable, in one transaction.
@@ -232,9 +244,15 @@ class RoundStore:
             move_alias(connection, self._workload, alias, adapter, self._database.now())
             return self._move(connection, number, RoundState.ATTESTED, RoundState.PROMOTED, adapter, {})
 
-    def roll_back(self, number: int, alias: str, to_adapter: str | None, reason: str) -> Round:
-        """Point the alias back and end the round, together."""
+    def roll_back(self, number: int, alias: str, to_adapter: str | None, reason: str, generation: int) -> Round:
+        """Point the alias back and end the round, together.
+
+        Raises:
+            StateConflict: the alias is not at `generation` any more: somebody moved it meanwhile.
+        """
         with self._database.write() as connection:
+            if read_alias(connection, self._workload, alias).generation != generation:
+                raise StateConflict(f"the alias {alias} was moved while round {number} was being rolled back")
             move_alias(connection, self._workload, alias, to_adapter, self._database.now())
             return self._move(
                 connection, number, RoundState.PROMOTED, RoundState.ROLLED_BACK, reason, {"reason": reason}
@@ -244,7 +262,7 @@ class RoundStore:
         """End a round off the main path; its candidate adapter, if any, becomes `rejected`."""
         now = self._database.now()
         with self._database.write() as connection:
-            outcomes: Mapping[str, Sequence[Outcome]] = columns.pop("outcomes", {})
+            outcomes: Mapping[str, Sequence[StoredOutcome]] = columns.pop("outcomes", {})
             moved = self._move(connection, number, current, exit_state, reason, {"reason": reason, **columns})
             for role, rows in outcomes.items():
                 if rows:
@@ -285,29 +303,28 @@ class RoundStore:
         with self._database.read() as connection:
             return {row.query_id: row.selected for row in connection.execute(statement)}
 
-    def outcomes_as_candidate(self, adapter: str) -> tuple[float, dict[str, Outcome]]:
-        """When the evaluation of `adapter` in its own round began, and what it answered, by example id."""
-        made = select(rounds.c.number).where(rounds.c.workload == self._workload, rounds.c.adapter == adapter)
-        found = select(round_outcomes).where(
-            round_outcomes.c.workload == self._workload,
-            round_outcomes.c.role == "candidate",
-            round_outcomes.c.number.in_(made),
-        )
-        loaded = select(func.max(round_events.c.at)).where(
-            round_events.c.workload == self._workload,
-            round_events.c.to_state == RoundState.LOADED.value,
-            round_events.c.number.in_(made),
-        )
+    def outcomes_as_candidate(self, adapter: str, settings: str | None = None) -> dict[str, StoredOutcome]:
+        """What `adapter` answered in its own round, by example id; nothing, if that was under other `settings`.
+
+        `settings` None: under whichever.
+        """
+        mine = (rounds.c.workload == self._workload, rounds.c.adapter == adapter)
         with self._database.read() as connection:
+            made = connection.execute(select(*rounds.c["number", "evaluation"]).where(*mine)).all()
+            numbers = [row.number for row in made if settings in (None, (row.evaluation or {}).get("settings", ""))]
+            found = select(round_outcomes).where(
+                round_outcomes.c.workload == self._workload,
+                round_outcomes.c.role == "candidate",
+                round_outcomes.c.number.in_(numbers),
+            )
             rows = list(connection.execute(found).mappings())
-            began_at = connection.execute(loaded).scalar()
-        outcomes = {
-            row["example_id"]: Outcome(
-                row["example_id"], row["expected"], row["answer"], row["correct"], row["entropy"]
+        return {
+            row["example_id"]: StoredOutcome(
+                Outcome(row["example_id"], row["expected"], row["answer"], row["correct"], row["entropy"]),
+                row["content"],
             )
             for row in rows
         }
-        return began_at or 0.0, outcomes
 
     def _move(
         self,
@@ -354,8 +371,10 @@ class RoundStore:
     def _member_row(self, number: int, member: Membership) -> dict[str, Any]:
         return {"workload": self._workload, "number": number, **asdict(member)}
 
-    def _outcome_row(self, number: int, role: str, outcome: Outcome) -> dict[str, Any]:
+    def _outcome_row(self, number: int, role: str, stored: StoredOutcome) -> dict[str, Any]:
+        outcome = stored.outcome
         return {
+            "content": stored.content,
             "workload": self._workload,
             "number": number,
             "role": role,

@@ -162,6 +162,40 @@ def test_bad_gateway_requests_are_refused_by_field(daemon: DaemonProcess) -> Non
     assert daemon.chat("x" * 2_000_000).status_code == 413
 
 
+BAD_REQUESTS: tuple[tuple[str, Any], ...] = (
+    ("/v1/rounds", {"kind": "sideways"}),
+    ("/v1/rounds", {"kind": 5}),
+    ("/v1/rounds", {"kind": "warm", "shuffel_labels": True}),
+    ("/v1/rounds", {"shuffle_labels": "yes"}),
+    ("/v1/rounds", {"reason": "x" * 201}),
+    ("/v1/rounds", ["warm"]),
+    ("/v1/rounds", "warm"),
+    ("/v1/rounds/0/cancel", {"why": "so"}),
+    ("/v1/adapters/tiny-r0000-00000000/promote", {"force": True}),
+    ("/v1/adapters/%20x/promote", {}),
+    ("/v1/rollback", {"to": "tiny-r0000-00000000"}),
+)
+
+
+@pytest.mark.parametrize(("path", "body"), BAD_REQUESTS)
+def test_a_request_that_says_what_nobody_can_do_is_refused_and_not_kept(
+    daemon: DaemonProcess, path: str, body: Any
+) -> None:
+    answer = daemon.post(path, body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
+    assert daemon.rounds() == []
+
+
+@pytest.mark.parametrize("number", ["99999999999", "9" * 30, "9" * 5000])
+def test_a_round_of_an_impossible_number_is_not_found_and_the_daemon_lives_on(
+    daemon: DaemonProcess, number: str
+) -> None:
+    assert daemon.get(f"/v1/rounds/{number}").status_code == 404
+    assert daemon.post(f"/v1/rounds/{number}/cancel").status_code == 404
+    assert daemon.get("/healthz").status_code == 200
+
+
 def test_a_misspelt_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     settings = yaml.safe_load(config.read_text())

@@ -5,7 +5,7 @@ import pytest
 from semievol.types import Outcome
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState
-from semievold.store.rounds import Membership
+from semievold.store.rounds import Membership, StoredOutcome
 from semievold.store.stores import Stores, open_stores
 
 S = RoundState
@@ -66,7 +66,7 @@ def test_a_move_by_hand_answers_its_request_in_the_same_transaction(stores: Stor
 def test_an_attempt_that_waited_for_a_component_is_not_counted(stores: Stores) -> None:
     number = planned(stores)
     assert stores.rounds.begin_attempt(number) == 1
-    stores.rounds.forget_attempt(number)
+    stores.rounds.forget_attempt(number, S.PLANNED)
     assert stores.rounds.begin_attempt(number) == 1
 
 
@@ -118,10 +118,23 @@ def test_a_promotion_moves_alias_and_adapters_together(stores: Stores) -> None:
 def test_a_rollback_serves_what_served_before(stores: Stores) -> None:
     stores.rounds.transition(promote(stores, "w-r0000-aaaa"), S.PROMOTED, S.SETTLED)
     number = promote(stores, "w-r0001-bbbb")
-    ended = stores.rounds.roll_back(number, "assistant", "w-r0000-aaaa", "agreement fell")
+    ended = stores.rounds.roll_back(
+        number, "assistant", "w-r0000-aaaa", "agreement fell", stores.alias.get().generation
+    )
     assert (ended.state, ended.reason) == (S.ROLLED_BACK, "agreement fell")
     assert stores.alias.get().adapter == "w-r0000-aaaa"
     assert stores.adapters.get("w-r0000-aaaa").state == "serving"  # type: ignore[union-attr]
+
+
+def test_an_automatic_rollback_does_not_overwrite_a_move_made_meanwhile(stores: Stores) -> None:
+    stores.rounds.transition(promote(stores, "w-r0000-aaaa"), S.PROMOTED, S.SETTLED)
+    number = promote(stores, "w-r0001-bbbb")
+    watched = stores.alias.get().generation
+    stores.alias.move(None)
+    with pytest.raises(StateConflict, match="was moved while round 1 was being rolled back"):
+        stores.rounds.roll_back(number, "assistant", "w-r0000-aaaa", "agreement fell", watched)
+    assert stores.alias.get().adapter is None
+    assert stores.rounds.get(number).state is S.PROMOTED  # type: ignore[union-attr]
 
 
 def test_a_rejected_round_rejects_its_adapter_and_keeps_its_outcomes(stores: Stores) -> None:
@@ -130,10 +143,25 @@ def test_a_rejected_round_rejects_its_adapter_and_keeps_its_outcomes(stores: Sto
     stores.rounds.transition(number, S.SNAPSHOTTED, S.TRAINING)
     stores.rounds.trained(number, {}, ADAPTER)
     stores.rounds.transition(number, S.TRAINED, S.LOADED)
-    outcome = Outcome("e1", "yes", "no", False, 0.5)
+    outcome = StoredOutcome(Outcome("e1", "yes", "no", False, 0.5), "content")
     ended = stores.rounds.leave(number, S.LOADED, S.REJECTED, "worse", outcomes={"candidate": [outcome]})
     assert (ended.state, ended.reason) == (S.REJECTED, "worse")
     assert stores.adapters.get("w-r0000-aaaa").state == "rejected"  # type: ignore[union-attr]
+
+
+def test_outcomes_come_back_only_for_the_settings_that_they_were_made_under(stores: Stores) -> None:
+    number = planned(stores)
+    stores.rounds.transition(number, S.PLANNED, S.SNAPSHOTTED)
+    stores.rounds.transition(number, S.SNAPSHOTTED, S.TRAINING)
+    stores.rounds.trained(number, {}, ADAPTER)
+    stores.rounds.transition(number, S.TRAINED, S.LOADED)
+    outcomes = {"candidate": [StoredOutcome(Outcome("e1", "yes", "yes", True, 0.5), "content")]}
+    evidence = {"settings": "of today"}
+    stores.rounds.transition(number, S.LOADED, S.EVALUATED, outcomes=outcomes, evaluation=evidence)
+    name = ADAPTER["name"]
+    assert stores.rounds.outcomes_as_candidate(name, "of today") == {"e1": outcomes["candidate"][0]}  # type: ignore[arg-type]
+    assert stores.rounds.outcomes_as_candidate(name, "of tomorrow") == {}  # type: ignore[arg-type]
+    assert stores.rounds.outcomes_as_candidate(name).keys() == {"e1"}  # type: ignore[arg-type]
 
 
 def test_attempts_count_starts_of_one_state_and_begin_anew_after_a_move(stores: Stores) -> None:

@@ -36,13 +36,14 @@ async def test_a_serving_version_that_breaks_is_not_ready_with_the_reason_and_re
         answer = await client.get("/readyz")
         reason = f"{weights.parent}: {weights.name} is truncated, {len(sound) - 1} of {len(sound)} bytes"
         assert answer.status == 503
-        assert await answer.json() == {"ready": False, "waiting_for": {"adapter": reason}}
+        assert (await answer.json())["waiting_for"] == {"adapter": reason}
         assert (await client.get("/healthz")).status == 200  # it lives on, for an operator to mend it
         weights.write_bytes(sound)
         await world.until(lambda: world.here.fleet.defect is None)
         answer = await client.get("/readyz")
         assert answer.status == 200
-        assert await answer.json() == {"ready": True, "waiting_for": {}}
+        seen = await answer.json()
+        assert (seen["ready"], seen["waiting_for"]) == (True, {})
 
 
 async def test_a_controller_whose_component_is_away_is_not_ready_with_the_reason(open_world: OpenWorld) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from semievol.errors import TransientError
 from semievold.errors import Reason
-from semievold.monitoring.metrics import Metrics
+from semievold.monitoring.metrics import WAITING, Metrics
 from semievold.monitoring.observer import Observer
 from semievold.round_states import RoundState as S
 from semievold.serving.alias import Alias
@@ -22,6 +22,7 @@ from tests.control_world import OpenWorld
 from tests.scripted import pseudo_label
 
 NONE_IN = dict.fromkeys((f"semievol_rounds{{{state}}}" for state in S), 0.0)
+NOT_WAITED_FOR = dict.fromkeys((f"semievol_waiting{{{what}}}" for what in WAITING), 0.0)
 
 
 def figures(metrics: Metrics) -> dict[str, float]:
@@ -84,6 +85,9 @@ async def test_each_figure_says_what_its_part_or_the_state_says(open_world: Open
         "semievol_pseudo_label_recent_entropy{}": pytest.approx(0.2),
         "semievol_examples{training}": 10,
         "semievol_examples{holdout}": 20,
+        "semievol_intake_answers_per_minute{}": 0,
+        **NOT_WAITED_FOR,
+        "semievol_waiting{pseudo_labels}": 1,
         **NONE_IN,
         "semievol_rounds{settled}": 1,
         "semievol_rounds{inconclusive}": 1,
@@ -132,7 +136,7 @@ async def test_a_process_without_roles_shows_the_state_and_no_leader(open_world:
     await observer.observe()
     shown = figures(metrics)
     assert observer.missing() == {}
-    assert observer.process() == {"leader": False}
+    assert observer.process() == {"leader": False, "queries_waiting": None}
     assert "semievol_leader{}" not in shown
     assert "semievol_intake_received_total{}" not in shown
     assert (shown["semievol_alias_generation{}"], shown["semievol_serving_adapter{elsewhere}"]) == (4, 1)
@@ -184,7 +188,11 @@ def test_entropies_of_stored_labels_are_counted_also_where_nothing_parsed() -> N
 async def test_a_process_whose_parts_all_work_is_ready_and_so_is_a_standby(open_world: OpenWorld) -> None:
     world = open_world()
     assert Roles(world).observer.missing() == {}
-    assert Roles(world).observer.process() == {"leader": False, "waiting_for": "starting"}
+    assert Roles(world).observer.process() == {
+        "leader": False,
+        "waiting_for": "starting",
+        "queries_waiting": 0,
+    }
     world.here.start()
     await world.until(lambda: world.here.control.leads)
     assert Roles(world).observer.missing() == {}

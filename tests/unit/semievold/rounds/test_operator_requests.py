@@ -70,7 +70,7 @@ async def test_a_request_waits_for_a_component_that_is_away(open_world: OpenWorl
     first, _ = await controlled(world, 7, 10)
     world.here.generator.before_load = failing(*[TransientError("the engine is away")] * 3)
     request = world.request("rollback")
-    await world.until(lambda: world.here.control.last_error == "the engine is away")
+    await world.until(lambda: world.here.control.last_error == f"request {request} (rollback): the engine is away")
     assert world.stores.requests.get(request) in world.stores.requests.pending()
     assert (await result(world, request))[0] == "done"
     assert world.here.alias.adapter == first
@@ -132,7 +132,11 @@ async def test_a_round_is_started_by_hand_with_its_options(open_world: OpenWorld
     assert state == "done"
     assert answer == {"round": 0}
     planned = world.round(0)
-    assert (planned.kind, planned.trigger, planned.options) == ("warm", "a drill", {"shuffle_labels": True})
+    assert (planned.kind, planned.trigger, planned.options) == (
+        "warm",
+        "a drill",
+        {"shuffle_labels": True, "config": world.config.hash()},
+    )
     ended = await world.ended(0)
     assert ended.snapshot is not None
     assert ended.snapshot["shuffle_labels"]

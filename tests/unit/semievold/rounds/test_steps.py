@@ -88,8 +88,8 @@ async def test_a_candidate_that_is_worse_is_rejected_with_the_evidence_and_unloa
     assert rejected.evaluation is not None
     assert (rejected.evaluation["decision"], rejected.evaluation["losses"]) == ("reject", 8)
     assert adapters(world) == {rejected.adapter: "rejected"}
-    _, outcomes = world.stores.rounds.outcomes_as_candidate(rejected.adapter or "")
-    assert {outcome.correct for outcome in outcomes.values()} == {False}
+    outcomes = world.stores.rounds.outcomes_as_candidate(rejected.adapter or "")
+    assert {found.outcome.correct for found in outcomes.values()} == {False}
     assert outcomes.keys() == {f"e{number}" for number in HELD_OUT}
     assert await world.here.generator.loaded_adapters() == frozenset()
     assert world.stores.alias.get().generation == 0
@@ -103,7 +103,7 @@ async def test_a_candidate_that_is_no_better_is_inconclusive_with_the_evidence(o
     assert ended.reason == "no significant difference: 0 wins, 0 losses, p = 1"
     assert ended.evaluation is not None
     assert ended.evaluation["decision"] == "inconclusive"
-    assert len(world.stores.rounds.outcomes_as_candidate(ended.adapter or "")[1]) == len(HELD_OUT)
+    assert len(world.stores.rounds.outcomes_as_candidate(ended.adapter or "")) == len(HELD_OUT)
     assert adapters(world) == {ended.adapter: "rejected"}
 
 

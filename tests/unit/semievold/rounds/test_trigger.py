@@ -67,3 +67,28 @@ def test_a_failed_round_is_tried_again_after_a_while_and_not_before() -> None:
     assert isinstance(decision, Wait)
     assert "out of memory" in decision.reason
     assert isinstance(decide(replace(failed, last_round_age_s=301.0), config), Start)
+
+
+def test_a_cancelled_round_does_not_start_again_by_itself_at_once() -> None:
+    config = TriggerConfig(retry_failed_s=300)
+    cancelled = replace(READY_FOR_WARM, last_cancelled=True, last_round_age_s=0.5)
+    decision = decide(cancelled, config)
+    assert isinstance(decision, Wait)
+    assert (decision.waits_for, "cancelled" in decision.reason, "rounds start" in decision.reason) == (
+        "cancelled",
+        True,
+        True,
+    )
+    assert isinstance(decide(replace(cancelled, last_round_age_s=300.0), config), Start)
+
+
+def test_a_round_that_fails_for_the_same_reason_again_waits_twice_as_long_and_at_most_a_day() -> None:
+    config = TriggerConfig(retry_failed_s=300)
+    failed = replace(READY_FOR_WARM, last_failure="e7: too long", failures=3, last_round_age_s=1199.0)
+    decision = decide(failed, config)
+    assert isinstance(decision, Wait)
+    assert "failed 3 times in a row for the same reason (e7: too long)" in decision.reason
+    assert isinstance(decide(replace(failed, last_round_age_s=1200.0), config), Start)
+    many = replace(failed, failures=10_000, last_round_age_s=86_399.0)
+    assert isinstance(decide(many, config), Wait)
+    assert isinstance(decide(replace(many, last_round_age_s=86_400.0), config), Start)

@@ -1,0 +1,120 @@
+"""What the trigger looks at, read from the state; and what is waited for, in words, for whoever asks.
+
+Reads alone, so that the command line says the same as the controller does, also while no daemon runs. Decides nothing
+(`semievold.rounds.trigger`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from semievold.config.daemon import DaemonConfig
+from semievold.round_states import UNDECIDED, RoundState
+from semievold.rounds.ages import Moment
+from semievold.rounds.trigger import Observation, decide
+from semievold.store.rounds import Round
+from semievold.store.stores import Stores
+
+CONFIG_OPTION = "config"
+"""Under this name a round's options hold the hash of the settings that it was planned under."""
+
+
+class RoundObserver:
+    """Looks at one workload's state; remembers what it saw when, so that no clock that is set back holds a round up."""
+
+    def __init__(self, config: DaemonConfig, stores: Stores) -> None:
+        self._config = config
+        self._stores = stores
+        self._last_label = Moment(stores.database.now)
+        self._last_round = Moment(stores.database.now)
+        self._hash = config.hash()
+
+    def observe(self, labels_lag: int = 0) -> Observation:
+        """Blocking; `labels_lag`: label records that are not read yet."""
+        rounds = self._stores.rounds.all()
+        examples = self._stores.examples
+        counts, last_change = examples.counts(), examples.last_change() or 0.0
+        labelled = self._stores.pseudo_labels.counts().total
+        decided = [each for each in rounds if each.ended and each.state not in UNDECIDED]
+        at_last = max((each.snapshot["labelled_total"] for each in decided if each.snapshot), default=0)
+        last = rounds[0] if rounds else None
+        ended_at = max((each.updated_at for each in rounds), default=0.0)
+        return Observation(
+            training_examples=counts.training,
+            holdout_examples=counts.holdout_questions,
+            min_holdout=self._config.gate.min_holdout,
+            labels_lag=labels_lag,
+            last_label_age_s=self._last_label.age_s(last_change),
+            warm_ended=self.warm_ended(),
+            evolve_rounds=sum(each.kind == "evolve" for each in decided),
+            new_pseudo_labels=labelled - at_last,
+            last_round_age_s=self._last_round.age_s(ended_at),
+            last_failure=last.reason if last is not None and last.state is RoundState.FAILED else None,
+            last_cancelled=last is not None and last.state is RoundState.CANCELLED,
+            failures=alike(rounds, self._hash, last_change),
+        )
+
+    def warm_ended(self) -> bool:
+        """A warm round was decided, or something was promoted by hand."""
+        return self._stores.rounds.warm_ended() or self._stores.alias.get().generation > 0
+
+
+def alike(rounds: Sequence[Round], config_hash: str, changed_at: float) -> int:
+    """How many of the newest rounds failed in a row for one reason, under these settings and on these examples.
+
+    Args:
+        rounds: newest first.
+        config_hash: of the present settings; what failed under others says little.
+        changed_at: when an example was last added, changed or retracted, UTC seconds.
+    """
+    count = 0
+    for each in rounds:
+        same = each.state is RoundState.FAILED and _shape(each.reason) == _shape(rounds[0].reason)
+        if not same or each.options.get(CONFIG_OPTION) != config_hash or each.updated_at < changed_at:
+            break
+        count += 1
+    return max(1, count)
+
+
+def waiting_for(config: DaemonConfig, stores: Stores, labels_lag: int = 0) -> str:
+    """What the rounds wait for, in one sentence; from the state alone."""
+    open_round = stores.rounds.open()
+    if open_round is not None:
+        return at_work(open_round)
+    return decide(RoundObserver(config, stores).observe(labels_lag), config.trigger).reason
+
+
+def at_work(open_round: Round) -> str:
+    return f"round {open_round.number} ({open_round.kind}), which is {open_round.state}"
+
+
+def held(config: DaemonConfig, stores: Stores) -> dict[str, str]:
+    """What stands still, by part, and until when; from the state alone."""
+    found = {}
+    if config.rounds.wait_for_warm and not RoundObserver(config, stores).warm_ended():
+        found["intake"] = "queries wait until the warm round has decided (rounds.wait_for_warm)"
+    lease = stores.leases.get()
+    if lease is None or lease.left_s <= 0:
+        found["control"] = "no process leads; start `semievold run` (or `semievold control`)"
+    return found
+
+
+def short_of(config: DaemonConfig, questions: int) -> str | None:
+    """What the first round lacks when there are so many labelled examples with different questions; None: nothing."""
+    training, holdout = config.trigger.min_examples, config.gate.min_holdout
+    if questions >= training + holdout:
+        return None
+    return (
+        f"{questions} of {training + holdout} labelled examples with different questions: the first round wants "
+        f"{training} to train on (trigger.min_examples) and {holdout} held out (gate.min_holdout)"
+    )
+
+
+def shape(text: str) -> str:
+    """A sentence without its numbers: what stays the same while it counts."""
+    return re.sub(r"\d+(\.\d+)?", "#", text)
+
+
+def _shape(reason: str | None) -> str:
+    return re.sub(r"[0-9a-f]{8,}", "#", shape(reason or ""))
