@@ -1,62 +1,43 @@
 """The gradient steps: rows in, LoRA weights and their fingerprint out.
 
-Owns the LoRA weights, the loss and the checkpoints. Owns neither how rows become batches (training.batches) nor the
-job's files and publishing (lora). Differs from the textbook in three ways: the vocabulary projection runs at the answer
-positions only; what all prompts of a batch begin with runs through the model once, gradients included; LoRA
-weights are fp32 for the optimiser and multiplied in the model's precision.
+Owns the loss and the checkpoints. Owns neither the weights (training.lora_weights), nor how rows become batches
+(training.batches), nor the job's files and publishing (training.lora). Differs from the textbook in two ways: the
+vocabulary projection runs at the answer positions only; what all prompts of a batch begin with runs through the model
+once, gradients included.
 Invariant: batches, initial weights and dropout derive from the job's seed.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import peft
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.helpers import disable_input_dtype_casting
-from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import LoraVariant
-from safetensors.torch import load_file, save_file
-from torch.nn import Linear, functional
+from torch.nn import functional
 from transformers import DynamicCache, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from semievol import adapter_directory
 from semievol.durable_files import sync_tree, write_durably
 from semievol.engines import decoding
-from semievol.engines.language_model import Prompts, device_of, load_model, load_prompts
-from semievol.errors import AdapterError, ConfigError
-from semievol.seeds import derive
+from semievol.engines.language_model import device_of, load_model, load_prompts
+from semievol.errors import ConfigError
 from semievol.training import log as training_log
 from semievol.training.batches import IGNORED, TokenRow, batch_order, collate, tokenize, whole_batches
+from semievol.training.fingerprint import take_fingerprint
 from semievol.training.job import TrainingJob
+from semievol.training.lora_weights import PEFT_VERSION, add_adapter, seed32, write_adapter
 from semievol.training.progress import TrainingProgress
-from semievol.types import Message, TrainingRow
+from semievol.types import TrainingRow
 
 _COMPLETE = "COMPLETE"
-_ADAPTER = "default"
-_FINGERPRINT_TOKENS = 8
-# Nothing that is taught. To its own rows every good adapter gives the same answer, and surely; here each goes its own
-# way.
-_PROBES = (
-    "Once upon a time",
-    "What is the weather like on Mars?",
-    "zebra quantum ladder soup",
-    "7 4 9 q x z",
-    "Write one line about the sea.",
-)
 # On a CPU, plain attention is faster than torch's fused kernel up to about this length, and its memory still small.
 _PLAIN_ATTENTION_TOKENS = 256
 
@@ -127,7 +108,7 @@ def run(
         "alpha": job.training.alpha,
         "device": str(model.device),
         "processes": arguments.world_size,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": PEFT_VERSION},
     }
 
 
@@ -327,7 +308,7 @@ def training_arguments(job: TrainingJob, checkpoints_dir: Path) -> TrainingArgum
         optim="adamw_torch_fused",
         weight_decay=0.0,
         max_grad_norm=1.0,
-        seed=_seed32(job, "dropout"),
+        seed=seed32(job, "dropout"),
         save_strategy="steps",
         save_steps=training.checkpoint_steps,
         save_total_limit=2,  # the last complete one is kept while the next is written
@@ -353,127 +334,3 @@ def last_checkpoint(checkpoints_dir: Path) -> str | None:
         if path not in complete and is_main_process():
             shutil.rmtree(path)
     return str(complete[-1]) if complete else None
-
-
-def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
-    """Add LoRA weights on all linear layers: new ones, or the parent's.
-
-    Raises:
-        AdapterError: the parent is unusable, or has another rank than `training.rank`.
-    """
-    torch.manual_seed(_seed32(job, "initial weights"))
-    config = LoraConfig(
-        r=job.training.rank,
-        lora_alpha=job.training.alpha,
-        lora_dropout=job.training.dropout,
-        target_modules=linear_modules(model),
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=job.model.name,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a deprecated name
-        adapted = get_peft_model(model, config, adapter_name=_ADAPTER)
-    for module in adapted.modules():
-        if isinstance(module, LoraLayer):
-            module.lora_variant[_ADAPTER] = _LowPrecisionProducts()
-    if job.parent is not None:
-        adapter_directory.verify_weights(job.parent)
-        weights = load_file(job.parent / adapter_directory.WEIGHTS_FILE)
-        expected = get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)
-        if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
-            raise AdapterError(
-                f"{job.parent}: its weights do not fit training.rank {job.training.rank} on {job.model.name}; "
-                "set training.start_from to base, or keep the rank"
-            )
-        set_peft_model_state_dict(adapted, weights, adapter_name=_ADAPTER)
-    return adapted
-
-
-def linear_modules(model: Any) -> list[str]:
-    """Last names of all linear layers but the vocabulary projection, which servers refuse to adapt.
-
-    PEFT's own "all-linear" may write every layer's full path into the configuration; engines expect these names.
-    """
-    output = model.get_output_embeddings()
-    names = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, Linear) and m is not output}
-    if not names:
-        raise ConfigError("model.name: this model has no linear layers that LoRA could adapt")
-    return sorted(names)
-
-
-class _LowPrecisionProducts(LoraVariant):  # type: ignore[misc]
-    """LoRA whose weights stay in fp32 for the optimiser and are multiplied in the model's precision.
-
-    PEFT would cast every activation to fp32 instead, unless it is told not to; the difference is a quarter of the step
-    on a CPU.
-    """
-
-    @staticmethod
-    def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
-        down = module.lora_A[active_adapter].weight.to(x.dtype)
-        up = (module.lora_B[active_adapter].weight * module.scaling[active_adapter]).to(x.dtype)
-        return result + functional.linear(functional.linear(module.lora_dropout[active_adapter](x), down), up)
-
-
-def write_adapter(adapted: Any, job: TrainingJob, directory: Path) -> None:
-    """Round the LoRA weights to the model's precision, in place, and write them and their configuration.
-
-    Every engine rounds them so when it loads them; rounded here, all compute with the bytes that were published.
-    """
-    dtype = getattr(torch, job.model.dtype)
-    for module in adapted.modules():
-        if isinstance(module, LoraLayer):
-            module.lora_variant.pop(_ADAPTER)
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
-    weights = get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)
-    weights = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
-    save_file(weights, directory / adapter_directory.WEIGHTS_FILE, metadata={"format": "pt"})
-    config = adapted.peft_config[_ADAPTER].to_dict() | {"inference_mode": True}
-    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    text = json.dumps(config, indent=2, sort_keys=True, default=str) + "\n"
-    (directory / adapter_directory.CONFIG_FILE).write_text(text, encoding="utf-8")
-
-
-def take_fingerprint(adapted: Any, prompts: Prompts, job: TrainingJob) -> list[dict[str, Any]]:
-    """What trained and base weights answer greedily to the job's fingerprint prompts and the probes.
-
-    The probes tell the adapters of one task apart. The base model's answers let whoever compares later tell rounding
-    from other weights. All prompts in one batch.
-    """
-    if not job.fingerprint_prompts:
-        return []
-    adapted.eval()
-    conversations = [*job.fingerprint_prompts, *((Message("user", text),) for text in _PROBES)]
-    tokens = [prompts.prompt_tokens(messages) for messages in conversations]
-    for prompt in tokens:
-        prompts.check_length(len(prompt), _FINGERPRINT_TOKENS)
-    trained = _greedy(adapted, prompts, tokens)
-    with adapted.disable_adapter():
-        base = _greedy(adapted, prompts, tokens)
-    return [
-        {"messages": [asdict(message) for message in messages], **answer, "base": of_base}
-        for messages, answer, of_base in zip(conversations, trained, base, strict=True)
-    ]
-
-
-def _greedy(adapted: Any, prompts: Prompts, tokens: Sequence[list[int]]) -> list[dict[str, Any]]:
-    """Each prompt's greedy answer: tokens, log-probabilities, and how far behind the second best token was."""
-    model = adapted.get_base_model()
-    different = [list(prompt) for prompt in dict.fromkeys(map(tuple, tokens))]
-    rows = [decoding.Row(different.index(prompt), 0, 0, 0.0, _FINGERPRINT_TOKENS) for prompt in tokens]
-    decoded = decoding.decode(model, different, rows, end_tokens=prompts.end_tokens, padding=prompts.padding)
-    return [
-        {
-            "token_ids": answer.token_ids,
-            "logprobs": [round(logprob, 6) for logprob in answer.logprobs],
-            "margins": [round(margin, 6) for margin in decoding.margins(model, prompt, answer.token_ids)],
-        }
-        for prompt, answer in zip(tokens, decoded, strict=True)
-    ]
-
-
-def _seed32(job: TrainingJob, purpose: str) -> int:
-    """Torch and numpy want seeds below 2**32."""
-    return derive(job.seed, "lora", purpose) % 2**32

@@ -450,7 +450,8 @@ def test_every_step_is_logged_to_tensorboard_and_changes_nothing(model: Path, tm
 def test_sharing_a_prefix_changes_neither_loss_nor_gradients(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from semievol.training import batches as training_batches
     from semievol.training.batches import collate, tokenize
-    from semievol.training.lora_steps import LoraTrainer, add_adapter, training_arguments
+    from semievol.training.lora_steps import LoraTrainer, training_arguments
+    from semievol.training.lora_weights import add_adapter
 
     monkeypatch.setattr(training_batches, "_SHARING_PAYS_TOKENS", 1)
     of = job(model, training={"dropout": 0.0})
