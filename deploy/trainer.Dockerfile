@@ -4,22 +4,27 @@
 #   docker build -f deploy/trainer.Dockerfile -t semievol-trainer:0.1.0 .
 #
 # TORCH_BACKEND=cpu takes a torch without CUDA (0.2 GB instead of 5 GB). Empty: PyPI's, which is a CUDA build; its libraries
-# are in the wheels, so the host needs the driver alone. How to pin the bases by digest: see deploy/Dockerfile.
+# are in the wheels, so the host needs the driver alone. EXTRAS and the locks, and how to pin the bases by digest: see
+# deploy/Dockerfile. The torch of another TORCH_BACKEND comes from download.pytorch.org, with a hash that no lock here has: its
+# version is pinned, its content is trusted; everything else is checked as without it.
 
 FROM python:3.12.13-slim-bookworm AS build
 ARG EXTRAS=kafka,postgres,train
 ARG TORCH_BACKEND=
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_NO_CACHE=1
-RUN pip install --no-cache-dir --disable-pip-version-check uv==0.13.9 && uv venv --quiet /opt/semievol
 WORKDIR /src
-COPY pyproject.toml requirements.lock ./
-RUN uv pip install --quiet --python /opt/semievol/bin/python --constraint requirements.lock \
-    ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
+COPY deploy/images-build.lock ./
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement images-build.lock \
+    && uv venv --quiet /opt/semievol
+COPY pyproject.toml deploy/images.lock deploy/images-torch.lock ./
+RUN if [ -n "$TORCH_BACKEND" ]; then torch="--verify-hashes --torch-backend $TORCH_BACKEND"; \
+    else torch="--require-hashes --constraint images-torch.lock"; fi; \
+    uv pip install --quiet --python /opt/semievol/bin/python $torch --constraint images.lock \
     $(printf -- ' --extra %s' $(echo "$EXTRAS" | tr ',' ' ')) --requirement pyproject.toml
 COPY LICENSE README.md ./
 COPY semievol semievol
 COPY daemon daemon
-RUN uv pip install --quiet --python /opt/semievol/bin/python --no-deps .
+RUN uv pip install --quiet --python /opt/semievol/bin/python --no-deps --build-constraint images-build.lock .
 
 FROM python:3.12.13-slim-bookworm
 ARG VERSION=0.1.0
