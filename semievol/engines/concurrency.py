@@ -161,21 +161,23 @@ class Line:
         return self._limits[name]
 
     @asynccontextmanager
-    async def turn(self, lend: Lend[S]) -> AsyncIterator[tuple[S, Turn]]:
+    async def turn(self, lend: Lend[S], unwanted: Collection[str] = ()) -> AsyncIterator[tuple[S, Turn]]:
         """Wait for a place at the server that `lend` chooses, and hold it in the block.
+
+        One of the `unwanted` is taken only while no other one works, for whose place could be waited.
 
         Raises:
             Whatever `lend` raises.
         """
         async with AsyncExitStack() as stack:
-            server, turn, limit = await self._begun(stack, lend)
+            server, turn, limit = await self._begun(stack, lend, unwanted)
             try:
                 yield server, turn
             finally:
                 limit.end()
                 self._freed.set()
 
-    async def _begun(self, stack: AsyncExitStack, lend: Lend[S]) -> tuple[S, Turn, Limit]:
+    async def _begun(self, stack: AsyncExitStack, lend: Lend[S], unwanted: Collection[str]) -> tuple[S, Turn, Limit]:
         async with self._first:  # whoever came first chooses; the others wait for the lock, in order
             while True:
                 self._freed.clear()
@@ -183,7 +185,7 @@ class Line:
                 async with AsyncExitStack() as attempt:
                     server = await attempt.enter_async_context(lend(full))
                     limit = self.limit(server.name)
-                    if limit.free:
+                    if limit.free and not (server.name in unwanted and full.difference(unwanted)):
                         stack.push_async_exit(attempt.pop_all())
                         return server, Turn(limit), limit
                 # A server that came back, or whose pause is over, tells nobody.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from semievol.protocols import Generator
@@ -167,16 +167,23 @@ async def worked_off(
         for first in range(0, len(items), size):
             while len(running) >= size and failure is None:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                failure = next((each.exception() for each in done if each.exception()), None)
+                failure = _first_failure(done)
             if failure is not None:
                 break
             running |= {asyncio.create_task(each) for each in await start(items[first : first + size])}
-        while running:
+        if running:
             done, running = await asyncio.wait(running)
-            failure = failure or next((each.exception() for each in done if each.exception()), None)
+            later = _first_failure(done)
+            failure = failure or later
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
     if failure is not None:
         raise failure
+
+
+def _first_failure(tasks: Iterable[asyncio.Task[None]]) -> BaseException | None:
+    """Of tasks that have ended; all of them are looked at, for an error that nobody sees is reported as lost."""
+    failures = [error for error in (task.exception() for task in tasks) if error is not None]
+    return failures[0] if failures else None

@@ -132,7 +132,9 @@ class VllmGenerator(Generator):
             async with self._pool.lend(request.adapter, avoid=avoid) as server:
                 yield server, None
             return
-        async with self._line.turn(lambda full: self._pool.lend(request.adapter, avoid={*avoid, *full})) as place:
+        async with self._line.turn(
+            lambda full: self._pool.lend(request.adapter, avoid={*avoid, *full}), avoid
+        ) as place:
             yield place
 
     async def _attempt(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -222,6 +222,21 @@ async def test_a_request_that_is_given_up_in_the_line_leaves_no_gap() -> None:
         assert server.name == "a"
 
 
-async def _entered(line: Line, pool: Pool) -> AsyncIterator[Server]:
-    async with line.turn(pool.lend) as (server, _):
+async def _entered(line: Line, pool: Pool, unwanted: Collection[str] = ()) -> AsyncGenerator[Server]:
+    async with line.turn(pool.lend, unwanted) as (server, _):
         yield server
+
+
+async def test_a_server_that_failed_a_request_gets_it_again_only_while_no_other_one_works() -> None:
+    line, pool = Line(1), Pool("a", "b")
+    pool.servers.reverse()  # b is chosen where nothing speaks against it
+    async with line.turn(pool.lend, unwanted={"a"}) as (server, _):
+        assert server.name == "b"
+        entered = _entered(line, pool, unwanted={"a"})
+        again = asyncio.create_task(anext(entered))
+        await settled()
+        assert not again.done()
+    assert (await again).name == "b"
+    await entered.aclose()
+    async with line.turn(pool.lend, unwanted={"a", "b"}) as (server, _):
+        assert server.name == "b"
