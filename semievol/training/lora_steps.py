@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import torch
 import transformers
-from peft.helpers import disable_input_dtype_casting
 from torch.nn import functional
 from transformers import DynamicCache, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -33,7 +32,7 @@ from semievol.training import log as training_log
 from semievol.training.batches import IGNORED, TokenRow, batch_order, collate, tokenize, whole_batches
 from semievol.training.fingerprint import take_fingerprint
 from semievol.training.job import TrainingJob
-from semievol.training.lora_weights import PEFT_VERSION, add_adapter, seed32, write_adapter
+from semievol.training.lora_weights import PEFT_VERSION, add_adapter, seed32, uncast_inputs, write_adapter
 from semievol.training.progress import TrainingProgress
 from semievol.types import TrainingRow
 
@@ -84,7 +83,7 @@ def run(
     if is_main_process():
         for callback in training_log.callbacks(job, checkpoints_dir.parent, resumed_from + 1):
             trainer.add_callback(callback)
-    with disable_input_dtype_casting(adapted):  # see _LowPrecisionProducts
+    with uncast_inputs(adapted):
         trainer.train(resume_from_checkpoint=checkpoint)
     steps = trainer.state.global_step
     if arguments.world_size > 1:

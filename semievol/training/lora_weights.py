@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.helpers import disable_input_dtype_casting
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 from safetensors.torch import load_file, save_file
@@ -73,6 +75,11 @@ def linear_modules(model: Any) -> list[str]:
     if not names:
         raise ConfigError("model.name: this model has no linear layers that LoRA could adapt")
     return sorted(names)
+
+
+def uncast_inputs(adapted: PeftModel) -> AbstractContextManager[None]:
+    """While the model trains, PEFT leaves the precision of what comes in alone: _LowPrecisionProducts sees to it."""
+    return cast(AbstractContextManager[None], disable_input_dtype_casting(adapted))
 
 
 class _LowPrecisionProducts(LoraVariant):  # type: ignore[misc]

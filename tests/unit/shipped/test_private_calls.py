@@ -19,7 +19,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[3]
 CLIENT = "daemon/semievold/streams/kafka/client.py"
-STEPS = "semievol/training/lora_steps.py"
+WEIGHTS = "semievol/training/lora_weights.py"
 
 
 class Private(NamedTuple):
@@ -41,12 +41,12 @@ PRIVATE = [
     Private(CLIENT, "kafka-python", "kafka.producer.sender.Sender.force_close"),
     Private(CLIENT, "kafka-python", "kafka.producer.sender.Sender.join"),
     Private(CLIENT, "kafka-python", "kafka.structs.MemberState.STABLE"),
-    Private(STEPS, "peft", "peft.tuners.lora.LoraLayer.lora_A"),
-    Private(STEPS, "peft", "peft.tuners.lora.LoraLayer.lora_B"),
-    Private(STEPS, "peft", "peft.tuners.lora.LoraLayer.lora_dropout"),
-    Private(STEPS, "peft", "peft.tuners.lora.LoraLayer.lora_variant"),
-    Private(STEPS, "peft", "peft.tuners.lora.LoraLayer.scaling"),
-    Private(STEPS, "peft", "peft.tuners.lora.layer.LoraVariant.forward"),
+    Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_A"),
+    Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_B"),
+    Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_dropout"),
+    Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_variant"),
+    Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.scaling"),
+    Private(WEIGHTS, "peft", "peft.tuners.lora.layer.LoraVariant.forward"),
 ]
 # Modules below the top one whose names their library documents, of the packages that the list is about.
 DOCUMENTED = {
