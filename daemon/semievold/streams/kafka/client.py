@@ -98,6 +98,7 @@ class GroupMember:
             group_instance_id=s.group_instance_id,
             enable_auto_commit=False,
             auto_offset_reset=s.auto_offset_reset,
+            isolation_level="read_committed",  # what a transaction took back was never said
             partition_assignment_strategy=[CooperativeStickyAssignor],
             session_timeout_ms=int(s.session_timeout_s * 1000),
             heartbeat_interval_ms=int(min(3.0, s.session_timeout_s / 3) * 1000),

@@ -2,7 +2,8 @@
 
 Only this thread touches the client, with one exception: the client calls the rebalance listener from its own I/O thread
 while this one waits inside `poll`. Nothing is committed from there.
-Invariant: no record that the client has handed over is dropped, unless its partition was revoked.
+Invariants: no record that the client has handed over is dropped, unless its partition was revoked; what is committed
+is never ahead of a record that is not finished, and catches up with offsets that hold none (markers of transactions).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ WAIT_S = 0.05
 """How long one poll of the client waits for records; a commit waits as long when the topic is quiet."""
 HELD_WAIT_S = 0.01
 """The same while the buffer is full: such a poll only keeps the membership alive."""
+CATCH_UP_S = 1.0
+"""How often a partition of which all is finished is looked at for offsets that hold no record."""
 PAUSED_WAIT_S = 0.2
 """How long the thread sleeps between two polls while the buffer is full; a taken record or a job wakes it."""
 RETRY_S = 0.5
@@ -44,6 +47,8 @@ class Reader:
         self._client: GroupMember | None = None
         self._unsettled: dict[int, int | None] = {}  # assigned: the first offset read, None while there was none
         self._committed: dict[int, int] = {}
+        self._read_to: dict[int, int] = {}  # the offset after the last record that was handed over
+        self._next_catch_up = 0.0
 
     def run(self) -> None:
         """Read until the consumer is closed, or no retry can help."""
@@ -72,6 +77,7 @@ class Reader:
         client.hold(full)
         records = client.poll(HELD_WAIT_S if full else WAIT_S, FETCHED_AT_ONCE)
         for record in records:
+            self._read_to[record.partition] = record.offset + 1
             if self._unsettled.get(record.partition, 0) is None:
                 self._unsettled[record.partition] = record.offset
         self._shared.read(records)
@@ -79,6 +85,9 @@ class Reader:
             self._shared.joined = client.stable
         if self._unsettled:
             self._settle(client)
+        if time.monotonic() >= self._next_catch_up:
+            self._next_catch_up = time.monotonic() + CATCH_UP_S
+            self._catch_up(client)
         if full:
             with self._shared.changed:
                 self._shared.changed.wait_for(
@@ -103,6 +112,23 @@ class Reader:
             # The client's thread may have taken the partition away meanwhile; then its offset is somebody else's.
             if self._unsettled.pop(partition, _GONE) is not _GONE:
                 self._committed[partition] = committed
+
+    def _catch_up(self, client: GroupMember) -> None:
+        """Commit past offsets that hold no record, where every record before them is finished.
+
+        The end of a transaction takes an offset of its own. Without this a topic that ends in one would lag by it until
+        the next record comes, and whoever waits for the end of the topic would wait as long.
+        """
+        past = {}
+        for partition, committed in dict(self._committed).items():  # the client's thread may take one away
+            if self._read_to.get(partition, committed) == committed:
+                position = client.position(partition)
+                if position is not None and position > committed:
+                    past[partition] = position
+        past = self._shared.committable(past)
+        if past:
+            self.commit(past)
+            self._read_to.update(past)
 
     # --- jobs ---------------------------------------------------------------------------------------------------
 
@@ -141,6 +167,7 @@ class Reader:
         for partition in partitions:
             self._unsettled.pop(partition, None)
             self._committed.pop(partition, None)
+            self._read_to.pop(partition, None)
         self._shared.lost(partitions)
 
     def _failed(self, error: Exception) -> None:

@@ -17,6 +17,7 @@ from semievol.errors import ConfigError
 from semievold.config.streams import StreamSettings
 from semievold.errors import RecordRefused, TransientStreamError
 from semievold.streams.kafka.producer import CUT_HEADER
+from semievold.streams.kafka.reader import CATCH_UP_S
 from semievold.streams.kafka.stream import KafkaStream
 from semievold.streams.protocol import OutgoingRecord, ResetTarget, StreamConsumer, StreamRecord
 from tests.servers import free_port
@@ -113,6 +114,39 @@ async def test_long_work_does_not_lose_the_group(settings: Settings) -> None:
     assert len({record.key for record in records}) == 1500
     assert consumer.revoked() == frozenset()
     await consumer.commit({0: 1})
+    await consumer.close()
+
+
+async def test_records_of_a_transaction_are_read_and_its_marker_is_no_lag(
+    settings: Settings, kafka: KafkaBroker
+) -> None:
+    """The end of a transaction takes an offset: who waits until all labels are read must not wait for it for ever."""
+    topics = settings(partitions=1)
+    stream = KafkaStream(topics)
+    await publish(stream, topics.labels, keyed(1))
+    producer = KafkaProducer(bootstrap_servers=[kafka.bootstrap], transactional_id=uuid.uuid4().hex)
+    try:
+        await asyncio.to_thread(producer.init_transactions)
+        for number, ends in enumerate((producer.commit_transaction, producer.abort_transaction)):
+            producer.begin_transaction()
+            producer.send(topics.labels, key=b"t", value=f"{number}".encode())
+            await asyncio.to_thread(ends)
+    finally:
+        await asyncio.to_thread(producer.close)
+    consumer = stream.consumer(topics.labels, "g")
+    records = await read(consumer, 2)
+    assert [record.value for record in records] == [b"0", b"0"]  # and not what was taken back
+    await consumer.commit({0: records[0].offset + 1})
+    assert await consumer.lag() > 0  # the second record is not finished: nothing is passed over
+    await asyncio.sleep(2 * CATCH_UP_S)
+    assert await consumer.lag() > 0
+    await consumer.commit({0: records[-1].offset + 1})
+    async with asyncio.timeout(WAIT_S):
+        while await consumer.lag() > 0:
+            await consumer.poll(10, 0.1)
+    assert sum(each.lag for each in await asyncio.to_thread(stream.offsets, topics.labels, "g")) == 0
+    await publish(stream, topics.labels, keyed(1))
+    assert [record.value for record in await read(consumer, 1)] == [b"0"]
     await consumer.close()
 
 
