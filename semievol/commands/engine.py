@@ -155,6 +155,8 @@ def check_evolvable(config: MethodConfig) -> None:
     Raises:
         ConfigError: the trainer makes adapters that the engine cannot load.
     """
+    if config.training.kind == "local" and config.model.dtype == "float16":
+        raise ConfigError("model.dtype: float16 gradients underflow, so nothing is trained; set bfloat16 or float32")
     if config.generation.kind == "openai" and config.training.kind == "local":
         raise ConfigError(
             "training.kind: local makes LoRA adapters, which an endpoint of generation.kind openai cannot load; set "

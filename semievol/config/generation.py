@@ -111,6 +111,20 @@ def checked_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def checked_token(value: str | None) -> str | None:
+    """A bearer token that clients can send: as `checked_key`, and without white space within.
+
+    Raises:
+        ValueError: it holds some, or nothing is left.
+    """
+    token = checked_key(value)
+    if value is not None and token is None:
+        raise ValueError("is empty; give a token, or leave it out and one is made")
+    if token is not None and len(token.split()) > 1:
+        raise ValueError("holds white space, which no client can send within a bearer token; take another")
+    return token
+
+
 def checked_key(value: str | None) -> str | None:
     """A key as it can stand in a header: without white space around it, which files and variables easily get.
 

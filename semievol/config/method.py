@@ -6,6 +6,7 @@ on files and a run in the service mean the same by the same key.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +15,12 @@ from pydantic import Field, field_validator, model_validator
 
 from semievol.config.data import DataConfig
 from semievol.config.fine_tuning import FineTuningConfig
-from semievol.config.generation import GenerationConfig, checked_key
+from semievol.config.generation import GenerationConfig, checked_key, checked_url
 from semievol.config.section import NameOrPath
 from semievol.config.section import Section as Section
+
+MAX_SEED = 2**63 - 1
+"""What every engine takes."""
 
 
 class TaskConfig(Section):
@@ -93,10 +97,16 @@ class ModelConfig(Section):
     """Hub revision to pin. None: the default branch (a local directory has none)."""
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     """Precision of the weights, for generation and training."""
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|(cuda|xpu|npu|hpu|mtia|meta)(:\d+)?)$")
     """torch device; auto takes CUDA where there is one, else the CPU."""
     chat_template: Path | None = None
     """A jinja file that replaces the tokenizer's own chat template. None: the tokenizer's."""
+
+    @model_validator(mode="after")
+    def _half_precision_wants_a_gpu(self) -> ModelConfig:
+        if self.dtype == "float16" and self.device == "cpu":
+            raise ValueError("dtype: float16 is not for a CPU; set float32, or bfloat16 where the processor knows it")
+        return self
 
 
 class EmbeddingConfig(Section):
@@ -121,6 +131,17 @@ class EmbeddingConfig(Section):
     def _key(cls, value: str | None) -> str | None:
         return checked_key(value)
 
+    @field_validator("base_url")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else checked_url(value)
+
+    @model_validator(mode="after")
+    def _has_an_endpoint(self) -> EmbeddingConfig:
+        if self.kind == "openai" and self.base_url is None:
+            raise ValueError("base_url: missing; kind openai wants the endpoint up to and including /v1")
+        return self
+
 
 class Configuration(Section):
     """One inference configuration of collaborative labelling."""
@@ -134,7 +155,7 @@ class Configuration(Section):
     """Retrieved examples shown as turns; 0 is closed book."""
     order: Literal["nearest_last", "nearest_first", "shuffled"] = "nearest_last"
     """Order of the shown examples; models weigh the last turns most."""
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     """Draws its samples and shuffled orders, in every round the same. None: the run's seed and the name draw them."""
     instruction: str | None = None
     """System message of this prompt variant; empty: none. None: task.instruction."""
@@ -305,6 +326,16 @@ class TrainingConfig(Section):
     """Tracking server or store, without a password; the experiment is the workload. None: MLFLOW_TRACKING_URI, or
     MLflow's own default."""
 
+    @model_validator(mode="after")
+    def _batches_divide(self) -> TrainingConfig:
+        parts = self.gradient_accumulation * self.processes
+        if self.kind == "local" and self.batch_size % parts:
+            raise ValueError(
+                f"batch_size: {self.batch_size} rows cannot be divided among {self.processes} processes and "
+                f"gradient_accumulation {self.gradient_accumulation}; take a multiple of {parts}"
+            )
+        return self
+
     @field_validator("mlflow_uri")
     @classmethod
     def _no_password(cls, value: str | None) -> str | None:
@@ -329,6 +360,16 @@ class GateConfig(Section):
     min_slice: int = Field(default=20, ge=5)
     """Categories with fewer held-out examples are reported but do not decide."""
 
+    @model_validator(mode="after")
+    def _can_promote(self) -> GateConfig:
+        least = math.ceil(math.log2(1 / self.alpha))
+        if self.min_holdout < least:
+            raise ValueError(
+                f"min_holdout: with {self.min_holdout} examples not even a candidate that wins all of them is "
+                f"significantly better at alpha {self.alpha:g}; raise it to {least}, or raise alpha"
+            )
+        return self
+
 
 class MethodConfig(Section):
     """The method's sections together: what a run on files needs."""
@@ -344,7 +385,7 @@ class MethodConfig(Section):
     selection: SelectionConfig = SelectionConfig()
     training: TrainingConfig = TrainingConfig()
     gate: GateConfig = GateConfig()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Every random choice of a run derives from this number."""
 
     @model_validator(mode="after")

@@ -21,9 +21,9 @@ NameOrPath = Annotated[str, AfterValidator(_at_home), NAME_OR_PATH]
 
 
 class Section(BaseModel):
-    """Base of every section: frozen, unknown keys rejected, docstrings become descriptions."""
+    """Base of every section: frozen, unknown keys rejected, no infinite numbers, docstrings become descriptions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod

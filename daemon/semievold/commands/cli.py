@@ -199,15 +199,15 @@ def _adapters_app() -> typer.Typer:
     def list_(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         from semievold.api import operations
 
-        with opened(config) as (_, stores, _place):
-            output.show(operations.adapters(stores), output_format, columns=output.ADAPTER_COLUMNS)
+        with opened(config) as (_, stores, place):
+            output.show(operations.adapters(stores, place), output_format, columns=output.ADAPTER_COLUMNS)
 
     @app.command(help="One version and the round that made it.")
     def show(name: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         from semievold.api import operations
 
-        with opened(config) as (_, stores, _place):
-            output.show(operations.adapter_detail(stores, name), output_format)
+        with opened(config) as (_, stores, place):
+            output.show(operations.adapter_detail(stores, place, name), output_format)
 
     @app.command(help="Serve this version, by hand (it is attested first).")
     def promote(name: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
@@ -340,7 +340,10 @@ def _config_app() -> typer.Typer:
 
     @app.command(help="Check the file and the environment.")
     def validate(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.store.database import checked_url
+
         settings = load(config)
+        checked_url(settings.store_url)
         output.show({"valid": True, "workload": settings.workload.name, "hash": settings.hash()}, output_format)
 
     @app.command(help="The effective configuration, defaults included, secrets hidden.")

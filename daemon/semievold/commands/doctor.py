@@ -131,6 +131,9 @@ def _stream(config: DaemonConfig) -> str:
 
 
 def _model(config: DaemonConfig) -> str:
+    template = config.model.chat_template
+    if template is not None and not os.access(template, os.R_OK):
+        raise SemiEvolError(f"model.chat_template: {template} cannot be read; give a jinja file, or leave it out")
     if not Path(config.model.name).exists():
         return f"{config.model.name} is not a directory; it will be taken from the hub at the first start"
     if not (Path(config.model.name) / "config.json").exists():

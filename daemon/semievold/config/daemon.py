@@ -13,9 +13,13 @@ from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
 
+from semievol.config.generation import checked_key, checked_url
 from semievol.config.method import MethodConfig, Section
+from semievol.errors import ConfigError, DataError
+from semievol.tasks.task import Task
+from semievol.types import Query
 from semievold.config.fronts import ApiConfig, GatewayConfig
-from semievold.config.generation import GenerationConfig
+from semievold.config.generation import LORA_RANKS, GenerationConfig
 from semievold.config.streams import IntakeSettings, LabelsSettings, StreamSettings
 
 ROLES = ("intake", "labels", "control", "gateway")
@@ -26,7 +30,7 @@ class WorkloadConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Names the rows, adapters and metrics of this daemon: lower-case letters, digits and hyphens."""
-    alias: str | None = None
+    alias: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^\S+$")
     """The stable model name that clients use. None: the workload's name."""
 
     @property
@@ -64,6 +68,16 @@ class IndexConfig(Section):
     follow_interval_s: float = Field(default=2.0, gt=0)
     """Without `url`, processes that lack the labels role keep a copy of the index in memory; how often they look for
     changed examples, seconds."""
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return None if value is None else checked_url(value)
+
+    @field_validator("api_key")
+    @classmethod
+    def _key(cls, value: str | None) -> str | None:
+        return checked_key(value)
 
 
 class TriggerConfig(Section):
@@ -127,6 +141,9 @@ class ArtifactsConfig(Section):
     command is run, and in SEMIEVOL__ARTIFACTS__DIRECTORY of the working directory; `doctor` says which it is."""
     keep_adapters: int = Field(default=5, ge=2)
     """Retired and rejected adapter directories kept for inspection and rollback; older ones are deleted."""
+    keep_rounds: int = Field(default=20, ge=1)
+    """Of the newest this many rounds the snapshot (what was trained on) and the trainer's log are kept; older ones are
+    deleted. Checkpoints and copies of the weights go when a round ends. What the state knows of a round stays."""
 
 
 class DaemonConfig(MethodConfig):
@@ -163,12 +180,50 @@ class DaemonConfig(MethodConfig):
                 "generation.launch: starts one server for one process; on a database server, which several controllers "
                 "may share, run vLLM by itself and set generation.replicas"
             )
+        if self.stream.kind == "local" and not self.store_url.startswith("sqlite"):
+            raise ValueError(
+                "stream.kind: local keeps its topics in the state's SQLite file, and store.url names a server; set "
+                "kafka, or leave store.url out"
+            )
         launch = self.generation.launch_settings
+        if self.generation.launch and launch.port in (self.api.port, self.gateway.port):
+            raise ValueError(
+                f"generation.launch_settings.port: {launch.port} is that of api or gateway too; give each its own"
+            )
+        if (
+            self.generation.launch
+            and launch.max_model_len is not None
+            and launch.max_model_len <= self.task.max_answer_tokens
+        ):
+            raise ValueError(
+                f"generation.launch_settings.max_model_len: {launch.max_model_len} leaves no room beside "
+                f"task.max_answer_tokens {self.task.max_answer_tokens}; raise it, or leave it out"
+            )
+        if self.generation.kind == "vllm" and self.training.rank > LORA_RANKS[-1]:
+            raise ValueError(f"training.rank: vLLM serves ranks up to {LORA_RANKS[-1]}, not {self.training.rank}")
         if self.generation.launch and launch.max_lora_rank is not None and launch.max_lora_rank < self.training.rank:
             raise ValueError(
                 f"generation.launch_settings.max_lora_rank: {launch.max_lora_rank} is below training.rank "
                 f"{self.training.rank}; raise it, or leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_training(self) -> DaemonConfig:
+        """What every round would fail at, after its training."""
+        if self.model.dtype == "float16":
+            raise ValueError("model.dtype: float16 gradients underflow, so every round fails; set bfloat16 or float32")
+        return self
+
+    @model_validator(mode="after")
+    def _check_answers(self) -> DaemonConfig:
+        """Labels that the task takes for the same, or would not read back as it teaches them."""
+        try:
+            task = Task(self.task)
+            for label in self.task.labels or ():
+                task.canonical(label, Query("label", "?"))
+        except (ConfigError, DataError) as error:
+            raise ValueError(str(error).removeprefix("field 'answer': ")) from None
         return self
 
     @model_validator(mode="after")

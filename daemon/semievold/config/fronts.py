@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
+from semievol.config.generation import checked_key, checked_token
 from semievol.config.method import Section
 
 
@@ -22,6 +23,11 @@ class ServerConfig(Section):
     """Bearer token; set it by environment. None: one is made at first start and kept in a 0600 file."""
     max_body_bytes: int = Field(default=1_048_576, gt=0)
     """Larger requests are refused with 413."""
+
+    @field_validator("token", mode="before")
+    @classmethod
+    def _sendable(cls, value: object) -> object:
+        return checked_token(value) if isinstance(value, str) else value
 
 
 class ApiConfig(ServerConfig):
@@ -73,6 +79,11 @@ class GatewayConfig(ServerConfig):
     embeddings_token: str | None = Field(default=None, repr=False)
     """Bearer token of that server; set it by environment."""
     capture: CaptureConfig = CaptureConfig()
+
+    @field_validator("embeddings_token")
+    @classmethod
+    def _embeddings_key(cls, value: str | None) -> str | None:
+        return checked_key(value)
 
     @field_validator("embeddings_url")
     @classmethod

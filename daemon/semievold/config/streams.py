@@ -5,6 +5,7 @@ Invariant: no imports beyond pydantic, so that reading a configuration loads no 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +74,12 @@ class KafkaSettings(Section):
     retention_s: float | None = Field(default=None, gt=0)
     """How long created topics keep records, seconds; labels are compacted instead. None: the broker's default."""
 
+    @field_validator("sasl_password", "sasl_username")
+    @classmethod
+    def _one_line(cls, value: str | None) -> str | None:
+        """A file's last line break belongs to the file."""
+        return None if value is None else value.rstrip("\r\n")
+
     @field_validator("bootstrap_servers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -138,6 +145,14 @@ class StreamSettings(Section):
     def _kafka_has_brokers(self) -> StreamSettings:
         if self.kind == "kafka" and not self.kafka.bootstrap_servers:
             raise ValueError("kind kafka needs kafka.bootstrap_servers, for example [kafka.example.com:9092]")
+        return self
+
+    @model_validator(mode="after")
+    def _kafka_takes_the_names(self) -> StreamSettings:
+        for key in ("queries", "labels", "predictions", "review", "dead_letter"):
+            name = getattr(self, key)
+            if self.kind == "kafka" and (name in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]+", name)):
+                raise ValueError(f"{key}: {name!r} is no name of a Kafka topic; use letters, digits, dots, _ and -")
         return self
 
     @model_validator(mode="after")

@@ -86,7 +86,7 @@ class Database:
     def __init__(
         self, url: str, workload: str = "", *, busy_timeout_s: float = 30.0, now: Callable[[], float] = time.time
     ) -> None:
-        self._url = _checked(url)
+        self._url = checked_url(url)
         self.now = now
         self._busy_timeout_s = busy_timeout_s
         self._lock_key = _lock_key(workload)
@@ -299,7 +299,12 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _checked(url: str) -> URL:
+def checked_url(url: str) -> URL:
+    """A URL that this can open.
+
+    Raises:
+        ConfigError: it never can; the text names the fix.
+    """
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:

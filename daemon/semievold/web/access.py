@@ -14,7 +14,9 @@ from typing import Any
 
 from aiohttp import web
 
+from semievol.config.generation import checked_token
 from semievol.durable_files import create_durably
+from semievol.errors import ConfigError
 from semievol.errors import SemiEvolError, TransientError
 from semievold.web.errors import error
 
@@ -28,13 +30,20 @@ def ensure_token(configured: str | None, file: Path) -> str:
     if configured is not None:
         return configured
     if file.exists():
-        return file.read_text(encoding="ascii").strip()
+        return _read_token(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_urlsafe(32)
     # Of several processes that start together one wins, and the others read its token.
     if create_durably(file, token + "\n", mode=0o600):
         return token
-    return file.read_text(encoding="ascii").strip()
+    return _read_token(file)
+
+
+def _read_token(file: Path) -> str:
+    try:
+        return checked_token(file.read_text(encoding="utf-8")) or ""
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"{file}: is no token ({problem}); delete the file, and a new one is made") from None
 
 
 def guarded(token: str, open_paths: frozenset[str]) -> Any:

@@ -4,11 +4,11 @@ from collections.abc import Callable
 import httpx
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from semievol.config.method import EmbeddingConfig
 from semievol.errors import ConfigError, TransientError
 from semievol.examples.embedding.openai import OpenAIEmbedder
-from semievol.examples.embedding.opening import build_embedder
 
 
 def endpoint(answer: Callable[[list[str]], httpx.Response], api_key: str | None = None) -> OpenAIEmbedder:
@@ -67,9 +67,9 @@ def test_a_missing_vector_is_a_transient_error() -> None:
         endpoint(lambda texts: embeddings([]))
 
 
-def test_an_endpoint_without_address_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match=r"embedding.base_url: missing"):
-        build_embedder(EmbeddingConfig(kind="openai"))
+def test_an_endpoint_without_address_is_refused_with_the_settings() -> None:
+    with pytest.raises(ValidationError, match=r"base_url: missing"):
+        EmbeddingConfig(kind="openai")
 
 
 def test_an_endpoint_that_changes_its_width_is_refused() -> None:

@@ -1,0 +1,74 @@
+"""Settings that can never work are refused when the file is read, with the key and the fix."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from semievol.config.method import GateConfig, ModelConfig, TrainingConfig
+from semievold.config.daemon import DaemonConfig
+
+REPLICAS = {"kind": "vllm", "replicas": ["http://h:1"]}
+LAUNCH = {"kind": "vllm", "launch": True}
+KAFKA = {"kind": "kafka", "kafka": {"bootstrap_servers": "h:9092"}}
+
+IMPOSSIBLE: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"model": {"name": "m", "dtype": "float16", "device": "cpu"}}, "float16 is not for a CPU"),
+    ({"model": {"name": "m", "dtype": "float16", "device": "cuda"}}, "float16 gradients underflow"),
+    ({"model": {"name": "m", "device": "gpu"}}, "model.device"),
+    ({"training": {"batch_size": 6, "gradient_accumulation": 4}}, "take a multiple of 4"),
+    ({"training": {"batch_size": 8, "processes": 3}}, "take a multiple of 3"),
+    ({"training": {"epochs": float("inf")}}, "training.epochs"),
+    ({"generation": {"timeout_s": float("nan")}}, "generation.timeout_s"),
+    ({"api": {"token": "a token of several words"}}, "holds white space"),
+    ({"gateway": {"token": "a-token-of-\n-two-lines"}}, "cannot stand in an HTTP header"),
+    ({"api": {"token": "         \n         "}}, "is empty"),
+    ({"task": {"labels": ["Refund", "refund "]}}, "differ only in case"),
+    ({"task": {"labels": ["order-status", "order status", "x"]}}, "differ only in case"),
+    ({"task": {"labels": ["a", "b"], "answer_template": "<{answer}>", "answer_pattern": r"#(\\w)"}}, "is read as None"),
+    ({"gate": {"alpha": 0.001, "min_holdout": 5}}, "raise it to 10"),
+    ({"embedding": {"kind": "openai"}}, "base_url: missing"),
+    ({"embedding": {"kind": "openai", "base_url": "api.example.com"}}, "is not a URL"),
+    ({"index": {"url": "qdrant:6333"}}, "is not a URL"),
+    ({"seed": 2**64}, "seed"),
+    ({"workload": {"name": "w", "alias": "two words"}}, "workload.alias"),
+    ({"workload": {"name": "w", "alias": ""}}, "workload.alias"),
+    ({"stream": {**KAFKA, "queries": "my queries"}}, "is no name of a Kafka topic"),
+    ({"store": {"url": "postgresql+psycopg://u@h/d"}}, "local keeps its topics in the state's SQLite file"),
+    ({"generation": {**LAUNCH, "launch_settings": {"port": 8320}}}, "is that of api or gateway too"),
+    ({"generation": {**LAUNCH, "launch_settings": {"max_model_len": 16}}}, "leaves no room"),
+    ({"generation": REPLICAS, "training": {"rank": 1024}}, "ranks up to 512"),
+)
+
+
+@pytest.mark.parametrize(("sections", "said"), IMPOSSIBLE)
+def test_a_setting_that_can_never_work_is_refused(sections: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        DaemonConfig.model_validate({"workload": "w", "model": {"name": "m"}, **sections})
+    where = ".".join(str(part) for part in refused.value.errors()[0]["loc"])
+    assert said in where or said in str(refused.value)
+
+
+def test_a_token_may_end_as_the_file_that_held_it() -> None:
+    """`echo secret > token` writes a line break, which no client sends."""
+    config = DaemonConfig.model_validate(
+        {
+            "workload": "w",
+            "model": {"name": "m"},
+            "api": {"token": "token-of-the-tests\n"},
+            "gateway": {"embeddings_token": "another\r\n"},
+            "index": {"api_key": " key\n"},
+        }
+    )
+    assert (config.api.token, config.gateway.embeddings_token, config.index.api_key) == (
+        "token-of-the-tests",
+        "another",
+        "key",
+    )
+
+
+def test_what_can_work_is_let_through() -> None:
+    assert ModelConfig(name="m", dtype="float16", device="cuda:1").dtype == "float16"
+    assert TrainingConfig(batch_size=8, gradient_accumulation=2, processes=2).batch_size == 8
+    assert TrainingConfig(kind="openai_api", batch_size=7, processes=2).batch_size == 7
+    assert GateConfig(alpha=0.001, min_holdout=10).min_holdout == 10
