@@ -28,7 +28,8 @@ def example(number: int) -> dict[str, Any]:
 
 
 def query(number: int) -> dict[str, Any]:
-    return {"id": f"q{number}", "question": f"{COLOURS[number % len(COLOURS)]} {number % 9}"}
+    """A query that no example asks: what a held-out one asks is not trained on."""
+    return {"id": f"q{number}", "question": f"{COLOURS[number % len(COLOURS)]} {10 + number % 9}"}
 
 
 def tiny_config(directory: Path, **overrides: Mapping[str, Any]) -> Path:

@@ -148,6 +148,8 @@ class Service:
             stack.enter_context(single_controller(self._directory / "control.lock", "artifacts.directory"))
         stores = await self._open_stores(supervisor)
         stack.callback(stores.database.close)
+        if stores.database.file is not None:
+            await asyncio.to_thread(check_workload, stores, config.workload.name)
         if exclusive and stores.database.file is not None:  # two artifacts directories may share one state
             lock = stores.database.file.with_name(stores.database.file.name + ".control.lock")
             stack.enter_context(single_controller(lock, "store.url"))
@@ -248,7 +250,7 @@ class Service:
         if parts.lease is not None:  # every write of the controller is bound to its lease
             database = stores.database.checked(parts.lease.check)
             stores = stores_over(database, config.workload.name, config.workload.served_alias)
-        parts.fleet = AdapterFleet(stores, engine.servers, parts.alias)
+        parts.fleet = AdapterFleet(stores, engine.servers, parts.alias, place_of(config).adapters)
         if parts.index is not None:
             parts.labeller = CollaborativeLabeller(
                 parts.generator,
@@ -382,6 +384,20 @@ def set_aside_what_was_built() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def check_workload(stores: Stores, workload: str) -> None:
+    """Refuse to begin anew beside what was learned under another name: the base model would be served in silence.
+
+    Raises:
+        ConfigError: the state holds another workload and nothing of this one.
+    """
+    known = stores.workloads()
+    if known and workload not in known:
+        raise ConfigError(
+            f"workload.name: {stores.database.description} holds {', '.join(sorted(known))} and nothing of {workload}; "
+            "keep the name (workload.alias is what clients see), or set another artifacts.directory"
+        )
 
 
 async def no_lag() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,11 @@ class EvolveFiles:
 async def run_evolve(
     config: MethodConfig, files: EvolveFiles, *, rounds: int, holdout_share: float, watcher: Watcher
 ) -> dict[str, Any]:
-    """`semievol evolve`: warm and evolve rounds in the run directory `files.out`."""
+    """`semievol evolve`: warm and evolve rounds in the run directory `files.out`.
+
+    Raises:
+        ConfigError: another run writes there, or the settings do not fit each other.
+    """
     check_evolvable(config)
     task = Task(config.task)
     examples = read_examples(files.examples, task, config.data)
@@ -52,8 +57,10 @@ async def run_evolve(
     unlabeled = read_queries(files.queries, task, config.data)
     tested = read_examples(files.test, task, config.data) if files.test else []
     truth = true_answers(files.answers, unlabeled, task, config.data) if files.answers else {}
-    files.out.mkdir(parents=True, exist_ok=True)
-    async with open_generator(config) as engine, kept_answers(engine, config, files.out / FILE) as kept:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(RunDirectory(files.out).locked())
+        engine = await stack.enter_async_context(open_generator(config))
+        kept = await stack.enter_async_context(kept_answers(engine, config, files.out / FILE))
         embedder = embedder_of(config) if embeds(config, task) else None
         index = index_over(embedder, train_examples) if embedder and wants_neighbours(config) else None
         run = Run(

@@ -10,7 +10,7 @@ from semievol.commands.retrieval import embedder_of, index_over
 from semievol.config.method import MethodConfig
 from semievol.examples.files import read_examples, read_pseudo_labels
 from semievol.recipe import Watcher, make_training_job, select_labels
-from semievol.runs.directory import Kind
+from semievol.runs.directory import Kind, locked_directory
 from semievol.tasks.task import Task
 from semievol.training.job import write_snapshot
 
@@ -31,6 +31,7 @@ async def run_train(
     rows = training_rows(labelled, chosen, task, config.training, config.seed, index=index)
     kind: Kind = "evolve" if pseudo_labels else "warm"
     job = make_training_job(config, rows, number=0, kind=kind, parent=parent)
-    write_snapshot(out / "snapshot", job, rows)
-    path = await trainer(out / "snapshot", out / "work", out / "adapters", watcher("train (%)", 100))
+    with locked_directory(out):
+        write_snapshot(out / "snapshot", job, rows)
+        path = await trainer(out / "snapshot", out / "work", out / "adapters", watcher("train (%)", 100))
     return {"adapter": path.name, "path": str(path), "rows": len(rows), "pseudo_labels": len(chosen)}

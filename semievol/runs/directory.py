@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +30,15 @@ from semievol.durable_files import write_durably
 from semievol.errors import ConfigError, DataError
 from semievol.examples.files import read_pseudo_labels, write_jsonl
 from semievol.examples.records import example_to_json, pseudo_label_to_json, query_to_json
+from semievol.file_lock import FileLock
 from semievol.labelling.selection import Selection
 from semievol.proof.gate import GateResult, SliceResult
 from semievol.types import Example, Outcome, PseudoLabel, Query, Unlabelled
 
 Kind = Literal["warm", "evolve"]
+
+LOCK_FILE = "run.lock"
+"""Held by the one run that writes into a directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,16 @@ class RunDirectory:
     def adapters(self) -> Path:
         return self.adapters_at or self.path / "adapters"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only run that writes here; the kernel takes the lock back however the process ends.
+
+        Raises:
+            ConfigError: another one does.
+        """
+        with locked_directory(self.path):
+            yield
+
     def round(self, number: int) -> RoundDirectory:
         """The files of round `number` (1 is the warm round); the directory is made."""
         directory = RoundDirectory(self.path / f"round-{number:04d}")
@@ -227,6 +242,20 @@ class RunDirectory:
             "queries": content_hash(map(query_to_json, queries)),
         }
         claim_directory(self.path / "run.json", identity, "a run")
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """Hold the lock on a directory of results.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    lock = FileLock.take(path / LOCK_FILE)
+    if lock is None:
+        raise ConfigError(f"{path}: another run writes there; wait for it, or use another directory")
+    with lock:
+        yield
 
 
 def claim_directory(path: Path, identity: Mapping[str, Any], what: str) -> None:

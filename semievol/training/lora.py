@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def train(
     1. Lock `work_dir`; forget what another job left there; return at once when this job is already published.
     2. Train from the last complete checkpoint, or from the start; `progress.json` follows the steps.
     3. Record what the trained weights answer to the fingerprint prompts.
-    4. Publish under `adapters_dir`, then write `result.json` and delete the checkpoints.
+    4. Publish under `adapters_dir`, then write `result.json` and delete the checkpoints and the copied weights.
 
     Raises:
         DataError: the snapshot is unusable or has no rows.
@@ -81,9 +81,11 @@ def train(
     with _locked(work_dir):
         job_hash = snapshot_hash(snapshot_dir)
         _forget_other_job(work_dir, job_hash)
-        finished = _finished(work_dir)
+        finished = _finished(work_dir, adapters_dir)
         if finished is not None:
             return finished
+        if job.parent is not None and not job.parent.is_dir():  # the directories may have been moved since
+            job = replace(job, parent=adapters_dir / job.parent.name)
         progress = ProgressFile(work_dir / PROGRESS_FILE, on_progress)
         progress.report(TrainingProgress("starting"))
 
@@ -107,7 +109,8 @@ def train(
         )
         manifest = adapter_directory.verify(path)
         _write_result(work_dir, {"path": str(path.resolve()), "name": path.name, "content_hash": manifest.content_hash})
-        shutil.rmtree(work_dir / _CHECKPOINTS, ignore_errors=True)
+        for needless in (_CHECKPOINTS, _WEIGHTS):  # what was published is a copy
+            shutil.rmtree(work_dir / needless, ignore_errors=True)
         progress.report(TrainingProgress("done", summary["steps"], summary["steps"], summary["last_loss"]))
         return TrainedAdapter(path, path.name, manifest)
 
@@ -119,7 +122,7 @@ def assist(snapshot_dir: Path, work_dir: Path) -> None:
     The first process owns lock, progress, checkpoints and publishing; this one computes its share of every batch.
     """
     job, rows = read_snapshot(snapshot_dir)
-    if _is_of_job(work_dir, snapshot_hash(snapshot_dir)) and _finished(work_dir) is not None:
+    if _is_of_job(work_dir, snapshot_hash(snapshot_dir)) and _finished(work_dir, None) is not None:
         return
     from semievol.training import lora_steps as lora_trainer
 
@@ -185,10 +188,12 @@ def _is_of_job(work_dir: Path, job_hash: str) -> bool:
     return path.exists() and path.read_text(encoding="ascii").strip() == job_hash
 
 
-def _finished(work_dir: Path) -> TrainedAdapter | None:
-    """What this job published earlier, if it is still whole."""
+def _finished(work_dir: Path, adapters_dir: Path | None) -> TrainedAdapter | None:
+    """What this job published earlier, if it is still whole; also where the directories have been moved since."""
     try:
         path = Path(json.loads((work_dir / RESULT_FILE).read_text(encoding="utf-8"))["path"])
+        if not path.is_dir() and adapters_dir is not None:
+            path = adapters_dir / path.name
         return TrainedAdapter(path, path.name, adapter_directory.verify(path))
     except (OSError, ValueError, KeyError, TypeError, AdapterError):
         return None

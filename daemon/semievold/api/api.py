@@ -110,10 +110,10 @@ class Api:
         return await self._view(operations.round_detail, _round_number(request))
 
     async def _adapters(self, _request: web.Request) -> web.Response:
-        return await self._view(operations.adapters)
+        return await self._view(operations.adapters, self._tools.place)
 
     async def _adapter(self, request: web.Request) -> web.Response:
-        return await self._view(operations.adapter_detail, request.match_info["name"])
+        return await self._view(operations.adapter_detail, self._tools.place, request.match_info["name"])
 
     async def _explain(self, request: web.Request) -> web.Response:
         return await self._view(operations.explain, request.match_info["id"])

@@ -14,6 +14,7 @@ from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
 from semievold.rounds import observing
 from semievold.rounds.steps import RoundPlace
+from semievold.store.adapters import AdapterVersion
 from semievold.store.leases import LeaseState
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
@@ -96,11 +97,16 @@ def rounds(stores: Stores, place: RoundPlace) -> list[dict[str, Any]]:
     return [round_summary(round_, place) for round_ in stores.rounds.all()]
 
 
-def adapters(stores: Stores) -> list[dict[str, Any]]:
-    return [{**asdict(version), "path": str(version.path)} for version in stores.adapters.all()]
+def adapters(stores: Stores, place: RoundPlace) -> list[dict[str, Any]]:
+    return [_version(version, place) for version in stores.adapters.all()]
 
 
-def adapter_detail(stores: Stores, name: str) -> dict[str, Any]:
+def _version(version: AdapterVersion, place: RoundPlace) -> dict[str, Any]:
+    found = version.found_in(place.adapters)
+    return {**asdict(found), "path": str(found.path)}
+
+
+def adapter_detail(stores: Stores, place: RoundPlace, name: str) -> dict[str, Any]:
     """One version with the round that made it.
 
     Raises:
@@ -111,8 +117,7 @@ def adapter_detail(stores: Stores, name: str) -> dict[str, Any]:
         raise StateConflict(f"there is no adapter {name!r}; `semievol adapters list` shows them")
     made = stores.rounds.get(version.round)
     return {
-        **asdict(version),
-        "path": str(version.path),
+        **_version(version, place),
         "made_by": None if made is None else round_summary(made),
     }
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol.examples.embedding.remembered import RememberedVectors
+from semievol.examples.split import asked_key
 from semievol.labelling.consensus import heard
 from semievol.labelling.selection import Scored, scored, select
 from semievol.protocols import Embedder
@@ -25,6 +26,7 @@ from semievold.store.stores import Stores
 log = logging.getLogger(__name__)
 
 EMBEDDED_AT_ONCE = 256
+ASKED_BY_HOLDOUT = "a held-out example asks the same"
 
 Label = Callable[[Sequence[Query], str | None], Awaitable[list[PseudoLabel | Unlabelled]]]
 Say = Callable[[dict[str, Any]], None]
@@ -133,17 +135,21 @@ def judge(stores: Stores, embedder: Embedder, config: DaemonConfig) -> Judged:
         if config.labelling.consensus is not None:
             changed = sum(mine.answer != label.answer for mine, label in zip(own, agreed, strict=True))
     selection = select(judged, rule)
+    selected = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
+    held_out = {asked_key(example.query) for example in stores.examples.holdout()}
+    kept = [label for label in selected if asked_key(label.query) not in held_out]
+    rejected = dict(selection.rejected)
+    rejected |= dict.fromkeys({each.query.id for each in selected} - {each.query.id for each in kept}, ASKED_BY_HOLDOUT)
     members = tuple(
         Membership(
             each.id,
-            each.id not in selection.rejected,
-            selection.rejected.get(each.id),
+            each.id not in rejected,
+            rejected.get(each.id),
             each.answer,
             labels[each.id].consensus if each.id in labels else None,
         )
         for each in judged
     )
-    kept = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
     return Judged(kept, members, selection.threshold, changed)
 
 

@@ -29,8 +29,10 @@ from semievold.errors import FatalError, LeaseLost
 from semievold.round_states import RoundState
 from semievold.rounds import deciding, snapshot
 from semievold.rounds.ages import Moment
-from semievold.rounds.launch import Launcher, TrainingPlace
+from semievold.rounds.launch import Launcher
+from semievold.rounds.places import RoundPlace as RoundPlace
 from semievold.rounds.pool import Label, RoundPool
+from semievold.rounds.tidying import tidy
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
 from semievold.store.rounds import Round, StoredOutcome
@@ -40,18 +42,6 @@ log = logging.getLogger(__name__)
 
 PROPOSED = frozenset({RoundState.TRAINED, RoundState.LOADED, RoundState.EVALUATED, RoundState.ATTESTED})
 """States in which the candidate is asked, and must stay loaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundPlace:
-    """Where the files of the rounds and adapters are."""
-
-    rounds: Path
-    adapters: Path
-
-    def training(self, round_: Round) -> TrainingPlace:
-        directory = self.rounds / round_.label
-        return TrainingPlace(directory / "snapshot", directory / "work", self.adapters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +89,8 @@ class RoundEngine:
         Raises:
             TransientError: try again later; the round is where it was.
         """
-        self._tools.fleet.propose(round_.adapter if round_.state in PROPOSED else None)
+        if round_.state in PROPOSED:
+            self._tools.fleet.propose(round_.adapter)
         attempts = await self._begin_attempt(round_)
         if attempts > self._config.rounds.max_attempts and round_.state is not RoundState.PROMOTED:
             reason = f"state {round_.state} was begun {attempts - 1} times and never ended"
@@ -138,8 +129,14 @@ class RoundEngine:
         """End an open round that has not been promoted."""
         return await self._leave(round_, RoundState.CANCELLED, reason)
 
+    async def tidy(self) -> None:
+        """Remove what ended rounds left on the disk."""
+        rounds = await asyncio.to_thread(self._rounds.all)
+        await asyncio.to_thread(tidy, self.place, rounds, self._config.artifacts.keep_rounds)
+
     async def remove_unfinished(self) -> None:
-        """Remove what a killed publication left, unless a round may still finish it."""
+        """Remove what a killed publication left, unless a round may still finish it; and what ended rounds left."""
+        await self.tidy()
         if await asyncio.to_thread(self._rounds.open) is None:
             await asyncio.to_thread(
                 adapter_directory.remove_unfinished, self.place.adapters, self._config.workload.name
@@ -151,6 +148,7 @@ class RoundEngine:
         )
         self._tools.fleet.propose(None)
         await self._tools.fleet.release(self._config.rollout.drain_s)
+        await self.tidy()
         return moved
 
     async def _snapshot(self, round_: Round) -> Round:
@@ -302,6 +300,7 @@ class RoundEngine:
         rollout = self._config.rollout
         labels = self._tools.stores.pseudo_labels
         promotion = Moment(self._tools.stores.database.now)
+        self._tools.fleet.propose(None)  # the alias holds it from here on
         while True:
             await self._tools.fleet.follow()  # the promotion may have been committed and its end not seen
             if self._tools.alias.adapter != round_.adapter:
@@ -320,6 +319,7 @@ class RoundEngine:
         await self._tools.fleet.release(rollout.drain_s)
         moved = await asyncio.to_thread(self._rounds.transition, round_.number, RoundState.PROMOTED, RoundState.SETTLED)
         await self._tools.fleet.delete_old(self._config.artifacts.keep_adapters)
+        await self.tidy()
         return moved
 
     async def _roll_back(self, round_: Round, reason: str, generation: int) -> Round:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from pathlib import Path
 
 from semievol import adapter_directory
 from semievol.errors import AdapterError
@@ -23,10 +24,15 @@ log = logging.getLogger(__name__)
 
 
 class AdapterFleet:
-    """The versions that the engine of this process, or its replicas, answer with."""
+    """The versions that the engine of this process, or its replicas, answer with.
 
-    def __init__(self, stores: Stores, servers: AdapterServers, alias: Alias) -> None:
+    Args:
+        directory: where the versions' directories are; what the registry says of their place may be out of date.
+    """
+
+    def __init__(self, stores: Stores, servers: AdapterServers, alias: Alias, directory: Path) -> None:
         self._stores = stores
+        self._directory = directory
         self._servers = servers
         self._alias = alias
         self._defect: str | None = None
@@ -59,7 +65,7 @@ class AdapterFleet:
             raise AdapterError(f"there is no adapter {name!r}; `semievol adapters list` shows them")
         if found.state == "deleted":
             raise AdapterError(f"the directory of adapter {name!r} was deleted (artifacts.keep_adapters)")
-        return found
+        return found.found_in(self._directory)
 
     async def load(self, name: str) -> None:
         """Verify the directory against its marker and the registry, then have it loaded.
@@ -151,5 +157,5 @@ class AdapterFleet:
         for version in idle[: max(0, len(idle) - keep)]:
             # The row first: a directory that outlives its row's state is harmless, the opposite is a broken rollback.
             await asyncio.to_thread(self._stores.adapters.mark, version.name, "deleted")
-            await asyncio.to_thread(shutil.rmtree, version.path, True)
+            await asyncio.to_thread(shutil.rmtree, version.found_in(self._directory).path, True)
             log.info("deleted the directory of adapter %s", version.name)

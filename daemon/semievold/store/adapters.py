@@ -6,7 +6,7 @@ candidate -> serving -> previous -> retired -> deleted, or candidate -> rejected
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import RowMapping, select, update
@@ -27,6 +27,11 @@ class AdapterVersion:
     state: str
     created_at: float
     updated_at: float
+
+    def found_in(self, adapters: Path) -> AdapterVersion:
+        """With the path that it has under `adapters` today: the whole directory may have been moved since."""
+        here = adapters / self.name
+        return replace(self, path=here) if here.is_dir() else self
 
 
 def _version(row: RowMapping) -> AdapterVersion:

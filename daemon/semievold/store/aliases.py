@@ -1,7 +1,8 @@
 """The alias in the database: which adapter version the stable model name stands for.
 
+A workload has one alias; under another name (`workload.alias` was changed) it goes on standing for what it stood for.
 Invariant: an alias moves only together with the adapters' states, inside the caller's transaction, and every move
-raises `generation`, so that a reader can tell a newer truth from an older one.
+raises `generation`, over all names that it had, so that a reader can tell a newer truth from an older one.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ class AliasState:
     generation: int = 0
 
 
-def read_alias(connection: Connection, workload: str, alias: str) -> AliasState:
-    """The alias as stored; one that never moved points at the base model."""
+def read_alias(connection: Connection, workload: str) -> AliasState:
+    """The alias as it was last moved, under whichever name; one that never moved points at the base model."""
     row = connection.execute(
-        select(*aliases.c["adapter", "previous", "generation"]).where(
-            aliases.c.workload == workload, aliases.c.alias == alias
-        )
+        select(*aliases.c["adapter", "previous", "generation"])
+        .where(aliases.c.workload == workload)
+        .order_by(aliases.c.generation.desc())
+        .limit(1)
     ).first()
     return AliasState() if row is None else AliasState(row.adapter, row.previous, row.generation)
 
 
 def move_alias(connection: Connection, workload: str, alias: str, adapter: str | None, at: float) -> AliasState:
     """Point the alias at `adapter` and update the adapters' states: serving, previous, retired."""
-    before = read_alias(connection, workload, alias)
+    before = read_alias(connection, workload)
     after = AliasState(adapter, before.adapter, before.generation + 1)
     values = {
         "adapter": after.adapter,
@@ -44,11 +46,9 @@ def move_alias(connection: Connection, workload: str, alias: str, adapter: str |
         "generation": after.generation,
         "updated_at": at,
     }
-    if before.generation == 0:
+    mine = (aliases.c.workload == workload, aliases.c.alias == alias)
+    if connection.execute(update(aliases).where(*mine).values(**values)).rowcount == 0:
         connection.execute(insert(aliases).values(workload=workload, alias=alias, **values))
-    else:
-        mine = (aliases.c.workload == workload, aliases.c.alias == alias)
-        connection.execute(update(aliases).where(*mine).values(**values))
 
     def mark(name: str | None, state: str) -> None:
         if name is not None:
@@ -75,7 +75,7 @@ class AliasStore:
 
     def get(self) -> AliasState:
         with self._database.read() as connection:
-            return read_alias(connection, self._workload, self._alias)
+            return read_alias(connection, self._workload)
 
     def move(self, adapter: str | None, request_id: int | None = None) -> AliasState:
         """Move by an operator's hand (rounds move it through RoundStore).
@@ -83,7 +83,7 @@ class AliasStore:
         The request is answered in the same transaction, so that no second leader moves the alias for it again.
         """
         with self._database.write() as connection:
-            before = read_alias(connection, self._workload, self._alias).adapter
+            before = read_alias(connection, self._workload).adapter
             now = self._database.now()
             moved = move_alias(connection, self._workload, self._alias, adapter, now)
             if request_id is not None:

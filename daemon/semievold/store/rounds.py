@@ -239,7 +239,7 @@ class RoundStore:
             StateConflict: the alias is not at `generation` any more: somebody moved it meanwhile.
         """
         with self._database.write() as connection:
-            if read_alias(connection, self._workload, alias).generation != generation:
+            if read_alias(connection, self._workload).generation != generation:
                 raise StateConflict(f"the alias {alias} was moved while round {number} was being promoted")
             move_alias(connection, self._workload, alias, adapter, self._database.now())
             return self._move(connection, number, RoundState.ATTESTED, RoundState.PROMOTED, adapter, {})
@@ -251,7 +251,7 @@ class RoundStore:
             StateConflict: the alias is not at `generation` any more: somebody moved it meanwhile.
         """
         with self._database.write() as connection:
-            if read_alias(connection, self._workload, alias).generation != generation:
+            if read_alias(connection, self._workload).generation != generation:
                 raise StateConflict(f"the alias {alias} was moved while round {number} was being rolled back")
             move_alias(connection, self._workload, alias, to_adapter, self._database.now())
             return self._move(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy import select
+
 from semievold.store.adapters import AdapterStore
 from semievold.store.aliases import AliasStore
 from semievold.store.database import Database
@@ -12,6 +14,7 @@ from semievold.store.leases import LeaseStore
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.store.requests import RequestStore
 from semievold.store.rounds import RoundStore
+from semievold.store.tables import examples, pseudo_labels, rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,15 @@ class Stores:
     alias: AliasStore
     requests: RequestStore
     leases: LeaseStore
+
+    def workloads(self) -> frozenset[str]:
+        """All that have examples, pseudo-labels or rounds in this database."""
+        with self.database.read() as connection:
+            return frozenset(
+                name
+                for table in (examples, pseudo_labels, rounds)
+                for name in connection.execute(select(table.c.workload).distinct()).scalars()
+            )
 
 
 def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True) -> Stores:

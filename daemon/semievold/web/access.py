@@ -16,8 +16,7 @@ from aiohttp import web
 
 from semievol.config.generation import checked_token
 from semievol.durable_files import create_durably
-from semievol.errors import ConfigError
-from semievol.errors import SemiEvolError, TransientError
+from semievol.errors import ConfigError, SemiEvolError, TransientError
 from semievold.web.errors import error
 
 log = logging.getLogger(__name__)

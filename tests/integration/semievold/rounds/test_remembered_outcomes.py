@@ -1,4 +1,4 @@
-"""The gate compares what both models answer today; what was answered before counts where nothing has changed."""
+"""The gate compares what both models answer today; what the incumbent answered once counts where nothing changed."""
 
 from __future__ import annotations
 

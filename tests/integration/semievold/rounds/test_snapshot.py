@@ -122,7 +122,7 @@ def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -
         known += [Example(Query("e2", "what is the weather today"), "weather")]
         known += [Example(Query("e3", "my card is lost"), "card")]  # which no pseudo-label says
         stores.examples.upsert([(example, False) for example in known])
-        held_out = Example(Query("h", "how can I reset a password"), "weather")
+        held_out = Example(Query("h", "how may I reset a password"), "weather")
         stores.examples.upsert([(held_out, True)])
         stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in pool])
         round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})

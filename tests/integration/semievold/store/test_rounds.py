@@ -6,7 +6,7 @@ from semievol.types import Outcome
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState
 from semievold.store.rounds import Membership, StoredOutcome
-from semievold.store.stores import Stores, open_stores
+from semievold.store.stores import Stores, open_stores, stores_over
 
 S = RoundState
 ADAPTER = {"name": "w-r0000-aaaa", "path": "/adapters/a", "content_hash": "ff", "parent": None}
@@ -113,6 +113,22 @@ def test_a_promotion_moves_alias_and_adapters_together(stores: Stores) -> None:
         "w-r0001-bbbb": "previous",
         "w-r0002-cccc": "serving",
     }
+
+
+def test_an_alias_under_another_name_stands_for_what_it_stood_for(stores: Stores) -> None:
+    promote(stores, "w-r0000-aaaa")
+    renamed = stores_over(stores.database, "w", "helper")
+    assert renamed.alias.get() == stores.alias.get()
+    renamed.alias.move(None)
+    assert (renamed.alias.get().adapter, renamed.alias.get().previous, renamed.alias.get().generation) == (
+        None,
+        "w-r0000-aaaa",
+        2,
+    )
+    assert stores.alias.get() == renamed.alias.get()  # and back under its first name, nothing is older
+    stores.alias.move("w-r0000-aaaa")
+    assert renamed.alias.get().generation == 3
+    assert stores_over(stores.database, "other", "helper").alias.get().generation == 0
 
 
 def test_a_rollback_serves_what_served_before(stores: Stores) -> None:

@@ -1,0 +1,21 @@
+"""Where the files of rounds and adapters are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from semievold.rounds.launch import TrainingPlace
+from semievold.store.rounds import Round
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlace:
+    """Where the files of the rounds and adapters are."""
+
+    rounds: Path
+    adapters: Path
+
+    def training(self, round_: Round) -> TrainingPlace:
+        directory = self.rounds / round_.label
+        return TrainingPlace(directory / "snapshot", directory / "work", self.adapters)
