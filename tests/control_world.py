@@ -196,7 +196,9 @@ class Process:
         self.stores = stores_over(stores.database.checked(self.lease.check), WORKLOAD, WORKLOAD)
         self.generator = Engine(world.weights)
         self.alias = Alias(stores.alias.get())
-        self.fleet = AdapterFleet(self.stores, LocalServers(self.generator, config.model.dtype), self.alias)
+        self.fleet = AdapterFleet(
+            self.stores, LocalServers(self.generator, config.model.dtype), self.alias, world.place.adapters
+        )
         task = Task(config.task)
         tools = RoundTools(
             self.stores,

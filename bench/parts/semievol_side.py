@@ -66,7 +66,7 @@ def train(run: dict[str, Any], output: Path) -> dict[str, Any]:
             losses.append(progress.loss)
 
     lora_trainer.run(of, ROWS, output / "checkpoints", output / "adapter", note)
-    lengths = [row.length for row in tokenize(ROWS, load_prompts(of.model), of.training.max_tokens)]
+    lengths = [row.length for row in tokenize(ROWS, load_prompts(of.model), of.training.max_tokens).rows]
     return {
         "setup_s": ends[0] - started - (ends[-1] - ends[0]) / max(len(ends) - 1, 1),
         "ends": ends,

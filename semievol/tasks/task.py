@@ -91,6 +91,13 @@ class Task:
                 )
         return canonical
 
+    def knows(self, answer: str, query: Query) -> bool:
+        """Whether a stored answer is still one of this task: its labels, or its form, may have changed since."""
+        try:
+            return self.canonical(answer, query) == answer
+        except DataError:
+            return False
+
     def parse(self, text: str, query: Query, *, truncated: bool = False) -> str | None:
         """The canonical answer in a model's `text`, or None where there is none.
 

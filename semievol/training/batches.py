@@ -7,7 +7,7 @@ Invariant: the order is a function of lengths, batch size, epochs and seed alone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,31 +41,57 @@ class TokenRow:
         return len(self.prompt) + len(self.completion)
 
 
-def tokenize(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> list[TokenRow]:
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """What is trained on.
+
+    cut: ids of the rows whose prompts lost their start.
+    left_out: why each of the other rows cannot be trained on, by id.
+    """
+
+    rows: list[TokenRow]
+    cut: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+def tokenize(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> Tokenized:
     """Rows in tokens, each at most `max_tokens` long: too long prompts lose their start. Weight 0 is left out.
 
+    A row that the chat template refuses, or whose completion leaves no room, is left out and named: one of them must
+    not end a training.
+
     Raises:
-        DataError: a completion leaves no room for a prompt, or every weight is 0.
+        DataError: every weight is 0, or no row can be trained on.
     """
     limit = max_tokens if prompts.positions is None else min(max_tokens, prompts.positions)
-    result = []
+    result: list[TokenRow] = []
+    cut: list[str] = []
+    left_out: dict[str, str] = {}
     for row in rows:
         if row.weight == 0:
             continue
-        prompt, completion = (
-            prompts.prompt_tokens(row.messages),
-            prompts.completion_tokens(row.messages, row.completion),
-        )
+        try:
+            prompt = prompts.prompt_tokens(row.messages)
+            completion = prompts.completion_tokens(row.messages, row.completion)
+        except DataError as error:
+            left_out[row.id] = str(error)
+            continue
         room = limit - len(completion)
         if room < 1:
-            raise DataError(
-                f"row {row.id}: its completion has {len(completion)} tokens, training.max_tokens allows {limit} "
-                "for prompt and completion"
+            left_out[row.id] = (
+                f"its completion has {len(completion)} tokens, training.max_tokens and the model allow {limit} for "
+                "prompt and completion"
             )
+            continue
+        if len(prompt) > room:
+            cut.append(row.id)
         result.append(TokenRow(tuple(prompt[-room:]), tuple(completion), row.weight))
+    if not result and left_out:
+        name, reason = next(iter(left_out.items()))
+        raise DataError(f"none of {len(left_out)} rows can be trained on; row {name}: {reason}")
     if not result:
         raise DataError("every row has weight 0, nothing to train on")
-    return result
+    return Tokenized(result, tuple(cut), left_out)
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[int]:

@@ -6,14 +6,15 @@ enough (the service's attestation).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from semievol.engines import decoding
 from semievol.engines.language_model import Prompts
+from semievol.errors import DataError
 from semievol.training.job import TrainingJob
-from semievol.types import Message
+from semievol.types import Message, TrainingRow
 
 _FINGERPRINT_TOKENS = 8
 # Nothing that is taught. To its own rows every good adapter gives the same answer, and surely; here each goes its own
@@ -27,8 +28,27 @@ _PROBES = (
 )
 
 
-def take_fingerprint(adapted: Any, prompts: Prompts, job: TrainingJob) -> list[dict[str, Any]]:
+def _askable(prompts: Prompts, conversations: Iterable[tuple[Message, ...]], wanted: int) -> dict[Any, list[int]]:
+    """{conversation: tokens} of the first `wanted` that the template takes and that leave room for an answer."""
+    found: dict[Any, list[int]] = {}
+    for messages in conversations:
+        if len(found) == wanted:
+            break
+        try:
+            tokens = prompts.prompt_tokens(messages)
+            prompts.check_length(len(tokens), _FINGERPRINT_TOKENS)
+        except DataError:
+            continue
+        found.setdefault(messages, tokens)
+    return found
+
+
+def take_fingerprint(
+    adapted: Any, prompts: Prompts, job: TrainingJob, rows: Sequence[TrainingRow] = ()
+) -> list[dict[str, Any]]:
     """What trained and base weights answer greedily to the job's fingerprint prompts and the probes.
+
+    A prompt that the model cannot be asked gives way to that of another of the `rows`.
 
     The probes tell the adapters of one task apart. The base model's answers let whoever compares later tell rounding
     from other weights. All prompts in one batch.
@@ -36,10 +56,14 @@ def take_fingerprint(adapted: Any, prompts: Prompts, job: TrainingJob) -> list[d
     if not job.fingerprint_prompts:
         return []
     adapted.eval()
-    conversations = [*job.fingerprint_prompts, *((Message("user", text),) for text in _PROBES)]
-    tokens = [prompts.prompt_tokens(messages) for messages in conversations]
-    for prompt in tokens:
-        prompts.check_length(len(prompt), _FINGERPRINT_TOKENS)
+    taught = _askable(
+        prompts, [*job.fingerprint_prompts, *(row.messages for row in rows)], len(job.fingerprint_prompts)
+    )
+    probes = [(Message("user", text),) for text in _PROBES]
+    asked = taught | _askable(prompts, probes, len(probes))
+    if not asked:
+        raise DataError("the chat template refuses every prompt of the fingerprint, so that nothing could be proved")
+    conversations, tokens = list(asked), list(asked.values())
     trained = _greedy(adapted, prompts, tokens)
     with adapted.disable_adapter():
         base = _greedy(adapted, prompts, tokens)

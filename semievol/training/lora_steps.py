@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -29,7 +30,7 @@ from semievol.engines import decoding
 from semievol.engines.language_model import device_of, load_model, load_prompts
 from semievol.errors import ConfigError
 from semievol.training import log as training_log
-from semievol.training.batches import IGNORED, TokenRow, batch_order, collate, tokenize, whole_batches
+from semievol.training.batches import IGNORED, Tokenized, TokenRow, batch_order, collate, tokenize, whole_batches
 from semievol.training.fingerprint import take_fingerprint
 from semievol.training.job import TrainingJob
 from semievol.training.lora_weights import PEFT_VERSION, add_adapter, seed32, uncast_inputs, write_adapter
@@ -37,6 +38,8 @@ from semievol.training.progress import TrainingProgress
 from semievol.types import TrainingRow
 
 _COMPLETE = "COMPLETE"
+NAMED = 20
+"""So many rows that are left out are named; of the others the number is told."""
 # On a CPU, plain attention is faster than torch's fused kernel up to about this length, and its memory still small.
 _PLAIN_ATTENTION_TOKENS = 256
 
@@ -60,7 +63,10 @@ def run(
         training_log.check(job)
     _take_place(job)
     prompts = load_prompts(job.model)
-    tokens = tokenize(rows, prompts, job.training.max_tokens)
+    tokenized = tokenize(rows, prompts, job.training.max_tokens)
+    tokens = tokenized.rows
+    if is_main_process():
+        _name_left_out(tokenized)
     model = load_model(job.model)
     on_cpu = model.device.type == "cpu"
     plain = on_cpu and max(row.length for row in tokens) <= _PLAIN_ATTENTION_TOKENS
@@ -96,10 +102,13 @@ def run(
     report(TrainingProgress("fingerprinting", steps, steps, trainer.last_loss))
     weights_dir.mkdir(parents=True, exist_ok=True)
     write_adapter(adapted, job, weights_dir)
-    fingerprint = take_fingerprint(adapted, prompts, job)
+    fingerprint = take_fingerprint(adapted, prompts, job, rows)
     return fingerprint, trainer.summary() | {
         "resumed_from_step": resumed_from,
         "rows": len(rows),
+        "rows_cut": len(tokenized.cut),
+        "rows_left_out": len(tokenized.left_out),
+        "left_out": dict(list(tokenized.left_out.items())[:NAMED]),
         "pseudo_labels": sum(row.kind == "pseudo-label" for row in rows),
         "learning_rate": job.learning_rate,
         "epochs": job.epochs,
@@ -115,6 +124,13 @@ def _fuse_attention(model: Any) -> None:
     """Back to the attention that models are loaded with: torch's fused kernel, and plain where a model has no other."""
     with suppress(ValueError, ImportError):
         model.set_attn_implementation("sdpa")
+
+
+def _name_left_out(tokenized: Tokenized) -> None:
+    for name, reason in list(tokenized.left_out.items())[:NAMED]:
+        print(f"row {name} is left out: {reason}", file=sys.stderr)
+    if len(tokenized.left_out) > NAMED:
+        print(f"and {len(tokenized.left_out) - NAMED} more rows", file=sys.stderr)
 
 
 def _take_place(job: TrainingJob) -> None:

@@ -143,6 +143,8 @@ class LabelsIntake:
         # cannot look like something to remove.
         present = await self._answer("index", lambda: asyncio.to_thread(self._index.ids))
         training = await self._answer("store", lambda: asyncio.to_thread(self._examples.training))
+        # What the task has no answer for any more must not be shown to anybody as an example.
+        training = [each for each in training if self._parser.task.knows(each.answer, each.query)]
         unindexed = await self._answer("store", lambda: asyncio.to_thread(self._examples.unindexed))
         stale = {example.id for example in unindexed}
         missing = [example for example in training if example.id in stale or example.id not in present]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from semievol.examples.split import asked_key
 from semievol.labelling.consensus import heard
 from semievol.labelling.selection import Scored, scored, select
 from semievol.protocols import Embedder
+from semievol.tasks.task import Task
 from semievol.types import Example, PseudoLabel, Query, Unlabelled
 from semievold.config.daemon import DaemonConfig
 from semievold.store.pseudo_labels import PoolRow
@@ -26,7 +27,11 @@ from semievold.store.stores import Stores
 log = logging.getLogger(__name__)
 
 EMBEDDED_AT_ONCE = 256
+NAMED = 20
+"""So many of those left out are named in the log."""
 ASKED_BY_HOLDOUT = "a held-out example asks the same"
+GONE = "the task has no such answer any more"
+STALE = "an older adapter made it, and the serving one cannot be asked"
 
 Label = Callable[[Sequence[Query], str | None], Awaitable[list[PseudoLabel | Unlabelled]]]
 Say = Callable[[dict[str, Any]], None]
@@ -46,13 +51,16 @@ class RoundPool:
         self._embedder = embedder
         self._label = label
         self.vectors = RememberedVectors(embedder)
+        self.refused: dict[str, str] = {}
+        """Stale labels that could not be made again, and why: they are not learned from."""
 
     async def refresh(self, incumbent: str | None, say: Say) -> None:
         """Label the pool again where an older adapter had: pseudo-labels must not outlive the model they came from.
 
-        One that cannot be made again keeps its answer, and is named: it does not hold up the round.
+        One that cannot be made again is named and left out (`refused`): it does not hold up the round.
         """
         labels = self._stores.pseudo_labels
+        self.refused = {}
         pool = await self._rows()
         stale = [row.id for row in pool if row.adapter != incumbent]
         if self._config.labelling.consensus is not None:
@@ -66,7 +74,8 @@ class RoundPool:
             outcomes = await self._label([label.query for label in old], incumbent)
             for outcome in outcomes:
                 if isinstance(outcome, Unlabelled):
-                    log.warning("query %s keeps its pseudo-label: %s", outcome.query.id, outcome.reason)
+                    log.warning("query %s is left out of the round: %s", outcome.query.id, outcome.reason)
+                    self.refused[outcome.query.id] = outcome.reason
             new = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
             await asyncio.to_thread(labels.replace, new)
 
@@ -112,10 +121,12 @@ class Judged:
     changed: int | None = None
 
 
-def judge(stores: Stores, embedder: Embedder, config: DaemonConfig) -> Judged:
+def judge(
+    stores: Stores, embedder: Embedder, task: Task, config: DaemonConfig, refused: Mapping[str, str] | None = None
+) -> Judged:
     """The whole pool through the consensus, where that is configured, and through selection; in the order of ids.
 
-    Blocking.
+    Blocking. `refused` are stale and could not be labelled again.
 
     Raises:
         TransientError: the endpoint that embeds for the consensus does not answer.
@@ -129,7 +140,8 @@ def judge(stores: Stores, embedder: Embedder, config: DaemonConfig) -> Judged:
         judged = [Scored(row.id, row.answer, row.entropy, row.agreement) for row in rows]
     else:
         own = stores.pseudo_labels.load([row.id for row in rows])
-        agreed = heard(own, training_examples(stores), config.labelling, embedder)
+        known = [each for each in training_examples(stores) if task.knows(each.answer, each.query)]
+        agreed = heard(own, known, config.labelling, embedder)
         labels = {label.query.id: label for label in agreed}
         judged = [scored(label, rule) for label in agreed]
         if config.labelling.consensus is not None:
@@ -137,9 +149,16 @@ def judge(stores: Stores, embedder: Embedder, config: DaemonConfig) -> Judged:
     selection = select(judged, rule)
     selected = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
     held_out = {asked_key(example.query) for example in stores.examples.holdout()}
-    kept = [label for label in selected if asked_key(label.query) not in held_out]
-    rejected = dict(selection.rejected)
-    rejected |= dict.fromkeys({each.query.id for each in selected} - {each.query.id for each in kept}, ASKED_BY_HOLDOUT)
+    rejected, kept = dict(selection.rejected), []
+    for label in selected:
+        if label.query.id in (refused or {}):
+            rejected[label.query.id] = STALE
+        elif asked_key(label.query) in held_out:
+            rejected[label.query.id] = ASKED_BY_HOLDOUT
+        elif label.answer is None or not task.knows(label.answer, label.query):
+            rejected[label.query.id] = GONE
+        else:
+            kept.append(label)
     members = tuple(
         Membership(
             each.id,
@@ -156,3 +175,13 @@ def judge(stores: Stores, embedder: Embedder, config: DaemonConfig) -> Judged:
 def training_examples(stores: Stores) -> list[Example]:
     """What may be retrieved and trained on, in the order of ids."""
     return sorted(stores.examples.training(), key=lambda example: example.id)
+
+
+def known_to(task: Task, examples: Sequence[Example]) -> tuple[list[Example], list[str]]:
+    """The examples whose answers the task still has, and the ids of the others, which are named in the log."""
+    known = [example for example in examples if task.knows(example.answer, example.query)]
+    gone = sorted({example.id for example in examples} - {example.id for example in known})
+    if gone:
+        shown = ", ".join(gone[:NAMED]) + (", ..." if len(gone) > NAMED else "")
+        log.warning("%d examples are left out, their answers are none of the task's any more: %s", len(gone), shown)
+    return known, gone

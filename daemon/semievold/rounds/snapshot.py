@@ -25,7 +25,7 @@ from semievol.training.job import TrainingJob, write_snapshot
 from semievol.types import TrainingRow
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import FatalError
-from semievold.rounds.pool import Judged, judge, training_examples
+from semievold.rounds.pool import Judged, judge, known_to, training_examples
 from semievold.store.rounds import Membership, Round
 from semievold.store.stores import Stores
 
@@ -53,10 +53,12 @@ def choose(
     config: DaemonConfig,
     round_: Round,
     parent: Path | None,
+    refused: Mapping[str, str] | None = None,
 ) -> Snapshot:
     """Decide what the round trains on. Blocking: call it in a thread.
 
-    `parent` is the directory of the adapter to continue from; None trains from the base model.
+    `parent` is the directory of the adapter to continue from; None trains from the base model. `refused` pseudo-labels
+    are stale and could not be made again.
 
     Raises:
         FatalError: there is no example to train on.
@@ -64,9 +66,9 @@ def choose(
     """
     # First: what is labelled from now on must count as new for the next round, whether or not the pool has it.
     counts, offsets = stores.pseudo_labels.counts(), stores.pseudo_labels.offsets()
-    pool = judge(stores, embedder, config) if round_.kind == "evolve" else Judged()
+    pool = judge(stores, embedder, task, config, refused) if round_.kind == "evolve" else Judged()
     # Last: a truth that has arrived meanwhile takes the place of its pseudo-label.
-    examples = training_examples(stores)
+    examples, gone = known_to(task, training_examples(stores))
     if not examples:
         raise FatalError("no labelled example is left to train on; add labels, or lower labels.holdout_share")
     held_out = stores.examples.holdout()
@@ -95,6 +97,7 @@ def choose(
         "seed": round_.seed,
         "parent": None if parent is None else parent.name,
         "examples": len(examples),
+        "examples_left_out": len(gone),
         "pool": len(pool.members),
         "selected": len(pool.kept),
         "threshold": pool.threshold,
@@ -106,6 +109,7 @@ def choose(
         "config": config.public(),
         "offsets": offsets,
         "shuffle_labels": bool(round_.options.get("shuffle_labels")),
+        "left_out_ids": gone,
         "example_ids": [example.id for example in examples],
         "selected_ids": [label.query.id for label in pool.kept],
     }

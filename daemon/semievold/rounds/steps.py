@@ -31,7 +31,7 @@ from semievold.rounds import deciding, snapshot
 from semievold.rounds.ages import Moment
 from semievold.rounds.launch import Launcher
 from semievold.rounds.places import RoundPlace as RoundPlace
-from semievold.rounds.pool import Label, RoundPool
+from semievold.rounds.pool import Label, RoundPool, known_to
 from semievold.rounds.tidying import tidy
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
@@ -162,8 +162,9 @@ class RoundEngine:
             await self._pool.embed(say)
         parent = await self._parent(round_)
         tools = self._tools
+        pool, config = self._pool, self._config
         chosen = await asyncio.to_thread(
-            snapshot.choose, tools.stores, tools.index, self._pool.vectors, tools.task, self._config, round_, parent
+            snapshot.choose, tools.stores, tools.index, pool.vectors, tools.task, config, round_, parent, pool.refused
         )
         self._pool.forget()
         if round_.kind == "evolve" and not chosen.manifest["selected"]:
@@ -210,7 +211,7 @@ class RoundEngine:
     async def _evaluate(self, round_: Round) -> Round:
         tools = self._tools
         await tools.fleet.load(_candidate(round_))  # again after a restart: an engine forgets what it had loaded
-        held_out = await asyncio.to_thread(tools.stores.examples.holdout)
+        held_out, gone = known_to(tools.task, await asyncio.to_thread(tools.stores.examples.holdout))
         holdout = one_a_question(sorted(held_out, key=lambda example: example.id))
         settings = await asyncio.to_thread(deciding.settings_hash, self._config)
         known = await self._known_outcomes(round_.incumbent, holdout, settings)
@@ -220,7 +221,11 @@ class RoundEngine:
         result = decide(incumbent.outcomes, candidate.outcomes, self._config.gate)
         self._answers.forget()
         contents = {example.id: deciding.content_hash(example) for example in holdout}
-        evidence = _evaluation_json(result, incumbent, candidate) | {"settings": settings, "remembered": len(known)}
+        evidence = _evaluation_json(result, incumbent, candidate) | {
+            "settings": settings,
+            "remembered": len(known),
+            "left_out": gone,
+        }
         outcomes = {
             role: [StoredOutcome(outcome, contents[outcome.id]) for outcome in found.outcomes]
             for role, found in (("incumbent", incumbent), ("candidate", candidate))

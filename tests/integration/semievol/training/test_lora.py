@@ -269,9 +269,15 @@ def test_gradient_checkpointing_trains_the_same(model: Path, tmp_path: Path) -> 
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_batch_that_cannot_be_divided_is_a_configuration_error(model: Path, tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_divided_among_torchruns_processes_is_a_configuration_error(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the configuration are divided when it is read."""
+    from semievol.training.lora_steps import training_arguments
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"training\.batch_size"):
-        run(tmp_path, job(model, training={"batch_size": 3, "gradient_accumulation": 2}))
+        training_arguments(job(model, training={"batch_size": 3}), tmp_path)
 
 
 def test_a_diverging_training_publishes_nothing(model: Path, tmp_path: Path) -> None:
@@ -281,7 +287,7 @@ def test_a_diverging_training_publishes_nothing(model: Path, tmp_path: Path) -> 
 
 
 def test_float16_is_refused(model: Path, tmp_path: Path) -> None:
-    half = ModelConfig(name=str(model), dtype="float16", device="cpu")
+    half = ModelConfig(name=str(model), dtype="float16")
     with pytest.raises(ConfigError, match=r"model\.dtype"):
         run(tmp_path, dataclasses.replace(job(model), model=half))
 
@@ -376,7 +382,9 @@ def test_a_long_prompt_loses_its_start_and_the_completion_stays_whole(model: Pat
 
     prompts = prompts_of(model)
     row = TrainingRow("long", (Message("user", "x" * 300 + "end"),), "answer", "example")
-    (tokens,) = tokenize([row], prompts, 20)
+    found = tokenize([row], prompts, 20)
+    (tokens,) = found.rows
+    assert found.cut == ("long",)
     assert tokens.length == 20
     assert prompts.text(tokens.completion) == "answer"
     assert prompts.text(tokens.prompt).endswith("end")
@@ -384,11 +392,47 @@ def test_a_long_prompt_loses_its_start_and_the_completion_stays_whole(model: Pat
         tokenize([row], prompts, 7)
 
 
+STRICT = (
+    "{% for m in messages %}{% if 'forbidden' in m['content'] %}{{ raise_exception('no such word') }}{% endif %}"
+    "<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}<|assistant|>"
+)
+
+
+def test_a_row_that_cannot_be_trained_on_is_named_and_left_out_and_the_rest_is_trained(
+    model: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "strict.jinja"
+    template.write_text(STRICT)
+    strict = ModelConfig(name=str(model), dtype="float32", device="cpu", chat_template=template)
+    refused = TrainingRow("refused", (Message("user", "a forbidden word"),), "red", "example")
+    endless = TrainingRow("endless", (Message("user", "?"),), "x" * 300, "example")
+    long = (Message("user", "x" * 255),)
+    asked = (refused.messages, long, rows()[0].messages)
+    described = dataclasses.replace(job(model), model=strict, fingerprint_prompts=asked)
+    write_snapshot(tmp_path / "snapshot", described, [refused, *rows(), endless])
+    trained = train(tmp_path / "snapshot", tmp_path / "work", tmp_path / "adapters")
+    summary = trained.manifest.training
+    assert (summary["rows"], summary["rows_left_out"]) == (6, 2)
+    assert "no such word" in summary["left_out"]["refused"]
+    assert "has 301 tokens" in summary["left_out"]["endless"]
+    prompts = [entry["messages"][-1]["content"] for entry in trained.manifest.fingerprint]
+    assert "a forbidden word" not in prompts
+    assert long[0].content not in prompts
+    assert set(QUESTIONS) & set(prompts) == set(list(QUESTIONS)[:3])  # other rows stand in for the two
+
+
+def test_a_training_of_which_no_row_can_be_used_says_so_with_the_first(model: Path, tmp_path: Path) -> None:
+    from semievol.training.batches import tokenize
+
+    with pytest.raises(DataError, match="none of 2 rows can be trained on; row q0: its completion has 4 tokens"):
+        tokenize(rows()[:2], prompts_of(model), 3)
+
+
 def test_rows_of_weight_zero_are_left_out(model: Path) -> None:
     from semievol.training.batches import tokenize
 
     prompts = prompts_of(model)
-    assert len(tokenize(rows(red=0.0), prompts, 100)) == 3
+    assert len(tokenize(rows(red=0.0), prompts, 100).rows) == 3
     with pytest.raises(DataError, match="weight 0"):
         tokenize([dataclasses.replace(row, weight=0.0) for row in rows()], prompts, 100)
 
@@ -412,7 +456,7 @@ def test_every_epoch_shows_every_row_once_and_lengths_are_grouped() -> None:
 def test_a_last_batch_is_filled_up_with_rows_that_teach_nothing(model: Path) -> None:
     from semievol.training.batches import tokenize, whole_batches
 
-    stream = tokenize(rows(), prompts_of(model), 100)[:3]
+    stream = tokenize(rows(), prompts_of(model), 100).rows[:3]
     filled = whole_batches(stream, 4)
     assert filled[:3] == stream
     assert [row.weight for row in filled] == [1.0, 1.0, 1.0, 0.0]
@@ -455,7 +499,7 @@ def test_sharing_a_prefix_changes_neither_loss_nor_gradients(model: Path, monkey
 
     monkeypatch.setattr(training_batches, "_SHARING_PAYS_TOKENS", 1)
     of = job(model, training={"dropout": 0.0})
-    tokens = tokenize(rows(yes=0.5), prompts_of(model), 100)
+    tokens = tokenize(rows(yes=0.5), prompts_of(model), 100).rows
     results = []
     for share in (False, True):
         from semievol.engines.language_model import load_model

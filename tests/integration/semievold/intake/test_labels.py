@@ -113,6 +113,16 @@ async def test_the_start_reconciles_an_index_that_was_lost_or_holds_too_much(wor
     assert role.counters.indexed == before
 
 
+async def test_an_example_whose_label_is_gone_leaves_the_index_at_the_next_start(world: World) -> None:
+    (a, b, *_), _ = split(60)
+    rows = [(Example(Query(a, "?"), "even"), False), (Example(Query(b, "??"), "neither"), False)]
+    world.examples.upsert(rows)
+    index = ListIndex()
+    index.upsert([example for example, _ in rows])
+    await world.labels_intake(index).reconcile()
+    assert index.ids() == {a}
+
+
 async def test_an_index_that_is_away_is_waited_for_before_the_commit(world: World) -> None:
     (a, *_), _ = split(60)
     await world.send(world.topics.labels, labelled(a))

@@ -13,9 +13,10 @@ from semievol.errors import TransientError
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.protocols import Vectors
 from semievol.tasks.task import Task
-from semievol.types import Example, PseudoLabel, Query
+from semievol.types import Example, PseudoLabel, Query, Unlabelled
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import RoundState
+from semievold.rounds.pool import RoundPool
 from semievold.rounds.steps import RoundEngine, RoundPlace, RoundTools
 from semievold.store.pseudo_labels import NewLabel, content_hash
 from semievold.store.stores import Stores, open_stores
@@ -91,6 +92,26 @@ def engine(stores: Stores, directory: Path, embedder: Limited, label: Relabeller
 
 def fill(stores: Stores, *labels: PseudoLabel) -> None:
     stores.pseudo_labels.add([NewLabel(label, content_hash(label.query)) for label in labels])
+
+
+async def test_a_stale_query_that_cannot_be_asked_again_is_named_and_holds_up_nobody(stores: Stores) -> None:
+    """Its neighbours have grown longer than the model's positions, say."""
+    fill(stores, *(labelled(str(number), "old") for number in range(7)))
+
+    async def label(queries: Sequence[Query], adapter: str | None) -> list[PseudoLabel | Unlabelled]:
+        return [
+            Unlabelled(query, "the prompt has 300 tokens")
+            if query.id == "3"
+            else replace(labelled(query.id, "now"), adapter=adapter)
+            for query in queries
+        ]
+
+    pool = RoundPool(DaemonConfig.model_validate(SETTINGS), stores, HashingEmbedder(), label)
+    await pool.refresh("now", lambda figures: None)
+    assert pool.refused == {"3": "the prompt has 300 tokens"}
+    assert {row.id: row.adapter for row in stores.pseudo_labels.pool()} == {
+        str(number): None if number == 3 else "now" for number in range(7)
+    }
 
 
 async def test_what_an_endpoint_has_embedded_stays_for_the_next_attempt(

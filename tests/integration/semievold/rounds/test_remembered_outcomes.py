@@ -132,6 +132,13 @@ async def test_an_answer_corrected_while_a_round_evaluates_is_compared_by_its_ne
     assert set(incumbents_questions(generator, "w-r0000")) == {"question 3"}
 
 
+async def test_a_held_out_example_whose_label_is_gone_is_named_and_left_out(stores: Stores, tmp_path: Path) -> None:
+    stores.examples.upsert([(Example(Query("old", "an old question"), "maybe"), True)])
+    moved = await engine_of(stores, Answering(), tmp_path).advance(loaded(stores, None))
+    assert moved.evaluation is not None
+    assert (moved.evaluation["holdout"], moved.evaluation["left_out"]) == (12, ["old"])
+
+
 async def test_copies_of_one_question_prove_what_one_proves(stores: Stores, tmp_path: Path) -> None:
     copies = [(Example(Query(f"copy{n}", "QUESTION 1"), "yes"), True) for n in range(50)]
     stores.examples.upsert(copies)

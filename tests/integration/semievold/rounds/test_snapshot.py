@@ -145,6 +145,42 @@ def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -
     assert (use["selected"], use["reason"]) == (False, "uncertainty above threshold")
 
 
+def test_what_a_held_out_example_asks_or_the_task_knows_no_more_is_left_out_by_name(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["even", "odd"]},
+        "selection": {"theta": 1.0, "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    pool = [
+        pseudo_label("good", "is 3 even?", "odd", 0.1),
+        pseudo_label("gone", "is 5 even?", "neither", 0.1),
+        pseudo_label("leak", "IS 9 even?", "odd", 0.1),
+        pseudo_label("stale", "is 7 even?", "odd", 0.1),
+    ]
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        kept, old = Example(Query("e", "is 2 even?"), "even"), Example(Query("old", "is 0 even?"), "neither")
+        stores.examples.upsert([(kept, False), (old, False), (Example(Query("h", "is 9 even?"), "odd"), True)])
+        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in pool])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        chosen = snapshot.choose(
+            stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None, {"stale": "too long"}
+        )
+    finally:
+        stores.database.close()
+    assert sorted(row.id for row in chosen.rows) == ["e", "good"]
+    assert {each.query_id: each.reason for each in chosen.members} == {
+        "good": None,
+        "gone": "the task has no such answer any more",
+        "leak": "a held-out example asks the same",
+        "stale": "an older adapter made it, and the serving one cannot be asked",
+    }
+    assert (chosen.summary["examples"], chosen.summary["examples_left_out"]) == (1, 1)
+    assert chosen.manifest["left_out_ids"] == ["old"]
+
+
 class Interrupting:
     """An embedder during whose first call something happens in the state."""
 

@@ -83,7 +83,7 @@ async def test_an_alias_that_did_not_move_is_not_reconciled_again(open_world: Op
     world = open_world()
     (name,) = await versions(world, 7)
     servers = RecordingServers()
-    fleet = AdapterFleet(world.stores, servers, Alias(world.stores.alias.get()))
+    fleet = AdapterFleet(world.stores, servers, Alias(world.stores.alias.get()), world.place.adapters)
     for _ in range(3):
         await fleet.follow()
     assert servers.told == ["protect ", "keep"]
@@ -99,7 +99,7 @@ async def test_what_the_alias_names_is_protected_before_anything_can_fail(open_w
     world.here.stores.alias.move(name)
     servers = RecordingServers()
     servers.away = True
-    fleet = AdapterFleet(world.stores, servers, Alias(world.stores.alias.get()))
+    fleet = AdapterFleet(world.stores, servers, Alias(world.stores.alias.get()), world.place.adapters)
     with pytest.raises(TransientError):
         await fleet.settle()
     assert servers.told == [f"protect {name}", "keep"]
