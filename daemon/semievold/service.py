@@ -50,7 +50,7 @@ from semievold.serving.fleet import AdapterFleet
 from semievold.serving.following import StateFollower
 from semievold.serving.index_follower import IndexFollower
 from semievold.serving.replicas import ReplicaSet
-from semievold.store.stores import Stores, open_stores, stores_over
+from semievold.store.stores import Stores, check_workload, open_stores, stores_over
 from semievold.streams.opening import open_stream
 from semievold.streams.protocol import Stream, StreamProducer
 from semievold.supervisor import Supervisor
@@ -384,20 +384,6 @@ def set_aside_what_was_built() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def check_workload(stores: Stores, workload: str) -> None:
-    """Refuse to begin anew beside what was learned under another name: the base model would be served in silence.
-
-    Raises:
-        ConfigError: the state holds another workload and nothing of this one.
-    """
-    known = stores.workloads()
-    if known and workload not in known:
-        raise ConfigError(
-            f"workload.name: {stores.database.description} holds {', '.join(sorted(known))} and nothing of {workload}; "
-            "keep the name (workload.alias is what clients see), or set another artifacts.directory"
-        )
 
 
 async def no_lag() -> int:

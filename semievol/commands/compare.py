@@ -27,6 +27,7 @@ from semievol.errors import ConfigError, DataError
 from semievol.examples.files import read_examples, read_queries
 from semievol.examples.truth import true_answers
 from semievol.recipe import Watcher
+from semievol.runs.directory import locked_directory
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.types import Example, Query
@@ -52,10 +53,17 @@ async def run_compare(
     """Run what is not finished yet and summarise.
 
     Raises:
-        ConfigError: an option does not fit the data or the settings.
+        ConfigError: an option does not fit the data or the settings, or another run writes into the directory.
         DataError: a file is unusable.
     """
     data = _read(config, files, options)
+    with locked_directory(files.out):
+        return await _compared(config, data, files, options, watcher)
+
+
+async def _compared(
+    config: MethodConfig, data: _Data, files: CompareFiles, options: CompareOptions, watcher: Watcher
+) -> dict[str, Any]:
     methods = _methods(config, options, data)
     sweeps = sweep_points(config, options.sweeps or {})
     if any(method.trained_on != "nothing" for method in methods) or sweeps:

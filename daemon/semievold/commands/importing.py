@@ -76,7 +76,10 @@ def _outlook(config: DaemonConfig, stores: Stores, published: int) -> str:
         most = counts.training_questions + counts.holdout_questions + published
         if (lacking := observing.short_of(config, most)) is not None:
             return f"at most {lacking}"
-    return stopped or observing.waiting_for(config, stores, labels_lag(config, stores))
+    if stopped is not None:
+        return stopped
+    unread = labels_lag(config, stores)
+    return f"{unread} labels to be read" if unread else observing.waiting_for(config, stores)
 
 
 class _Delivery:

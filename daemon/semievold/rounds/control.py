@@ -210,8 +210,12 @@ class Control:
         return await self._plan(decision.kind, decision.reason, {})
 
     def _wait_for(self, what: str, waits_for: str) -> None:
-        """Remember it for whoever asks, and say it in the log when it is another thing, not when a number counts on."""
-        if shape(what) != shape(self.waiting_for):
+        """Remember it for whoever asks, and say it in the log when it is another thing, not when a number counts on.
+
+        The moves of an open round are in the log already, and a lease is not waited for before it was asked for.
+        """
+        known = waits_for == "round" or (waits_for == "lease" and self.waits_for == "start")
+        if shape(what) != shape(self.waiting_for) and not known:
             log.info("waits for: %s", what)
         self.waiting_for, self.waits_for = what, waits_for
 

@@ -101,14 +101,17 @@ def _paused(seen: Observation, config: TriggerConfig) -> Wait | None:
 
 
 def _warm(seen: Observation, config: TriggerConfig) -> Start | Wait:
+    unread = f" ({seen.labels_lag} labels not read yet)" if seen.labels_lag > 0 else ""
     if seen.training_examples < config.min_examples:
-        return Wait(f"{seen.training_examples} of {config.min_examples} examples for the warm round", "examples")
+        return Wait(
+            f"{seen.training_examples} of {config.min_examples} examples for the warm round{unread}", "examples"
+        )
     if seen.holdout_examples < seen.min_holdout:
         return Wait(
-            f"{seen.holdout_examples} of {seen.min_holdout} held-out examples (with different questions) for the gate",
+            f"{seen.holdout_examples} of {seen.min_holdout} held-out examples (with different questions) for the gate"
+            f"{unread}",
             "holdout",
         )
-    if seen.labels_lag > 0 or seen.last_label_age_s < config.labels_quiet_s:
-        unread = f" ({seen.labels_lag} not read yet)" if seen.labels_lag > 0 else ""
+    if unread or seen.last_label_age_s < config.labels_quiet_s:
         return Wait(f"labels are still arriving{unread}", "arriving")
     return Start("warm", f"{seen.training_examples} examples")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from semievol.errors import ConfigError
 from semievold.store.adapters import AdapterStore
 from semievold.store.aliases import AliasStore
 from semievold.store.database import Database
@@ -64,3 +65,17 @@ def stores_over(database: Database, workload: str, alias: str) -> Stores:
         requests=RequestStore(database, workload),
         leases=LeaseStore(database, workload),
     )
+
+
+def check_workload(stores: Stores, workload: str) -> None:
+    """Refuse to begin anew beside what was learned under another name: the base model would be served in silence.
+
+    Raises:
+        ConfigError: the state holds another workload and nothing of this one.
+    """
+    known = stores.workloads()
+    if known and workload not in known:
+        raise ConfigError(
+            f"workload.name: {stores.database.description} holds {', '.join(sorted(known))} and nothing of {workload}; "
+            "keep the name (workload.alias is what clients see), or set another artifacts.directory"
+        )

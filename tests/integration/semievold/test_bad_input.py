@@ -196,6 +196,17 @@ def test_a_round_of_an_impossible_number_is_not_found_and_the_daemon_lives_on(
     assert daemon.get("/healthz").status_code == 200
 
 
+def test_what_is_waited_for_is_said_wherever_somebody_looks(daemon: DaemonProcess) -> None:
+    """With 999 examples wanted nothing will ever start by itself, and nothing is broken."""
+    wanted = "of 999 examples for the warm round"
+    ready = daemon.get("/readyz").json()
+    assert ready["ready"]
+    assert wanted in ready["held"]["rounds"]
+    assert wanted in daemon.status()["waiting_for"]
+    assert 'semievol_waiting{what="examples",workload="tiny"} 1.0' in daemon.get("/metrics").text
+    assert f"{wanted}" in daemon.log(1000)
+
+
 def test_a_misspelt_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     settings = yaml.safe_load(config.read_text())

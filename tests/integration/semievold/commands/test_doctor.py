@@ -149,3 +149,12 @@ def test_a_port_that_a_running_daemon_holds_is_no_problem_and_another_program_is
     (tmp_path / "endpoints.json").write_text(json.dumps({"api": address}))
     findings = found(api={"port": port}, gateway={"port": 0})
     assert findings["api"] == Finding("api", True, f"127.0.0.1:{port} is in use by a running daemon")
+
+
+def test_what_the_first_round_waits_for_is_told_although_nothing_is_wrong(
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    finding = found()["rounds"]
+    assert finding.ok
+    assert "waits for: 0 of 16 examples for the warm round" in finding.detail
+    assert "no process leads" in finding.detail

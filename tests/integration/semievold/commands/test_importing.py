@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import threading
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 
 from semievol.errors import DataError
+from semievold.api import operations
 from semievold.commands.importing import BATCH, publish_file
 from semievold.config.daemon import DaemonConfig
+from semievold.intake.reading import labels_lag
+from semievold.service import place_of
 from semievold.store.stores import Stores, open_stores
 from semievold.streams.opening import open_stream
 
@@ -107,3 +111,27 @@ def test_many_lines_are_published_in_batches(pipe: Pipe) -> None:
         pipe.write(line(number))
     pipe.end()
     assert pipe.report["published"] == pipe.published() == 2 * BATCH + 1
+
+
+def imported(config: DaemonConfig, stores: Stores, tmp_path: Path, count: int) -> dict[str, Any]:
+    file = tmp_path / "labels.jsonl"
+    rows = [{"id": f"e{n}", "question": f"question {n}", "answer": "a"} for n in range(count)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return asyncio.run(publish_file(config, stores, "labels", str(file), skip_invalid=False, raw=False))
+
+
+def test_an_import_of_labels_says_what_is_waited_for_next(tmp_path: Path) -> None:
+    settings = {"workload": "w", "model": {"name": "m"}, "artifacts": {"directory": tmp_path}}
+    config = DaemonConfig.model_validate(settings)
+    stores = open_stores(config.store_url, "w", "w")
+    try:
+        few = imported(config, stores, tmp_path, 20)["waiting_for"]
+        assert few.startswith("at most 20 of 36 labelled examples with different questions")
+        assert "no process leads" in imported(config, stores, tmp_path, 40)["waiting_for"]
+        stores.leases.acquire("a", 60.0)
+        assert imported(config, stores, tmp_path, 40)["waiting_for"] == "100 labels to be read"
+        told = operations.status(config, stores, place_of(config), labels_lag(config, stores))
+        assert told["waiting_for"] == "0 of 16 examples for the warm round (100 labels not read yet)"
+        assert "queries wait until the warm round has decided" in told["held"]["intake"]
+    finally:
+        stores.database.close()

@@ -44,7 +44,7 @@ def test_every_stage_of_a_fresh_start_says_what_it_waits_for(stores: Stores) -> 
     add_examples(stores, 30)
     assert observing.waiting_for(CONFIG, stores).startswith("14 of 20 held-out examples")
     add_examples(stores, 6, first=30)
-    assert observing.waiting_for(CONFIG, stores, labels_lag=3) == "labels are still arriving (3 not read yet)"
+    assert observing.waiting_for(CONFIG, stores, labels_lag=3) == "labels are still arriving (3 labels not read yet)"
     assert observing.held(CONFIG, stores).keys() == {"intake", "control"}
     stores.leases.acquire("a", 60.0)
     assert observing.held(CONFIG, stores).keys() == {"intake"}

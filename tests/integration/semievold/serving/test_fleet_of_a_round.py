@@ -9,11 +9,10 @@ from semievol.errors import ConfigError
 from semievold.api import operations
 from semievold.round_states import RoundState
 from semievold.rounds.places import RoundPlace
-from semievold.service import check_workload
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
 from semievold.store.aliases import AliasState
-from semievold.store.stores import open_stores
+from semievold.store.stores import check_workload, open_stores
 
 
 class Servers:

@@ -285,7 +285,7 @@ async def test_a_version_is_marked_as_deleted_before_its_directory_goes(open_wor
 
 async def test_the_base_model_needs_nothing_loaded(open_world: OpenWorld) -> None:
     world = open_world()
-    fleet = AdapterFleet(world.stores, servers := RecordingServers(), Alias(AliasState()))
+    fleet = AdapterFleet(world.stores, servers := RecordingServers(), Alias(AliasState()), world.place.adapters)
     await fleet.reconcile()
     assert servers.told == ["protect ", "keep"]
     assert fleet.defect is None
