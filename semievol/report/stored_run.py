@@ -211,7 +211,7 @@ def _object(path: Path) -> Mapping[str, Any]:
 
 def _sweep(path: Path) -> tuple[SweepPoint, ...]:
     try:
-        return sweep_from_json(path.read_text(encoding="utf-8"))
+        return sweep_from_json(path.read_text(encoding="utf-8-sig"))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,6 @@ async def read_json(request: web.Request) -> Any:
         web.HTTPBadRequest: it is not JSON, not UTF-8, or nested too deeply.
     """
     try:
-        return pydantic_core.from_json(await request.read(), allow_inf_nan=False)
+        return pydantic_core.from_json((await request.read()).removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as failure:
         raise web.HTTPBadRequest(text=f"body: not JSON: {failure}") from failure

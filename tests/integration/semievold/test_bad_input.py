@@ -207,6 +207,16 @@ def test_what_is_waited_for_is_said_wherever_somebody_looks(daemon: DaemonProces
     assert f"{wanted}" in daemon.log(1000)
 
 
+def test_a_mark_of_byte_order_before_a_body_is_passed_over(daemon: DaemonProcess) -> None:
+    import httpx
+
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "red"}], "max_tokens": 4}
+    marked = b"\xef\xbb\xbf" + json.dumps(body).encode()
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    url = daemon.url("gateway") + "/v1/chat/completions"
+    assert httpx.post(url, content=marked, headers=headers, timeout=60).status_code == 200
+
+
 def test_a_misspelt_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     settings = yaml.safe_load(config.read_text())
