@@ -13,14 +13,13 @@ import functools
 import itertools
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.config.method import ModelConfig
 from semievol.engines.language_model import Prompts, load_model, load_prompts
+from semievol.engines.request_queue import Answer, QueuedRequest, RequestQueue, cut_batch, settle_together
 from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TooLongError, TransientError
 from semievol.protocols import Generator, Tell
 from semievol.types import Completion, GenerationRequest, Message, Refused
@@ -32,64 +31,6 @@ logger = logging.getLogger(__name__)
 
 # A batch is cut from a window of the queue this many batches long, so that its prompts are about equally long.
 _WINDOW_BATCHES = 4
-# Samples of one prompt share its prefill but not its cache: these bound the memory of a batch.
-_ROWS_PER_PROMPT = 8
-_BATCH_TOKENS = 65_536
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A queued request and the future that waits for it."""
-
-    request: GenerationRequest
-    answer: _Answer
-    arrival: int = 0
-    tokens: list[int] = field(default_factory=list)
-
-
-class _Answer:
-    """A future of the caller's event loop that the worker thread may settle, also after the caller has gone."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self.loop.create_future()
-
-    @property
-    def abandoned(self) -> bool:
-        return self.future.done()
-
-    def settle(self, result: Any) -> None:
-        """Resolve with a result, or fail with an exception."""
-        try:
-            self.loop.call_soon_threadsafe(self.settle_here, result)
-        except RuntimeError:
-            logger.debug("an answer came after its event loop was closed")
-
-    def settle_here(self, result: Any) -> None:
-        """As `settle`, in the event loop's own thread."""
-        if self.future.done():
-            return
-        if isinstance(result, BaseException):
-            self.future.set_exception(result)
-        else:
-            self.future.set_result(result)
-
-
-def _settle_together(answers: Iterable[tuple[_Answer, Any]]) -> None:
-    """In one turn of each event loop: what follows from the answers of a batch can then be asked in one call, too."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Answer, Any]]] = {}
-    for answer, result in answers:
-        by_loop.setdefault(answer.loop, []).append((answer, result))
-    for loop, settled in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_settle_here, settled)
-        except RuntimeError:
-            logger.debug("answers came after their event loop was closed")
-
-
-def _settle_here(settled: Sequence[tuple[_Answer, Any]]) -> None:
-    for answer, result in settled:
-        answer.settle_here(result)
 
 
 def _pass_on(tell: Tell, place: int, future: asyncio.Future[Any]) -> None:
@@ -101,70 +42,6 @@ def _pass_on(tell: Tell, place: int, future: asyncio.Future[Any]) -> None:
         tell(place, future.result())
     elif isinstance(error, DataError):
         tell(place, Refused(str(error), too_long=isinstance(error, TooLongError)))
-
-
-class _Queue:
-    """Hands work to the worker thread: commands first, then interactive requests, then the rest, oldest first."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._commands: deque[tuple[Callable[[], Any], _Answer]] = deque()
-        self._jobs: list[_Job] = []
-        self._arrivals = itertools.count()
-        self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    def put(self, jobs: Sequence[_Job]) -> None:
-        with self._changed:
-            self._check_open()
-            for job in jobs:
-                job.arrival = next(self._arrivals)
-            self._jobs.extend(jobs)
-            self._changed.notify()
-
-    def put_command(self, command: Callable[[], Any], answer: _Answer) -> None:
-        with self._changed:
-            self._check_open()
-            self._commands.append((command, answer))
-            self._changed.notify()
-
-    def take(self, limit: int) -> tuple[Callable[[], Any], _Answer] | list[_Job] | None:
-        """Wait for a command, or for the request whose turn it is and up to `limit` of its adapter. None: closed."""
-        with self._changed:
-            while not self._closed:
-                if self._commands:
-                    return self._commands.popleft()
-                self._jobs = [job for job in self._jobs if not job.answer.abandoned]
-                if self._jobs:
-                    self._jobs.sort(key=lambda job: (not job.request.interactive, job.arrival))
-                    adapter = self._jobs[0].request.adapter
-                    taken = [job for job in self._jobs if job.request.adapter == adapter][:limit]
-                    self._jobs = [job for job in self._jobs if job not in taken]
-                    return taken
-                self._changed.wait()
-            return None
-
-    def put_back(self, jobs: Sequence[_Job]) -> None:
-        """Return requests that were taken but not answered; they keep their turn."""
-        with self._changed:
-            self._jobs.extend(jobs)
-
-    def close(self) -> list[_Answer]:
-        """Refuse all further work; returns the answers that nobody will give."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-            unanswered = [*(answer for _, answer in self._commands), *(job.answer for job in self._jobs)]
-            self._commands.clear()
-            self._jobs.clear()
-            return unanswered
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise TransientError("the generator is closed")
 
 
 class LocalGenerator(Generator):
@@ -184,7 +61,7 @@ class LocalGenerator(Generator):
         self._config = config
         self._threads = threads
         self._max_batch = max_batch
-        self._queue = _Queue()
+        self._queue = RequestQueue()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
         self._prompts_lock = threading.Lock()
@@ -207,7 +84,7 @@ class LocalGenerator(Generator):
         for adapter in {request.adapter for request in requests}:
             if adapter is not None and adapter not in self._names:
                 raise AdapterError(f"adapter {adapter} is not loaded")
-        jobs = [_Job(request, _Answer()) for request in requests]
+        jobs = [QueuedRequest(request, Answer()) for request in requests]
         futures = [job.answer.future for job in jobs]
         for place, future in enumerate(futures):
             future.add_done_callback(functools.partial(_pass_on, tell, place))
@@ -284,7 +161,7 @@ class LocalGenerator(Generator):
 
     async def _command(self, command: Callable[[], Any]) -> Any:
         """Run a function on the worker thread, before queued requests."""
-        answer = _Answer()
+        answer = Answer()
         self._ensure_thread()
         self._queue.put_command(command, answer)
         return await answer.future
@@ -318,17 +195,17 @@ class LocalGenerator(Generator):
         for answer in self._queue.close():  # put back while the queue was being closed
             answer.settle(TransientError("the generator was closed before it answered"))
 
-    def _answer(self, jobs: list[_Job]) -> None:
+    def _answer(self, jobs: list[QueuedRequest]) -> None:
         """Answer a batch cut from `jobs`; the others go back to the queue."""
-        batch: list[_Job] = []
+        batch: list[QueuedRequest] = []
         try:
             self._ensure_model()
             jobs = self._tokenized(jobs)
-            batch = self._cut(jobs)
+            batch = cut_batch(jobs, self._max_batch)
             self._queue.put_back([job for job in jobs if job not in batch])
             if batch:
                 self._activate(batch[0].request.adapter)
-                _settle_together(zip([job.answer for job in batch], self._decode(batch), strict=True))
+                settle_together(zip([job.answer for job in batch], self._decode(batch), strict=True))
         except Exception as error:
             for job in batch or jobs:
                 job.answer.settle(_translate(error))
@@ -349,7 +226,7 @@ class LocalGenerator(Generator):
         elif adapter is not None:
             raise AdapterError(f"adapter {adapter} is not loaded")
 
-    def _tokenized(self, jobs: Sequence[_Job]) -> list[_Job]:
+    def _tokenized(self, jobs: Sequence[QueuedRequest]) -> list[QueuedRequest]:
         """The jobs whose prompts fit; the others are refused."""
         prompts, fitting = self._ensure_prompts(), []
         for job in jobs:
@@ -361,32 +238,7 @@ class LocalGenerator(Generator):
                 job.answer.settle(error)
         return fitting
 
-    def _cut(self, jobs: Sequence[_Job]) -> list[_Job]:
-        """The batch that holds the first job, all interactive ones before others, and prompts near in length."""
-        if not jobs:
-            return []
-        urgent = [job for job in jobs if job.request.interactive]
-        pool = sorted(urgent or jobs, key=lambda job: (len(job.tokens), job.tokens))
-        low = high = pool.index(jobs[0])
-        different, rows, longest = {tuple(jobs[0].tokens)}, jobs[0].request.samples, _longest(jobs[0])
-        while high - low + 1 < len(pool):
-            shorter = pool[low - 1] if low else None
-            longer = pool[high + 1] if high + 1 < len(pool) else None
-            nearest = min(
-                (job for job in (shorter, longer) if job is not None),
-                key=lambda job: abs(len(job.tokens) - len(jobs[0].tokens)),
-            )
-            different.add(tuple(nearest.tokens))
-            rows += nearest.request.samples
-            longest = max(longest, _longest(nearest))
-            if len(different) > self._max_batch or rows > self._max_batch * _ROWS_PER_PROMPT:
-                break
-            if rows * longest > _BATCH_TOKENS:
-                break
-            low, high = (low - 1, high) if nearest is shorter else (low, high + 1)
-        return pool[low : high + 1]
-
-    def _decode(self, batch: Sequence[_Job]) -> list[list[Completion]]:
+    def _decode(self, batch: Sequence[QueuedRequest]) -> list[list[Completion]]:
         from semievol.engines import decoding
 
         prompts = self._ensure_prompts()
@@ -428,11 +280,6 @@ class LocalGenerator(Generator):
             ]
             for job in batch
         ]
-
-
-def _longest(job: _Job) -> int:
-    """Places in the cache that a row of this request may fill."""
-    return len(job.tokens) + job.request.max_tokens
 
 
 def _translate(error: Exception) -> Exception:
