@@ -19,6 +19,9 @@ NAME_OR_PATH = "name or path"
 NameOrPath = Annotated[str, AfterValidator(_at_home), NAME_OR_PATH]
 """A name, or a path where it begins with `./`, `../` or `~`: then it is placed as every path (config.file)."""
 
+MAX_SEED = 2**63 - 1
+"""What every engine takes."""
+
 
 class Section(BaseModel):
     """Base of every section: frozen, unknown keys rejected, no infinite numbers, docstrings become descriptions."""

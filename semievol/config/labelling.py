@@ -1,0 +1,134 @@
+"""Settings of labelling, and of which pseudo-labels are trained on. No imports beyond pydantic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from semievol.config.section import MAX_SEED, Section
+
+
+class Configuration(Section):
+    """One inference configuration of collaborative labelling."""
+
+    name: str
+    samples: int = Field(default=1, ge=1)
+    """Candidate answers drawn from this prompt; samples of one prompt share its prefill."""
+    temperature: float = Field(default=1.0, ge=0)
+    """0 is greedy (then samples must be 1)."""
+    neighbours: int = Field(default=3, ge=0)
+    """Retrieved examples shown as turns; 0 is closed book."""
+    order: Literal["nearest_last", "nearest_first", "shuffled"] = "nearest_last"
+    """Order of the shown examples; models weigh the last turns most."""
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    """Draws its samples and shuffled orders, in every round the same. None: the run's seed and the name draw them."""
+    instruction: str | None = None
+    """System message of this prompt variant; empty: none. None: task.instruction."""
+    template: str | None = None
+    """User turn of this prompt variant, with `{question}`. None: task.template."""
+    adapter: str | None = Field(default=None, min_length=1)
+    """What answers: `base` is the model without an adapter; else an adapter directory, or a name that the engine knows.
+    None: the adapter that serves; with another `model`, that model's base."""
+    model: str | None = None
+    """An entry of `models` that answers instead of `generation`. None: `generation` does."""
+    weight: float = Field(default=1.0, ge=0)
+    """How much its candidates count in the consensus, beside those of other configurations."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Configuration:
+        if self.template is not None and "{question}" not in self.template:
+            raise ValueError("template must contain {question}")
+        if self.temperature == 0 and self.samples != 1:
+            raise ValueError("temperature 0 gives one answer: set samples to 1 or raise temperature")
+        return self
+
+
+class ConsensusConfig(Section):
+    """What queries and examples that lie close together say about each other's answers (see consensus)."""
+
+    method: Literal["centres", "spreading"] = "centres"
+    """centres: each answer has one place, found from the examples and all queries. spreading: neighbours pass their
+    answers on, for answers whose queries lie in several places."""
+    votes: float = Field(default=2.0, ge=0, le=20)
+    """centres: what a query's own candidate answers add to the score of an answer, when all are sure of it."""
+    sharpness: float = Field(default=35.0, gt=0, le=50)
+    """centres: the score of an answer is this times the cosine of the query and the answer's centre. Sharper ones would
+    give many queries the share 1, which no threshold parts."""
+    weight: float = Field(default=0.7, ge=0, lt=1)
+    """spreading: how much the neighbours' answers count against a query's own."""
+    neighbours: int = Field(default=10, ge=1)
+    """spreading: nearest queries and examples that each query listens to."""
+    power: float = Field(default=8.0, ge=0)
+    """spreading: a neighbour's weight is its cosine to this power: the nearest count most."""
+    steps: int = Field(default=10, ge=1)
+    """How often centres are placed anew, or answers passed on."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ConsensusConfig:
+        idle = ("weight", "neighbours", "power") if self.method == "centres" else ("votes", "sharpness")
+        for name in idle:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: is for another method than {self.method}; remove it, or set method")
+        return self
+
+
+class LabellingConfig(Section):
+    """Collaborative labelling (paper, section on collaborative learning)."""
+
+    configurations: tuple[Configuration, ...] = (
+        Configuration(name="greedy", temperature=0.0, samples=1),
+        Configuration(name="sampled", temperature=1.0, samples=3),
+    )
+    """The n candidate answers of a query are all samples of all configurations (paper: n = 4)."""
+    justify: bool = True
+    """Where candidates differ, show them to the model and let it pick; off: the majority decides."""
+    consensus: ConsensusConfig | None = None
+    """Correct the pseudo-labels by those of the queries near them, and rank them by that consensus when
+    selection.by is consensus. An answer taken over from others has agreement 0, so that selection.min_agreement decides
+    whether such ones may be trained on. Classification with labels only. The daemon asks for it when a round begins, of
+    the whole pool: predictions, which are published at once, are without it. None: each stands alone."""
+    batch_size: int = Field(default=32, gt=0)
+    """Queries labelled together."""
+    structured: bool = False
+    """vLLM only: let nothing but the task's closed set of answers be written. Every answer then parses, also one that
+    the model did not mean, and entropy is that among the allowed answers: lower, and blind to what else would have been
+    said. Off, because selection relies on both."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LabellingConfig:
+        names = [c.name for c in self.configurations]
+        if not names or len(set(names)) != len(names):
+            raise ValueError("configurations needs at least one entry, each with its own name")
+        return self
+
+
+class SelectionConfig(Section):
+    """Adaptive selection: which pseudo-labels are trained on."""
+
+    by: Literal["entropy", "agreement", "margin", "semantic_entropy", "votes", "consensus"] = "entropy"
+    """What ranks them. entropy: the paper's H; agreement: the share of candidates that gave the answer; margin: that
+    share less the runner-up's; semantic_entropy: how the candidates spread over different answers; votes: agreement in
+    which each candidate counts by its likelihood; consensus: see labelling.consensus. Agreement and margin have few
+    different values with few candidates, and equals stand or fall together."""
+    theta: float = Field(default=0.5, gt=0, le=1)
+    """Keep pseudo-labels that are as sure as this quantile of the pool or surer (paper: 0.5, by entropy)."""
+    theta_by_round: tuple[float, ...] = ()
+    """theta of the first evolve round, the second and so on; the last one holds for all later ones. Empty: theta. Later
+    rounds label more surely than the first, and may keep more (intents: 0.5, 0.8)."""
+    min_agreement: float = Field(default=0.5, ge=0, le=1)
+    """Also require at least this share of candidates to agree; 0 leaves the paper's rule alone."""
+
+    @field_validator("theta_by_round")
+    @classmethod
+    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < theta <= 1 for theta in value):
+            raise ValueError("theta_by_round: each theta must be above 0 and at most 1")
+        return value
+
+    def of_evolve_round(self, number: int) -> SelectionConfig:
+        """The settings of the `number`-th evolve round, counted from 1."""
+        if not self.theta_by_round:
+            return self
+        theta = self.theta_by_round[min(number, len(self.theta_by_round)) - 1]
+        return self.model_copy(update={"theta": theta})
