@@ -1,15 +1,12 @@
 """One strict loader for configuration: a YAML file, then environment overrides, then the model class.
 
-Owns reading, overriding and the wording of errors, for any class built of `config.Section`s. Invariants: an unknown
-key is an error that names the nearest known one, later sources win, and no secret is ever quoted in an error.
+Owns reading and overriding, for any class built of `config.Section`s; not the wording of errors (config.wording).
+Invariants: an unknown key is an error that names the nearest known one, and later sources win.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-import typing
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,14 +14,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from semievol.config.nearest_key import nearest
 from semievol.config.places import directory_of, place
 from semievol.config.shape import alternatives, entry_class, section_class
+from semievol.config.wording import explain
 from semievol.errors import ConfigError
 
 PREFIX = "SEMIEVOL__"
 _FILE_SUFFIX = "_FILE"
-_SHOWN_PROBLEMS = 5
-_CREDENTIALS = re.compile(r"://[^@/\s]*@")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -63,7 +60,7 @@ def load_config(
     try:
         return model_class.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(model_class, error, str(path) if path else "configuration")) from None
+        raise ConfigError(explain(model_class, error, str(path) if path else "configuration")) from None
 
 
 # --- sources --------------------------------------------------------------------------------------------------------
@@ -142,7 +139,7 @@ def _override(model_class: type[BaseModel], values: dict[str, Any], name: str, t
         if last and key not in fields and name.endswith(_FILE_SUFFIX) and key[: -len(_FILE_SUFFIX)] in fields:
             key, text = key[: -len(_FILE_SUFFIX)], _read_secret(name, text)
         if key not in fields:
-            raise ConfigError(f"{name}: unknown key {'.'.join(keys[: depth + 1])}{_nearest(key, fields)}")
+            raise ConfigError(f"{name}: unknown key {'.'.join(keys[: depth + 1])}{nearest(key, fields)}")
         if last:
             target[key] = _value(fields[key].annotation, name, text)
             return
@@ -180,58 +177,3 @@ def _value(annotation: Any, name: str, text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"{name}: the value is not valid YAML; quote it or use JSON") from None
-
-
-# --- the shape of the model -----------------------------------------------------------------------------------------
-
-
-def _class_at(model_class: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
-    """The section class in which the last part of `location` is a key."""
-    section: type[BaseModel] | None = model_class
-    for part in location[:-1]:
-        if section is None:
-            return None
-        if not isinstance(part, str) or part not in section.model_fields:
-            continue
-        annotation = section.model_fields[part].annotation
-        section = section_class(annotation) or next(
-            (found for kind in typing.get_args(annotation) if (found := section_class(kind))), None
-        )
-    return section
-
-
-# --- errors ---------------------------------------------------------------------------------------------------------
-
-
-def _nearest(key: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known here: {', '.join(sorted(known))}"
-
-
-def _explain(model_class: type[BaseModel], error: ValidationError, source: str) -> str:
-    problems = error.errors(include_url=False)
-    texts = [_explain_one(model_class, problem) for problem in problems[:_SHOWN_PROBLEMS]]
-    if len(problems) > _SHOWN_PROBLEMS:
-        texts.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")
-    return f"{source}: " + _CREDENTIALS.sub("://***@", "; ".join(texts))
-
-
-def _explain_one(model_class: type[BaseModel], problem: Any) -> str:
-    location = problem["loc"]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    section = _class_at(model_class, location) if location else None
-    if problem["type"] == "extra_forbidden" and section is not None:
-        return f"{where}: unknown key{_nearest(str(location[-1]), section.model_fields)}"
-    if problem["type"] == "missing":
-        return f"{where}: missing; set it"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    found = problem.get("input")
-    field = section.model_fields.get(str(location[-1])) if section is not None and location else None
-    if isinstance(found, bool) and "string" in message:
-        return f"{where}: {message}; put it in quotes (YAML reads yes, no, on and off as true and false)"
-    if isinstance(found, (str, int, float)) and (field is None or field.repr):
-        return f"{where}: {message} (found {found!r})"
-    return f"{where}: {message}" if where else message
