@@ -29,11 +29,12 @@ from semievol.durable_files import sync_tree, write_durably
 from semievol.engines import decoding
 from semievol.engines.language_model import device_of, load_model, load_prompts
 from semievol.errors import ConfigError
+from semievol.seeds import derive32
 from semievol.training import log as training_log
 from semievol.training.batches import IGNORED, Tokenized, TokenRow, batch_order, collate, tokenize, whole_batches
 from semievol.training.fingerprint import take_fingerprint
 from semievol.training.job import TrainingJob
-from semievol.training.lora_weights import PEFT_VERSION, add_adapter, seed32, uncast_inputs, write_adapter
+from semievol.training.lora_weights import PEFT_VERSION, add_adapter, uncast_inputs, write_adapter
 from semievol.training.progress import TrainingProgress
 from semievol.types import TrainingRow
 
@@ -323,7 +324,7 @@ def training_arguments(job: TrainingJob, checkpoints_dir: Path) -> TrainingArgum
         optim="adamw_torch_fused",
         weight_decay=0.0,
         max_grad_norm=1.0,
-        seed=seed32(job, "dropout"),
+        seed=derive32(job.seed, "lora", "dropout"),
         save_strategy="steps",
         save_steps=training.checkpoint_steps,
         save_total_limit=2,  # the last complete one is kept while the next is written

@@ -24,7 +24,7 @@ from torch.nn import Linear, functional
 
 from semievol import adapter_directory
 from semievol.errors import AdapterError, ConfigError
-from semievol.seeds import derive
+from semievol.seeds import derive32
 from semievol.training.job import TrainingJob
 
 PEFT_VERSION: str = peft.__version__
@@ -37,7 +37,7 @@ def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
     Raises:
         AdapterError: the parent is unusable, or has another rank than `training.rank`.
     """
-    torch.manual_seed(seed32(job, "initial weights"))
+    torch.manual_seed(derive32(job.seed, "lora", "initial weights"))
     config = LoraConfig(
         r=job.training.rank,
         lora_alpha=job.training.alpha,
@@ -115,8 +115,3 @@ def write_adapter(adapted: Any, job: TrainingJob, directory: Path) -> None:
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     text = json.dumps(config, indent=2, sort_keys=True, default=str) + "\n"
     (directory / adapter_directory.CONFIG_FILE).write_text(text, encoding="utf-8")
-
-
-def seed32(job: TrainingJob, purpose: str) -> int:
-    """Torch and numpy want seeds below 2**32."""
-    return derive(job.seed, "lora", purpose) % 2**32
