@@ -104,7 +104,7 @@ def _content_files(directory: Path) -> tuple[str, ...]:
     return (HOSTED_FILE,) if (directory / HOSTED_FILE).is_file() else _CONTENT_FILES
 
 
-def content_hash(directory: Path) -> str:
+def adapter_hash(directory: Path) -> str:
     """sha256 (hex) over the names, sizes and bytes of the content files, in order of name."""
     digest = hashlib.sha256()
     for name in sorted(_content_files(directory)):
@@ -143,7 +143,7 @@ def publish(
     for name in contents:
         if not (work_dir / name).is_file():
             raise AdapterError(f"{work_dir}: {name} is missing, nothing to publish")
-    digest = content_hash(work_dir)
+    digest = adapter_hash(work_dir)
     name = check_name(f"{name_prefix}-{digest[:8]}")
     final = adapters_dir / name
     if (final / MARKER_FILE).exists():
@@ -203,7 +203,7 @@ def verify(path: Path) -> Manifest:
         if expected is not None and size < expected:
             raise AdapterError(f"{path}: {name} is truncated, {size} of {expected} bytes")
     try:
-        digest = content_hash(path)
+        digest = adapter_hash(path)
     except OSError as error:
         raise AdapterError(f"{path}: unreadable ({error})") from error
     if digest != marked or manifest.content_hash != marked:

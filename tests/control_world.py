@@ -35,7 +35,7 @@ from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
 from semievold.serving.following import StateFollower
 from semievold.store.database import Database
-from semievold.store.pseudo_labels import NewLabel, content_hash
+from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.requests import OperatorRequest, RequestKind
 from semievold.store.rounds import Round
 from semievold.store.stores import stores_over
@@ -324,7 +324,7 @@ class ControlWorld:
             )
             for number in numbers
         ]
-        self.stores.pseudo_labels.add([NewLabel(label, content_hash(label.query)) for label in said])
+        self.stores.pseudo_labels.add([NewLabel(label, query_hash(label.query)) for label in said])
 
     def request(self, asked: RequestKind, /, **payload: Any) -> int:
         """An operator asks for something."""

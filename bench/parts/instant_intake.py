@@ -24,7 +24,7 @@ from semievold.config.streams import IntakeSettings, StreamSettings
 from semievold.intake.messages import RecordParser, query_record
 from semievold.intake.role import Intake
 from semievold.store.database import Database
-from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, content_hash
+from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
 from semievold.streams.protocol import Stream
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def fill(path: Path, rows: int) -> None:
             PseudoLabel(Query(f"stored-{n}", question(rng)), LABELS[0], 0.1, 1.0, 0.9, False, "a1", near, candidates)
             for n in range(start, min(start + 1000, rows))
         ]
-        store.add([NewLabel(label, content_hash(label.query), "stored", 0, start) for label in labels])
+        store.add([NewLabel(label, query_hash(label.query), "stored", 0, start) for label in labels])
         store.mark_published(label.query.id for label in labels)
     database.close()
 

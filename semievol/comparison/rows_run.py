@@ -22,7 +22,7 @@ from semievol.labelling.propagation import training_rows
 from semievol.proof.evaluation import Evaluation, evaluate, precision
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.recipe import Clock, Run, Trainer, Watcher, make_training_job, propose, round_seed
-from semievol.runs.directory import RunDirectory, claim_directory, content_hash, decisive_settings, outcome_row
+from semievol.runs.directory import RunDirectory, claim_directory, decisive_settings, outcome_row, records_hash
 from semievol.seeds import derive
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
@@ -188,10 +188,10 @@ def _identity(method: ComparedMethod, world: World) -> dict[str, Any]:
         "method": {key: value for key, value in asdict(method).items() if key not in ("config", "title")},
         "rounds": world.rounds if method.trained_on == "rounds" else 0,
         "neighbours": world.neighbours if method.open_book else 0,
-        "examples": content_hash(map(example_to_json, world.examples)),
-        "queries": content_hash(map(query_to_json, world.queries)),
-        "test": content_hash(map(example_to_json, world.tested)),
-        "truth": content_hash(example_to_json(world.truth[key]) for key in sorted(world.truth)) if taught else None,
+        "examples": records_hash(map(example_to_json, world.examples)),
+        "queries": records_hash(map(query_to_json, world.queries)),
+        "test": records_hash(map(example_to_json, world.tested)),
+        "truth": records_hash(example_to_json(world.truth[key]) for key in sorted(world.truth)) if taught else None,
     }
 
 

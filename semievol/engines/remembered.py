@@ -56,7 +56,7 @@ class RememberedAnswers(Generator):
         await self._generator.load_adapter(name, path)
         if self._file is not None:
             try:
-                self._versions[name] = await asyncio.to_thread(adapter_directory.content_hash, path)
+                self._versions[name] = await asyncio.to_thread(adapter_directory.adapter_hash, path)
             except (OSError, AdapterError):
                 self._versions.pop(name, None)
 

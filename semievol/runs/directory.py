@@ -237,9 +237,9 @@ class RunDirectory:
         """
         identity = {
             "config": decisive_settings(config),
-            "examples": content_hash(map(example_to_json, examples)),
-            "holdout": content_hash(map(example_to_json, holdout)),
-            "queries": content_hash(map(query_to_json, queries)),
+            "examples": records_hash(map(example_to_json, examples)),
+            "holdout": records_hash(map(example_to_json, holdout)),
+            "queries": records_hash(map(query_to_json, queries)),
         }
         claim_directory(self.path / "run.json", identity, "a run")
 
@@ -351,7 +351,7 @@ def _outcome(row: dict[str, Any], path: Path) -> Outcome:
         ) from None
 
 
-def content_hash(rows: Iterable[dict[str, Any]]) -> str:
+def records_hash(rows: Iterable[dict[str, Any]]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")

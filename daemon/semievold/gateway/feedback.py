@@ -17,7 +17,7 @@ from semievol.examples.records import query_to_json
 from semievol.types import Example, Query
 from semievold.errors import PoisonRecord
 from semievold.intake.messages import SCHEMA_VERSION, RecordParser, label_record
-from semievold.store.pseudo_labels import PseudoLabelStore, content_hash
+from semievold.store.pseudo_labels import PseudoLabelStore, query_hash
 from semievold.streams.protocol import StreamProducer, StreamRecord
 from semievold.web.errors import error
 
@@ -54,7 +54,7 @@ class Feedback:
             label = self._label(asked)
         except PoisonRecord as poison:
             return error(400, poison.reason.value, poison.detail)
-        if known is not None and content_hash(label.query) != content_hash(known):
+        if known is not None and query_hash(label.query) != query_hash(known):
             return error(409, "duplicate_id", "id: it belongs to another question; leave the question out")
         await self._producer.publish(self._topic, [label_record(label)])
         answer = {"id": label.id, "answer": label.answer, "joined": known is not None}

@@ -24,7 +24,7 @@ from semievold.errors import PoisonRecord, Reason
 from semievold.intake.messages import RecordParser, dead_letter, prediction_record
 from semievold.intake.pace import Pace
 from semievold.retry import Health, until_answered
-from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, content_hash
+from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
 from semievold.streams.protocol import StreamProducer, StreamRecord
 
 logger = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class QueryBatches:
             except PoisonRecord as poison:
                 refused.append(_Refused(record, poison))
             else:
-                asked.append(_Asked(record, query, content_hash(query)))
+                asked.append(_Asked(record, query, query_hash(query)))
         return asked, refused
 
     async def _sifted(self, asked: Sequence[_Asked], stop: asyncio.Event) -> tuple[list[_Asked], list[_Refused]]:

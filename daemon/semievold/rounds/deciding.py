@@ -49,7 +49,7 @@ def settings_hash(config: DaemonConfig) -> str:
     return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def content_hash(example: Example) -> str:
+def example_hash(example: Example) -> str:
     """32 hex digits over an example's question and right answers; its id, source and metadata decide nothing."""
     row = example_to_json(example)
     decisive = {key: row.get(key) for key in ("question", "options", "messages", "answer", "answers")}

@@ -17,5 +17,5 @@ class RoundPlace:
     adapters: Path
 
     def training(self, round_: Round) -> TrainingPlace:
-        directory = self.rounds / round_.label
+        directory = self.rounds / round_.name
         return TrainingPlace(directory / "snapshot", directory / "work", self.adapters)

@@ -88,7 +88,7 @@ def choose(
         learning_rate=(training.warm_learning_rate if warm else None) or training.learning_rate,
         epochs=(training.warm_epochs if warm else None) or training.epochs,
         parent=parent,
-        name_prefix=f"{config.workload.name}-{round_.label}",
+        name_prefix=f"{config.workload.name}-{round_.name}",
         fingerprint_prompts=tuple(fingerprint[: config.rounds.fingerprint_prompts]),
     )
     manifest = {

@@ -220,7 +220,7 @@ class RoundEngine:
         incumbent, candidate = paired(incumbent, candidate)
         result = decide(incumbent.outcomes, candidate.outcomes, self._config.gate)
         self._answers.forget()
-        contents = {example.id: deciding.content_hash(example) for example in holdout}
+        contents = {example.id: deciding.example_hash(example) for example in holdout}
         evidence = _evaluation_json(result, incumbent, candidate) | {
             "settings": settings,
             "remembered": len(known),
@@ -268,7 +268,7 @@ class RoundEngine:
         return {
             example.id: found.outcome
             for example in holdout
-            if (found := remembered.get(example.id)) is not None and found.content == deciding.content_hash(example)
+            if (found := remembered.get(example.id)) is not None and found.content == deciding.example_hash(example)
         }
 
     async def _attest(self, round_: Round) -> Round:

@@ -82,7 +82,7 @@ class LabelWindow:
     mean_agreement: float | None
 
 
-def content_hash(query: Query) -> str:
+def query_hash(query: Query) -> str:
     """32 hex digits over what is asked: the same id with another hash is another query under a used id."""
     turns = None if query.messages is None else [(turn.role, turn.content) for turn in query.messages]
     content = pydantic_core.to_json((query.question, query.options, turns))

@@ -46,7 +46,7 @@ class Round:
         return self.state in ENDED
 
     @property
-    def label(self) -> str:
+    def name(self) -> str:
         """`r0007`: how the round is named in directories and adapter names."""
         return f"r{self.number:04d}"
 

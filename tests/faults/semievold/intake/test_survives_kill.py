@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from semievol.types import Query
 from semievold.store.database import Database
-from semievold.store.pseudo_labels import content_hash
+from semievold.store.pseudo_labels import query_hash
 from tests.stream_world import RuleLabeller, World, forkserver, run_until
 
 KILLS = 20
@@ -143,7 +143,7 @@ async def assert_nothing_lost(world: World, sent: Sent) -> None:
     assert all(labelled.values())
     assert world.labels.counts() == (len(sent.queries) + len(sent.disputed), 0, 0)
     for identity, question in sent.queries.items():
-        assert labelled[identity][identity] == content_hash(Query(identity, question))
+        assert labelled[identity][identity] == query_hash(Query(identity, question))
 
     predictions = defaultdict(set)
     for record in await world.read(world.topics.predictions):
@@ -157,7 +157,7 @@ async def assert_nothing_lost(world: World, sent: Sent) -> None:
     for identity, questions in sent.disputed.items():
         # Whichever became durable first has the id; every other one is refused.
         mine = labelled[identity][identity]
-        losers = [at for text, at in questions.items() if content_hash(Query(identity, text)) != mine]
+        losers = [at for text, at in questions.items() if query_hash(Query(identity, text)) != mine]
         assert len(losers) == len(questions) - 1
         refused |= dict.fromkeys(losers, "duplicate_id")
     assert reasons == refused

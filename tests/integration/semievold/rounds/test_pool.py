@@ -18,7 +18,7 @@ from semievold.config.daemon import DaemonConfig
 from semievold.round_states import RoundState
 from semievold.rounds.pool import RoundPool
 from semievold.rounds.steps import RoundEngine, RoundPlace, RoundTools
-from semievold.store.pseudo_labels import NewLabel, content_hash
+from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.stores import Stores, open_stores
 from tests.scripted import ListIndex, pseudo_label
 
@@ -91,7 +91,7 @@ def engine(stores: Stores, directory: Path, embedder: Limited, label: Relabeller
 
 
 def fill(stores: Stores, *labels: PseudoLabel) -> None:
-    stores.pseudo_labels.add([NewLabel(label, content_hash(label.query)) for label in labels])
+    stores.pseudo_labels.add([NewLabel(label, query_hash(label.query)) for label in labels])
 
 
 async def test_a_stale_query_that_cannot_be_asked_again_is_named_and_holds_up_nobody(stores: Stores) -> None:

@@ -17,7 +17,7 @@ from semievold.config.daemon import DaemonConfig
 from semievold.errors import FatalError
 from semievold.round_states import RoundState as S
 from semievold.rounds import snapshot
-from semievold.store.pseudo_labels import NewLabel, content_hash
+from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.stores import Stores, open_stores
 from tests.scripted import ListIndex, pseudo_label
 
@@ -65,7 +65,7 @@ def test_a_round_selects_by_the_measure_that_is_configured(tmp_path: Path, by: s
     stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
     try:
         stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
-        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in map(label, POOL)])
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in map(label, POOL)])
         round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
         chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
     finally:
@@ -86,7 +86,7 @@ def test_each_promoted_round_takes_the_next_theta(tmp_path: Path) -> None:
     adapter = {"name": "a1", "path": "/a1", "content_hash": "c0ffee", "parent": None}
     try:
         stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
-        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in map(label, POOL)])
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in map(label, POOL)])
         selected = []
         for promoted in (False, True, True):
             round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
@@ -124,7 +124,7 @@ def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -
         stores.examples.upsert([(example, False) for example in known])
         held_out = Example(Query("h", "how may I reset a password"), "weather")
         stores.examples.upsert([(held_out, True)])
-        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in pool])
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in pool])
         round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
         chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
         stores.rounds.transition(round_.number, S.PLANNED, S.SNAPSHOTTED, members=chosen.members)
@@ -163,7 +163,7 @@ def test_what_a_held_out_example_asks_or_the_task_knows_no_more_is_left_out_by_n
     try:
         kept, old = Example(Query("e", "is 2 even?"), "even"), Example(Query("old", "is 0 even?"), "neither")
         stores.examples.upsert([(kept, False), (old, False), (Example(Query("h", "is 9 even?"), "odd"), True)])
-        stores.pseudo_labels.add([NewLabel(each, content_hash(each.query)) for each in pool])
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in pool])
         round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
         chosen = snapshot.choose(
             stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None, {"stale": "too long"}
@@ -213,12 +213,12 @@ def test_what_arrives_while_the_pool_is_judged_is_new_and_a_truth_takes_the_plac
     stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
 
     def arrive() -> None:
-        stores.pseudo_labels.add([NewLabel(late, content_hash(late.query), "queries", 0, 7)])
+        stores.pseudo_labels.add([NewLabel(late, query_hash(late.query), "queries", 0, 7)])
         stores.examples.upsert([(Example(first.query, "weather"), False)])
 
     try:
         stores.examples.upsert([(Example(Query("e", "what is the weather today"), "weather"), False)])
-        stores.pseudo_labels.add([NewLabel(first, content_hash(first.query), "queries", 0, 3)])
+        stores.pseudo_labels.add([NewLabel(first, query_hash(first.query), "queries", 0, 3)])
         round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
         embedder = Interrupting(arrive)
         chosen = snapshot.choose(stores, ListIndex(), embedder, Task(config.task), config, round_, None)

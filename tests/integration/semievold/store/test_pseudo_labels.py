@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from semievol.types import Example, Message, PseudoLabel, Query
-from semievold.store.pseudo_labels import LabelCounts, NewLabel, PseudoLabelStore, content_hash
+from semievold.store.pseudo_labels import LabelCounts, NewLabel, PseudoLabelStore, query_hash
 from semievold.store.tables import pseudo_labels
 from tests.stream_world import World, pseudo_label
 
@@ -19,7 +19,7 @@ def label(identity: str, **fields: object) -> PseudoLabel:
 
 
 def new(item: PseudoLabel, partition: int, offset: int) -> NewLabel:
-    return NewLabel(item, content_hash(item.query), "t", partition, offset)
+    return NewLabel(item, query_hash(item.query), "t", partition, offset)
 
 
 def add(store: PseudoLabelStore, *labels: PseudoLabel) -> set[str]:
@@ -43,7 +43,7 @@ def test_a_label_comes_back_with_all_that_explains_it(new_world: NewWorld) -> No
     assert stored is not None
     assert stored.label == given
     assert (stored.topic, stored.partition, stored.offset) == ("t", 3, 2**40)
-    assert (stored.revision, stored.published, stored.content_hash) == (1, False, content_hash(query))
+    assert (stored.revision, stored.published, stored.content_hash) == (1, False, query_hash(query))
     assert before <= stored.created_at == stored.updated_at <= time.time()
     assert store.load(["é"]) == [given]
 
@@ -79,13 +79,13 @@ def test_each_query_is_stored_by_exactly_one_of_many_threads(new_world: NewWorld
 
 def test_the_hash_tells_contents_apart_and_nothing_else(new_world: NewWorld) -> None:
     query = Query("a", "x")
-    assert content_hash(query) == content_hash(Query("other", "x", category="c", metadata={"m": 1}))
+    assert query_hash(query) == query_hash(Query("other", "x", category="c", metadata={"m": 1}))
     turns = (Message("user", "x"),)
     others = [Query("a", "y"), Query("a", "x", ("1", "2")), Query("a", "x", ("1", "3")), Query("a", "x", None, turns)]
-    assert len({content_hash(q) for q in [query, *others]}) == 5
+    assert len({query_hash(q) for q in [query, *others]}) == 5
     store = new_world().labels
     add(store, pseudo_label(query))
-    assert store.known(["a", "b"]) == {"a": content_hash(query)}
+    assert store.known(["a", "b"]) == {"a": query_hash(query)}
 
 
 def test_publishing_is_remembered(new_world: NewWorld) -> None:

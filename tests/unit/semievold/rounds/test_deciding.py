@@ -8,7 +8,7 @@ import pytest
 
 from semievol.types import Example, Message, Query
 from semievold.config.daemon import DaemonConfig
-from semievold.rounds.deciding import content_hash, settings_hash
+from semievold.rounds.deciding import example_hash, settings_hash
 
 
 def config(**sections: Any) -> DaemonConfig:
@@ -65,7 +65,7 @@ def test_another_template_or_model_under_the_same_name_changes_the_hash(tmp_path
 def test_an_example_is_the_same_as_long_as_question_and_right_answers_are() -> None:
     example = Example(Query("e", "which?", ("x", "y")), "A", "crm", ("B",))
     same = replace(example, source=None, query=replace(example.query, id="f", category="c", metadata={"k": 1}))
-    assert content_hash(same) == content_hash(example)
+    assert example_hash(same) == example_hash(example)
     for other in (
         replace(example, answer="B"),
         replace(example, alternatives=()),
@@ -73,4 +73,4 @@ def test_an_example_is_the_same_as_long_as_question_and_right_answers_are() -> N
         replace(example, query=replace(example.query, options=("y", "x"))),
         replace(example, query=replace(example.query, messages=(Message("user", "which?"),))),
     ):
-        assert content_hash(other) != content_hash(example)
+        assert example_hash(other) != example_hash(example)
