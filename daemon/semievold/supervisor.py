@@ -46,10 +46,6 @@ class Supervisor:
             self._stopping.set()
 
     @property
-    def stopping(self) -> bool:
-        return self._stopping.is_set()
-
-    @property
     def stop_requested(self) -> asyncio.Event:
         """Set once the stop was asked for; for what is waited for before the tasks run."""
         return self._stopping

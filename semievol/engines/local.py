@@ -47,7 +47,7 @@ def _pass_on(tell: Tell, place: int, future: asyncio.Future[Any]) -> None:
 class LocalGenerator(Generator):
     """Answers prompts with a transformers model in this process; see the module's docstring.
 
-    The model is loaded on first use, or by `start`. `count_tokens` needs the tokenizer alone.
+    The model is loaded on first use, or by `start`.
     """
 
     def __init__(self, config: ModelConfig, *, threads: int | None = None, max_batch: int = 32) -> None:
@@ -64,7 +64,6 @@ class LocalGenerator(Generator):
         self._queue = RequestQueue()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
-        self._prompts_lock = threading.Lock()
         self._prompts: Prompts | None = None
         self._model: Any = None
         self._adapters: ResidentAdapters | None = None
@@ -122,10 +121,6 @@ class LocalGenerator(Generator):
         result: tuple[float, ...] = await self._command(run)
         return result
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt, template included."""
-        return len(self._ensure_prompts().prompt_tokens(messages))
-
     async def load_adapter(self, name: str, path: Path) -> None:
         def run() -> None:
             from semievol.engines.resident_adapters import ResidentAdapters
@@ -174,12 +169,6 @@ class LocalGenerator(Generator):
                 self._thread = threading.Thread(target=self._work, name="local-generator", daemon=True)
                 self._thread.start()
 
-    def _ensure_prompts(self) -> Prompts:
-        with self._prompts_lock:
-            if self._prompts is None:
-                self._prompts = load_prompts(self._config)
-            return self._prompts
-
     # --- the worker thread alone ------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -219,6 +208,11 @@ class LocalGenerator(Generator):
             self._ensure_prompts()
             self._model = load_model(self._config)
         return self._model
+
+    def _ensure_prompts(self) -> Prompts:
+        if self._prompts is None:
+            self._prompts = load_prompts(self._config)
+        return self._prompts
 
     def _activate(self, adapter: str | None) -> None:
         if self._adapters is not None:

@@ -38,8 +38,6 @@ EXPLAINED = 6
 CONFUSED = 12
 STATES = {"promote": "promoted", "reject": "rejected", "inconclusive": "inconclusive"}
 
-Answers = Mapping[str | None, tuple[Outcome, ...]]
-
 
 def report_of(
     run: StoredRun, truth: Mapping[str, str], test_size: int | None = None, right: Judge | None = None

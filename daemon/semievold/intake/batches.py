@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -63,12 +62,10 @@ class IntakeCounters:
     labelled: int = 0
     published: int = 0
     duplicates: int = 0  # redeliveries of queries that are labelled already
-    batches: int = 0
     dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
     in_flight: int = 0  # records read and not finished
     lag: int = 0  # records not committed, as last measured
     pace: Pace = field(default_factory=Pace)
-    last_batch_at: float | None = None  # UTC seconds
     health: Health = field(default_factory=Health)
 
     @property
@@ -150,8 +147,6 @@ class QueryBatches:
             async for some in outcomes:
                 await self._settle(some, stop)
                 done([outcome.asked.record for outcome in some])
-        self.counters.batches += 1
-        self.counters.last_batch_at = time.time()
 
     async def republish(self, older_than_s: float, stop: asyncio.Event) -> None:
         """Publish the predictions that a process stored and then died.

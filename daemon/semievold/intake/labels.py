@@ -54,7 +54,6 @@ class LabelsCounters:
 
     received: int = 0
     added: int = 0  # new or changed examples
-    unchanged: int = 0  # redeliveries
     retracted: int = 0
     indexed: int = 0
     joined_right: int = 0  # labels of queries that were answered as the label says
@@ -202,7 +201,6 @@ class LabelsIntake:
         stored = await self._answer("store", lambda: asyncio.to_thread(self._examples.keep, given, self._rule))
         changed = [item for item in stored if item.change != "same"]
         self.counters.added += len(changed)
-        self.counters.unchanged += len(stored) - len(changed)
         # Also unchanged ones: an earlier attempt may have stored them and not come to the index.
         await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
         await self._join(changed)

@@ -21,7 +21,6 @@ class Alias:
         self._state = state
         self._running: Counter[str | None] = Counter()
         self._ended = asyncio.Condition()
-        self.moves = 0
 
     @property
     def state(self) -> AliasState:
@@ -35,7 +34,6 @@ class Alias:
         """Take over a newer state; running requests stay on the version they were bound to."""
         if state.generation > self._state.generation:
             self._state = state
-            self.moves += 1
 
     def running(self, adapter: str | None) -> int:
         return self._running[adapter]

@@ -69,7 +69,6 @@ class VllmProcess:
         self._environment = {**inherited, **_ENVIRONMENT, **environment}
         self._log_path = log_path
         self._process: asyncio.subprocess.Process | None = None
-        self.restarts = 0
 
     async def start(self) -> None:
         """Start the server without waiting until it answers.
@@ -113,7 +112,6 @@ class VllmProcess:
             if stop.is_set():
                 break
             wait_s, since = min(_LONGEST_WAIT_S, 2 * wait_s), loop.time()
-            self.restarts += 1
             await self.start()
         await self.close()
 

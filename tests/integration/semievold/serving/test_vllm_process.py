@@ -54,7 +54,6 @@ async def test_it_is_started_again_when_it_ends_and_ended_with_its_engine_at_the
     assert allowed == 1
     os.kill(first, signal.SIGKILL)
     await until(lambda: len(starts(log)) == 2)
-    assert server.restarts == 1
     assert not alive(first_child)  # an orphaned engine would hold memory and port
     second, second_child, _ = starts(log)[1]
     stop.set()

@@ -15,6 +15,7 @@ import pytest
 from semievol import adapter_directory
 from semievol.adapter_directory import CONFIG_FILE, WEIGHTS_FILE
 from semievol.config.method import ModelConfig
+from semievol.engines.language_model import load_prompts
 from semievol.engines.local import LocalGenerator
 from semievol.errors import AdapterError, ConfigError, DataError, TransientError
 from semievol.types import Completion, GenerationRequest, Message
@@ -149,8 +150,8 @@ async def test_a_prompt_that_is_too_long_is_refused_and_disturbs_nobody(generato
     assert "263 tokens, the limit is 250" in str(bad)
 
 
-async def test_tokens_are_counted_with_the_template(generator: LocalGenerator) -> None:
-    assert generator.count_tokens((Message("user", "hello"),)) == len("hello") + 3
+def test_the_template_is_part_of_a_prompt(config: ModelConfig) -> None:
+    assert len(load_prompts(config).prompt_tokens((Message("user", "hello"),))) == len("hello") + 3
 
 
 async def test_no_requests_give_no_answers(generator: LocalGenerator) -> None:
@@ -274,14 +275,13 @@ async def test_a_model_that_is_not_there_is_a_configuration_error(tmp_path: Path
     await generator.close()
 
 
-async def test_a_chat_template_of_ones_own_replaces_the_models(config: ModelConfig, tmp_path: Path) -> None:
+def test_a_chat_template_of_ones_own_replaces_the_models(config: ModelConfig, tmp_path: Path) -> None:
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}!")
-    generator = LocalGenerator(config.model_copy(update={"chat_template": template}))
-    assert generator.count_tokens((Message("user", "hello"),)) == len("hello!")
-    missing = LocalGenerator(config.model_copy(update={"chat_template": tmp_path / "none.jinja"}))
+    own = load_prompts(config.model_copy(update={"chat_template": template}))
+    assert len(own.prompt_tokens((Message("user", "hello"),))) == len("hello!")
     with pytest.raises(ConfigError, match=r"model\.chat_template"):
-        missing.count_tokens((Message("user", "hello"),))
+        load_prompts(config.model_copy(update={"chat_template": tmp_path / "none.jinja"}))
 
 
 async def test_interactive_requests_overtake_queued_ones(generator: LocalGenerator) -> None:
