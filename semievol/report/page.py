@@ -12,50 +12,8 @@ from pathlib import Path
 import jinja2
 
 from semievol.durable_files import write_durably
-from semievol.report.data import (
-    Answered,
-    Candidate,
-    CategoryScore,
-    Confusion,
-    Evaluated,
-    Explanation,
-    Headline,
-    PoolPoint,
-    ProgressPoint,
-    ReportData,
-    RoundReport,
-    Score,
-    ShownNeighbour,
-    Swap,
-    SweepPoint,
-    ThetaPoint,
-    VotePoint,
-    headline,
-)
+from semievol.report.data import ReportData, headline
 from semievol.report.figures import figures
-
-__all__ = [
-    "Answered",
-    "Candidate",
-    "CategoryScore",
-    "Confusion",
-    "Evaluated",
-    "Explanation",
-    "Headline",
-    "PoolPoint",
-    "ProgressPoint",
-    "ReportData",
-    "RoundReport",
-    "Score",
-    "ShownNeighbour",
-    "Swap",
-    "SweepPoint",
-    "ThetaPoint",
-    "VotePoint",
-    "headline",
-    "render",
-    "write",
-]
 
 
 def render(data: ReportData) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semievol.errors import TransientError
-from semievol.report.page import Score
+from semievol.report.data import Score
 from semievol.tasks.task import Task
 from semievol.types import Example, Outcome, Query
 from semievold.demo.client import DaemonClient, DemoError

@@ -18,7 +18,7 @@ from rich.table import Table
 from semievol.commands.printing import plain_console
 from semievol.config.file import load_config
 from semievol.report import page as report
-from semievol.report.page import ReportData
+from semievol.report.data import ReportData, headline
 from semievol.tasks.task import Task
 from semievold.config.daemon import DaemonConfig
 from semievold.demo import model as demo_model
@@ -129,7 +129,7 @@ def print_summary(data: ReportData, summary: dict[str, object], console: Console
         f"{summary['client_failures']} failed; {summary['seconds']} s; "
         f"peak memory of all processes {summary['peak_memory_gib']} GiB"
     )
-    head = report.headline(data)
+    head = headline(data)
     if head is not None:
         start = "warm adapter" if head.warm else "base model"
         console.print(f"from the {start} to the last promoted adapter: {100 * head.gain:+.1f} points", style="bold")

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from semievol.config.method import SelectionConfig
-from semievol.report.measures import judge, theta_points, vote_points
-from semievol.report.page import (
+from semievol.report.data import (
     Answered,
     Candidate,
     CategoryScore,
@@ -28,6 +27,7 @@ from semievol.report.page import (
     ShownNeighbour,
     Swap,
 )
+from semievol.report.measures import judge, theta_points, vote_points
 from semievol.training.job import read_snapshot
 from semievol.types import PseudoLabel
 from semievold.api.operations import explain

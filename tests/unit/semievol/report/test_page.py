@@ -9,7 +9,7 @@ import pytest
 from semievol.errors import DataError
 from semievol.report import figures as report_figures
 from semievol.report import label_figures as report_label_figures
-from semievol.report.page import (
+from semievol.report.data import (
     Answered,
     Candidate,
     CategoryScore,
@@ -27,9 +27,8 @@ from semievol.report.page import (
     ThetaPoint,
     VotePoint,
     headline,
-    render,
-    write,
 )
+from semievol.report.page import render, write
 
 HOSTILE = '<script>alert("x")</script>'
 
