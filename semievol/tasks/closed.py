@@ -12,6 +12,7 @@ import string
 from collections.abc import Callable
 
 from semievol.errors import ConfigError, DataError
+from semievol.tasks.form import AnswerForm
 from semievol.tasks.spans import after_last_mark, first_line, fold, unwrapped, without_leading_marks
 from semievol.types import Query
 
@@ -24,12 +25,14 @@ def option_letter(index: int) -> str:
     return string.ascii_uppercase[index]
 
 
-class LabelAnswers:
+class LabelAnswers(AnswerForm):
     """One of the configured labels.
 
     Raises:
         ConfigError: two of the labels cannot be told apart.
     """
+
+    exact = True
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self._labels: dict[str, str] = {}
@@ -65,9 +68,6 @@ class LabelAnswers:
     def choices(self, query: Query) -> tuple[str, ...] | None:
         return tuple(self._labels.values())
 
-    def same(self, one: str, other: str) -> bool:
-        return one == other
-
     def _line(self, text: str, truncated: bool) -> str | None:
         line = first_line(text, truncated=truncated)
         if line is None:
@@ -76,8 +76,10 @@ class LabelAnswers:
         return self._labels.get(fold(unwrapped(line))) if whole is None else whole
 
 
-class OpenLabelAnswers:
+class OpenLabelAnswers(AnswerForm):
     """Any label string on one line; of an open set, so that nothing but emptiness is wrong with one."""
+
+    exact = True
 
     def canonical(self, answer: str, query: Query) -> str:
         text = _collapsed(answer)
@@ -88,23 +90,21 @@ class OpenLabelAnswers:
     def parse(self, text: str, query: Query, truncated: bool) -> str | None:
         return _whole_or_marked(text, lambda part: self._line(part, truncated))
 
-    def choices(self, query: Query) -> tuple[str, ...] | None:
-        return None
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
-
     def _line(self, text: str, truncated: bool) -> str | None:
         line = first_line(text, truncated=truncated)
         return None if line is None else _collapsed(line)
 
 
-class LetterAnswers:
+class LetterAnswers(AnswerForm):
     """The letter of one of the query's options.
 
     Args:
         first: the whole number that stands for A where one is given; None: whole numbers are refused.
     """
+
+    exact = True
+    takes_options = True
+    best_one = "letter of the best one"
 
     def __init__(self, first: int | None = None) -> None:
         self._first = first
@@ -121,6 +121,13 @@ class LetterAnswers:
             raise DataError(f"field 'options': needs 2 to {MAX_OPTIONS} options, found {len(query.options)}")
         if not all(option.strip() for option in query.options):
             raise DataError("field 'options': contains an empty option")
+
+    def turn(self, question: str, query: Query) -> str:
+        options = "\n".join(f"{option_letter(i)}. {text}" for i, text in enumerate(query.options or ()))
+        return f"{question}\n{options}\nAnswer:"
+
+    def listed(self, answer: str, query: Query) -> str:
+        return f"{answer}. {query.options[string.ascii_uppercase.index(answer)]}" if query.options else answer
 
     def canonical(self, answer: str, query: Query) -> str:
         letters = self._letters(query)
@@ -154,9 +161,6 @@ class LetterAnswers:
 
     def choices(self, query: Query) -> tuple[str, ...] | None:
         return tuple(self._letters(query))
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
 
     def _line(self, text: str, query: Query) -> str | None:
         line = text.strip().partition("\n")[0].strip()

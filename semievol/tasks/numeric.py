@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from semievol.errors import DataError
+from semievol.tasks.form import AnswerForm
 from semievol.tasks.spans import ANSWER_MARK, after_last_mark, first_line
 from semievol.types import Query
 
@@ -76,7 +77,7 @@ def _number(match: re.Match[str]) -> Number:
     return Number(value if value else Decimal(0), percent)
 
 
-class NumericAnswers:
+class NumericAnswers(AnswerForm):
     """One number or several; several are the same when each is the same as the one in its place.
 
     Args:
@@ -97,9 +98,6 @@ class NumericAnswers:
         line = first_line(text if tail is None else tail, truncated=truncated)
         found = None if line is None else _answered(line)
         return None if found is None else _written(found)
-
-    def choices(self, query: Query) -> tuple[str, ...] | None:
-        return None
 
     def same(self, one: str, other: str) -> bool:
         first, second = numbers_in(one), numbers_in(other)

@@ -8,12 +8,10 @@ configured closed set, and `parse(completion(canonical(a))) == canonical(a)`.
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Sequence
 
 from semievol.config.method import TaskConfig
 from semievol.errors import DataError
-from semievol.tasks.closed import LetterAnswers, option_letter
 from semievol.tasks.forms import answer_form
 from semievol.tasks.spans import last_found
 from semievol.types import Example, Message, Query
@@ -53,9 +51,8 @@ class Task:
                 f"field 'question': has {chars} characters, more than task.max_question_chars "
                 f"({self.config.max_question_chars}); shorten it or raise the limit"
             )
-        if isinstance(self._form, LetterAnswers):
-            self._form.check(query)
-        elif query.options is not None:
+        self._form.check(query)
+        if query.options is not None and not self._form.takes_options:
             raise DataError(
                 f"field 'options': given, but task.form is {self.config.form}; remove the options or set "
                 "task.form to multiple_choice"
@@ -66,12 +63,12 @@ class Task:
     @property
     def exact(self) -> bool:
         """Answers are the same only when they are spelled the same."""
-        return self.config.form in ("classification", "multiple_choice")
+        return self._form.exact
 
     @property
     def embeds(self) -> bool:
         """Whether answers mean the same is for an embedder to say (see tasks.equality)."""
-        return self.config.form == "free_form"
+        return self._form.embeds
 
     def canonical(self, answer: str, query: Query) -> str:
         """The one spelling under which `answer` is stored, shown and taught.
@@ -141,20 +138,13 @@ class Task:
         self, query: Query, neighbours: Sequence[Example], candidates: Sequence[str]
     ) -> tuple[Message, ...]:
         """Self-justification: the same conversation, its last turn extended by the candidate answers to pick from."""
-        shown = []
-        for candidate in candidates:
-            text = candidate.replace("\n", "\n  ")
-            if self.config.form == "multiple_choice" and query.options:
-                text = f"{candidate}. {query.options[string.ascii_uppercase.index(candidate)]}"
-            shown.append(f"- {text}")
-        kind = "letter of the best one" if self.config.form == "multiple_choice" else "best one"
         ending = "only.\nAnswer:"
         if self.config.answer_template != BARE:
             ending = f"only, written as: {self.completion('...')}"
         *before, last = self.prompt(query, neighbours)
         question = last.content.removesuffix("\nAnswer:")
-        listing = "\n".join(shown)
-        content = f"{question}\n\nCandidate answers:\n{listing}\n\nReply with the {kind} {ending}"
+        listing = "\n".join(f"- {self._form.listed(candidate, query)}" for candidate in candidates)
+        content = f"{question}\n\nCandidate answers:\n{listing}\n\nReply with the {self._form.best_one} {ending}"
         return (*before, Message("user", content))
 
     def choices(self, query: Query) -> tuple[str, ...] | None:
@@ -169,11 +159,8 @@ class Task:
     def _turns(self, query: Query) -> tuple[Message, ...]:
         if query.messages is not None:
             return query.messages
-        content = self.config.template.replace("{question}", query.question)
-        if self.config.form == "multiple_choice":
-            options = "\n".join(f"{option_letter(i)}. {text}" for i, text in enumerate(query.options or ()))
-            content = f"{content}\n{options}\nAnswer:"
-        return (Message("user", content),)
+        question = self.config.template.replace("{question}", query.question)
+        return (Message("user", self._form.turn(question, query)),)
 
 
 def _without_system(turns: Sequence[Message]) -> list[Message]:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from semievol.errors import DataError
+from semievol.tasks.form import AnswerForm
 from semievol.tasks.spans import after_last_mark, first_line, without_leading_marks
 from semievol.types import Query
 
@@ -65,7 +66,7 @@ def _overlap(one: list[str], other: list[str]) -> float:
     return 2 * common / (len(one) + len(other)) if common else 0.0
 
 
-class ShortAnswers:
+class ShortAnswers(AnswerForm):
     """A few words on one line, those behind the last `Answer:` where there is one."""
 
     def canonical(self, answer: str, query: Query) -> str:
@@ -78,15 +79,14 @@ class ShortAnswers:
         line = first_line(_behind_mark(text), truncated=truncated)
         return " ".join(line.split()) or None if line is not None else None
 
-    def choices(self, query: Query) -> tuple[str, ...] | None:
-        return None
-
     def same(self, one: str, other: str) -> bool:
         return one == other or normalised(one) == normalised(other)
 
 
-class FreeFormAnswers:
+class FreeFormAnswers(AnswerForm):
     """The whole text, of any number of lines; one that was cut at the token limit is no answer."""
+
+    embeds = True
 
     def canonical(self, answer: str, query: Query) -> str:
         text = self.parse(answer, query, truncated=False)
@@ -98,13 +98,6 @@ class FreeFormAnswers:
         if truncated:
             return None
         return without_leading_marks(text.replace("\r\n", "\n").strip()).strip() or None
-
-    def choices(self, query: Query) -> tuple[str, ...] | None:
-        return None
-
-    def same(self, one: str, other: str) -> bool:
-        """Spelled the same; what else means the same is for tasks.equality to say."""
-        return one == other
 
 
 def _behind_mark(text: str) -> str:
