@@ -39,10 +39,12 @@ class GenerationConfig(Section):
     api_key: str | None = Field(default=None, repr=False)
     """vllm and openai: the servers' --api-key, the endpoint's key; set it by environment."""
     concurrency: int = Field(default=32, gt=0)
-    """vllm and openai: labelling requests at a time on one replica or at the endpoint; what clients ask is not held
-    back by it."""
+    """vllm and openai: most labelling requests at a time on one replica or at the endpoint. It begins with 4 and finds
+    by itself how many a server manages; what clients ask is not held back by it."""
     timeout_s: float = Field(default=120.0, gt=0)
-    """vllm and openai: what one request gets for all its attempts together, seconds."""
+    """vllm and openai: seconds that a server gets for one request, from when it is sent. After that it gets fewer at a
+    time and, while it answers a health check, as long again; then the answer is late. A server that answers no health
+    check gets nothing, and another one its requests. So long may all servers be away, too, before a call fails."""
 
     @field_validator("replicas")
     @classmethod
