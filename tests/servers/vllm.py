@@ -129,6 +129,16 @@ class VllmServer:
         """SIGKILL for server and engine at once."""
         self._end(signal.SIGKILL, 5.0)
 
+    def freeze(self) -> None:
+        """SIGSTOP for server and engine: connections are taken by the kernel, and nothing is said."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def restart(self) -> None:
         """Start again on the same port, without waiting; none of the adapters is loaded any more."""
         self.kill()

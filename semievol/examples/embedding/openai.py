@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from semievol.errors import ConfigError, TransientError
+from semievol.errors import ConfigError, DataError, TransientError
 from semievol.examples.embedding.unit import unit_rows
 from semievol.protocols import Vectors
+
+_PATIENCE_S = 20.0
+_FIRST_WAIT_S = 0.25
+_LONGEST_WAIT_S = 5.0
+
+
+class _BusyError(TransientError):
+    """Late, or too much to do; the endpoint may have said how long to wait, in seconds."""
+
+    def __init__(self, text: str, wait_s: float) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
 
 
 class OpenAIEmbedder:
@@ -37,7 +50,7 @@ class OpenAIEmbedder:
             base_url=base_url.rstrip("/") + "/", headers=headers, timeout=30.0, transport=transport
         )
         self._model = model
-        self._batch_size = batch_size
+        self._batch_size = self._at_once = batch_size
         self._name = f"openai:{model}@{base_url.rstrip('/')}"
         self._dimensions = int(self._request(["dimensions"]).shape[1])
 
@@ -52,8 +65,12 @@ class OpenAIEmbedder:
     def embed(self, texts: Sequence[str]) -> Vectors:
         if not texts:
             return np.zeros((0, self._dimensions), dtype=np.float32)
-        starts = range(0, len(texts), self._batch_size)
-        vectors = np.concatenate([self._request(list(texts[start : start + self._batch_size])) for start in starts])
+        parts: list[Vectors] = []
+        rest = list(texts)
+        while rest:
+            parts.append(self._next(rest))
+            rest = rest[len(parts[-1]) :]
+        vectors = np.concatenate(parts)
         if vectors.shape[1] != self._dimensions:
             raise ConfigError(
                 f"embedding.base_url: the endpoint changed from {self._dimensions} to {vectors.shape[1]} dimensions; "
@@ -61,16 +78,46 @@ class OpenAIEmbedder:
             )
         return vectors
 
+    def _next(self, rest: list[str]) -> Vectors:
+        """The vectors of the first texts: as many as the endpoint manages at a time, and asked again while it is busy.
+
+        Half as many after it was late or had too much to do, one more after each answer.
+        """
+        deadline, wait_s = time.monotonic() + _PATIENCE_S, _FIRST_WAIT_S
+        while True:
+            try:
+                vectors = self._request(rest[: self._at_once])
+            except _BusyError as busy:
+                self._at_once = max(1, self._at_once // 2)
+                pause_s = max(busy.wait_s, wait_s)
+                if time.monotonic() + pause_s >= deadline:
+                    raise
+                time.sleep(pause_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+            else:
+                self._at_once = min(self._batch_size, self._at_once + 1)
+                return vectors
+
     def _request(self, texts: list[str]) -> Vectors:
         import httpx
+
+        from semievol.engines.vllm_client import asked_wait_s
 
         try:
             response = self._client.post("embeddings", json={"model": self._model, "input": texts})
         except httpx.LocalProtocolError as error:  # its text may hold the header with the key
             raise ConfigError(f"embedding endpoint {self._client.base_url}: {type(error).__name__}") from None
+        except UnicodeEncodeError:
+            raise DataError("a text holds half of a surrogate pair, which no encoding takes") from None
+        except httpx.TimeoutException as error:
+            raise _BusyError(f"embedding endpoint {self._client.base_url}: {error!r}", 0.0) from error
         except httpx.HTTPError as error:
             raise TransientError(f"embedding endpoint {self._client.base_url}: {error!r}") from error
-        if response.status_code >= 500 or response.status_code in (408, 429):
+        if response.status_code in (429, 503):
+            raise _BusyError(
+                f"embedding endpoint {self._client.base_url}: HTTP {response.status_code}", asked_wait_s(response)
+            )
+        if response.status_code >= 500 or response.status_code == 408:
             raise TransientError(f"embedding endpoint {self._client.base_url}: HTTP {response.status_code}")
         if response.status_code >= 400:
             raise ConfigError(

@@ -8,6 +8,8 @@ import numpy as np
 
 from semievol.protocols import Embedder, Vectors
 
+REMEMBERED_AT_ONCE = 256
+
 
 class RememberedVectors:
     """An Embedder that embeds each text once: the rounds of a run ask for the same queries again and again."""
@@ -26,7 +28,9 @@ class RememberedVectors:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        self._vectors.update(zip(new, self._embedder.embed(new), strict=True))
+        for start in range(0, len(new), REMEMBERED_AT_ONCE):  # what came stays when a later part does not
+            part = new[start : start + REMEMBERED_AT_ONCE]
+            self._vectors.update(zip(part, self._embedder.embed(part), strict=True))
         if not texts:
             return np.zeros((0, self.dimensions), dtype=np.float32)
         return np.stack([self._vectors[text] for text in texts])

@@ -71,3 +71,32 @@ async def test_a_call_waits_for_the_only_replica_to_come_back(vllm_server: VllmS
         ((answer,),) = await world.generator.generate([request])
         assert answer.adapter == serving.name
         assert serving.name in vllm_server.models()
+
+
+async def test_a_replica_that_is_stopped_is_told_from_a_slow_one_and_its_requests_go_to_the_other(
+    vllm_pair: list[VllmServer], tmp_path: Path
+) -> None:
+    stopped = vllm_pair[0]
+    serving = await held(stopped.model, tmp_path / "adapters", 1)
+    async with replica_world(vllm_pair, tmp_path / "adapters", patience_s=START_S) as world:
+        await world.replicas.keep(serving, None)
+        stop = asyncio.Event()
+        texts: list[list[str]] = [[] for _ in range(CLIENTS)]
+        clients = [
+            asyncio.create_task(client(world, serving.name, number, texts[number], stop)) for number in range(CLIENTS)
+        ]
+        await world.wait_until(lambda: sum(map(len, texts)) > 4 * CLIENTS and world.view(stopped).running > 1)
+        stopped.freeze()
+        try:
+            before = [len(each) for each in texts]
+            # Far below the patience for a slow server, which is minutes.
+            await world.wait_until(
+                lambda: all(len(each) > old + 2 for each, old in zip(texts, before, strict=True)), RECOVERY_S + 15.0
+            )
+            assert world.view(stopped).state == "down"
+        finally:
+            stopped.thaw()
+        await world.wait_until(lambda: world.view(stopped).running > 0, RECOVERY_S)
+        stop.set()
+        await asyncio.gather(*clients)
+    assert [len(set(answers)) for answers in texts] == [1] * CLIENTS

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from semievol.config.method import EmbeddingConfig
 from semievol.errors import ConfigError, TransientError
+from semievol.examples.embedding import openai, remembered
 from semievol.examples.embedding.openai import OpenAIEmbedder
 
 
@@ -77,3 +78,42 @@ def test_an_endpoint_that_changes_its_width_is_refused() -> None:
     embedder = endpoint(lambda texts: embeddings([[1.0] * next(widths)] * len(texts)))
     with pytest.raises(ConfigError, match="changed from 2 to 3 dimensions"):
         embedder.embed(["a"])
+
+
+def test_an_endpoint_with_too_much_to_do_gets_less_at_a_time_and_nothing_is_embedded_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(openai.time, "sleep", waits.append)
+    asked: list[list[str]] = []
+
+    def answer(texts: list[str]) -> httpx.Response:
+        asked.append(texts)
+        if len(texts) > 1:
+            return httpx.Response(429, headers={"Retry-After": "3"})
+        return embeddings([[1.0, 0.0]])
+
+    embedder = endpoint(answer)
+    assert embedder.embed(["a", "b", "c"]).shape == (3, 2)
+    assert waits[0] == 3.0
+    answered = [texts[0] for texts in asked[1:] if len(texts) == 1]
+    assert answered == ["a", "b", "c"]
+
+
+def test_vectors_that_came_before_an_endpoint_left_are_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "REMEMBERED_AT_ONCE", 2)
+    away = [True]
+    asked: list[str] = []
+
+    def answer(texts: list[str]) -> httpx.Response:
+        if "c" in texts and away:
+            away.pop()
+            return httpx.Response(502)
+        asked.extend(texts)
+        return embeddings([[1.0, 0.0]] * len(texts))
+
+    vectors = remembered.RememberedVectors(endpoint(answer))
+    with pytest.raises(TransientError):
+        vectors.embed(["a", "b", "c", "d"])
+    assert vectors.embed(["a", "b", "c", "d"]).shape == (4, 2)
+    assert asked == ["dimensions", "a", "b", "c", "d"]
