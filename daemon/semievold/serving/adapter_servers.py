@@ -12,9 +12,15 @@ from pathlib import Path
 from typing import Protocol
 
 from semievol.errors import AdapterError
-from semievol.protocols import Generator
-from semievol.types import Completion
-from semievold.serving.attestation import FingerprintEntry, Proof, attest
+from semievol.protocols import Generator, completions
+from semievol.types import Completion, Refused, Reply
+from semievold.serving.attestation import (
+    FingerprintEntry,
+    Proof,
+    answered_by_all,
+    attest,
+    none_answered,
+)
 
 log = logging.getLogger(__name__)
 
@@ -105,13 +111,24 @@ class LocalServers:
         await self._generator.load_adapter(adapter.name, adapter.path)
 
     async def prove(self, adapter: HeldAdapter) -> Proof:
-        async def ask(name: str | None) -> list[Completion]:
-            requests = [entry.request(name) for entry in adapter.fingerprint]
-            return [answers[0] for answers in await self._generator.generate(requests)]
+        refusals: list[str] = []
+
+        async def ask(name: str | None) -> dict[int, Completion]:
+            replies: dict[int, Reply] = {}
+            await self._generator.answer([entry.request(name) for entry in adapter.fingerprint], replies.__setitem__)
+            for place, reply in replies.items():
+                if isinstance(reply, Refused):
+                    log.warning("adapter %s: fingerprint prompt %d is left out: %s", adapter.name, place, reply.reason)
+                    refusals.append(reply.reason)
+            return {p: completions(each)[0] for p, each in replies.items() if not isinstance(each, Refused)}
 
         candidate, base = await ask(adapter.name), await ask(None)
         incumbent = await ask(self._serving) if self._serving not in (None, adapter.name) else None
-        attestation = attest(adapter.fingerprint, candidate, base, incumbent, self._dtype)
+        expected, answers = answered_by_all(adapter.fingerprint, candidate, base, incumbent)
+        if refusals and not expected:
+            attestation = none_answered(refusals[0])
+        else:
+            attestation = attest(expected, answers[0] or [], answers[1] or [], answers[2], self._dtype)
         return Proof(attestation.passed, attestation.reason, {self.NAME: attestation})
 
     async def unload(self, name: str) -> None:

@@ -156,6 +156,28 @@ def attest(
     return verdict(True, "served weights answer as the trained ones")
 
 
+def answered_by_all(
+    expected: Sequence[FingerprintEntry], *answers: Mapping[int, Completion] | None
+) -> tuple[list[FingerprintEntry], list[list[Completion] | None]]:
+    """The entries that everybody answered, and the answers to them; None stays None.
+
+    A prompt that an engine refuses (too long for it, against its chat template) proves nothing, and disproves nothing.
+
+    Args:
+        expected: the fingerprint.
+        answers: of each who was asked, by the place of the entry; None: it was not asked.
+    """
+    given = [each for each in answers if each is not None]
+    places = [place for place in range(len(expected)) if all(place in each for each in given)]
+    kept = [None if each is None else [each[place] for place in places] for each in answers]
+    return [expected[place] for place in places], kept
+
+
+def none_answered(refusal: str) -> Attestation:
+    """Every prompt of the fingerprint is refused."""
+    return Attestation(False, f"every prompt of its fingerprint is refused: {refusal}")
+
+
 def distance(one: Sequence[Completion], other: Sequence[Completion]) -> float:
     """How differently two sets of answers of one replica read, nats per token; infinite where tokens differ."""
     total, count = 0.0, 0

@@ -17,7 +17,7 @@ from semievol.engines.vllm_client import VllmClient
 from semievol.errors import AdapterError, DataError
 from semievol.types import Completion, GenerationRequest, Message
 from semievold.serving.adapter_servers import HeldAdapter
-from semievold.serving.attestation import Attestation, attest
+from semievold.serving.attestation import Attestation, answered_by_all, attest, none_answered
 from semievold.serving.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -143,10 +143,20 @@ class ReplicaReconciler:
         return True
 
     async def _ask_fingerprint(self, replica: Replica, adapter: HeldAdapter, incumbent: str | None) -> Attestation:
-        async def ask(name: str | None) -> list[Completion]:
+        refusals: list[str] = []
+
+        async def ask(name: str | None) -> dict[int, Completion]:
+            async def one(place: int, request: GenerationRequest) -> tuple[int, list[Completion]]:
+                try:
+                    return place, await self._client.complete(replica.address, request, self._longest_s)
+                except DataError as refused:
+                    log.warning("adapter %s: fingerprint prompt %d is left out: %s", adapter.name, place, refused)
+                    refusals.append(str(refused))
+                    return place, []
+
             requests = [entry.request(name) for entry in adapter.fingerprint]
-            answers = (self._client.complete(replica.address, request, self._longest_s) for request in requests)
-            return [samples[0] for samples in await asyncio.gather(*answers)]
+            answers = await asyncio.gather(*(one(place, request) for place, request in enumerate(requests)))
+            return {place: samples[0] for place, samples in answers if samples}
 
         # vLLM's CPU build answers wrongly under the base model's name while adapters' requests share its batch: it is
         # asked alone, on one replica at a time, so that the others go on serving.
@@ -154,7 +164,10 @@ class ReplicaReconciler:
             base = await ask(None)
         candidate = await ask(adapter.name)
         other = None if incumbent is None else await ask(incumbent)
-        return attest(adapter.fingerprint, candidate, base, other, self._dtype)
+        expected, answers = answered_by_all(adapter.fingerprint, candidate, base, other)
+        if refusals and not expected:
+            return none_answered(refusals[0])
+        return attest(expected, answers[0] or [], answers[1] or [], answers[2], self._dtype)
 
     async def _unload_unwanted(self, replica: Replica, wanted: frozenset[str]) -> None:
         """Only this workload's versions, and only when no request of this process runs on them."""

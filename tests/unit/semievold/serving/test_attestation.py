@@ -9,6 +9,7 @@ from semievold.serving.attestation import (
     Answer,
     Attestation,
     FingerprintEntry,
+    answered_by_all,
     attest,
     deviation,
     tolerance,
@@ -123,3 +124,12 @@ def test_a_fingerprint_without_the_base_models_answers_is_judged_by_precision_al
     result = attest(old, answers(TRAINED, 0.09), answers(BASE), None, "bfloat16")
     assert result.passed
     assert result.noise is None
+
+
+def test_a_prompt_that_is_refused_is_left_out_for_everybody_and_the_others_prove() -> None:
+    candidate, base = (dict(enumerate(answers(given))) for given in (TRAINED, BASE))
+    del base[0]
+    expected, kept = answered_by_all(entries(), candidate, base, None)
+    assert expected == entries()[1:]
+    assert kept == [answers(TRAINED)[1:], answers(BASE)[1:], None]
+    assert attest(expected, kept[0] or [], kept[1] or [], None, "bfloat16").passed
