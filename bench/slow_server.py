@@ -139,9 +139,10 @@ async def measure(servers: Sequence[vllm.VllmServer], directory: Path, options: 
     await bare.speed(urls, 4, 5.0)  # the first requests after a start wait for compilation
     full, at_full = await bare.best(urls, options.probe_seconds)
     full_one, _ = await bare.best(urls[:1], options.probe_seconds)
+    alone = await bare.speed(urls[:1], 1, options.probe_seconds)
 
     braked = full / options.brake / len(proxies)
-    delay_s = options.brake * at_full * len(proxies) / full / 2
+    delay_s = (options.brake - 1) / alone  # a server so many times slower takes so much longer also for one request
     for proxy in proxies:
         proxy.brake(braked, delay_s)
     print(

@@ -21,6 +21,8 @@ FIRST = 4
 _LEAST_SPAN = 2
 _STEPS_A_ROUND = 4
 """While all is well the limit grows by a quarter in the time in which every place is filled anew."""
+_RISING = 1.15
+"""As long as a round brings so many times the rate of the one before, the limit may double in that time."""
 _DIMINISHED = 0.8
 """A rate below this share of the best one is no accident: a round has at least as many answers as there are places."""
 _HELD_ROUNDS = 6
@@ -45,10 +47,12 @@ class Limit:
         self._paused_until = -math.inf
         self._answers = 0  # since the last step up
         self._held = 0  # answers during which there is no step up
+        self._rising = True  # more places have brought more so far
         self._best = 0.0  # rate, and the places at which it was
         self._best_places = 0
         self._round = 0
         self._round_places = 0
+        self._passed_over = 0  # answers that say nothing about the present places
         self._round_began: float | None = None
 
     @property
@@ -73,7 +77,8 @@ class Limit:
         self._measure()
         self._held = max(0, self._held - 1)
         self._answers += 1
-        if self._held == 0 and self._answers >= max(_LEAST_SPAN, self.places // _STEPS_A_ROUND):
+        span = 1 if self._rising else max(_LEAST_SPAN, self.places // _STEPS_A_ROUND)
+        if self._held == 0 and self._answers >= span:
             self._answers = 0
             self.places = min(self.most, self.places + 1)
 
@@ -88,14 +93,15 @@ class Limit:
             return
         self._cut_at = now
         self.places = max(1, self.places // 2)
-        self._start_over()
+        self._start_over(rising=False)
 
     def restart(self) -> None:
         """The server was away, and is as if nothing were known of it."""
         self.places = min(self.places, FIRST)
-        self._start_over()
+        self._start_over(rising=True)
 
-    def _start_over(self) -> None:
+    def _start_over(self, *, rising: bool) -> None:
+        self._rising = rising
         self._answers, self._held, self._best, self._best_places = 0, 0, 0.0, 0
         self._round, self._round_began = 0, None
 
@@ -105,16 +111,20 @@ class Limit:
         Where it fell with no more places than these, it is the server that became slower.
         """
         now = self._clock()
-        if self._round_began is not None:
+        if self._passed_over > 0:
+            self._passed_over -= 1
+        elif self._round_began is not None:
             self._round += 1
-            if self._round < max(2 * _STEPS_A_ROUND, self.places) or now <= self._round_began:
+            if self._round < max(2 * _STEPS_A_ROUND, self._round_places) or now <= self._round_began:
                 return
             rate = self._round / (now - self._round_began)
+            self._rising = rate >= _RISING * self._best
             if rate >= self._best or self._round_places <= self._best_places:
                 self._best, self._best_places = rate, self._round_places
             elif rate < _DIMINISHED * self._best:
                 self.places = self._best_places
                 self._held = _HELD_ROUNDS * self.places
+                self._passed_over = self.running  # they were sent when there were more
         self._round, self._round_began, self._round_places = 0, now, self.places
 
 
