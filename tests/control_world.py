@@ -20,10 +20,11 @@ from semievol import adapter_directory
 from semievol.adapter_directory import CONFIG_FILE, WEIGHTS_FILE
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.labelling.collaboration import CollaborativeLabeller
+from semievol.protocols import Tell
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.training.job import read_snapshot
-from semievol.types import Completion, Example, GenerationRequest, Message, Query
+from semievol.types import Example, GenerationRequest, Message, Query
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import MAIN_PATH, RoundKind, RoundState
 from semievold.rounds.control import Control
@@ -119,9 +120,9 @@ class Engine(ScriptedGenerator):
         weights = self._weights[request.adapter]
         return [(weights.answer(request.messages[-1].content), weights.entropy)] * request.samples
 
-    async def generate(self, requests: Any) -> list[list[Completion]]:
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
         await self.before_answer()
-        return await super().generate(requests)
+        await super().answer(requests, tell)
 
     async def load_adapter(self, name: str, path: Path) -> None:
         await self.before_load()
@@ -402,7 +403,7 @@ class ControlWorld:
         planned, rounds = await self.plan(), self.here.stores.rounds
         before, self.trainer.right = self.trainer.right, right
         prompts = [[Message("user", example(number).query.question)] for number in (1, 2)]
-        made = self.trainer.publish(self.place.training(planned), f"w-{planned.label}", planned.number, prompts, {})
+        made = self.trainer.publish(self.place.training(planned), f"w-{planned.name}", planned.number, prompts, {})
         self.trainer.right = before
         for current, following in pairwise(MAIN_PATH[: MAIN_PATH.index(RoundState.TRAINING) + 1]):
             rounds.transition(planned.number, current, following)

@@ -58,7 +58,7 @@ async def test_the_warm_round_waits_until_no_label_is_on_its_way(open_world: Ope
     world.teach()
     world.here.start()
     await world.passes(10)
-    assert world.here.control.waiting_for == "labels are still arriving (1 not read yet)"
+    assert world.here.control.waiting_for == "labels are still arriving (1 labels not read yet)"
     world.labels_lag = 0
     world.teach([10])
     begun = world.loop.time()
