@@ -35,7 +35,9 @@ class SlowServer:
     most_running: int = 0
     signs: int = 0
     url: str = ""
-    _free: asyncio.Condition = field(default_factory=asyncio.Condition)
+    asked_again: list[str] = field(default_factory=list)
+    """What had been answered when it was asked once more."""
+    _line: deque[asyncio.Future[None]] = field(default_factory=deque)
     _working: int = 0
     _runner: web.AppRunner | None = None
 
@@ -54,11 +56,6 @@ class SlowServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-
-    @property
-    def asked_again(self) -> list[str]:
-        """What was answered and asked once more."""
-        return [key for key, times in self.asked.items() if self.answered[key] and times > 1]
 
     async def _sign(self, _: web.Request) -> web.Response:
         await self._going()
@@ -83,6 +80,8 @@ class SlowServer:
             status, headers = self.refusals.popleft()
             return web.json_response({"error": {"message": "not now"}}, status=status, headers=headers)
         self.asked[key] += 1
+        if self.answered[key]:
+            self.asked_again.append(key)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -98,16 +97,36 @@ class SlowServer:
                 return web.Response(text=text, content_type="application/json")
         return web.json_response(completion(self.text, body.get("n", 1)))
 
+    def release(self, places: int) -> None:
+        """From now on it works on so many at a time."""
+        self.places = places
+        self._begin_more()
+
     async def _work(self, question: str) -> None:
-        async with self._free:
-            await self._free.wait_for(lambda: self._working < self.places)
-            self._working += 1
+        begin = asyncio.get_running_loop().create_future()
+        self._line.append(begin)
+        self._begin_more()
+        try:
+            await begin
+        except asyncio.CancelledError:
+            if begin.done() and not begin.cancelled():
+                self._end()
+            raise
         try:
             await asyncio.sleep(self.seconds + sum(s for part, s in self.delays.items() if part in question))
         finally:
-            async with self._free:
-                self._working -= 1
-                self._free.notify()
+            self._end()
+
+    def _begin_more(self) -> None:
+        while self._line and self._working < self.places:
+            begin = self._line.popleft()
+            if not begin.done():
+                self._working += 1
+                begin.set_result(None)
+
+    def _end(self) -> None:
+        self._working -= 1
+        self._begin_more()
 
 
 def completion(text: Any, samples: int = 1, **choice: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 FIRST = 4
 """What a server gets before anything is known of it."""
@@ -27,6 +27,13 @@ _DIMINISHED = 0.8
 """A rate below this share of the best one is no accident: a round has at least as many answers as there are places."""
 _HELD_ROUNDS = 6
 _LOOK_S = 0.25
+
+
+class Sent(NamedTuple):
+    """When a request was sent, and how many the server then had, itself included."""
+
+    at: float
+    beside: int
 
 
 class Limit:
@@ -50,31 +57,32 @@ class Limit:
         self._rising = True  # more places have brought more so far
         self._best = 0.0  # rate, and the places at which it was
         self._best_places = 0
-        self._round = 0
+        self._round = 0  # answers of this round; the seconds that they took; with how many each was sent
+        self._took_s = 0.0
+        self._beside = 0
         self._round_places = 0
         self._passed_over = 0  # answers that say nothing about the present places
-        self._round_began: float | None = None
 
     @property
     def free(self) -> bool:
         """Whether a request may be sent now."""
         return self.running < self.places and self._clock() >= self._paused_until
 
-    def begin(self) -> float:
-        """A request is sent; when, for the calls that say what became of it."""
+    def begin(self) -> Sent:
+        """A request is sent; what the calls that say what became of it are told."""
         self.running += 1
-        return self._clock()
+        return Sent(self._clock(), self.running)
 
     def end(self) -> None:
         """It is not with the server any more, however it ended."""
         self.running -= 1
 
-    def answered(self) -> None:
+    def answered(self, sent: Sent) -> None:
         """A request that is still counted was answered."""
         if self.running < self.places:  # there was nothing more to send: this says nothing about more places
-            self._round, self._round_began = 0, None
+            self._begin_round()
             return
-        self._measure()
+        self._measure(sent)
         self._held = max(0, self._held - 1)
         self._answers += 1
         span = 1 if self._rising else max(_LEAST_SPAN, self.places // _STEPS_A_ROUND)
@@ -82,14 +90,14 @@ class Limit:
             self._answers = 0
             self.places = min(self.most, self.places + 1)
 
-    def overloaded(self, began_at: float, wait_s: float = 0.0) -> None:
-        """The server refused for its load, or was late with a request that was sent at `began_at`.
+    def overloaded(self, sent: Sent, wait_s: float = 0.0) -> None:
+        """The server refused for its load, or was late with a request.
 
         Those that were sent before the last cut say nothing new. `wait_s`: nothing is sent for so long.
         """
         now = self._clock()
         self._paused_until = max(self._paused_until, now + wait_s)
-        if began_at < self._cut_at:
+        if sent.at < self._cut_at:
             return
         self._cut_at = now
         self.places = max(1, self.places // 2)
@@ -103,29 +111,36 @@ class Limit:
     def _start_over(self, *, rising: bool) -> None:
         self._rising = rising
         self._answers, self._held, self._best, self._best_places = 0, 0, 0.0, 0
-        self._round, self._round_began = 0, None
+        self._begin_round()
 
-    def _measure(self) -> None:
+    def _begin_round(self) -> None:
+        self._round, self._took_s, self._beside, self._round_places = 0, 0.0, 0, self.places
+
+    def _measure(self, sent: Sent) -> None:
         """At the end of a round, the rate beside the best one: where it fell, back to the places that it had there.
 
         Where it fell with no more places than these, it is the server that became slower.
         """
-        now = self._clock()
         if self._passed_over > 0:
             self._passed_over -= 1
-        elif self._round_began is not None:
-            self._round += 1
-            if self._round < max(2 * _STEPS_A_ROUND, self._round_places) or now <= self._round_began:
-                return
-            rate = self._round / (now - self._round_began)
+            return
+        self._round += 1
+        self._took_s += self._clock() - sent.at
+        self._beside += sent.beside
+        if self._round < max(2 * _STEPS_A_ROUND, self._round_places) or self._took_s <= 0.0:
+            return
+        # Little's law: answers a second are those that a server has at a time by the seconds that each takes. Counted
+        # by the clock alone, answers that come in bursts, as of a batch, would make a few of them look like many.
+        rate = self._beside / self._took_s
+        if self._best > 0:
             self._rising = rate >= _RISING * self._best
-            if rate >= self._best or self._round_places <= self._best_places:
-                self._best, self._best_places = rate, self._round_places
-            elif rate < _DIMINISHED * self._best:
-                self.places = self._best_places
-                self._held = _HELD_ROUNDS * self.places
-                self._passed_over = self.running  # they were sent when there were more
-        self._round, self._round_began, self._round_places = 0, now, self.places
+        if rate >= self._best or self._round_places <= self._best_places:
+            self._best, self._best_places = rate, self._round_places
+        elif rate < _DIMINISHED * self._best:
+            self.places = self._best_places
+            self._held = _HELD_ROUNDS * self.places
+            self._passed_over = self.running  # they were sent when there were more
+        self._begin_round()
 
 
 class Named(Protocol):
@@ -145,13 +160,13 @@ class Turn:
 
     def __init__(self, limit: Limit) -> None:
         self._limit = limit
-        self._began_at = limit.begin()
+        self._sent = limit.begin()
 
     def answered(self) -> None:
-        self._limit.answered()
+        self._limit.answered(self._sent)
 
     def overloaded(self, wait_s: float = 0.0) -> None:
-        self._limit.overloaded(self._began_at, wait_s)
+        self._limit.overloaded(self._sent, wait_s)
 
 
 class Line:

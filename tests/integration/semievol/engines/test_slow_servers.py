@@ -101,12 +101,14 @@ async def test_a_server_gets_few_requests_at_first_and_more_while_all_is_well(
     start: Start, kind: Callable[..., Generator]
 ) -> None:
     server = await start(seconds=0.02)
-    first = [FIRST]
+    at_first: list[int] = []
     generator = kind(server, concurrency=12)
-    asyncio.get_running_loop().call_later(0.01, lambda: first.append(server.most_running))
-    await replies(generator, ask(*(f"q{number}" for number in range(200))))
-    assert max(first) == FIRST
-    assert server.most_running == 12
+    await generator.answer(
+        ask(*(f"q{number}" for number in range(200))), lambda place, reply: at_first.append(server.most_running)
+    )
+    await generator.close()
+    assert at_first[0] == FIRST
+    assert FIRST < server.most_running <= 12
 
 
 @pytest.mark.parametrize("kind", KINDS)
