@@ -163,7 +163,8 @@ class VllmGenerator(Generator):
             tried.avoid.add(server.name)
             if turn:
                 turn.overloaded(overloaded.wait_s)
-            await self._check(server)
+            if await self._signs.silence(server.name, server) is not None:  # a dead engine says 503, too
+                self._failed(server, tried, overloaded)
             raise
         except OddAnswerError:
             tried.odd += 1
