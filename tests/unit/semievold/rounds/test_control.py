@@ -188,6 +188,24 @@ async def test_a_step_overtaken_by_somebody_elses_move_is_dropped_and_the_loop_g
     assert world.here.control.last_error is None
 
 
+async def test_a_serving_version_that_was_mended_is_loaded_by_the_next_look(open_world: OpenWorld) -> None:
+    world = open_world()
+    await world.here.lead()
+    name = await world.version()
+    weights = world.place.adapters / name / "adapter_model.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(b"")
+    world.here.stores.alias.move(name)
+    world.here.start()
+    await world.until(lambda: world.here.control.leads)
+    await world.passes(2)
+    assert world.here.fleet.defect is not None
+    weights.write_bytes(sound)
+    await world.passes(1)
+    assert world.here.fleet.defect is None
+    assert await world.here.generator.loaded_adapters() == {name}
+
+
 async def test_an_error_that_nobody_expected_ends_the_role(open_world: OpenWorld) -> None:
     world = open_world()
     world.teach()

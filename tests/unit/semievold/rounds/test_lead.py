@@ -83,6 +83,53 @@ async def test_a_request_of_a_former_leader_stays_for_the_next_one(open_world: O
     assert world.stores.alias.get().adapter is None
 
 
+async def test_a_leader_that_learns_from_a_write_that_it_lost_its_lease_stops_at_once(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    world.trainer.before = brake = Brake()
+    former = world.process(exclusive=False)
+    former.start()
+    await brake.reached.wait()
+    world.stores.leases.acquire("another", 3600.0, seize=True)
+    world.request("cancel_round", round=99)
+    await world.until(lambda: world.trainer.stopped == 1)
+    assert former.lease.term == 1  # before the lease was to be renewed
+    assert world.stores.requests.pending() != []
+
+
+async def test_a_process_does_not_lead_any_more_while_it_is_still_busy_with_a_request(open_world: OpenWorld) -> None:
+    world = open_world()
+    await world.here.lead()
+    for right in (7, 10):
+        world.here.stores.alias.move(await world.version(right=right))
+    await world.here.stop()
+    former = world.process(exclusive=False)
+    former.start()
+    await world.until(lambda: former.control.leads)
+    former.generator.before_load = brake = Brake()
+    world.request("rollback")
+    await brake.reached.wait()
+    world.stores.leases.acquire("another", 3600.0, seize=True)
+    await world.until(lambda: former.lease.term is None)
+    assert not former.control.leads
+    brake.released.set()
+
+
+async def test_a_new_term_does_not_wait_for_the_next_try_of_the_one_before(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    world.trainer.before = failing(*[TransientError("no place to train")] * 100)
+    process = world.process(exclusive=False)
+    process.start()
+    await world.until(lambda: world.trainer.begun == 5)  # the next try is 12 s away or more
+    epoch = world.stores.leases.acquire("another", 3600.0, seize=True)
+    await world.until(lambda: not process.control.leads)
+    world.stores.leases.release("another", epoch or 0)
+    begun = world.loop.time()
+    await world.until(lambda: world.trainer.begun == 6)
+    assert world.loop.time() - begun < 5
+
+
 async def test_a_leader_that_stands_by_shows_no_error_of_its_last_step(open_world: OpenWorld) -> None:
     world = open_world()
     world.teach()

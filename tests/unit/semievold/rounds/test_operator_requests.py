@@ -82,11 +82,12 @@ async def test_a_request_waits_for_a_component_that_is_away(open_world: OpenWorl
 
 async def test_an_attested_version_is_promoted_by_hand(open_world: OpenWorld) -> None:
     world = open_world()
-    first, second = await controlled(world, 7, 10)
-    world.request("rollback")
-    assert await result(world, world.request("promote", adapter=second)) == ("done", {"from": first, "to": second})
-    assert world.here.alias.adapter == second
-    assert second in await world.here.generator.loaded_adapters()
+    retired, _, serving = await controlled(world, 4, 7, 10)
+    assert retired not in await world.here.generator.loaded_adapters()
+    answer = {"from": serving, "to": retired}
+    assert await result(world, world.request("promote", adapter=retired)) == ("done", answer)
+    assert world.here.alias.adapter == world.stores.alias.get().adapter == retired
+    assert await world.here.generator.loaded_adapters() >= {retired, serving}
 
 
 async def test_a_version_that_does_not_answer_as_trained_is_not_promoted_by_hand(open_world: OpenWorld) -> None:

@@ -205,6 +205,16 @@ async def test_a_candidate_is_not_promoted_over_another_version_than_it_was_prov
     assert world.stores.alias.get().adapter == other
 
 
+async def test_a_candidate_that_broke_since_it_was_attested_is_not_promoted(open_world: OpenWorld) -> None:
+    world = await leading(open_world())
+    attested = await world.advance(await world.plan(), S.ATTESTED)
+    (world.place.adapters / (attested.adapter or "") / "adapter_model.safetensors").write_bytes(b"")
+    failed = await world.here.engine.advance(attested)
+    assert failed.state is S.FAILED
+    assert "is truncated" in (failed.reason or "")
+    assert world.stores.alias.get().generation == 0
+
+
 @pytest.mark.parametrize("state", [S.LOADED, S.EVALUATED, S.ATTESTED])
 async def test_a_process_that_takes_a_round_over_loads_the_candidate_again(open_world: OpenWorld, state: S) -> None:
     world = await leading(open_world())
@@ -312,7 +322,10 @@ async def test_a_promotion_whose_end_the_former_leader_did_not_see_is_no_move_by
 async def test_a_round_that_settles_unloads_and_deletes_what_nobody_keeps(open_world: OpenWorld) -> None:
     world = await leading(open_world(artifacts={"keep_adapters": 2}))
     old = [await world.version() for _ in range(3)]
+    for name in old:
+        await world.here.fleet.load(name)
     settled = await world.advance(await world.plan(), S.SETTLED)
+    assert await world.here.generator.loaded_adapters() == {settled.adapter}
     assert adapters(world) == {
         old[0]: "deleted",
         old[1]: "rejected",
