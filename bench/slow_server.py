@@ -3,12 +3,12 @@
 `python bench/slow_server.py [--brake 10] [--seconds 90] [--model-dir DIR]`
 
 Two vLLM replicas (the CPU build), each behind a proxy that counts and can brake. First a bare client finds the full
-speed: the best of several fixed numbers of requests at a time. Then both proxies brake to a tenth of it, delays
-included, and a real `semievold` (queries from its local stream, the base model, two requests a query and self-
-justification) labels; one replica leaves; the brake is let go. Beside each stretch the bare client is measured under
-the same brake, again at the best fixed number. Claims: labels from the first minute on, at 0.80 or more of the bare
-client's speed with two replicas and with one; no answered request is asked again; full speed (0.80 of the bare
-client's on the replica that is left) within 60 s after the brake is off.
+speed: the best of several fixed numbers of requests at a time; and, with both proxies braked to a tenth of it, delays
+included, the best that is to be had then, on two replicas and on one. Then a real `semievold` (queries from its local
+stream, the base model, two requests a query and self-justification) starts under the brake and labels; the brake is let
+go and drawn again; one replica leaves. Claims: labels from the first minute on, at 0.80 or more of the bare client's
+speed with two replicas and with one; no answered request is asked again; within 60 s after the brake is off, 0.80 of
+the speed that it has when it has been off for long.
 
 By default the model is the tests' tiny one: the brake, not the model, decides what is measured, and a stretch of a
 minute then holds enough answers. With a real model (--model-dir) take longer stretches.
@@ -36,7 +36,7 @@ from semievol.engines.cpu import has_bfloat16
 from tests.daemon_process import COLOURS, DaemonProcess, tiny_config
 from tests.servers import vllm
 
-AT_A_TIME = (1, 2, 4, 8, 16, 32)
+AT_A_TIME = (1, 4, 8, 16, 32)
 LEAST_SHARE = 0.8
 WITHIN_S = 60.0
 WINDOW_S = 5.0
@@ -116,18 +116,23 @@ async def labels_a_second(labels: Labels, seconds: float) -> float:
     return (labels.count() - before) / (time.monotonic() - began)
 
 
-async def back_at(labels: Labels, wanted: float) -> float:
-    """Seconds until as many labels a second came over a whole window; infinite when that takes too long."""
+async def since_release(labels: Labels, full_after_s: float, full_for_s: float) -> tuple[float, float]:
+    """(seconds until a window first had LEAST_SHARE of the full speed, the full speed in labels a second).
+
+    The full speed is that of a stretch long after the brake was let go, which is now.
+    """
     began = time.monotonic()
-    seen = [(began, labels.count())]
-    while time.monotonic() - began < WITHIN_S + WINDOW_S:
+    seen = [(0.0, labels.count())]
+    while seen[-1][0] < full_after_s + full_for_s:
         await asyncio.sleep(0.5)
-        now = time.monotonic()
-        seen.append((now, labels.count()))
-        old = next(each for each in seen if each[0] >= now - WINDOW_S)
-        if now - began >= WINDOW_S and (seen[-1][1] - old[1]) / (now - old[0]) >= wanted:
-            return old[0] - began
-    return float("inf")
+        seen.append((time.monotonic() - began, labels.count()))
+    start = next(each for each in seen if each[0] >= full_after_s)
+    full = (seen[-1][1] - start[1]) / (seen[-1][0] - start[0])
+    for at, count in seen:
+        later = next((each for each in seen if each[0] >= at + WINDOW_S), None)
+        if later is not None and (later[1] - count) / (later[0] - at) >= LEAST_SHARE * full:
+            return at + WINDOW_S, full
+    return float("inf"), full
 
 
 async def measure(servers: Sequence[vllm.VllmServer], directory: Path, options: argparse.Namespace) -> bool:
@@ -138,7 +143,6 @@ async def measure(servers: Sequence[vllm.VllmServer], directory: Path, options: 
     urls = [proxy.url for proxy in proxies]
     await bare.speed(urls, 4, 5.0)  # the first requests after a start wait for compilation
     full, at_full = await bare.best(urls, options.probe_seconds)
-    full_one, _ = await bare.best(urls[:1], options.probe_seconds)
     alone = await bare.speed(urls[:1], 1, options.probe_seconds)
 
     braked = full / options.brake / len(proxies)
@@ -146,8 +150,8 @@ async def measure(servers: Sequence[vllm.VllmServer], directory: Path, options: 
     for proxy in proxies:
         proxy.brake(braked, delay_s)
     print(
-        f"full speed: {full:.1f} answers/s on two replicas ({at_full} at a time on each), {full_one:.1f} on one; "
-        f"braked to {braked:.2f} on each, every answer {delay_s:.2f} s later",
+        f"full speed: {full:.1f} answers/s on two replicas ({at_full} at a time on each), {alone:.1f} one by one "
+        f"on one; braked to {braked:.2f} on each, every answer {delay_s:.2f} s later",
         flush=True,
     )
     several = [number for number in AT_A_TIME if number >= 4]
@@ -181,14 +185,17 @@ async def measure(servers: Sequence[vllm.VllmServer], directory: Path, options: 
         print(daemon.status()["answers_a_minute"], "answers a minute,", daemon.status()["queries_waiting"], "waiting")
         a_label = two_answers / two if two else float("nan")
 
+        for proxy in proxies:
+            proxy.release()
+        back_s, own_full = await since_release(labels, WITHIN_S + 10.0, 20.0)
+
+        for proxy in proxies:
+            proxy.brake(braked, delay_s)
         await proxies[1].stop()
-        await asyncio.sleep(5.0)
+        await asyncio.sleep(10.0)
         answered, one_began = ours.answered.total(), time.monotonic()
         one = await labels_a_second(labels, options.seconds)
         one_answers = (ours.answered.total() - answered) / (time.monotonic() - one_began)
-
-        proxies[0].release()
-        back_s = await back_at(labels, LEAST_SHARE * full_one / a_label)
         log = [line for line in daemon.log(400).splitlines() if "answers a minute" in line or "waiting" in line]
     finally:
         await asyncio.to_thread(daemon.stop)
@@ -203,7 +210,8 @@ async def measure(servers: Sequence[vllm.VllmServer], directory: Path, options: 
         f"one replica: {one:.2f} labels/s, {one_answers:.2f} answers/s; bare client {theirs_one:.2f} answers/s with "
         f"{at_one} at a time: x{share_one:.2f} (claim: at least {LEAST_SHARE:.2f})\n"
         f"answered requests that were asked again: {ours.twice} (claim: 0)\n"
-        f"at full speed {back_s:.0f} s after the brake was off (claim: within {WITHIN_S:.0f} s)"
+        f"at full speed ({own_full:.1f} labels/s) {back_s:.0f} s after the brake was off (claim: within "
+        f"{WITHIN_S:.0f} s)"
     )
     return min(share_two, share_one) >= LEAST_SHARE and ours.twice == 0 and back_s <= WITHIN_S
 
