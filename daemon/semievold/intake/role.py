@@ -1,6 +1,7 @@
 """The intake role: polls the queries topic, bounds the work in flight, commits what is finished, stops cleanly.
 
-What happens to a batch is in `semievold.intake.batches`; which offset may be committed, in `semievold.intake.offsets`.
+What happens to a batch is in `semievold.intake.batches`; what is committed when, and what if that fails, in
+`semievold.intake.commits`; which offset may be, in `semievold.intake.offsets`.
 Invariant: an offset is committed only when every record below it has a durable pseudo-label and prediction, was
 recognised as a redelivery, or is in the dead-letter topic.
 """
@@ -16,8 +17,8 @@ from semievol.errors import TransientError
 from semievol.types import PseudoLabel
 from semievold.config.streams import IntakeSettings, StreamSettings
 from semievold.intake.batches import Bind, IntakeCounters, Labeller, QueryBatches
+from semievold.intake.commits import Commits
 from semievold.intake.messages import RecordParser
-from semievold.intake.offsets import OffsetTracker
 from semievold.retry import Pulse, Stopped, set_within, until_answered
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import StreamConsumer, StreamProducer, StreamRecord
@@ -55,14 +56,16 @@ class Intake:
     ) -> None:
         self._consumer = consumer
         self._batches = QueryBatches(parser, labeller, bind, store, producer, topics, settings.retry, on_stored)
+        self._commits = Commits(
+            consumer, self._batches.mark_published, settings.commit_interval_s, self._batches.counters.health
+        )
         self._settings = settings
         self._ready = ready
-        self._tracker = OffsetTracker()
         self._running: set[asyncio.Task[None]] = set()
         self._finished = asyncio.Event()  # some record, or batch, since the last step
         self.loop_pulse = Pulse("the intake", LOOP_LIMIT_S)
         self.batch_pulse = Pulse("every batch in flight", BATCH_LIMIT_S)
-        self._next_commit = self._next_lag = 0.0
+        self._next_lag = 0.0
         self._next_republish = time.monotonic() + settings.republish_interval_s
 
     @property
@@ -114,7 +117,7 @@ class Intake:
         self._finished.clear()
         room = 0 if held else self._room()
         await self._poll(room, stop)
-        await self._commit()
+        await self._commits.commit()
         await self._housekeep(stop)
         if held:
             await set_within(stop, min(timeout_s, 0.1))
@@ -127,7 +130,7 @@ class Intake:
         At least half a batch at a time, or nothing: what is answered together costs less.
         """
         size = self._settings.batch_size
-        room = min(size, self._settings.max_in_flight_batches * size - self._tracker.in_flight)
+        room = min(size, self._settings.max_in_flight_batches * size - self._commits.in_flight)
         return room if room >= max(1, size // 2) else 0
 
     async def _poll(self, max_records: int, stop: asyncio.Event) -> None:
@@ -139,16 +142,14 @@ class Intake:
             counters.health,
             stop,
         )
-        self._tracker.revoke(self._consumer.revoked())
-        for record in records:
-            self._tracker.add(record.partition, record.offset)
+        self._commits.delivered(records)
         if records:
             counters.received += len(records)
             if not self._running:
                 self.batch_pulse.beat()
             task = asyncio.create_task(self._work(records, stop), name=f"intake-batch-{counters.received}")
             self._running.add(task)
-        counters.in_flight = self._tracker.in_flight
+        counters.in_flight = self._commits.in_flight
 
     async def _work(self, records: list[StreamRecord], stop: asyncio.Event) -> None:
         try:
@@ -160,9 +161,8 @@ class Intake:
 
     def _done(self, records: Sequence[StreamRecord]) -> None:
         self.batch_pulse.beat()
-        for record in records:
-            self._tracker.done(record.partition, record.offset)
-        self.counters.in_flight = self._tracker.in_flight
+        self._commits.finished(records)
+        self.counters.in_flight = self._commits.in_flight
         self._finished.set()
 
     def _raise_failures(self) -> None:
@@ -171,29 +171,6 @@ class Intake:
             if not self._running:
                 self.batch_pulse.rest()
             task.result()
-
-    async def _commit(self) -> None:
-        """Commit what is finished; a failure is no harm, because the next commit covers it."""
-        offsets = self._tracker.committable()
-        if not offsets or time.monotonic() < self._next_commit:
-            return
-        self._next_commit = time.monotonic() + self._settings.commit_interval_s
-        await self._mark_published()
-        try:
-            await self._consumer.commit(offsets)
-        except TransientError as error:
-            self.counters.health.failed("commit", error)
-        else:
-            self.counters.health.answered("commit")
-            self._tracker.committed(offsets)
-
-    async def _mark_published(self) -> None:
-        try:
-            await self._batches.mark_published()
-        except TransientError as error:
-            self.counters.health.failed("store", error)
-        else:
-            self.counters.health.answered("store")
 
     async def _housekeep(self, stop: asyncio.Event) -> None:
         now = time.monotonic()
@@ -229,8 +206,6 @@ class Intake:
                 for task in done:
                     if (error := task.exception()) is not None:
                         logger.error("a batch failed during the stop", exc_info=error)
-            self._next_commit = 0.0
-            await self._commit()
-            await self._mark_published()
+            await self._commits.commit_last()
         finally:
             await self._consumer.close()
