@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from semievol.commands.files import run_eval, run_label
 
+from semievol.commands.eval import run_eval
+from semievol.commands.label import run_label
 from semievol.config.method import MethodConfig
 from semievol.errors import TransientError
 from semievol.recipe import no_watcher

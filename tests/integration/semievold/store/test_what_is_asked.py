@@ -7,8 +7,8 @@ import json
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from semievol.examples.data import query_to_json
 
+from semievol.examples.records import query_to_json
 from semievol.examples.split import HoldoutRule, asked_key
 from semievol.types import Example, Message, Query
 from semievold.store.database import _MIGRATION, Database
