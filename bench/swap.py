@@ -72,7 +72,7 @@ async def swap(world: World, clients: Clients, old: HeldAdapter, new: HeldAdapte
     decided = time.perf_counter()
     await world.replicas.load(new)
     proof = await world.replicas.prove(new)
-    if not proof.passed or len(proof.replicas) != len(world.replicas.replicas):
+    if not proof.passed or len(proof.replicas) != len(world.replicas.show()):
         raise SystemExit(f"not attested everywhere: {proof.reason}")
     attested = time.perf_counter() - decided
     clients.serving = new.name
