@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.commands.compare_options import CompareOptions
-from semievol.commands.engine import check_evolvable, open_generator, trainer_of
 from semievol.commands.kept_answers import FILE, kept_answers
 from semievol.commands.retrieval import embedder_of, index_over
+from semievol.commands.trainer import check_evolvable, trainer_of
 from semievol.comparison.rows import ComparedMethod, all_methods, pick
 from semievol.comparison.rows_run import SharedTrainer, World, drawn, drawn_examples, run_method
 from semievol.comparison.sweep import averaged, sweep_points, swept
 from semievol.comparison.table import as_csv, markdown, table
 from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
+from semievol.engines.opening import open_generator
 from semievol.errors import ConfigError, DataError
 from semievol.examples.files import read_examples, read_queries
 from semievol.examples.truth import true_answers

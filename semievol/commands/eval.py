@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from semievol.commands.engine import load_adapter, open_generator
 from semievol.commands.kept_answers import beside, kept_answers
 from semievol.commands.retrieval import embedder_of, index_over
 from semievol.config.method import MethodConfig
+from semievol.engines.opening import load_adapter, open_generator
 from semievol.errors import ConfigError
 from semievol.examples.files import read_examples, write_jsonl
 from semievol.proof.evaluation import Evaluation, evaluate

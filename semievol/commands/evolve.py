@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semievol.commands.engine import check_evolvable, open_generator, trainer_of
 from semievol.commands.kept_answers import FILE, kept_answers
 from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_neighbours
+from semievol.commands.trainer import check_evolvable, trainer_of
 from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
+from semievol.engines.opening import open_generator
 from semievol.errors import DataError
 from semievol.examples.files import read_examples, read_queries
 from semievol.examples.split import split_examples

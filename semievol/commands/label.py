@@ -7,10 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from semievol.commands.engine import load_adapter, open_generator
 from semievol.commands.kept_answers import beside, kept_answers
 from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_neighbours
 from semievol.config.method import MethodConfig
+from semievol.engines.opening import load_adapter, open_generator
 from semievol.examples.files import read_examples, read_queries, write_jsonl
 from semievol.labelling.consensus import heard
 from semievol.recipe import Watcher, select_labels

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from semievol.commands.engine import trainer_of
 from semievol.commands.retrieval import embedder_of, index_over
+from semievol.commands.trainer import trainer_of
 from semievol.config.method import MethodConfig
 from semievol.examples.files import read_examples, read_pseudo_labels
 from semievol.recipe import Watcher, make_training_job, select_labels

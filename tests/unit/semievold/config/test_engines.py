@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from semievol.commands.engine import check_evolvable, trainer_of
+from semievol.commands.trainer import check_evolvable, trainer_of
 from semievol.config.file import load_config
 from semievol.config.generation import GenerationConfig
 from semievol.config.method import SERVICE_SECTIONS, MethodConfig

@@ -1,7 +1,7 @@
-"""What answers and what trains in a run on files, as the configuration says.
+"""What answers in a run on files, as the configuration says; an engine is added here and in `generation.kind`.
 
-Owns the choice by `generation`, `models` and `training.kind`, and the ends of what it opened: adapters that were loaded
-into servers are unloaded again. Heavy imports happen inside the functions that need them.
+Owns the choice by `generation` and `models`, and the ends of what it opened: adapters that were loaded into servers are
+unloaded again. The service chooses for itself (its serving.engine). Heavy imports happen inside the functions.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING
 from semievol.config.generation import GenerationConfig
 from semievol.config.method import Configuration, MethodConfig
 from semievol.errors import ConfigError, TransientError
-from semievol.training.process import train_in_subprocess
 
 if TYPE_CHECKING:
     from semievol.engines.vllm import FixedServers
     from semievol.protocols import Generator
-    from semievol.recipe import Trainer
 
 
 @asynccontextmanager
@@ -126,44 +124,3 @@ def _open_openai(config: MethodConfig, settings: GenerationConfig, setting: str,
     )
     stack.push_async_callback(generator.close)
     return generator
-
-
-def trainer_of(config: MethodConfig) -> Trainer:
-    """What trains, by `training.kind`.
-
-    Raises:
-        ConfigError: a fine-tuning API without an address.
-    """
-    if config.training.kind == "local":
-        return train_in_subprocess
-    from semievol.training.fine_tuning import FineTuningTrainer
-
-    settings = config.training.openai_api
-    base_url, api_key, key_setting = settings.base_url, settings.api_key, "training.openai_api.api_key"
-    if base_url is None or base_url == config.generation.base_url:
-        base_url = config.generation.base_url
-        if api_key is None:
-            api_key, key_setting = config.generation.api_key, "generation.api_key"
-    if base_url is None:
-        raise ConfigError("training.openai_api.base_url: missing; give the API up to and including /v1")
-    return FineTuningTrainer(base_url, api_key, settings.model or config.model.name, settings, key_setting=key_setting)
-
-
-def check_evolvable(config: MethodConfig) -> None:
-    """Whether what is trained can be answered with.
-
-    Raises:
-        ConfigError: the trainer makes adapters that the engine cannot load.
-    """
-    if config.training.kind == "local" and config.model.dtype == "float16":
-        raise ConfigError("model.dtype: float16 gradients underflow, so nothing is trained; set bfloat16 or float32")
-    if config.generation.kind == "openai" and config.training.kind == "local":
-        raise ConfigError(
-            "training.kind: local makes LoRA adapters, which an endpoint of generation.kind openai cannot load; set "
-            "training.kind: openai_api, or generation.kind: vllm or local"
-        )
-    if config.training.kind == "openai_api" and config.generation.kind != "openai":
-        raise ConfigError(
-            "generation.kind: a model of training.kind openai_api answers at its endpoint alone; set kind: openai and "
-            "base_url"
-        )
