@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -245,17 +245,19 @@ def hosted_model(path: Path) -> str:
         raise AdapterError(f"{path}: unreadable {HOSTED_FILE} ({error!r})") from error
 
 
-def remove_unfinished(adapters_dir: Path, workload: str) -> list[str]:
+def remove_unfinished(adapters_dir: Path, workload: str, keep: Collection[str] = ()) -> list[str]:
     """Delete what killed publications of `workload` left behind; returns the names of the removed directories.
 
-    Call it only while nothing publishes for that workload.
+    Call it only while nothing publishes for that workload. `keep` are versions that were published: one that lost its
+    marker since is damaged, and for a person to look at.
     """
     if not adapters_dir.is_dir():
         return []
     removed = []
     for path in sorted(adapters_dir.iterdir()):
         unfinished = path.name.startswith(_UNFINISHED) or not (path / MARKER_FILE).exists()
-        if path.is_dir() and unfinished and is_version_of(path.name.removeprefix(_UNFINISHED), workload):
+        named = path.name not in keep and is_version_of(path.name.removeprefix(_UNFINISHED), workload)
+        if path.is_dir() and unfinished and named:
             _remove(path)
             removed.append(path.name)
     return removed

@@ -114,6 +114,7 @@ class Engine(ScriptedGenerator):
         self._weights = weights
         self.before_load: Hook = nothing
         self.before_answer: Hook = nothing
+        self.before_unload: Hook = nothing
         self.loads: list[str] = []
 
     def _said(self, request: GenerationRequest) -> list[tuple[str, float]]:
@@ -129,6 +130,10 @@ class Engine(ScriptedGenerator):
         if name not in self.adapters:
             self.loads.append(name)
         await super().load_adapter(name, path)
+
+    async def unload_adapter(self, name: str) -> None:
+        await self.before_unload()
+        await super().unload_adapter(name)
 
 
 class Trainer:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from semievol.errors import TransientError
 from semievold.intake.labels import LabelsIntake
 from semievold.intake.role import Intake
 from semievold.retry import set_within
@@ -33,7 +34,11 @@ class IdleWatch:
     async def run(self, stop: asyncio.Event, request_stop: Callable[[str], None]) -> None:
         quiet = 0
         while not await set_within(stop, LOOK_S):
-            quiet = quiet + 1 if await self._quiet() else 0
+            try:
+                quiet = quiet + 1 if await self._quiet() else 0
+            except TransientError as error:  # what does not answer may hold something to do
+                log.warning("idle watch: %s", error)
+                quiet = 0
             if quiet == QUIET_LOOKS:
                 request_stop(f"idle ({self._control.waiting_for})")
                 await stop.wait()

@@ -54,17 +54,10 @@ async def run_compare(
     """Run what is not finished yet and summarise.
 
     Raises:
-        ConfigError: an option does not fit the data or the settings, or another run writes into the directory.
+        ConfigError: an option does not fit the data or the settings, or another run writes what this one would.
         DataError: a file is unusable.
     """
     data = _read(config, files, options)
-    with locked_directory(files.out):
-        return await _compared(config, data, files, options, watcher)
-
-
-async def _compared(
-    config: MethodConfig, data: _Data, files: CompareFiles, options: CompareOptions, watcher: Watcher
-) -> dict[str, Any]:
     methods = _methods(config, options, data)
     sweeps = sweep_points(config, options.sweeps or {})
     if any(method.trained_on != "nothing" for method in methods) or sweeps:
@@ -73,22 +66,23 @@ async def _compared(
     results: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
     points: list[dict[str, Any]] = []
     for seed in options.seeds:
-        seeded = config.model_copy(update={"seed": seed})
-        async with open_generator(seeded) as engine, kept_answers(engine, seeded, _answers(files, seed)) as kept:
-            world = shared.world(seeded, kept.generator)
-            for method in methods:
-                own = replace(method, config=method.config.model_copy(update={"seed": seed}))
-                results[method.name].append(await run_method(own, world))
-            points += await swept(seed, sweeps, world)
-        for title, model in (options.models or {}).items():
-            other = _with_model(seeded, model)
-            async with (
-                open_generator(other, labels=False) as engine,
-                kept_answers(engine, other, _answers(files, seed)) as kept,
-            ):
-                world = shared.world(other, kept.generator)
-                asked = ComparedMethod(f"model-{title}", title, other, "nothing")
-                results.setdefault(asked.name, []).append(await run_method(asked, world))
+        with locked_directory(files.out / f"seed-{seed}"):  # seeds may run beside each other, each in one process
+            seeded = config.model_copy(update={"seed": seed})
+            async with open_generator(seeded) as engine, kept_answers(engine, seeded, _answers(files, seed)) as kept:
+                world = shared.world(seeded, kept.generator)
+                for method in methods:
+                    own = replace(method, config=method.config.model_copy(update={"seed": seed}))
+                    results[method.name].append(await run_method(own, world))
+                points += await swept(seed, sweeps, world)
+            for title, model in (options.models or {}).items():
+                other = _with_model(seeded, model)
+                async with (
+                    open_generator(other, labels=False) as engine,
+                    kept_answers(engine, other, _answers(files, seed)) as kept,
+                ):
+                    world = shared.world(other, kept.generator)
+                    asked = ComparedMethod(f"model-{title}", title, other, "nothing")
+                    results.setdefault(asked.name, []).append(await run_method(asked, world))
     titles = {method.name: method.title for method in methods}
     titles |= {f"model-{title}": title for title in options.models or {}}
     summary: dict[str, Any] = {

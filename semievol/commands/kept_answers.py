@@ -13,7 +13,8 @@ from pathlib import Path
 from semievol.config.method import MethodConfig
 from semievol.engines.answer_file import AnswerFile
 from semievol.engines.remembered import RememberedAnswers
-from semievol.errors import TransientError
+from semievol.errors import ConfigError, TransientError
+from semievol.file_lock import FileLock
 from semievol.protocols import Generator
 from semievol.runs.directory import decisive_settings
 
@@ -39,16 +40,21 @@ async def kept_answers(generator: Generator, config: MethodConfig, path: Path) -
     """Keep what `generator` answers in `path`, whose folder exists.
 
     Raises:
+        ConfigError: another run keeps its answers there.
         TransientError: of the block, with the place of the answers and what to do.
     """
     settings = decisive_settings(config)
-    file = AnswerFile(path, {name: settings[name] for name in _DECISIVE})
-    try:
-        yield KeptAnswers(RememberedAnswers(generator, file), file)
-    except TransientError as error:
-        raise TransientError(
-            f"{error}; what was answered is kept in {path}: run the same command again, and only the rest is asked"
-        ) from error
+    lock = FileLock.take(path.with_name(f".{path.name}.lock"))
+    if lock is None:
+        raise ConfigError(f"{path}: another run keeps its answers there; wait for it, or write to another output")
+    with lock:
+        file = AnswerFile(path, {name: settings[name] for name in _DECISIVE})
+        try:
+            yield KeptAnswers(RememberedAnswers(generator, file), file)
+        except TransientError as error:
+            raise TransientError(
+                f"{error}; what was answered is kept in {path}: run the same command again, and only the rest is asked"
+            ) from error
 
 
 def beside(out: Path) -> Path:

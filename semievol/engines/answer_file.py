@@ -43,7 +43,9 @@ class AnswerFile:
             return None
         with self._path.open("rb") as file:
             file.seek(place)
-            completions = json.loads(file.readline())["completions"]
+            row = json.loads(file.readline())
+        if row["key"] != self._key(request, version):
+            return None
         return [
             Completion(
                 **{
@@ -53,7 +55,7 @@ class AnswerFile:
                     "adapter": request.adapter,
                 }
             )
-            for each in completions
+            for each in row["completions"]
         ]
 
     def add(self, request: GenerationRequest, version: str | None, answer: list[Completion]) -> None:

@@ -1,7 +1,7 @@
 """A Generator in this process: a base model and its adapters behind one worker thread.
 
-Owns the queue between asyncio callers and the thread that owns the model, and which requests share a batch. Owns not
-the decode loop (decoding) nor the adapters' modules (resident_adapters).
+Owns what a request is answered with. Owns not the queue and the cut of a batch (request_queue), the decode loop
+(decoding) nor the adapters' modules (resident_adapters).
 Invariant: only the worker thread touches the model; a batch is answered by one adapter from its first to its last
 token; a request that fails, fails alone.
 """

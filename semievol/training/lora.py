@@ -31,7 +31,7 @@ from semievol.durable_files import write_durably
 from semievol.errors import AdapterError, DataError, SemiEvolError, TransientError
 from semievol.file_lock import FileLock
 from semievol.training import group as training_group
-from semievol.training.job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, read_snapshot, snapshot_hash
+from semievol.training.job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, TrainingJob, read_snapshot, snapshot_hash
 from semievol.training.progress import LOSSES_FILE, PROGRESS_FILE, ProgressFile, TrainingProgress
 
 RESULT_FILE = "result.json"
@@ -84,8 +84,7 @@ def train(
         finished = _finished(work_dir, adapters_dir)
         if finished is not None:
             return finished
-        if job.parent is not None and not job.parent.is_dir():  # the directories may have been moved since
-            job = replace(job, parent=adapters_dir / job.parent.name)
+        job = _with_parent(job, adapters_dir)
         progress = ProgressFile(work_dir / PROGRESS_FILE, on_progress)
         progress.report(TrainingProgress("starting"))
 
@@ -115,18 +114,26 @@ def train(
         return TrainedAdapter(path, path.name, manifest)
 
 
-def assist(snapshot_dir: Path, work_dir: Path) -> None:
+def assist(snapshot_dir: Path, work_dir: Path, adapters_dir: Path) -> None:
     """Take part in a training as another process than the first: this one was given a RANK above 0.
 
     The first one started it (`training.processes`), or torchrun started both.
     The first process owns lock, progress, checkpoints and publishing; this one computes its share of every batch.
     """
     job, rows = read_snapshot(snapshot_dir)
-    if _is_of_job(work_dir, snapshot_hash(snapshot_dir)) and _finished(work_dir, None) is not None:
+    if _is_of_job(work_dir, snapshot_hash(snapshot_dir)) and _finished(work_dir, adapters_dir) is not None:
         return
     from semievol.training import lora_steps as lora_trainer
 
+    job = _with_parent(job, adapters_dir)
     lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, work_dir / _WEIGHTS, lambda _: None)
+
+
+def _with_parent(job: TrainingJob, adapters_dir: Path) -> TrainingJob:
+    """The job with its parent where that is now: the directories may have been moved since it was written."""
+    if job.parent is None or job.parent.is_dir():
+        return job
+    return replace(job, parent=adapters_dir / job.parent.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _end_with_parent(options.parent_pid)
     try:
         if int(os.environ.get("RANK", "0")) > 0:
-            assist(options.snapshot, options.work)
+            assist(options.snapshot, options.work, options.adapters)
             return 0
         trained = train(options.snapshot, options.work, options.adapters)
     except Exception as error:  # the edge of the process: whoever started it reads the text, not a traceback

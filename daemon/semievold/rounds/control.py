@@ -139,14 +139,28 @@ class Control:
         self._lease.begin(term)
         await self._engine.remove_unfinished()
         await self._fleet.follow()
-        self._term, self._backoff_s, self._next_try = term, 0.0, 0.0
+        self._term = term
+        self._forget_trouble()
+        self._forget_requests()
         log.info("control: leads (epoch %d)", term)
         return True
 
     async def _stand_by(self) -> None:
         """Stop the running step (a training is stopped too) and forget what was being done."""
-        self._term = self._stepping = self._step_error = None
+        self._term = self._stepping = None
+        self._forget_trouble()
+        self._forget_requests()
         await self._stop_step()
+
+    def _forget_trouble(self) -> None:
+        """What a step met says nothing about the next round, or another term."""
+        self._step_error = None
+        self._backoff_s = self._next_try = 0.0
+
+    def _forget_requests(self) -> None:
+        """How long they were tried in vain is for the leader to say."""
+        self._request_error = None
+        self._failing_since.clear()
 
     async def _pause(self, stop: asyncio.Event) -> None:
         """Until the next look is due: the step ended, the stop came, or some time passed."""
@@ -166,6 +180,8 @@ class Control:
         if self._step is not None:
             return
         open_round = await asyncio.to_thread(self._stores.rounds.open)
+        if self._stepping is not None and (open_round is None or open_round.number != self._stepping.number):
+            self._forget_trouble()  # it was a round's that is over, however it ended
         if open_round is None:
             open_round = await self._trigger()
         self._stepping = open_round
@@ -179,7 +195,7 @@ class Control:
             return
         step, self._step = self._step, None
         try:
-            moved = step.result()
+            step.result()
         except TransientError as error:
             self._backoff_s = min(MAX_BACKOFF_S, max(1.0, self._backoff_s * 2))
             self._next_try = asyncio.get_running_loop().time() + self._backoff_s * random.uniform(0.8, 1.2)
@@ -188,11 +204,8 @@ class Control:
             return
         except StateConflict as error:  # an operator was faster; the next look starts from what is stored
             log.warning("round step: %s", error)
-            self._stepping = None
             return
-        self._backoff_s, self._step_error = 0.0, None
-        if moved.ended:
-            self._stepping = None
+        self._forget_trouble()
 
     async def _stop_step(self) -> None:
         if self._step is not None:
@@ -282,7 +295,6 @@ class Control:
         current = await asyncio.to_thread(self._stores.rounds.get, number)
         assert current is not None
         await self._engine.cancel(current, asked.reason)
-        self._stepping = None
         return {"round": number, "state": "cancelled"}
 
     async def _promote(self, asked: Promote, request: OperatorRequest) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -137,10 +138,13 @@ class RoundEngine:
     async def remove_unfinished(self) -> None:
         """Remove what a killed publication left, unless a round may still finish it; and what ended rounds left."""
         await self.tidy()
-        if await asyncio.to_thread(self._rounds.open) is None:
-            await asyncio.to_thread(
-                adapter_directory.remove_unfinished, self.place.adapters, self._config.workload.name
-            )
+        if await asyncio.to_thread(self._rounds.open) is not None:
+            return
+        versions = await asyncio.to_thread(self._tools.stores.adapters.all)
+        registered = {version.name for version in versions if version.state != "deleted"}
+        await asyncio.to_thread(
+            adapter_directory.remove_unfinished, self.place.adapters, self._config.workload.name, registered
+        )
 
     async def _leave(self, round_: Round, exit_state: RoundState, reason: str, **columns: Any) -> Round:
         moved = await asyncio.to_thread(
@@ -192,10 +196,9 @@ class RoundEngine:
         )
 
     async def _train(self, round_: Round) -> Round:
-        now = self._tools.stores.database.now
-        started = now()
+        started = time.monotonic()
         trained = await self._tools.launcher.train(self.place.training(round_))
-        summary = {**trained.summary, "wall_s": now() - started}
+        summary = {**trained.summary, "wall_s": time.monotonic() - started}
         adapter = {
             "name": trained.name,
             "path": str(trained.path.resolve()),

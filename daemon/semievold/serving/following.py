@@ -59,11 +59,12 @@ class StateFollower:
             TransientError: the state or the engine did not answer; nothing was followed.
         """
         stored = await asyncio.to_thread(self._stores.alias.get)
-        if not self._leads():
-            if stored.generation > self._alias.state.generation:
-                await self._follow(stored)
-            else:
-                await self._fleet.settle()
+        if self._leads():
+            self.defect = None  # what the leader cannot load, its fleet tells
+        elif stored.generation > self._alias.state.generation:
+            await self._follow(stored)
+        else:
+            await self._fleet.settle()
         if not self.warm_ended.is_set() and (
             self._alias.state.generation > 0 or await asyncio.to_thread(self._stores.rounds.warm_ended)
         ):

@@ -286,7 +286,7 @@ class LocalProducer:
         """Nothing is buffered."""
 
     def _append(self, topic: str, records: Sequence[OutgoingRecord]) -> None:
-        now = time.time()
+        now = self._database.now()
         by_partition: defaultdict[int, list[OutgoingRecord]] = defaultdict(list)
         for record in records:
             by_partition[self._partition(record.key)].append(record)

@@ -83,14 +83,15 @@ class OpenAIEmbedder:
 
         Half as many after it was late or had too much to do, one more after each answer.
         """
-        deadline, wait_s = time.monotonic() + _PATIENCE_S, _FIRST_WAIT_S
+        failed_at, wait_s = None, _FIRST_WAIT_S  # a late answer may have taken longer than the patience
         while True:
             try:
                 vectors = self._request(rest[: self._at_once])
             except _BusyError as busy:
                 self._at_once = max(1, self._at_once // 2)
                 pause_s = max(busy.wait_s, wait_s)
-                if time.monotonic() + pause_s >= deadline:
+                failed_at = failed_at or time.monotonic()
+                if time.monotonic() + pause_s >= failed_at + _PATIENCE_S:
                     raise
                 time.sleep(pause_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)

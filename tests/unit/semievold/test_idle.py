@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from semievol.errors import TransientError
-from semievold.idle import LOOK_S, QUIET_LOOKS
+from semievold.idle import LOOK_S, QUIET_LOOKS, IdleWatch
+from semievold.store.requests import OperatorRequest, RequestStore
 from tests.control_roles import Roles
 from tests.control_world import Brake, ControlWorld, OpenWorld, failing
 
@@ -154,6 +156,27 @@ async def test_anything_to_do_begins_the_count_anew(open_world: OpenWorld, quiet
         roles.intake.counters.in_flight = 1
         await world.passes(LOOK_S)
         roles.intake.counters.in_flight = 0
+        assert await ends_after(world, reasons) == pytest.approx(WATCH_S, abs=LOOK_S)
+
+
+class SilentRequests(RequestStore):
+    silent = True
+
+    def pending(self) -> list[OperatorRequest]:
+        if self.silent:
+            raise TransientError("the state is away")
+        return super().pending()
+
+
+async def test_a_state_that_does_not_answer_is_not_idle_and_the_watch_goes_on(open_world: OpenWorld) -> None:
+    world = open_world()
+    roles = await leading(world)
+    requests = SilentRequests(world.database, "w")
+    stores = replace(world.stores, requests=requests)
+    roles.idle_watch = IdleWatch(stores, roles.intake, roles.labels, world.here.control, world.here.follower.warm_ended)
+    async with watching(roles) as reasons:
+        assert await stays_up(world, reasons)
+        requests.silent = False
         assert await ends_after(world, reasons) == pytest.approx(WATCH_S, abs=LOOK_S)
 
 

@@ -187,6 +187,6 @@ class Reader:
         except Exception as error:
             logger.warning("left group %s without telling it: %s", self._group, error)
         finally:
-            self._shared.lost(self._shared.owned)
+            self.lost(self._shared.owned)  # also where the listener was not told
             self._shared.joined = False
         logger.debug("left group %s in %.1f s", self._group, time.monotonic() - started)

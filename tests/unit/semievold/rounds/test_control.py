@@ -163,6 +163,18 @@ async def test_after_a_step_that_ended_the_next_trouble_waits_shortly_again(open
     assert tried[1] - tried[0] <= 1.2 + 0.5
 
 
+async def test_an_error_of_a_round_that_has_ended_nevertheless_is_not_shown_for_ever(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    world.trainer.right = 0
+    world.here.generator.before_unload = failing(TransientError("the engine is away"))
+    world.here.start()
+    assert (await world.ended(0)).state is S.REJECTED  # and then its candidate cannot be unloaded
+    await world.passes(2)
+    assert world.here.control.last_error is None
+    assert world.here.control.idle
+
+
 async def test_an_error_of_a_look_is_shown_until_a_look_succeeds(open_world: OpenWorld) -> None:
     world = open_world()
     world.labels_lag = TransientError("the stream is away")

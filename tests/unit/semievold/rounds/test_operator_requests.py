@@ -7,7 +7,7 @@ import pytest
 from semievol.errors import TransientError
 from semievold.round_states import CANCELLABLE
 from semievold.round_states import RoundState as S
-from tests.control_world import Brake, ControlWorld, OpenWorld, failing
+from tests.control_world import Brake, ControlWorld, OpenWorld, failing, nothing
 
 
 async def controlled(world: ControlWorld, *rights: int) -> list[str]:
@@ -196,6 +196,28 @@ async def test_a_round_that_waits_for_its_next_try_is_cancelled_at_once(open_wor
     assert (await result(world, world.request("cancel_round", round=0)))[0] == "done"
     assert world.loop.time() - begun <= 1.0
     assert world.round(0).state is S.CANCELLED
+    # Its trouble is over with it: it is not shown any longer, and the next round does not wait for its next try.
+    await world.until(lambda: world.here.control.idle)
+    assert world.here.control.last_error is None
+    world.trainer.before = nothing
+    await result(world, world.request("start_round", kind="warm"))
+    await world.ended(1)
+    assert world.loop.time() - begun <= 4.0
+
+
+async def test_a_round_that_follows_a_cancelled_one_at_once_does_not_wait_for_its_next_try(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world()
+    await controlled(world)
+    world.trainer.before = failing(*[TransientError("no place to train")] * 5)
+    await result(world, world.request("start_round", kind="warm"))
+    await world.until(lambda: world.trainer.begun == 5)
+    begun = world.loop.time()
+    world.request("cancel_round", round=0)
+    world.request("start_round", kind="warm")
+    await world.ended(1)
+    assert world.loop.time() - begun <= 3.0
 
 
 async def test_a_promoted_round_is_not_cancelled_and_its_watch_goes_on(open_world: OpenWorld) -> None:

@@ -348,6 +348,18 @@ async def test_what_a_killed_publication_left_is_removed_unless_a_round_may_fini
     assert unfinished.exists() == is_open
 
 
+async def test_a_registered_version_that_lost_its_marker_is_kept_and_the_rest_of_a_deleted_one_is_not(
+    open_world: OpenWorld,
+) -> None:
+    world = await leading(open_world())
+    damaged, deleted = await world.version(), await world.version()
+    world.here.stores.adapters.mark(deleted, "deleted")
+    for name in (damaged, deleted):
+        (world.place.adapters / name / "STABLE").unlink()
+    await world.here.engine.remove_unfinished()
+    assert [path.name for path in world.place.adapters.iterdir()] == [damaged]
+
+
 async def test_progress_says_in_which_state_the_step_is(open_world: OpenWorld) -> None:
     world = await leading(open_world())
     training = await world.advance(await world.plan(), S.TRAINING)

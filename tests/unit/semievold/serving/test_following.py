@@ -125,6 +125,24 @@ async def test_the_leader_moves_its_alias_itself(open_world: OpenWorld) -> None:
     await world.until(lambda: leader.alias.adapter == name)
 
 
+async def test_what_a_standby_could_not_load_is_no_defect_of_the_leader_that_it_becomes(open_world: OpenWorld) -> None:
+    world = open_world()
+    process, (name,) = await standby(world, 7)
+    marker = world.place.adapters / name / "STABLE"
+    content = marker.read_text()
+    marker.unlink()
+    world.here.stores.alias.move(name)
+    await process.follower.look()
+    assert process.follower.defect is not None
+    marker.write_text(content)
+    await world.here.stop()
+    process.start()
+    await world.until(lambda: process.control.leads)
+    await process.follower.look()
+    assert process.alias.adapter == name
+    assert (process.follower.defect, process.fleet.defect) == (None, None)
+
+
 async def test_a_version_whose_directory_breaks_later_is_noticed_and_mended(open_world: OpenWorld) -> None:
     world = open_world()
     (name,) = (await standby(world, 7))[1]
