@@ -44,7 +44,8 @@ async def kept_answers(generator: Generator, config: MethodConfig, path: Path) -
         TransientError: of the block, with the place of the answers and what to do.
     """
     settings = decisive_settings(config)
-    lock = FileLock.take(path.with_name(f".{path.name}.lock"))
+    guard = path.with_name(f".{path.name}.lock")
+    lock = FileLock.take(guard)
     if lock is None:
         raise ConfigError(f"{path}: another run keeps its answers there; wait for it, or write to another output")
     with lock:
@@ -55,6 +56,8 @@ async def kept_answers(generator: Generator, config: MethodConfig, path: Path) -
             raise TransientError(
                 f"{error}; what was answered is kept in {path}: run the same command again, and only the rest is asked"
             ) from error
+        finally:
+            guard.unlink(missing_ok=True)  # nothing of ours stays beside an output
 
 
 def beside(out: Path) -> Path:
