@@ -29,7 +29,7 @@ def example(number: int) -> dict[str, Any]:
 
 def query(number: int) -> dict[str, Any]:
     """A query that no example asks: what a held-out one asks is not trained on."""
-    return {"id": f"q{number}", "question": f"{COLOURS[number % len(COLOURS)]} {10 + number % 9}"}
+    return {"id": f"q{number}", "question": f"{COLOURS[number % len(COLOURS)]} {number % 7} {number % 5}"}
 
 
 def tiny_config(directory: Path, **overrides: Mapping[str, Any]) -> Path:
