@@ -32,7 +32,7 @@ from semievold.rounds import deciding, snapshot
 from semievold.rounds.ages import Moment
 from semievold.rounds.launch import Launcher
 from semievold.rounds.places import RoundPlace as RoundPlace
-from semievold.rounds.pool import Label, RoundPool, known_to
+from semievold.rounds.pool import GONE, Label, RoundPool, known_to
 from semievold.rounds.tidying import tidy
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
@@ -227,7 +227,7 @@ class RoundEngine:
         evidence = _evaluation_json(result, incumbent, candidate) | {
             "settings": settings,
             "remembered": len(known),
-            "left_out": gone,
+            "left_out": {**dict.fromkeys(gone, GONE), **candidate.left_out},
         }
         outcomes = {
             role: [StoredOutcome(outcome, contents[outcome.id]) for outcome in found.outcomes]

@@ -289,7 +289,7 @@ def test_secrets_inside_other_settings_are_not_shown() -> None:
             "workload": "w",
             "model": {"name": "m"},
             "store": {"url": "postgresql+psycopg://me:known-secret@db/state"},
-            "stream": {"kind": "kafka"},
+            "stream": {"kind": "kafka", "kafka": {"bootstrap_servers": ["kafka:9092"]}},
             "generation": {"launch_settings": {"environment": {"HF_TOKEN": "known-secret"}}},
         }
     )

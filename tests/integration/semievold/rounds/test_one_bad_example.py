@@ -29,12 +29,15 @@ def test_the_first_adapter_serves_and_queries_are_labelled(tmp_path: Path) -> No
     daemon.start()
     try:
         daemon.wait_ready()
-        long = [{"id": name, "question": LONG, "answer": "red"} for name in (held_out, neighbour)]
-        daemon.publish("labels", [*(example(number) for number in range(60)), *long])
+        long = [{"id": name, "question": f"{name[-1]} {LONG}", "answer": "red"} for name in (held_out, neighbour)]
+        # Sixty different questions: the gate counts one answer a question.
+        short = [{**example(n), "question": f"{example(n)['answer']} {n % 7} {n // 7}"} for n in range(60)]
+        daemon.publish("labels", [*short, *long])
         daemon.publish("queries", [*(query(number) for number in range(12)), {"id": "long-query", "question": LONG}])
         daemon.wait_until(lambda: daemon.rounds() and daemon.rounds()[0]["state"] == "settled", 200.0)
         assert daemon.status()["serving"] is not None
-        evaluation = daemon.get(f"/v1/rounds/{daemon.rounds()[0]['number']}").json()["evaluation"]
+        (warm,) = daemon.rounds()
+        evaluation = daemon.get(f"/v1/rounds/{warm['number']}").json()["evaluation"]
         assert list(evaluation["left_out"]) == [held_out]
         assert "tokens, the limit is 248" in evaluation["left_out"][held_out]
         assert f"example {held_out} is left out of the evaluation" in daemon.log(400)
@@ -42,6 +45,6 @@ def test_the_first_adapter_serves_and_queries_are_labelled(tmp_path: Path) -> No
         daemon.wait_until(lambda: "query long-query is left out" in daemon.log(400), 60.0)
         reds = [daemon.get(f"/v1/explain/q{number}").json() for number in range(0, 12, 4)]
         assert all(neighbour not in [each["id"] for each in red["neighbours"]] for red in reds)
-        assert daemon.status()["queries_waiting"] == 0
+        daemon.wait_until(lambda: daemon.status()["queries_waiting"] == 0, 60.0)
     finally:
         daemon.stop()

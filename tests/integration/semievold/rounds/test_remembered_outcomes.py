@@ -136,7 +136,7 @@ async def test_a_held_out_example_whose_label_is_gone_is_named_and_left_out(stor
     stores.examples.upsert([(Example(Query("old", "an old question"), "maybe"), True)])
     moved = await engine_of(stores, Answering(), tmp_path).advance(loaded(stores, None))
     assert moved.evaluation is not None
-    assert (moved.evaluation["holdout"], moved.evaluation["left_out"]) == (12, ["old"])
+    assert (moved.evaluation["holdout"], list(moved.evaluation["left_out"])) == (12, ["old"])
 
 
 async def test_copies_of_one_question_prove_what_one_proves(stores: Stores, tmp_path: Path) -> None:
