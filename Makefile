@@ -43,7 +43,7 @@ run: $(STAMP)-demo ## Run the demo and leave its daemon running, or run your own
 
 test: lint types imports unit on-servers ## Run every check and every test; brings the servers that they need
 
-check: lint types imports unit ## Run the quick checks (under a minute)
+check: lint types imports unit ## Run the quick checks (a minute or two)
 
 lint: $(STAMP)-dev ## Lint and check the format
 	$(BIN)/ruff check .

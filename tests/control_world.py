@@ -30,7 +30,8 @@ from semievold.round_states import MAIN_PATH, RoundKind, RoundState
 from semievold.rounds.control import Control
 from semievold.rounds.launch import Trained, TrainingPlace
 from semievold.rounds.lease import ControlLease
-from semievold.rounds.steps import RoundEngine, RoundPlace, RoundTools
+from semievold.rounds.places import RoundPlace
+from semievold.rounds.steps import RoundEngine, RoundTools
 from semievold.serving.adapter_servers import LocalServers
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet

@@ -43,7 +43,8 @@ from semievold.retry import Health, Stopped, until_answered
 from semievold.rounds.control import Control
 from semievold.rounds.launch import SubprocessLauncher
 from semievold.rounds.lease import ControlLease
-from semievold.rounds.steps import RoundEngine, RoundPlace, RoundTools
+from semievold.rounds.places import RoundPlace
+from semievold.rounds.steps import RoundEngine, RoundTools
 from semievold.serving.alias import Alias
 from semievold.serving.engine import open_engine
 from semievold.serving.fleet import AdapterFleet

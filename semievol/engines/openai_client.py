@@ -16,8 +16,7 @@ from typing import Any, Self
 import httpx
 
 from semievol.config.generation import checked_key
-from semievol.engines.vllm_client import asked_wait_s
-from semievol.engines.wire_text import said
+from semievol.engines.wire_text import asked_wait_s, said
 from semievol.errors import ConfigError, DataError, SemiEvolError, TransientError
 
 _FIRST_WAIT_S = 0.5

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import httpx
 
 from semievol.engines.server_address import ServerAddress
-from semievol.engines.wire_text import OddAnswerError, logprob, said, whole_text
+from semievol.engines.wire_text import OddAnswerError, asked_wait_s, logprob, said, whole_text
 from semievol.errors import AdapterError, DataError, TooLongError, TransientError
 from semievol.types import Completion, GenerationRequest
 
@@ -182,14 +182,6 @@ def _message(response: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         text = response.text
     return said(text) or "no reason given"
-
-
-def asked_wait_s(response: httpx.Response) -> float:
-    """What `Retry-After` says, seconds; 0 where it says nothing or a date."""
-    try:
-        return max(0.0, float(response.headers.get("Retry-After", "0")))
-    except ValueError:
-        return 0.0
 
 
 def _chat_body(server: ServerAddress, request: GenerationRequest) -> dict[str, Any]:

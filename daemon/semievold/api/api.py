@@ -20,7 +20,7 @@ from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
 from semievold.intake.bulk import What
 from semievold.monitoring.metrics import Metrics
-from semievold.rounds.steps import RoundPlace
+from semievold.rounds.places import RoundPlace
 from semievold.serving.replica import ReplicaView
 from semievold.store.database import MAX_INTEGER
 from semievold.store.requests import RequestKind

@@ -13,7 +13,7 @@ from semievol.training.progress import read_progress
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
 from semievold.rounds import observing
-from semievold.rounds.steps import RoundPlace
+from semievold.rounds.places import RoundPlace
 from semievold.store.adapters import AdapterVersion
 from semievold.store.leases import LeaseState
 from semievold.store.rounds import Round

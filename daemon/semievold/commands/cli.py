@@ -21,7 +21,7 @@ from semievold.commands import output
 if TYPE_CHECKING:
     from semievold.config.daemon import DaemonConfig
     from semievold.intake.bulk import What
-    from semievold.rounds.steps import RoundPlace
+    from semievold.rounds.places import RoundPlace
     from semievold.store.stores import Stores
 
 ConfigPath = Annotated[

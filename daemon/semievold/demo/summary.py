@@ -35,7 +35,7 @@ from semievold.demo.client import Memory
 from semievold.demo.scenario import Measurement, Story
 from semievold.demo.support_desk import Dataset
 from semievold.round_states import RoundState
-from semievold.rounds.steps import RoundPlace
+from semievold.rounds.places import RoundPlace
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
 

@@ -31,7 +31,7 @@ from semievold.round_states import RoundState
 from semievold.rounds import deciding, snapshot
 from semievold.rounds.ages import Moment
 from semievold.rounds.launch import Launcher
-from semievold.rounds.places import RoundPlace as RoundPlace
+from semievold.rounds.places import RoundPlace
 from semievold.rounds.pool import GONE, Label, RoundPool, known_to
 from semievold.rounds.tidying import tidy
 from semievold.serving.alias import Alias

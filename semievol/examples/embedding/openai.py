@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from semievol.engines.wire_text import asked_wait_s
 from semievol.errors import ConfigError, DataError, TransientError
 from semievol.examples.embedding.unit import unit_rows
 from semievol.protocols import Vectors
@@ -101,8 +102,6 @@ class OpenAIEmbedder:
 
     def _request(self, texts: list[str]) -> Vectors:
         import httpx
-
-        from semievol.engines.vllm_client import asked_wait_s
 
         try:
             response = self._client.post("embeddings", json={"model": self._model, "input": texts})

@@ -14,7 +14,8 @@ from semievold.config.daemon import DaemonConfig
 from semievold.errors import LeaseLost
 from semievold.round_states import RoundState
 from semievold.rounds.launch import Trained, TrainingPlace
-from semievold.rounds.steps import RoundEngine, RoundPlace, RoundTools
+from semievold.rounds.places import RoundPlace
+from semievold.rounds.steps import RoundEngine, RoundTools
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores, open_stores
 

@@ -13,7 +13,8 @@ from semievol.tasks.task import Task
 from semievol.types import Completion, Example, GenerationRequest, Query
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import RoundState
-from semievold.rounds.steps import RoundEngine, RoundPlace, RoundTools
+from semievold.rounds.places import RoundPlace
+from semievold.rounds.steps import RoundEngine, RoundTools
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores, open_stores
 
