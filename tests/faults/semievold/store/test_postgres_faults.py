@@ -79,6 +79,7 @@ class Pair:
         config = tiny_config(
             directory,
             store={"url": url},
+            stream={"kind": "kafka", "kafka": {"bootstrap_servers": ["127.0.0.1:9"]}},  # DAEMON opens another
             lease={"ttl_s": 5.0},
             training={"warm_epochs": 60, "checkpoint_steps": 10},
         )
