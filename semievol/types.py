@@ -68,6 +68,26 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn beyond temperature and seed, in OpenAI's terms; the defaults change nothing.
+
+    top_p, min_p: in [0, 1]. top_k: None: all tokens. presence_penalty, frequency_penalty: subtracted from the logits
+    of tokens that were generated, once, and once a time. logit_bias: (token id, addend). stop: the text ends before
+    the first of these. top_logprobs: how many alternatives are told for each token; None: nothing but the
+    log-probabilities.
+    """
+
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One prompt to be answered by one adapter.
 
@@ -76,6 +96,7 @@ class GenerationRequest:
     `interactive` requests overtake queued labelling work. `choices` are the only texts that may be answered; None lets
     the model write freely. With choices, log-probabilities are those among the tokens that a choice could go on with.
     `model` names the engine that answers, where there are several (engines.routed); None is the first.
+    `sampling` is for clients of the gateway, and read by the generator in this process alone.
     """
 
     messages: tuple[Message, ...]
@@ -87,6 +108,16 @@ class GenerationRequest:
     interactive: bool = False
     choices: tuple[str, ...] | None = None
     model: str | None = None
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """A token as clients see it: its text, its bytes (a character may span tokens), its log-probability."""
+
+    text: str
+    bytes: bytes
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +126,8 @@ class Completion:
 
     `logprobs` are the natural-log probabilities of the generated tokens (the end token included, when it was
     generated) under the model at temperature 1, whatever temperature sampled them. `adapter` is the version
-    that computed every token of it. A token id is -1 where the engine tells the text alone.
+    that computed every token of it. A token id is -1 where the engine tells the text alone. `details`: for each token
+    that the text has a part of, its text and those of its alternatives, where `Sampling.top_logprobs` asked for them.
     """
 
     text: str
@@ -104,6 +136,7 @@ class Completion:
     finish_reason: Literal["stop", "length"]
     adapter: str | None
     prompt_tokens: int
+    details: tuple[tuple[TokenText, tuple[TokenText, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

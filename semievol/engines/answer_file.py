@@ -16,7 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from semievol.types import Completion, GenerationRequest
+from semievol.types import Completion, GenerationRequest, Sampling
+
+# The adapter is the request's; `details` are for clients of the gateway, and labelling asks for none.
+_LEFT_OUT = ("adapter", "details")
 
 
 class AnswerFile:
@@ -61,7 +64,9 @@ class AnswerFile:
     def add(self, request: GenerationRequest, version: str | None, answer: list[Completion]) -> None:
         """Write an answer down; after this it is the operating system's to keep."""
         key = self._key(request, version)
-        completions = [{name: value for name, value in asdict(each).items() if name != "adapter"} for each in answer]
+        completions = [
+            {name: value for name, value in asdict(each).items() if name not in _LEFT_OUT} for each in answer
+        ]
         line = json.dumps({"key": key, "completions": completions}).encode() + b"\n"
         self._path.touch()
         with self._path.open("r+b") as file:
@@ -88,6 +93,8 @@ class AnswerFile:
 
     def _key(self, request: GenerationRequest, version: str | None) -> str:
         asked = asdict(request) | {"adapter": version, "interactive": None}
+        if request.sampling == Sampling():  # as before there was such a field: answers written down then still count
+            del asked["sampling"]
         if request.temperature == 0:  # greedy answers do not depend on the seed
             asked["seed"] = 0
         text = f"{self._engine}\n{json.dumps(asked, sort_keys=True)}"

@@ -9,33 +9,34 @@ nothing but rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
-from semievol.seeds import derive
+from semievol.engines.sampling.sampler import Sampler, draw
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample to draw: sample `sample` of a request with `seed`, continuing prompts[`prompt`]."""
+    """One sample to draw, continuing prompts[`prompt`]."""
 
     prompt: int
-    sample: int
-    seed: int
-    temperature: float
+    sampler: Sampler
     max_tokens: int
 
 
 @dataclass(slots=True)
 class Decoded:
-    """What a row generated; `stopped` tells an end token from the limit. `logprobs` are at temperature 1."""
+    """What a row generated; `stopped` tells an end from the limit. `logprobs` are at temperature 1.
 
-    token_ids: list[int]
-    logprobs: list[float]
+    likeliest: for each token its alternatives, where the row's sampler was asked for them.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    likeliest: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     stopped: bool = False
 
 
@@ -68,7 +69,6 @@ def decode(
 ) -> list[Decoded]:
     """Draw every row; result[i] belongs to rows[i].
 
-    Each row samples by inverse CDF, one uniform number per token, from a stream of its own: (seed, sample) decide it.
     `unwanted` is asked before every token; once it says so, what was generated until then is returned.
     """
     prefix, logits = prefill(model, prompts, padding)
@@ -76,29 +76,29 @@ def decode(
     held = torch.tensor([row.prompt for row in rows], device=device)
     logits = logits[held]
     prefix.select(held)
-    temperatures = torch.tensor([row.temperature for row in rows], dtype=torch.float32, device=device)
-    uniforms = _uniforms(rows).to(device)
-    decoded = [Decoded([], []) for _ in rows]
+    decoded = [Decoded() for _ in rows]
     running = list(range(len(rows)))  # running[place] is the row that this place of the batch still generates
     live = [True] * len(rows)
-    for step in range(max(row.max_tokens for row in rows)):
-        tokens, logprobs = _sample(logits, temperatures, uniforms[:, step])
-        for place, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True)):
+    for _ in range(max(row.max_tokens for row in rows)):
+        drawn = draw(logits, [rows[row].sampler for row in running], live)
+        for place, token in enumerate(drawn):
             if live[place]:
-                row = decoded[running[place]]
-                row.token_ids.append(token)
-                row.logprobs.append(logprob)
-                row.stopped = token in end_tokens
+                row, sampler = decoded[running[place]], rows[running[place]].sampler
+                row.token_ids.append(token.token_id)
+                row.logprobs.append(token.logprob)
+                row.likeliest.append(token.likeliest)
+                end = token.token_id in end_tokens
+                sampler.took(token.token_id, end=end)
+                row.stopped = end or sampler.stopped
                 live[place] = not row.stopped and len(row.token_ids) < rows[running[place]].max_tokens
         if not any(live) or unwanted():
             break
         if live.count(False) * 4 >= len(live):  # copying the cache costs about as much as one step over it
             keep = [place for place, alive in enumerate(live) if alive]
             running, live = [running[place] for place in keep], [True] * len(keep)
-            kept = torch.tensor(keep, device=device)
-            prefix.select(kept)
-            tokens, temperatures, uniforms = tokens[kept], temperatures[kept], uniforms[kept]
-        logits = _step(model, prefix, tokens)
+            drawn = [drawn[place] for place in keep]
+            prefix.select(torch.tensor(keep, device=device))
+        logits = _step(model, prefix, torch.tensor([token.token_id for token in drawn], device=device))
     return decoded
 
 
@@ -207,29 +207,3 @@ def _step(model: Any, prefix: Prefix, tokens: torch.Tensor) -> torch.Tensor:
     prefix.lengths = prefix.lengths + 1
     logits: torch.Tensor = output.logits[:, -1]
     return logits
-
-
-def _sample(
-    logits: torch.Tensor, temperatures: torch.Tensor, uniforms: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token per row and its log-probability at temperature 1; temperature 0 takes the likeliest."""
-    logits = logits.float()
-    tokens = logits.argmax(-1)
-    sampled = (temperatures > 0).nonzero()[:, 0]
-    if len(sampled):
-        scaled = (logits[sampled] / temperatures[sampled, None]).softmax(-1)
-        cumulative = scaled.double().cumsum(-1)
-        drawn = torch.searchsorted(cumulative, uniforms[sampled, None] * cumulative[:, -1:], right=True)
-        tokens[sampled] = drawn[:, 0].clamp(max=logits.shape[-1] - 1)
-    chosen = logits.gather(-1, tokens[:, None])[:, 0]
-    return tokens, chosen - logits.logsumexp(-1)
-
-
-def _uniforms(rows: Sequence[Row]) -> torch.Tensor:
-    """The uniform numbers of every row, shape (rows, longest max_tokens), float64."""
-    steps = max(row.max_tokens for row in rows)
-    numbers = np.zeros((len(rows), steps))
-    for i, row in enumerate(rows):
-        if row.temperature > 0:
-            numbers[i] = np.random.default_rng(derive(row.seed, "sample", row.sample)).random(steps)
-    return torch.from_numpy(numbers)

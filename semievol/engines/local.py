@@ -26,6 +26,7 @@ from semievol.types import Completion, GenerationRequest, Message, Refused
 
 if TYPE_CHECKING:
     from semievol.engines.resident_adapters import ResidentAdapters
+    from semievol.engines.sampling.requests import RequestSampling
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class LocalGenerator(Generator):
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
         self._prompts: Prompts | None = None
+        self._sampling: RequestSampling | None = None
         self._model: Any = None
         self._adapters: ResidentAdapters | None = None
         self._names: frozenset[str] = frozenset()
@@ -214,6 +216,13 @@ class LocalGenerator(Generator):
             self._prompts = load_prompts(self._config)
         return self._prompts
 
+    def _ensure_sampling(self) -> RequestSampling:
+        if self._sampling is None:
+            from semievol.engines.sampling.requests import RequestSampling
+
+            self._sampling = RequestSampling(self._ensure_prompts())
+        return self._sampling
+
     def _activate(self, adapter: str | None) -> None:
         if self._adapters is not None:
             self._adapters.activate(adapter)
@@ -227,6 +236,7 @@ class LocalGenerator(Generator):
             try:
                 job.tokens = job.tokens or prompts.prompt_tokens(job.request.messages)
                 prompts.check_length(len(job.tokens), job.request.max_tokens)
+                job.samplers = self._ensure_sampling().samplers(job.request)
                 fitting.append(job)
             except DataError as error:
                 job.answer.settle(error)
@@ -235,18 +245,12 @@ class LocalGenerator(Generator):
     def _decode(self, batch: Sequence[QueuedRequest]) -> list[list[Completion]]:
         from semievol.engines import decoding
 
-        prompts = self._ensure_prompts()
+        prompts, sampling = self._ensure_prompts(), self._ensure_sampling()
         places: dict[tuple[int, ...], int] = {}
         rows = [
-            decoding.Row(
-                places.setdefault(tuple(job.tokens), len(places)),
-                sample,
-                job.request.seed,
-                job.request.temperature,
-                job.request.max_tokens,
-            )
+            decoding.Row(places.setdefault(tuple(job.tokens), len(places)), sampler, job.request.max_tokens)
             for job in batch
-            for sample in range(job.request.samples)
+            for sampler in job.samplers
         ]
         decoded = iter(
             decoding.decode(
@@ -262,15 +266,8 @@ class LocalGenerator(Generator):
             raise TransientError("the generator was closed before it answered")
         return [
             [
-                Completion(
-                    text=prompts.text(row.token_ids),
-                    token_ids=tuple(row.token_ids),
-                    logprobs=tuple(row.logprobs),
-                    finish_reason="stop" if row.stopped else "length",
-                    adapter=job.request.adapter,
-                    prompt_tokens=len(job.tokens),
-                )
-                for row in itertools.islice(decoded, job.request.samples)
+                sampling.completion(job.request, sampler, row, len(job.tokens))
+                for sampler, row in zip(job.samplers, itertools.islice(decoded, job.request.samples), strict=True)
             ]
             for job in batch
         ]

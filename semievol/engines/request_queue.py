@@ -13,10 +13,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semievol.errors import TransientError
 from semievol.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from semievol.engines.sampling.sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +30,13 @@ _BATCH_TOKENS = 65_536
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """A queued request and the future that waits for it."""
+    """A queued request and the future that waits for it; tokens and samplers come when it is looked at."""
 
     request: GenerationRequest
     answer: Answer
     arrival: int = 0
     tokens: list[int] = field(default_factory=list)
+    samplers: list[Sampler] = field(default_factory=list)
 
 
 class Answer:

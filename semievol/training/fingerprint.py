@@ -12,6 +12,7 @@ from typing import Any
 
 from semievol.engines import decoding
 from semievol.engines.language_model import Prompts
+from semievol.engines.sampling.sampler import Sampler
 from semievol.errors import DataError
 from semievol.training.job import TrainingJob
 from semievol.types import Message, TrainingRow
@@ -77,7 +78,7 @@ def _greedy(adapted: Any, prompts: Prompts, tokens: Sequence[list[int]]) -> list
     """Each prompt's greedy answer: tokens, log-probabilities, and how far behind the second best token was."""
     model = adapted.get_base_model()
     different = [list(prompt) for prompt in dict.fromkeys(map(tuple, tokens))]
-    rows = [decoding.Row(different.index(prompt), 0, 0, 0.0, _FINGERPRINT_TOKENS) for prompt in tokens]
+    rows = [decoding.Row(different.index(prompt), Sampler(0.0, 0), _FINGERPRINT_TOKENS) for prompt in tokens]
     decoded = decoding.decode(model, different, rows, end_tokens=prompts.end_tokens, padding=prompts.padding)
     return [
         {

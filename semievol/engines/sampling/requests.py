@@ -1,0 +1,90 @@
+"""A request's samplers before it is decoded, and its completions after.
+
+Owns what needs the tokenizer: finding stop strings, telling tokens as texts, refusing tokens that there are not.
+Invariant: a request that asks for nothing of this gets the samplers and the text that it always got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from semievol.engines.language_model import Prompts
+from semievol.engines.sampling.sampler import Sampler
+from semievol.engines.sampling.token_texts import TokenTexts
+from semievol.errors import DataError
+from semievol.types import Completion, GenerationRequest, TokenText
+
+
+class DrawnRow(Protocol):
+    """What was drawn for one sample (decoding.Decoded)."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    likeliest: list[tuple[tuple[int, float], ...]]
+    stopped: bool
+
+
+class RequestSampling:
+    """Makes samplers and completions for the requests of one tokenizer."""
+
+    def __init__(self, prompts: Prompts) -> None:
+        self._prompts = prompts
+        self._texts: TokenTexts | None = None
+
+    def samplers(self, request: GenerationRequest) -> list[Sampler]:
+        """One for each sample of the request.
+
+        Raises:
+            DataError: it names a token that there is not.
+        """
+        vocabulary = len(self._prompts.tokenizer)
+        for token, _ in request.sampling.logit_bias:
+            if not 0 <= token < vocabulary:
+                raise DataError(f"logit_bias: {token} is no token; the model has the tokens 0 to {vocabulary - 1}")
+        return [
+            Sampler(request.temperature, request.seed, sample, request.sampling, decode=self._prompts.text)
+            for sample in range(request.samples)
+        ]
+
+    def completion(self, request: GenerationRequest, sampler: Sampler, row: DrawnRow, prompt_tokens: int) -> Completion:
+        """What a client or the labelling is told of a row that has ended."""
+        cut = sampler.text()
+        text = self._prompts.text(row.token_ids) if cut is None else cut
+        return Completion(
+            text=text,
+            token_ids=tuple(row.token_ids),
+            logprobs=tuple(row.logprobs),
+            finish_reason="stop" if row.stopped else "length",
+            adapter=request.adapter,
+            prompt_tokens=prompt_tokens,
+            details=()
+            if request.sampling.top_logprobs is None
+            else self._details(row, cut if sampler.stopped else None),
+        )
+
+    def _details(self, row: DrawnRow, cut: str | None) -> tuple[tuple[TokenText, tuple[TokenText, ...]], ...]:
+        """Each token with its alternatives; of a text that was cut, those that it has a part of."""
+        details = [
+            (self._token(token, logprob), tuple(self._token(*other) for other in others))
+            for token, logprob, others in zip(row.token_ids, row.logprobs, row.likeliest, strict=True)
+        ]
+        if cut is not None:
+            details = details[: _tokens_within([token.bytes for token, _ in details], len(cut.encode()))]
+        return tuple(details)
+
+    def _token(self, token_id: int, logprob: float) -> TokenText:
+        if self._texts is None:
+            self._texts = TokenTexts(self._prompts.tokenizer)
+        written = self._texts.of(token_id)
+        return TokenText(written.decode(errors="replace"), written, logprob)
+
+
+def _tokens_within(tokens: Sequence[bytes], length: int) -> int:
+    """How many tokens begin before `length` bytes."""
+    begin = 0
+    for count, token in enumerate(tokens):
+        if begin >= length:
+            return count
+        begin += len(token)
+    return len(tokens)
