@@ -17,6 +17,7 @@ from typing import Any, Literal
 from semievol.config.data import DataConfig
 from semievol.errors import DataError
 from semievol.examples.conversations import Turns, ends_with_answer, plain_turns, text_of
+from semievol.examples.json_values import depth_fault
 from semievol.examples.records import KNOWN_FIELDS, Row, kind_of
 
 Wanted = Literal["query", "example", "answer"]
@@ -209,6 +210,8 @@ class Recogniser:
         """
         if self._cells:
             row = self._parsed(row)
+        if (fault := depth_fault(row)) is not None:
+            raise DataError(str(fault))
         form = self._form
         if form is None:
             form = recognise(row, self._data, self._wanted)

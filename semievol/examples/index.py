@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from semievol.errors import ConfigError, TransientError
-from semievol.examples.records import example_from_json, example_to_json
+from semievol.examples.records import example_to_json, stored_example
 from semievol.examples.resident import ResidentExamples
 from semievol.protocols import Embedder, Vectors
 from semievol.types import Example, Neighbour
@@ -284,4 +284,4 @@ def _encoded(example: Example) -> dict[str, Any]:
 
 
 def _decoded(payload: dict[str, Any]) -> Example:
-    return example_from_json(json.loads(payload["example"]))
+    return stored_example(json.loads(payload["example"]), str(payload["id"]))

@@ -6,17 +6,16 @@ Invariant: a record is read whole and valid, or refused by a DataError that name
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from semievol.errors import DataError
+from semievol.examples.json_values import fault_of, id_problem, mended, text_problem
 from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Example, Message, PseudoLabel, Query, Role
 
-MAX_ID_CHARS = 512
 # The fields of a record that mean something; every other field is kept in the query's metadata.
 _QUERY_FIELDS = {"id", "question", "messages", "options", "category", "metadata"}
 KNOWN_FIELDS = frozenset(_QUERY_FIELDS | {"schema_version", "timestamp", "answer", "answers", "source"})
@@ -47,8 +46,22 @@ def query_from_json(row: Row) -> Query:
         options=_options(row.get("options")),
         messages=messages,
         category=None if row.get("category") is None else _text(row["category"], "category"),
-        metadata=_checked_metadata({**unknown, **(metadata or {})}),
+        metadata={**_checked(unknown), **_checked(metadata or {}, "metadata")},
     )
+
+
+def stored_query(row: Row, identity: str) -> Query:
+    """A query as some version of `query_to_json` has left it in a state: read also where it would be refused today.
+
+    Args:
+        row: what was kept; values that no store takes any more are mended (semievol.examples.json_values).
+        identity: its id, as the state has it.
+
+    Raises:
+        DataError: there is no query in it.
+    """
+    kept = row if fault_of(row) is None else mended(row)
+    return replace(query_from_json({**kept, "id": "-"}), id=identity)
 
 
 def query_to_json(query: Query) -> dict[str, Any]:
@@ -88,6 +101,17 @@ def example_of(query: Query, answers: Sequence[str], task: Task | None, source: 
     """
     known = [answer if task is None else task.canonical(answer, query) for answer in answers]
     return Example(query, known[0], source, tuple(dict.fromkeys(each for each in known if each != known[0])))
+
+
+def stored_example(row: Row, identity: str) -> Example:
+    """As `stored_query`, of what `example_to_json` has left.
+
+    Raises:
+        DataError: there is no example in it.
+    """
+    kept = row if fault_of(row) is None else mended(row)
+    example = example_from_json({**kept, "id": "-"})
+    return replace(example, query=replace(example.query, id=identity))
 
 
 def example_to_json(example: Example) -> dict[str, Any]:
@@ -150,10 +174,8 @@ def record_id(value: object) -> str:
     if value is None:
         raise DataError("field 'id': missing")
     text = _text(value, "id").strip()
-    if not text:
-        raise DataError("field 'id': is empty")
-    if len(text) > MAX_ID_CHARS:
-        raise DataError(f"field 'id': has {len(text)} characters, more than {MAX_ID_CHARS}")
+    if (problem := id_problem(text)) is not None:
+        raise DataError(f"field 'id': {problem}")
     return text
 
 
@@ -179,15 +201,13 @@ def _measured(value: float | None) -> float:
 
 def _text(value: object, field: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
+        if (fault := fault_of(value)) is not None:
+            raise DataError(f"field {field!r}: {fault.problem}")
         value = str(value)
     if not isinstance(value, str):
         raise DataError(f"field {field!r}: expected a string, found {kind_of(value)}")
-    if "\x00" in value:
-        raise DataError(f"field {field!r}: contains a NUL character; databases refuse it, remove it")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"field {field!r}: contains half of a surrogate pair, which is no valid text") from None
+    if (problem := text_problem(value)) is not None:
+        raise DataError(f"field {field!r}: {problem}")
     return value
 
 
@@ -225,12 +245,10 @@ def _messages(value: object) -> tuple[Message, ...] | None:
     return tuple(messages)
 
 
-def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    try:
-        json.dumps(metadata, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"field 'metadata': is not valid JSON ({error})") from None
-    return metadata
+def _checked(values: Row, field: str = "") -> Row:
+    if (fault := fault_of(values, field)) is not None:
+        raise DataError(f"field {fault.field!r}: {fault.problem}" if fault.field else str(fault))
+    return values
 
 
 def kind_of(value: object) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from semievol.examples.json_values import id_problem
 from semievold.api import operations
 from semievold.api.deliveries import read_delivery
 from semievold.config.daemon import DaemonConfig
@@ -113,10 +114,10 @@ class Api:
         return await self._view(operations.adapters, self._tools.place)
 
     async def _adapter(self, request: web.Request) -> web.Response:
-        return await self._view(operations.adapter_detail, self._tools.place, request.match_info["name"])
+        return await self._view(operations.adapter_detail, self._tools.place, _name(request, "name"))
 
     async def _explain(self, request: web.Request) -> web.Response:
-        return await self._view(operations.explain, request.match_info["id"])
+        return await self._view(operations.explain, _name(request, "id"))
 
     async def _start_round(self, request: web.Request) -> web.Response:
         return await self._ask("start_round", await _body(request))
@@ -172,6 +173,14 @@ def _is_set(request: web.Request, name: str) -> bool:
     if value not in ("true", "false", "1", "0"):
         raise web.HTTPBadRequest(text=f"{name}: {value[:20]!r} is neither true nor false")
     return value in ("true", "1")
+
+
+def _name(request: web.Request, part: str) -> str:
+    """Of the path; what nothing can be called is answered like a name that nothing has."""
+    name = request.match_info[part]
+    if (problem := id_problem(name)) is not None:
+        raise web.HTTPNotFound(text=f"{part}: {problem}")
+    return name
 
 
 def _round_number(request: web.Request) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from semievol.errors import ConfigError, DataError
 from semievol.examples.files import OpenSource, json_object, json_rows
-from semievol.examples.records import Row
+from semievol.examples.records import Row, record_id
 from semievol.examples.sources import kind_suffix, opened
 from semievold.config.daemon import DaemonConfig
 from semievold.intake.bulk import BulkRecords, What
@@ -169,7 +169,12 @@ def _unchecked(value: bytes) -> OutgoingRecord:
 
 
 async def retract_labels(config: DaemonConfig, stores: Stores, ids: Sequence[str]) -> dict[str, Any]:
-    """Publish a null value for each id: the labels role takes these examples back."""
+    """Publish a null value for each id: the labels role takes these examples back.
+
+    Raises:
+        DataError: one of them can be no id.
+    """
+    ids = [record_id(each) for each in ids]
     producer = open_stream(config.stream, stores.database).producer()
     await producer.publish(config.stream.labels, [OutgoingRecord(example_id, None) for example_id in ids])
     await producer.close()

@@ -13,6 +13,7 @@ from typing import Any
 import pydantic_core
 from aiohttp import web
 
+from semievol.examples.json_values import id_problem
 from semievol.examples.records import query_to_json
 from semievol.types import Example, Query
 from semievold.errors import PoisonRecord
@@ -61,9 +62,9 @@ class Feedback:
         return web.json_response(answer, status=202)
 
     async def _known(self, query_id: object) -> Query | None:
-        if not isinstance(query_id, (str, int)):
+        if not isinstance(query_id, (str, int)) or id_problem(known := str(query_id).strip()) is not None:
             return None
-        stored = await asyncio.to_thread(self._pseudo_labels.get, str(query_id).strip())
+        stored = await asyncio.to_thread(self._pseudo_labels.get, known)
         return None if stored is None else stored.label.query
 
     def _label(self, asked: Mapping[str, Any]) -> Example:

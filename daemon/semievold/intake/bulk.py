@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from semievol.errors import DataError
 from semievol.examples.forms import Recogniser
+from semievol.examples.json_values import fault_of
 from semievol.examples.records import Row
 from semievol.tasks.task import Task
 from semievold.config.daemon import DaemonConfig
@@ -58,11 +59,9 @@ class BulkRecords:
 
     def record(self, record: Mapping[str, Any], place: str) -> OutgoingRecord | None:
         """As `row`, of one that is in our own form already."""
-        try:
-            value = json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            field = next(name for name, part in record.items() if _is_broken(part))
-            raise DataError(f"field {field!r}: contains half of a surrogate pair, which is no valid text") from None
+        if (fault := fault_of(record)) is not None:
+            raise DataError(f"field {fault.field!r}: {fault.problem}" if fault.field else str(fault))
+        value = json.dumps(record, ensure_ascii=False).encode()
         try:
             parsed = self._parse(StreamRecord(self.topic, 0, 0, None, value, {}, 0.0))
         except PoisonRecord as poison:
@@ -81,11 +80,3 @@ class BulkRecords:
             raise DataError(f"field 'id': {identity!r} is used twice: {before[0]} {asked}; keep one of them")
         self.repeated += 1
         return False
-
-
-def _is_broken(part: object) -> bool:
-    try:
-        json.dumps(part, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False

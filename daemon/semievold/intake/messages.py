@@ -10,13 +10,22 @@ import codecs
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from semievol.errors import DataError
-from semievol.examples.records import KNOWN_FIELDS, MAX_ID_CHARS, example_of, example_to_json, query_to_json
+from semievol.examples.json_values import (
+    MAX_ID_CHARS,
+    MAX_INTEGER,
+    Fault,
+    fault_of,
+    fault_of_json,
+    id_problem,
+    timestamp_problem,
+)
+from semievol.examples.records import KNOWN_FIELDS, example_of, example_to_json, query_to_json
 from semievol.tasks.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query, Role
 from semievold.errors import PoisonRecord, Reason
@@ -28,6 +37,7 @@ MAX_NAME_CHARS = 200
 MAX_DETAIL_CHARS = 400
 """Dead-letter details are for people, and header space is small."""
 
+_TYPES = ("str", "int", "float", "constrained-int")
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -38,16 +48,17 @@ class _Turn(BaseModel):
     content: str
 
 
-_Text = str | int
+_Whole = Annotated[int, Field(ge=-MAX_INTEGER - 1, le=MAX_INTEGER)]
+_Text = str | _Whole
 """Numbers are taken as text, as in files: ids, ratings and options are often whole numbers."""
-_Answer = str | int | float
+_Answer = str | _Whole | float
 """Answers and options are also decimal numbers."""
 
 
 class _QueryRecord(BaseModel):
     """`semievol.queries`, version 1."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     schema_version: _Text = SCHEMA_VERSION
     id: _Text
@@ -102,9 +113,7 @@ class RecordParser:
         if record.value is None:
             if not record.key:
                 raise PoisonRecord(Reason.NO_KEY, "a null value retracts the label that its key names; set the key")
-            if "\0" in record.key:
-                raise PoisonRecord(Reason.INVALID_FIELD, "the key contains a NUL character; no label has such an id")
-            return Retraction(record.key)
+            return Retraction(_checked_id(record.key, "the key"))
         parsed = self._validated(_LabelRecord, record.value)
         query = self._query(parsed)
         source = _optional_text("source", parsed.source)
@@ -123,15 +132,16 @@ class RecordParser:
                 f"{len(value)} bytes are more than stream.max_record_bytes = {self._max_record_bytes}; shorten it",
             )
         try:
-            if b"NaN" in value or b"Infinity" in value:
-                pydantic_core.from_json(value, allow_inf_nan=False)  # JSON has neither; databases refuse them later
-            if b"\\u0000" in value:
-                _refuse_nul(value)
             parsed = model.model_validate_json(value)
         except ValidationError as error:
+            if (fault := fault_of_json(value)) is not None:
+                raise _faulty(fault) from error
             raise _poison(error, value) from error
-        except ValueError as error:
-            raise PoisonRecord(Reason.MALFORMED_JSON, f"{error}; send one JSON object") from error
+        # What has a type of its own was checked by it; a NUL may be anywhere.
+        fault = fault_of_json(value) if b"\\u0000" in value else None
+        fault = fault or fault_of(parsed.model_extra or {}) or fault_of(parsed.metadata or {}, "metadata")
+        if fault is not None:
+            raise _faulty(fault)
         _check_version(parsed.schema_version)
         return parsed
 
@@ -147,6 +157,8 @@ class RecordParser:
                 f"task.max_question_chars = {limit}; shorten it or raise the limit",
             )
         extra = parsed.model_extra or {}
+        if (problem := timestamp_problem(extra.get("timestamp"))) is not None:
+            raise PoisonRecord(Reason.INVALID_FIELD, f"timestamp: {problem}")
         query = Query(
             id=identity,
             question=question,
@@ -223,12 +235,14 @@ def _check_version(version: int | str) -> None:
         )
 
 
-def _checked_id(value: str) -> str:
+def _checked_id(value: str, field: str = "id") -> str:
     identity = value.strip()
     if not identity:
-        raise PoisonRecord(Reason.MISSING_FIELD, "id: empty; give every query an id of its own")
+        raise PoisonRecord(Reason.MISSING_FIELD, f"{field}: empty; give every query an id of its own")
     if len(identity) > MAX_ID_CHARS:
-        raise PoisonRecord(Reason.ID_TOO_LONG, f"id: {len(identity)} characters are more than {MAX_ID_CHARS}")
+        raise PoisonRecord(Reason.ID_TOO_LONG, f"{field}: {len(identity)} characters are more than {MAX_ID_CHARS}")
+    if (problem := id_problem(identity)) is not None:
+        raise PoisonRecord(Reason.INVALID_FIELD, f"{field}: {problem}")
     return identity
 
 
@@ -256,19 +270,6 @@ def _asked(parsed: _QueryRecord) -> tuple[str, tuple[Message, ...] | None]:
     return turns[-1].content, tuple(turns)
 
 
-def _refuse_nul(value: bytes) -> None:
-    """Databases refuse NUL in text. The escape is searched in the parsed strings: its bytes may be an escaped text."""
-    waiting = [pydantic_core.from_json(value)]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            waiting += [*item.keys(), *item.values()]
-        elif isinstance(item, list):
-            waiting += item
-        elif isinstance(item, str) and "\0" in item:
-            raise PoisonRecord(Reason.INVALID_FIELD, "a text contains a NUL character (\\u0000); remove it")
-
-
 def _optional_text(field: str, value: str | int | None) -> str | None:
     if value is None:
         return None
@@ -278,6 +279,10 @@ def _optional_text(field: str, value: str | int | None) -> str | None:
             Reason.INVALID_FIELD, f"{field}: {len(text)} characters are more than {MAX_NAME_CHARS}; shorten it"
         )
     return text
+
+
+def _faulty(fault: Fault) -> PoisonRecord:
+    return PoisonRecord(Reason.INVALID_FIELD, _short(str(fault)))
 
 
 def _poison(error: ValidationError, value: bytes) -> PoisonRecord:
@@ -300,7 +305,7 @@ def _poison(error: ValidationError, value: bytes) -> PoisonRecord:
 
 def _field(location: Sequence[int | str]) -> str:
     """The path of the faulty field; the names of the types that were tried in turn are not the sender's business."""
-    return ".".join(str(part) for part in location if part not in ("str", "int", "float"))
+    return ".".join(str(part) for part in location if part not in _TYPES)
 
 
 def _short(text: str, limit: int = MAX_DETAIL_CHARS) -> str:

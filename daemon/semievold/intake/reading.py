@@ -12,12 +12,15 @@ from datetime import datetime
 from typing import Any
 
 from semievol.errors import ConfigError, SemiEvolError
+from semievol.examples.json_values import MAX_INTEGER
 from semievold.config.daemon import DaemonConfig
 from semievold.store.stores import Stores
 from semievold.streams.opening import open_stream
 from semievold.streams.protocol import ResetTarget
 
 READERS = ("intake", "labels")
+MAX_DIGITS = 19
+"""Of an offset, which has 64 bits."""
 
 
 def group_of(workload: str, role: str) -> str:
@@ -77,11 +80,13 @@ def parse_target(text: str) -> ResetTarget:
         return ResetTarget("earliest")
     if text == "latest":
         return ResetTarget("latest")
-    if text.isdecimal():
+    if text.isascii() and text.isdecimal():
+        if len(text) > MAX_DIGITS or int(text) > MAX_INTEGER:
+            raise ConfigError(f"--to: {text[:MAX_DIGITS]}... is no offset; none is above {MAX_INTEGER}")
         return ResetTarget("offset", int(text))
     try:
         return ResetTarget("timestamp", datetime.fromisoformat(text).timestamp())
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # the local time of the first and the last year may have no UTC
         raise ConfigError(
             f"--to: {text!r} is no place; use earliest, latest, an offset, or a time such as 2026-01-31T12:00:00+00:00"
         ) from None

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from semievol.errors import DataError
+from semievol.examples.json_values import fault_of
 from semievold.round_states import RoundKind
 from semievold.store.database import MAX_INTEGER, Database
 from semievold.store.tables import operator_requests
@@ -70,6 +71,8 @@ def checked(kind: str, payload: object) -> Payload:
     wanted = PAYLOADS.get(kind)
     if wanted is None:
         raise DataError(f"request: {kind[:40]!r} is not a kind of request; known: {', '.join(PAYLOADS)}")
+    if (fault := fault_of(payload)) is not None:
+        raise DataError(f"{kind}: field {fault.field or 'body'!r}: {fault.problem}")
     try:
         return wanted.model_validate(payload)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import pydantic_core
 from aiohttp import web
 
+from semievol.examples.json_values import number_fault
 from semievold.config.fronts import ServerConfig
 
 
@@ -21,9 +22,13 @@ async def read_json(request: web.Request) -> Any:
     """The body as JSON.
 
     Raises:
-        web.HTTPBadRequest: it is not JSON, not UTF-8, or nested too deeply.
+        web.HTTPBadRequest: it is not JSON, not UTF-8, nested too deeply, or has a number that not every
+            parser takes.
     """
     try:
-        return pydantic_core.from_json((await request.read()).removeprefix(BOM_UTF8), allow_inf_nan=False)
+        body = pydantic_core.from_json((await request.read()).removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as failure:
         raise web.HTTPBadRequest(text=f"body: not JSON: {failure}") from failure
+    if (fault := number_fault(body)) is not None:
+        raise web.HTTPBadRequest(text=str(fault))
+    return body

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from semievol.errors import DataError
 from semievol.examples import records
+from semievol.examples.json_values import id_problem
 from semievol.types import CandidateAnswer, Example, Message, PseudoLabel, Query
 
 # What a JSON file can hold: no NUL, no half surrogates.
@@ -15,13 +16,17 @@ TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"
 SOME_TEXT = TEXT.filter(lambda text: bool(text.strip()))
 MESSAGES = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXT)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=5,
 )
 QUERIES = st.builds(
     Query,
-    id=SOME_TEXT.map(str.strip).map(lambda text: text[:500].strip()),
+    id=SOME_TEXT.map(str.strip).map(lambda text: text[:500].strip()).filter(lambda text: id_problem(text) is None),
     question=TEXT,
     options=st.none() | st.lists(TEXT, max_size=4).map(tuple),
     messages=st.none() | st.lists(MESSAGES, min_size=1, max_size=3).map(tuple),
@@ -110,7 +115,7 @@ def test_an_option_that_a_table_lost_is_the_word_that_tables_lose() -> None:
         ({"id": "q", "messages": [{"role": "user"}]}, r"field 'messages\[0\].content': expected a string, found null"),
         ({"id": "q", "messages": [{"role": "assistant", "content": "x"}]}, "give 'messages' with a user turn"),
         ({"id": "q", "question": "x", "metadata": "y"}, "field 'metadata': expected an object, found a string"),
-        ({"id": "q", "question": "x", "score": math.nan}, "field 'metadata': is not valid JSON"),
+        ({"id": "q", "question": "x", "score": math.nan}, "field 'score': is no finite number"),
         ({"id": "q", "question": "x", "category": 1.5}, "field 'category': expected a string, found a decimal number"),
     ],
 )
