@@ -219,6 +219,11 @@ class KafkaBroker:
         return "".join(f"{key}={value}\n" for key, value in properties.items())
 
 
+def java_source(file: str, *arguments: str) -> list[str]:
+    """The command that runs a source file of this folder with the clients of the broker's release."""
+    return [*_java("-Xmx256m"), str(Path(__file__).with_name(file)), *arguments]
+
+
 def _java(memory: str) -> list[str]:
     """Serial collector and quick compiler: a test's broker should start soon and leave the cores to the test."""
     return ["java", memory, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS / 'lib'}/*"]

@@ -125,9 +125,14 @@ def _stream(config: DaemonConfig) -> str:
         return "topics in the state's SQLite file"
     from semievold.streams.kafka.stream import KafkaStream
 
-    missing = KafkaStream(config.stream).topics.missing()
-    answered = f"Kafka answers at {', '.join(config.stream.kafka.bootstrap_servers)}"
-    return f"{answered}; to be created: {', '.join(missing)}" if missing else f"{answered}; all topics exist"
+    topics = KafkaStream(config.stream).topics
+    missing = topics.missing()
+    said = [f"Kafka answers at {', '.join(config.stream.kafka.bootstrap_servers)}"]
+    said += [f"to be created: {', '.join(missing)}" if missing else "all topics exist"]
+    for topic in (config.stream.queries, config.stream.labels):
+        if topic not in missing and (open_transaction := topics.open_transaction(topic)) is not None:
+            said.append(open_transaction)
+    return "; ".join(said)
 
 
 def _model(config: DaemonConfig) -> str:

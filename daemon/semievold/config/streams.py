@@ -66,7 +66,7 @@ class KafkaSettings(Section):
     delivery_timeout_s: float = Field(default=30.0, ge=10)
     """How long the client tries by itself to deliver a record, seconds; then the daemon's own retries go on."""
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
-    """Of what is published. gzip needs nothing more; the others need their Python package."""
+    """Of what is published. The extra `kafka` brings what the last three need. What is read may come in any."""
     partitions: int = Field(default=6, ge=1, le=1024)
     """Partitions of the topics that the daemon creates: at most this many intakes share the queries."""
     replication_factor: int | None = Field(default=None, ge=1)

@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeVar
 
 from semievol.errors import AdapterError, TransientError
 from semievol.types import PseudoLabel, Query, Unlabelled
 from semievold.config.streams import RetrySettings, StreamSettings
 from semievold.errors import PoisonRecord, Reason
-from semievold.intake.messages import RecordParser, dead_letter, prediction_record
+from semievold.intake.messages import NO_HEADERS, RecordParser, dead_letter, prediction_record
 from semievold.intake.pace import Pace
 from semievold.retry import Health, until_answered
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
@@ -255,7 +256,7 @@ class QueryBatches:
         if answered:
             stored, used = await self._stored(answered, stop)
             refused += used
-            await self._publish(stored, stop)
+            await self._publish(stored, stop, {each.asked.query.id: each.asked.record.headers for each in answered})
         await self._refuse(refused, stop)
 
     async def _stored(
@@ -295,10 +296,15 @@ class QueryBatches:
         _, refused = await self._sifted(late, stop)
         return stored, refused
 
-    async def _publish(self, labels: Sequence[PseudoLabel], stop: asyncio.Event) -> None:
+    async def _publish(
+        self,
+        labels: Sequence[PseudoLabel],
+        stop: asyncio.Event,
+        headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),  # of each query's record; not in the state
+    ) -> None:
         if not labels:
             return
-        records = [prediction_record(label) for label in labels]
+        records = [prediction_record(label, headers.get(label.query.id, NO_HEADERS)) for label in labels]
         await self._answer("stream", lambda: self._producer.publish(self._topics.predictions, records), stop)
         self._unmarked += [label.query.id for label in labels]
         self.counters.published += len(labels)

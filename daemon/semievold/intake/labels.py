@@ -124,6 +124,11 @@ class LabelsIntake:
         """
         return await self._consumer.lag()
 
+    @property
+    def held(self) -> str | None:
+        """What the labels wait for; None: they are read."""
+        return self._consumer.waits_for
+
     async def run(self, stop: asyncio.Event) -> None:
         """Reconcile the index, then work until `stop` is set; a batch that was begun is finished and committed."""
         self._stop = stop

@@ -10,6 +10,7 @@ import codecs
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
@@ -38,6 +39,12 @@ MAX_DETAIL_CHARS = 400
 """Dead-letter details are for people, and header space is small."""
 
 _TYPES = ("str", "int", "float", "constrained-int")
+_B3 = ("traceid", "spanid", "parentspanid", "sampled", "flags")
+TRACE_HEADERS = frozenset(("traceparent", "tracestate", "b3", *(f"x-b3-{name}" for name in _B3)))
+MAX_TRACE_CHARS = 512
+"""What W3C Trace Context asks everybody to pass on of `tracestate`; nothing else of a trace is longer."""
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -190,10 +197,11 @@ def _record_bytes(query: Query, fields: dict[str, Any]) -> bytes:
     return pydantic_core.to_json({"schema_version": SCHEMA_VERSION, **fields})
 
 
-def prediction_record(label: PseudoLabel, selected: bool | None = None) -> OutgoingRecord:
+def prediction_record(label: PseudoLabel, headers: Mapping[str, str] = NO_HEADERS) -> OutgoingRecord:
     """A record for the predictions topic.
 
-    `entropy` is null when it is infinite (no candidate parsed). `selected` is null until a round has decided.
+    `entropy` is null when it is infinite (no candidate parsed). `selected` is null: no round has decided yet.
+    `headers` are those of the query's record, of which the trace's are kept.
     """
     value = {
         "schema_version": SCHEMA_VERSION,
@@ -204,9 +212,18 @@ def prediction_record(label: PseudoLabel, selected: bool | None = None) -> Outgo
         "confidence": label.confidence,
         "adapter": label.adapter,
         "neighbours": [neighbour[0] for neighbour in label.neighbours],
-        "selected": selected,
+        "selected": None,
     }
-    return OutgoingRecord(label.query.id, pydantic_core.to_json(value))
+    return OutgoingRecord(label.query.id, pydantic_core.to_json(value), trace_of(headers))
+
+
+def trace_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that name the trace which a record belongs to (W3C Trace Context, B3), but none that is too long."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name.lower() in TRACE_HEADERS and len(value) <= MAX_TRACE_CHARS
+    }
 
 
 def dead_letter(record: StreamRecord, poison: PoisonRecord, workload: str) -> OutgoingRecord:

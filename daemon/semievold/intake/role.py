@@ -81,7 +81,7 @@ class Intake:
     def held(self) -> str | None:
         """What the queries wait for; None: they are read."""
         if self._ready is None or self._ready.is_set():
-            return None
+            return self._consumer.waits_for
         waiting = f"{self.counters.lag} queries wait" if self.counters.lag else "queries wait"
         return f"{waiting} until the warm round has decided (rounds.wait_for_warm)"
 

@@ -69,7 +69,7 @@ class Observer:
 
     def held(self) -> dict[str, str]:
         """What stands still although nothing is broken, by part, and what it waits for."""
-        found = {"intake": self._intake and self._intake.held}
+        found = {"intake": self._intake and self._intake.held, "labels": self._labels and self._labels.held}
         if self._control is not None and self._control.waits_for not in ("round", "pseudo_labels", "interval"):
             found["rounds"] = self._control.waiting_for
         return {part: str(reason) for part, reason in found.items() if reason}

@@ -169,6 +169,11 @@ class LocalConsumer:
             await asyncio.to_thread(self._store, owned)
             self._committed.update(owned)
 
+    @property
+    def waits_for(self) -> None:
+        """Nothing: what is written is read."""
+        return None
+
     async def lag(self) -> int:
         return await asyncio.to_thread(self._measure_lag)
 

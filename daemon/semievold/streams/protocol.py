@@ -106,6 +106,14 @@ class StreamConsumer(Protocol):
         """
         ...
 
+    @property
+    def waits_for(self) -> str | None:
+        """Why records that are written are not handed over, as last seen by `lag`; None: they are.
+
+        A transaction that its producer left open is the reason: what follows it is read when it has ended.
+        """
+        ...
+
     async def close(self) -> None:
         """Leave the group, so that another member takes over at once. Commits nothing."""
         ...

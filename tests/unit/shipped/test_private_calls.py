@@ -18,7 +18,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[3]
-CLIENT = "daemon/semievold/streams/kafka/client.py"
+CLIENT = "daemon/semievold/streams/kafka/client/connection.py"
+MEMBER = "daemon/semievold/streams/kafka/client/member.py"
+SENDER = "daemon/semievold/streams/kafka/client/sender.py"
 WEIGHTS = "semievol/training/lora_weights.py"
 
 
@@ -31,16 +33,16 @@ class Private(NamedTuple):
 
 
 PRIVATE = [
-    Private(CLIENT, "kafka-python", "kafka.coordinator.assignors.cooperative_sticky.CooperativeStickyAssignor"),
+    Private(MEMBER, "kafka-python", "kafka.coordinator.assignors.cooperative_sticky.CooperativeStickyAssignor"),
     Private(CLIENT, "kafka-python", "kafka.net.compat.KafkaNetClient"),
     Private(CLIENT, "kafka-python", "kafka.net.connection.KafkaConnection.init_future"),
     Private(CLIENT, "kafka-python", "kafka.net.manager.KafkaConnectionManager.close"),
     Private(CLIENT, "kafka-python", "kafka.net.manager.KafkaConnectionManager.get_connection"),
     Private(CLIENT, "kafka-python", "kafka.net.selector.NetworkSelector.close"),
-    Private(CLIENT, "kafka-python", "kafka.producer.kafka.KafkaProducer._sender"),
-    Private(CLIENT, "kafka-python", "kafka.producer.sender.Sender.force_close"),
-    Private(CLIENT, "kafka-python", "kafka.producer.sender.Sender.join"),
-    Private(CLIENT, "kafka-python", "kafka.structs.MemberState.STABLE"),
+    Private(SENDER, "kafka-python", "kafka.producer.kafka.KafkaProducer._sender"),
+    Private(SENDER, "kafka-python", "kafka.producer.sender.Sender.force_close"),
+    Private(SENDER, "kafka-python", "kafka.producer.sender.Sender.join"),
+    Private(MEMBER, "kafka-python", "kafka.structs.MemberState.STABLE"),
     Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_A"),
     Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_B"),
     Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_dropout"),

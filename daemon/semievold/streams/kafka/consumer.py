@@ -13,11 +13,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
+from semievol.errors import SemiEvolError
 from semievold.config.streams import KafkaSettings
 from semievold.errors import TransientStreamError
-from semievold.streams.kafka.client import BOOTSTRAP_S, REQUEST_S
+from semievold.streams.kafka.client.connection import BOOTSTRAP_S, REQUEST_S
 from semievold.streams.kafka.reader import Reader
 from semievold.streams.kafka.shared import Shared, reader_ended
 from semievold.streams.kafka.topics import KafkaTopics
@@ -29,6 +31,8 @@ ANSWER_S = REQUEST_S + 2 * BOOTSTRAP_S
 CLOSE_S = 12.0
 GROUP_LAG_S = 2.0
 """How old the group's lag may be that a process which does not read is told."""
+WHY_S = 5.0
+"""How often it is asked which transaction holds the records back."""
 
 
 class KafkaStreamConsumer:
@@ -43,6 +47,8 @@ class KafkaStreamConsumer:
         self._thread: threading.Thread | None = None
         self._told: frozenset[int] = frozenset()
         self._group_lag: tuple[float, int] | None = None
+        self._waits_for: str | None = None
+        self._next_why = 0.0
 
     @property
     def topic(self) -> str:
@@ -75,12 +81,18 @@ class KafkaStreamConsumer:
     async def lag(self) -> int:
         """Of the owned partitions; as long as this process has not joined its group, the whole group's."""
         if self._shared.joined:
-            return await self._answer(lambda reader: reader.lag())
+            lag, still = await self._answer(lambda reader: (reader.lag(), reader.stands_still()))
+            await self._ask_why(still)
+            return lag
         now = time.monotonic()
         if self._group_lag is None or now >= self._group_lag[0]:
             offsets = await asyncio.to_thread(self._observe)
             self._group_lag = (now + GROUP_LAG_S, sum(each.lag for each in offsets))
         return self._group_lag[1]
+
+    @property
+    def waits_for(self) -> str | None:
+        return self._waits_for
 
     async def close(self) -> None:
         """Leave the group; a static member stays in it until its session times out, as is its purpose."""
@@ -96,6 +108,14 @@ class KafkaStreamConsumer:
             reader = Reader(self._settings, self._topics, self._topic, self._group, self._shared)
             self._thread = threading.Thread(target=reader.run, name=f"kafka-read-{self._topic}", daemon=True)
             self._thread.start()
+
+    async def _ask_why(self, still: bool) -> None:
+        if not still:
+            self._waits_for = None
+        elif time.monotonic() >= self._next_why:
+            self._next_why = time.monotonic() + WHY_S
+            with suppress(SemiEvolError):  # such as a missing permission: reading goes on without
+                self._waits_for = await asyncio.to_thread(self._topics.open_transaction, self._topic)
 
     def _observe(self) -> list[PartitionOffsets]:
         self._topics.ensure(self._topic)

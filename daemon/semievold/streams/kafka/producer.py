@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from semievol.errors import SemiEvolError
 from semievold.config.streams import KafkaSettings, StreamSettings
 from semievold.errors import RecordRefused
-from semievold.streams.kafka.client import Sender
+from semievold.streams.kafka.client.sender import Sender
 from semievold.streams.kafka.topics import KafkaTopics
 from semievold.streams.protocol import DEAD_LETTER_HEADERS, OutgoingRecord
 

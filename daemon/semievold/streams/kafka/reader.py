@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 from semievol.errors import ConfigError
 from semievold.config.streams import KafkaSettings
-from semievold.streams.kafka.client import ClientFailed, GroupMember, translate
+from semievold.streams.kafka.client.connection import ClientFailed, translate
+from semievold.streams.kafka.client.member import GroupMember
 from semievold.streams.kafka.shared import Shared
 from semievold.streams.kafka.topics import KafkaTopics, lag_of
 
@@ -27,6 +28,8 @@ HELD_WAIT_S = 0.01
 """The same while the buffer is full: such a poll only keeps the membership alive."""
 CATCH_UP_S = 1.0
 """How often a partition of which all is finished is looked at for offsets that hold no record."""
+STILL_S = 3.0
+"""How long nothing may come of what is written before it is asked why."""
 PAUSED_WAIT_S = 0.2
 """How long the thread sleeps between two polls while the buffer is full; a taken record or a job wakes it."""
 RETRY_S = 0.5
@@ -48,6 +51,7 @@ class Reader:
         self._unsettled: dict[int, int | None] = {}  # assigned: the first offset read, None while there was none
         self._committed: dict[int, int] = {}
         self._read_to: dict[int, int] = {}  # the offset after the last record that was handed over
+        self._still: dict[int, tuple[int, float]] = {}  # where reading stands although more is written, and since when
         self._next_catch_up = 0.0
 
     def run(self) -> None:
@@ -125,10 +129,19 @@ class Reader:
                 position = client.position(partition)
                 if position is not None and position > committed:
                     past[partition] = position
+                if position is not None:
+                    self._look(partition, position, client.written(partition))
         past = self._shared.committable(past)
         if past:
             self.commit(past)
             self._read_to.update(past)
+
+    def _look(self, partition: int, position: int, written: int) -> None:
+        """Note since when a partition, of which all that was read is finished, hands over nothing of what is there."""
+        if written <= position:
+            self._still.pop(partition, None)
+        elif self._still.get(partition, (_GONE, 0.0))[0] != position:
+            self._still[partition] = (position, time.monotonic())
 
     # --- jobs ---------------------------------------------------------------------------------------------------
 
@@ -153,6 +166,10 @@ class Reader:
             return 0
         return lag_of(committed, self._joined().ends(committed))
 
+    def stands_still(self) -> bool:
+        """Whether something is written that nobody is given, as behind a transaction that does not end."""
+        return any(time.monotonic() - since >= STILL_S for _, since in dict(self._still).values())
+
     def _joined(self) -> GroupMember:
         assert self._client is not None, "jobs are done between joining and leaving"
         return self._client
@@ -168,6 +185,7 @@ class Reader:
             self._unsettled.pop(partition, None)
             self._committed.pop(partition, None)
             self._read_to.pop(partition, None)
+            self._still.pop(partition, None)
         self._shared.lost(partitions)
 
     def _failed(self, error: Exception) -> None:

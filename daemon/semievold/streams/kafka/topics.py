@@ -7,13 +7,14 @@ client of its own and closes it: these are rare, and a client that waits costs a
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from semievol.errors import DataError
 from semievold.config.streams import KafkaSettings, StreamSettings
 from semievold.errors import StateConflict
-from semievold.streams.kafka.client import administrator
+from semievold.streams.kafka.client.administrator import OpenTransaction, administrator
 from semievold.streams.protocol import PartitionOffsets, ResetTarget
 
 TOMBSTONE_S = 7 * 24 * 3600
@@ -72,6 +73,15 @@ class KafkaTopics:
             for number in partitions
         ]
 
+    def open_transaction(self, topic: str) -> str | None:
+        """Of the transactions that hold readers of the topic back the one whose producer is silent the longest."""
+        with administrator(self._kafka) as admin:
+            found = admin.open_transactions(topic, admin.partitions(topic))
+        if not found:
+            return None
+        oldest = min(found, key=lambda each: each.written_at)
+        return said_of(oldest, time.time())
+
     def reset(self, topic: str, group: str, target: ResetTarget) -> None:
         """Move the group's commit on every partition of the topic.
 
@@ -106,6 +116,19 @@ class KafkaTopics:
             "replication_factor": self._kafka.replication_factor or -1,
             "configs": configs,
         }
+
+
+def said_of(transaction: OpenTransaction, now: float) -> str:
+    """What a reader waits for, in one line; `now` in UTC seconds."""
+    t = transaction
+    whose = "a producer" if t.transactional_id is None else f"the producer {t.transactional_id!r}"
+    limit = "its transaction.timeout.ms" if t.timeout_s is None else f"{t.timeout_s:.0f} s (its transaction.timeout.ms)"
+    ago_s = max(0.0, now - t.written_at)
+    return (
+        f"waiting for an open transaction of {whose} on {t.topic}, partition {t.partition}: {t.records} records from "
+        f"offset {t.offset} on cannot be read until it ends; its last one there was written {ago_s:.0f} s ago, and the "
+        f"broker aborts it {limit} after its begin"
+    )
 
 
 def lag_of(offsets: Mapping[int, int], ends: Mapping[int, int]) -> int:

@@ -474,6 +474,18 @@ async def test_an_unexpected_error_ends_the_role_with_nothing_committed(world: W
     await run_until(world.intake(RuleLabeller()), lambda: world.labels.counts().total == 1)  # its partition is free
 
 
+async def test_the_trace_of_a_query_goes_on_in_its_prediction_and_in_its_dead_letter(world: World) -> None:
+    trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "shop=1"}
+    asked = [b'{"id": "q", "question": "is it even?"}', b'{"id": "broken"']
+    await world.producer.publish(world.topics.queries, [OutgoingRecord(None, value, trace) for value in asked])
+    intake = world.intake(RuleLabeller())
+    await run_until(intake, lambda: world.committed("intake", "semievol.queries") == 2)
+    [prediction] = await world.read(world.topics.predictions)
+    [letter] = await world.read(world.topics.dead_letter)
+    assert prediction.headers == trace
+    assert letter.headers.items() > trace.items()
+
+
 class MovingConsumer:
     """The local consumer, whose partition is taken away and given back once, as a rebalance does."""
 
@@ -485,6 +497,7 @@ class MovingConsumer:
 
     topic = "semievol.queries"
     assigned = frozenset({0})
+    waits_for = None
 
     async def poll(self, max_records: int, timeout_s: float) -> list[StreamRecord]:
         if self.lose:

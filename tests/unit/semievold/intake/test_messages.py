@@ -12,6 +12,7 @@ from semievol.types import Example, Message, PseudoLabel, Query
 from semievold.errors import PoisonRecord, Reason
 from semievold.intake.messages import (
     MAX_DETAIL_CHARS,
+    MAX_TRACE_CHARS,
     RecordParser,
     Retraction,
     dead_letter,
@@ -272,3 +273,14 @@ def test_a_label_may_have_several_true_answers() -> None:
     assert short.query(record(sent)).metadata == {}
     assert poison({**sent, "answers": ["no", "maybe"], "answer": "no"}, label=True).reason is Reason.ANSWER_NOT_ALLOWED
     assert poison({**sent, "answers": "no"}, label=True).reason is Reason.INVALID_FIELD
+
+
+def test_the_trace_of_a_query_is_that_of_its_prediction_and_nothing_longer_passes() -> None:
+    trace = {
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "tracestate": "v" * MAX_TRACE_CHARS,
+        "X-B3-TraceId": "463ac35c9f6413ad",
+    }
+    label = PseudoLabel(Query("q", "?"), "a", 0.1, 1.0, 1.0, False, None, (), ())
+    headers = {**trace, "b3": "b" * (MAX_TRACE_CHARS + 1), "authorization": "a secret", "baggage": "user=1"}
+    assert prediction_record(label, headers).headers == trace

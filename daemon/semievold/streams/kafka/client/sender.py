@@ -1,0 +1,63 @@
+"""A sender: an idempotent producer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from kafka import KafkaProducer
+
+from semievold.config.streams import KafkaSettings
+from semievold.streams.kafka.client.connection import REQUEST_MS, TOO_LARGE, connect, translated
+from semievold.streams.protocol import OutgoingRecord
+
+UNLIMITED_BYTES = 64 * 1024 * 1024
+"""Whether a record is too large is for its topic to say, not for the client."""
+
+
+class Sender:
+    """An idempotent producer. Safe to share between threads; its own thread holds what is not delivered yet."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._client = connect(
+            KafkaProducer,
+            settings,
+            acks="all",
+            enable_idempotence=True,  # explicit: a conflict with other settings is then an error
+            delivery_timeout_ms=int(settings.delivery_timeout_s * 1000),
+            max_block_ms=REQUEST_MS,
+            max_request_size=UNLIMITED_BYTES,
+            compression_type=None if settings.compression == "none" else settings.compression,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+        )
+
+    def send(self, topic: str, records: Sequence[OutgoingRecord], deadline: float) -> list[OutgoingRecord]:
+        """Send them all and wait, until `time.monotonic` says `deadline`; those too large for the topic come back."""
+        oversized = []
+        with translated(self._settings):
+            sent = [(self._client.send(topic, **_encoded(record)), record) for record in records]
+            for future, record in sent:
+                try:
+                    future.get(timeout=max(0.0, deadline - time.monotonic()))
+                except TOO_LARGE:
+                    oversized.append(record)
+        return oversized
+
+    def close(self, timeout_s: float) -> None:
+        """Deliver what is held. Raises TransientStreamError when the time was too short: abandon it then."""
+        with translated(self._settings):
+            self._client.close(timeout=timeout_s)
+
+    def abandon(self, timeout_s: float) -> None:
+        """Give up what was not delivered. The client's own `close` would first wait for it, then leave its thread."""
+        self._client._sender.force_close()
+        self._client._sender.join(timeout_s)
+
+
+def _encoded(record: OutgoingRecord) -> dict[str, Any]:
+    headers = [(name, text.encode("utf-8", "surrogatepass")) for name, text in record.headers.items()]
+    key = None if record.key is None else record.key.encode("utf-8", "surrogatepass")
+    return {"value": record.value, "key": key, "headers": headers}
