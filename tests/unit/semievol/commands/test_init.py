@@ -138,3 +138,10 @@ def test_the_version_is_said(module: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split()[0] == "semievol"
     assert done.stdout.split()[1][0].isdigit()
+
+
+def test_training_fits_the_model_and_the_number_of_examples(tmp_path: Path) -> None:
+    rows = [{"question": f"q{number}", "answer": "ab"[number % 2]} for number in range(40)]
+    _, config = made(tmp_path, *rows, model="HuggingFaceTB/SmolLM2-135M-Instruct")
+    training = config.training
+    assert (training.warm_epochs, training.epochs, training.learning_rate) == (12, 4, 1e-3)
