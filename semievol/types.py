@@ -68,13 +68,27 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """The form that an answer has to have. `field`: what the client calls it, for messages.
+
+    json_schema: `text` is the schema as JSON. regex: `text` is a regular expression for the whole answer. choice: one
+    of `choices`.
+    """
+
+    kind: Literal["json_schema", "regex", "choice"]
+    field: str
+    text: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn beyond temperature and seed, in OpenAI's terms; the defaults change nothing.
 
     top_p, min_p: in [0, 1]. top_k: None: all tokens. presence_penalty, frequency_penalty: subtracted from the logits
     of tokens that were generated, once, and once a time. logit_bias: (token id, addend). stop: the text ends before
     the first of these. top_logprobs: how many alternatives are told for each token; None: nothing but the
-    log-probabilities.
+    log-probabilities. constraint: log-probabilities are then those among the tokens that it lets follow.
     """
 
     top_p: float = 1.0
@@ -85,6 +99,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,7 @@ class LocalGenerator(Generator):
                 job.answer.settle(error)
         return fitting
 
-    def _decode(self, batch: Sequence[QueuedRequest]) -> list[list[Completion]]:
+    def _decode(self, batch: Sequence[QueuedRequest]) -> list[list[Completion] | DataError]:
         from semievol.engines import decoding
 
         prompts, sampling = self._ensure_prompts(), self._ensure_sampling()
@@ -265,10 +265,9 @@ class LocalGenerator(Generator):
         if self._queue.closed:
             raise TransientError("the generator was closed before it answered")
         return [
-            [
-                sampling.completion(job.request, sampler, row, len(job.tokens))
-                for sampler, row in zip(job.samplers, itertools.islice(decoded, job.request.samples), strict=True)
-            ]
+            sampling.answer(
+                job.request, job.samplers, list(itertools.islice(decoded, job.request.samples)), len(job.tokens)
+            )
             for job in batch
         ]
 

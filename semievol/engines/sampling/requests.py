@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from semievol.engines.language_model import Prompts
+from semievol.engines.sampling.constraints import Constraints
 from semievol.engines.sampling.sampler import Sampler
 from semievol.engines.sampling.token_texts import TokenTexts
 from semievol.errors import DataError
@@ -31,24 +32,44 @@ class RequestSampling:
     def __init__(self, prompts: Prompts) -> None:
         self._prompts = prompts
         self._texts: TokenTexts | None = None
+        self._constraints = Constraints(prompts)
 
     def samplers(self, request: GenerationRequest) -> list[Sampler]:
         """One for each sample of the request.
 
         Raises:
-            DataError: it names a token that there is not.
+            DataError: it names a token that there is not, or a constraint that cannot be held to.
         """
-        vocabulary = len(self._prompts.tokenizer)
-        for token, _ in request.sampling.logit_bias:
+        options, vocabulary = request.sampling, len(self._prompts.tokenizer)
+        for token, _ in options.logit_bias:
             if not 0 <= token < vocabulary:
                 raise DataError(f"logit_bias: {token} is no token; the model has the tokens 0 to {vocabulary - 1}")
         return [
-            Sampler(request.temperature, request.seed, sample, request.sampling, decode=self._prompts.text)
+            Sampler(
+                request.temperature,
+                request.seed,
+                sample,
+                options,
+                decode=self._prompts.text,
+                matcher=None if options.constraint is None else self._constraints.matcher(options.constraint),
+            )
             for sample in range(request.samples)
         ]
 
-    def completion(self, request: GenerationRequest, sampler: Sampler, row: DrawnRow, prompt_tokens: int) -> Completion:
-        """What a client or the labelling is told of a row that has ended."""
+    def answer(
+        self, request: GenerationRequest, samplers: Sequence[Sampler], rows: Sequence[DrawnRow], prompt_tokens: int
+    ) -> list[Completion] | DataError:
+        """What a client or the labelling is told of a request whose rows have ended."""
+        if (failed := next((each.failed for each in samplers if each.failed is not None), None)) is not None:
+            constraint = request.sampling.constraint
+            return DataError(f"{'' if constraint is None else constraint.field + ': '}{failed}")
+        return [
+            self._completion(request, sampler, row, prompt_tokens) for sampler, row in zip(samplers, rows, strict=True)
+        ]
+
+    def _completion(
+        self, request: GenerationRequest, sampler: Sampler, row: DrawnRow, prompt_tokens: int
+    ) -> Completion:
         cut = sampler.text()
         text = self._prompts.text(row.token_ids) if cut is None else cut
         return Completion(

@@ -37,8 +37,8 @@ class Matcher(Protocol):
         ...
 
     @property
-    def complete(self) -> bool:
-        """Nothing but the end can follow."""
+    def failed(self) -> str | None:
+        """Why the row cannot go on under its constraint."""
         ...
 
 
@@ -54,8 +54,8 @@ class Drawn:
 class Sampler:
     """The choices of one row: sample `sample` of a request.
 
-    `stopped` says after a token whether the row ends there by a stop string or a completed constraint; end tokens
-    and limits are for whoever decodes. Used by one thread at a time.
+    `stopped` says after a token whether the row ends there, by a stop string or because its constraint `failed`; end
+    tokens and limits are for whoever decodes. Used by one thread at a time.
     """
 
     def __init__(
@@ -103,6 +103,11 @@ class Sampler:
         return not (self._adjusts or self._narrows)
 
     @property
+    def failed(self) -> str | None:
+        """Why there is no answer: the constraint could not be followed."""
+        return None if self._matcher is None else self._matcher.failed
+
+    @property
     def _penalized(self) -> bool:
         return bool(self.options.presence_penalty or self.options.frequency_penalty)
 
@@ -148,9 +153,9 @@ class Sampler:
         if not self._follows:
             return ""
         self._counts[token_id] += 1
-        if self._matcher is not None and not end:
+        if self._matcher is not None:
             self._matcher.accept(token_id)
-            self.stopped = self._matcher.complete
+            self.stopped = self._matcher.failed is not None
         if self._text is None:
             return ""
         shown = self._stops.add(self._text.rest() if end else self._text.add(token_id))
