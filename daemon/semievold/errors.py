@@ -29,6 +29,8 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     LABELLING_REFUSED = "labelling_refused"
     ANSWER_LATE = "answer_late"
+    NOT_STORABLE = "not_storable"
+    UNEXPECTED = "unexpected_error"
 
 
 class PoisonRecord(SemiEvolError):  # noqa: N818 - named by meaning
@@ -46,6 +48,10 @@ class FatalError(SemiEvolError):
 
 class StoreError(FatalError):
     """The database answered, and what it says cannot be repaired by waiting (schema, constraint, permission)."""
+
+
+class ValueRefused(StoreError):  # noqa: N818 - named by meaning
+    """The database takes everything but a value of this row; nothing of the transaction was kept, others may pass."""
 
 
 class SchemaError(StoreError):

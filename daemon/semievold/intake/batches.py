@@ -20,7 +20,8 @@ from typing import NamedTuple, Protocol, TypeVar
 from semievol.errors import AdapterError, TransientError
 from semievol.types import PseudoLabel, Query, Unlabelled
 from semievold.config.streams import RetrySettings, StreamSettings
-from semievold.errors import PoisonRecord, Reason
+from semievold.errors import PoisonRecord, Reason, RecordRefused
+from semievold.intake.isolation import each_to_its_end, innocent_query
 from semievold.intake.messages import NO_HEADERS, RecordParser, dead_letter, prediction_record
 from semievold.intake.pace import Pace
 from semievold.retry import Health, until_answered
@@ -134,9 +135,30 @@ class QueryBatches:
     async def work(self, records: Sequence[StreamRecord], stop: asyncio.Event, done: Done) -> None:
         """Bring every record to its end: a published pseudo-label, a recognised redelivery, or a dead letter.
 
+        A record that causes an unexpected error is dead-lettered like one that is invalid.
+
         Raises:
             Stopped: `stop` was set while a component did not answer; what is not done is to be delivered again.
         """
+        waiting = {id(record) for record in records}
+
+        def finished(some: Sequence[StreamRecord]) -> None:
+            waiting.difference_update(map(id, some))
+            done(some)
+
+        async def give_up(record: StreamRecord, poison: PoisonRecord) -> None:
+            await self._refuse([_Refused(record, poison)], stop)
+            finished([record])
+
+        await each_to_its_end(
+            records,
+            lambda some: self._work(some, stop, finished),
+            lambda some: [record for record in some if id(record) in waiting],
+            lambda: self._ask_innocent(stop),
+            give_up,
+        )
+
+    async def _work(self, records: Sequence[StreamRecord], stop: asyncio.Event, done: Done) -> None:
         asked, refused = self._parsed(records)
         if asked:
             asked, used = await self._sifted(asked, stop)
@@ -244,6 +266,15 @@ class QueryBatches:
 
         await self._answer("labeller", attempt, stop, retry_on=(TransientError, AdapterError))
 
+    async def _ask_innocent(self, stop: asyncio.Event) -> None:
+        """Raises what is wrong with the labeller, where it is wrong for every query."""
+
+        async def attempt() -> None:
+            async with self._bind() as adapter:
+                await self._labeller.label([innocent_query(self._parser.task)], adapter, told=lambda _: None)
+
+        await self._answer("labeller", attempt, stop, retry_on=(TransientError, AdapterError))
+
     async def _settle(self, outcomes: Sequence[_Outcome], stop: asyncio.Event) -> None:
         """Make them durable: store and publish the labels, dead-letter the queries that will get none."""
         answered = [_Answered(each.asked, each.outcome) for each in outcomes if isinstance(each.outcome, PseudoLabel)]
@@ -305,14 +336,22 @@ class QueryBatches:
         if not labels:
             return
         records = [prediction_record(label, headers.get(label.query.id, NO_HEADERS)) for label in labels]
-        await self._answer("stream", lambda: self._producer.publish(self._topics.predictions, records), stop)
+        try:
+            await self._answer("stream", lambda: self._producer.publish(self._topics.predictions, records), stop)
+        except RecordRefused as refused:
+            if len(labels) > 1:
+                for label in labels:
+                    await self._publish([label], stop, headers)
+                return
+            logger.error("the prediction of %r stays in the state alone: %s", labels[0].query.id, refused)
         self._unmarked += [label.query.id for label in labels]
         self.counters.published += len(labels)
 
     async def _refuse(self, refused: Sequence[_Refused], stop: asyncio.Event) -> None:
         if not refused:
             return
-        letters = [dead_letter(record, poison, self._store.workload) for record, poison in refused]
+        most = self._topics.max_record_bytes
+        letters = [dead_letter(record, poison, self._store.workload, most) for record, poison in refused]
         await self._answer("stream", lambda: self._producer.publish(self._topics.dead_letter, letters), stop)
         self.counters.dead_letters.update(poison.reason.value for _, poison in refused)
 

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -22,12 +23,13 @@ from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.types import Example
 from semievold.config.streams import LabelsSettings, StreamSettings
 from semievold.errors import PoisonRecord
+from semievold.intake.isolation import each_to_its_end, innocent_query, may_be_a_records
 from semievold.intake.messages import RecordParser, Retraction, dead_letter
 from semievold.intake.offsets import OffsetTracker
 from semievold.retry import Health, Pulse, Stopped, until_answered
 from semievold.store.examples import ExampleStore, StoredExample
 from semievold.store.pseudo_labels import PseudoLabelStore
-from semievold.streams.protocol import OutgoingRecord, StreamConsumer, StreamProducer, StreamRecord
+from semievold.streams.protocol import StreamConsumer, StreamProducer, StreamRecord
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +155,7 @@ class LabelsIntake:
         stale = {example.id for example in unindexed}
         missing = [example for example in training if example.id in stale or example.id not in present]
         for start in range(0, len(missing), self._settings.batch_size):
-            await self._index_examples(missing[start : start + self._settings.batch_size])
+            await self._index_what_can_be(missing[start : start + self._settings.batch_size])
         extra = sorted(present - {example.id for example in training})
         if extra:
             await self._answer("index", lambda: asyncio.to_thread(self._index.delete, extra))
@@ -184,21 +186,55 @@ class LabelsIntake:
     # --- one batch ----------------------------------------------------------------------------------------------
 
     async def _work(self, records: Sequence[StreamRecord]) -> None:
-        """Bring every record to its end. Of several for one id the last one counts."""
+        """Bring every record to its end. Of several for one id the last one counts.
+
+        A record that causes an unexpected error is taken back and dead-lettered, like one that is invalid.
+        """
+        ended: set[int] = set()
+
+        async def together(some: Sequence[StreamRecord]) -> None:
+            await self._work_together(some)
+            ended.update(map(id, some))
+
+        async def give_up(record: StreamRecord, poison: PoisonRecord) -> None:
+            with suppress(PoisonRecord):
+                await self._withdraw([self._parser.label(record).id])
+            await self._refuse([(record, poison)])
+
+        await each_to_its_end(
+            records,
+            together,
+            lambda some: [record for record in some if id(record) not in ended],
+            self._index_innocent,
+            give_up,
+        )
+
+    async def _work_together(self, records: Sequence[StreamRecord]) -> None:
         wanted: dict[str, Example | Retraction] = {}
-        letters: list[OutgoingRecord] = []
+        refused: list[tuple[StreamRecord, PoisonRecord]] = []
         for record in records:
             try:
                 item = self._parser.label(record)
             except PoisonRecord as poison:
-                letters.append(dead_letter(record, poison, self._examples.workload))
-                self.counters.dead_letters[poison.reason.value] += 1
+                refused.append((record, poison))
             else:
                 wanted[item.id] = item
         await self._keep([item for item in wanted.values() if isinstance(item, Example)])
         await self._withdraw([item.id for item in wanted.values() if isinstance(item, Retraction)])
-        if letters:
-            await self._answer("stream", lambda: self._producer.publish(self._topics.dead_letter, letters))
+        await self._refuse(refused)
+
+    async def _refuse(self, refused: Sequence[tuple[StreamRecord, PoisonRecord]]) -> None:
+        if not refused:
+            return
+        most = self._topics.max_record_bytes
+        letters = [dead_letter(record, poison, self._examples.workload, most) for record, poison in refused]
+        await self._answer("stream", lambda: self._producer.publish(self._topics.dead_letter, letters))
+        self.counters.dead_letters.update(poison.reason.value for _, poison in refused)
+
+    async def _index_innocent(self) -> None:
+        """Raises what is wrong with index or embedder, where it is wrong for every question."""
+        question = innocent_query(self._parser.task).question
+        await self._answer("index", lambda: asyncio.to_thread(self._index.neighbours, [question], 1))
 
     async def _keep(self, given: Sequence[Example]) -> None:
         if not given:
@@ -217,6 +253,20 @@ class LabelsIntake:
         ids = [example.id for example in examples]
         await self._answer("store", lambda: asyncio.to_thread(self._examples.mark_indexed, ids))
         self.counters.indexed += len(ids)
+
+    async def _index_what_can_be(self, examples: Sequence[Example]) -> None:
+        """As `_index_examples`; one that no index takes, which an older version has kept, is named and left out."""
+        try:
+            await self._index_examples(examples)
+        except Exception as error:
+            if not may_be_a_records(error):
+                raise
+            if len(examples) == 1:
+                await self._index_innocent()
+                logger.error("example %r cannot be indexed, and is left out: %r", examples[0].id, error)
+                return
+            for some in (examples[: len(examples) // 2], examples[len(examples) // 2 :]):
+                await self._index_what_can_be(some)
 
     async def _withdraw(self, ids: Sequence[str]) -> None:
         if not ids:

@@ -24,17 +24,20 @@ from semievol.examples.json_values import (
     fault_of,
     fault_of_json,
     id_problem,
+    mended_text,
     timestamp_problem,
 )
 from semievol.examples.records import KNOWN_FIELDS, example_of, example_to_json, query_to_json
 from semievol.tasks.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query, Role
 from semievold.errors import PoisonRecord, Reason
-from semievold.streams.protocol import OutgoingRecord, StreamRecord
+from semievold.streams.protocol import CUT_HEADER, OutgoingRecord, StreamRecord
 
 SCHEMA_VERSION = 1
 MAX_NAME_CHARS = 200
 """Categories and sources are names; the state's columns end there."""
+MAX_LETTER_BYTES = 8 * 1024 * 1024
+"""Of a dead letter's value: one record of a few compressed kilobytes may hold 200 MB."""
 MAX_DETAIL_CHARS = 400
 """Dead-letter details are for people, and header space is small."""
 
@@ -226,18 +229,24 @@ def trace_of(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def dead_letter(record: StreamRecord, poison: PoisonRecord, workload: str) -> OutgoingRecord:
-    """The record as it came, with what was wrong in the headers beside its own."""
+def dead_letter(record: StreamRecord, poison: PoisonRecord, workload: str, max_record_bytes: int = 0) -> OutgoingRecord:
+    """The record as it came, with what was wrong in the headers beside its own.
+
+    A value far beyond any topic's limit is cut; what its own topic takes is for the producer to find out.
+    """
+    value, most = record.value, max(MAX_LETTER_BYTES, max_record_bytes)
+    cut = {} if value is None or len(value) <= most else {CUT_HEADER: str(len(value))}
     headers: Mapping[str, str] = {
         **record.headers,
+        **cut,
         "reason": poison.reason.value,
-        "detail": _short(poison.detail),
+        "detail": _short(mended_text(poison.detail)),
         "source_topic": record.topic,
         "source_partition": str(record.partition),
         "source_offset": str(record.offset),
         "workload": workload,
     }
-    return OutgoingRecord(record.key, record.value, headers)
+    return OutgoingRecord(record.key, None if value is None else value[:most], headers)
 
 
 # --- the checks -----------------------------------------------------------------------------------------------------

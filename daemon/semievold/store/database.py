@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import logging
 import re
 import sqlite3
@@ -28,7 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
 from semievol.errors import ConfigError
-from semievold.errors import StoreError, TransientStoreError
+from semievold.errors import StoreError, TransientStoreError, ValueRefused
 
 logger = logging.getLogger(__name__)
 
@@ -249,14 +250,18 @@ class Database:
             if (way_out := _refusal(error)) is not None:
                 raise ConfigError(f"store.url: {self.description}: {error.orig}; {way_out}") from error
             text = f"{self.description}: {error.orig}"
+            if _is_of_a_value(error):
+                raise ValueRefused(text) from error
             raise (TransientStoreError if _is_transient(error) else StoreError)(text) from error
+        except (exc.StatementError, OverflowError, UnicodeEncodeError) as error:  # before the database was asked
+            raise ValueRefused(f"{self.description}: {getattr(error, 'orig', None) or error}") from error
 
     def _build_engine(self) -> Engine:
         options: dict[str, Any] = {
             "pool_size": 8,
             "max_overflow": 8,
             "json_serializer": _to_json,
-            "json_deserializer": pydantic_core.from_json,
+            "json_deserializer": _from_json,
         }
         if not self._is_sqlite:
             # What the URL says itself (?connect_timeout=30) goes before.
@@ -350,9 +355,36 @@ def _is_transient(error: exc.DBAPIError) -> bool:
     return isinstance(error, exc.OperationalError) and not isinstance(error.orig, sqlite3.Error)
 
 
+def _is_of_a_value(error: exc.DBAPIError) -> bool:
+    """Whether the database refuses a value, where it would take another one in its place.
+
+    PostgreSQL's classes 22 (data) and 54 (a limit of the server, such as the size of an index row): psycopg calls the
+    latter operational, as if waiting helped.
+    """
+    if isinstance(error, exc.DataError):
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        return "binding parameter" in str(error.orig).lower() or "too big" in str(error.orig)
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith(("22", "54"))
+
+
 def _key(table: Table) -> list[str]:
     return [column.name for column in table.primary_key.columns]
 
 
 def _to_json(value: object) -> str:
-    return pydantic_core.to_json(value).decode()
+    """JSON has no infinity: null, as everywhere else."""
+    return pydantic_core.to_json(value, inf_nan_mode="null").decode()
+
+
+def _from_json(text: str | bytes) -> Any:
+    """A JSON column. What no parser reads, which an older version may have written, is an empty object."""
+    try:
+        return pydantic_core.from_json(text)
+    except ValueError:
+        pass
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        logger.warning("a JSON value of the state cannot be read, and counts as empty: %s: %.80r", error, text)
+        return {}

@@ -7,17 +7,21 @@ trained on; and what asks the same as one that is stored goes to its side.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
-from semievol.examples.records import query_from_json, query_to_json
+from semievol.errors import DataError
+from semievol.examples.records import query_to_json, stored_example
 from semievol.examples.split import HoldoutRule, asked_key, first_to_ask
 from semievol.types import Example
 from semievold.store.database import Database, chunks
 from semievold.store.tables import examples
+
+logger = logging.getLogger(__name__)
 
 
 class StoredExample(NamedTuple):
@@ -183,7 +187,7 @@ class ExampleStore:
         kept = (self._mine(), examples.c.retracted.is_(False), *conditions)
         statement = sa.select(examples).where(*kept).order_by(examples.c.id)
         with self._database.read() as connection:
-            return [_example(row) for row in connection.execute(statement).mappings()]
+            return list(_readable(connection.execute(statement).mappings()))
 
     def _rows(self, connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
         found: dict[str, RowMapping] = {}
@@ -223,6 +227,21 @@ def _query(example: Example) -> dict[str, Any]:
     return {**query_to_json(example.query), **alternatives}
 
 
+def _readable(rows: Iterable[RowMapping]) -> Iterator[Example]:
+    for row in rows:
+        try:
+            yield _example(row)
+        except DataError as error:
+            logger.warning("%s; it is left out", error)
+
+
 def _example(row: RowMapping) -> Example:
-    alternatives = tuple(row["query"].get("answers", ()))
-    return Example(query_from_json(row["query"]), row["answer"], row["source"], alternatives)
+    """The example of a row.
+
+    Raises:
+        DataError: it cannot be read; names the row.
+    """
+    try:
+        return stored_example({**row["query"], "answer": row["answer"], "source": row["source"]}, row["id"])
+    except (DataError, TypeError) as error:
+        raise DataError(f"examples: row {row['id']!r} cannot be read: {error}") from error

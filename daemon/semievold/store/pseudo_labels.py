@@ -7,8 +7,7 @@ Invariant: the first durable label of a query id wins; only `replace` changes it
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,9 +15,10 @@ import pydantic_core
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
-from semievol.examples.records import query_from_json, query_to_json
-from semievol.types import CandidateAnswer, PseudoLabel, Query
+from semievol.examples.records import query_to_json
+from semievol.types import PseudoLabel, Query
 from semievold.store.database import Database, chunks
+from semievold.store.label_rows import label_columns, label_of, readable_labels
 from semievold.store.tables import examples, pseudo_label_history, pseudo_labels
 
 WATCHED = 5_000
@@ -132,7 +132,7 @@ class PseudoLabelStore:
             .limit(limit)
         )
         with self._database.read() as connection:
-            return [_label(row) for row in connection.execute(statement).mappings()]
+            return [label_of(row, question_needed=False) for row in connection.execute(statement).mappings()]
 
     def unpublished_of(self, new: Sequence[NewLabel]) -> list[PseudoLabel]:
         """The stored labels that came from exactly these records and whose prediction may not be published."""
@@ -144,7 +144,7 @@ class PseudoLabelStore:
                 statement = sa.select(pseudo_labels).where(self._mine(), c.published.is_(False), c.query_id.in_(some))
                 rows = connection.execute(statement).mappings()
                 found += [
-                    _label(row)
+                    label_of(row, question_needed=False)
                     for row in rows
                     if places[row["query_id"]] == (row["topic"], row["partition"], row["offset"])
                 ]
@@ -196,12 +196,12 @@ class PseudoLabelStore:
             return [PoolRow(*row) for row in connection.execute(statement)]
 
     def load(self, ids: Sequence[str]) -> list[PseudoLabel]:
-        """The full labels in the order of `ids`; unknown ids are left out."""
+        """The full labels in the order of `ids`; unknown ids, and rows that cannot be read, are left out."""
         found: dict[str, PseudoLabel] = {}
         with self._database.read() as connection:
             for some in chunks(ids):
                 statement = sa.select(pseudo_labels).where(self._mine(), pseudo_labels.c.query_id.in_(some))
-                found.update((row["query_id"], _label(row)) for row in connection.execute(statement).mappings())
+                found.update(readable_labels(connection.execute(statement).mappings()))
         return [found[query_id] for query_id in ids if query_id in found]
 
     def replace(self, labels: Sequence[PseudoLabel]) -> int:
@@ -235,7 +235,7 @@ class PseudoLabelStore:
         history, updates = [], []
         for label in labels:
             old = present.get(label.query.id)
-            values = _values(label)
+            values = label_columns(label)
             if old is None or all(old[name] == values[name] for name in _HISTORY):
                 continue
             kept = {name: old[name] for name in ("query_id", "revision", *_HISTORY)}
@@ -336,7 +336,7 @@ class PseudoLabelStore:
             "query_id": new.label.query.id,
             "query": query_to_json(new.label.query),
             "content_hash": new.content_hash,
-            **_values(new.label),
+            **label_columns(new.label),
             "topic": new.topic,
             "partition": new.partition,
             "offset": new.offset,
@@ -347,53 +347,9 @@ class PseudoLabelStore:
         }
 
 
-def _values(label: PseudoLabel) -> dict[str, Any]:
-    """The columns that a label itself decides."""
-    return {
-        "answer": label.answer,
-        "entropy": math.inf if math.isnan(label.entropy) else label.entropy,
-        "agreement": label.agreement,
-        "confidence": label.confidence,
-        "justified": label.justified,
-        "adapter": label.adapter,
-        "neighbours": [list(neighbour) for neighbour in label.neighbours],
-        "candidates": [_candidate_to_json(candidate) for candidate in label.candidates],
-    }
-
-
-def _candidate_to_json(candidate: CandidateAnswer) -> dict[str, Any]:
-    # JSON has no infinity, and PostgreSQL refuses the word: null is an infinite entropy
-    entropy = candidate.entropy if math.isfinite(candidate.entropy) else None
-    return {
-        "configuration": candidate.configuration,
-        "text": candidate.text,
-        "answer": candidate.answer,
-        "entropy": entropy,
-    }
-
-
-def _candidate_from_json(value: Mapping[str, Any]) -> CandidateAnswer:
-    entropy = math.inf if value["entropy"] is None else value["entropy"]
-    return CandidateAnswer(value["configuration"], value["text"], value["answer"], entropy)
-
-
-def _label(row: RowMapping) -> PseudoLabel:
-    return PseudoLabel(
-        query=query_from_json(row["query"]),
-        answer=row["answer"],
-        entropy=row["entropy"],
-        agreement=row["agreement"],
-        confidence=row["confidence"],
-        justified=row["justified"],
-        adapter=row["adapter"],
-        neighbours=tuple((neighbour[0], neighbour[1]) for neighbour in row["neighbours"]),
-        candidates=tuple(_candidate_from_json(candidate) for candidate in row["candidates"]),
-    )
-
-
 def _stored(row: RowMapping) -> StoredLabel:
     return StoredLabel(
-        label=_label(row),
+        label=label_of(row),
         **{
             name: row[name]
             for name in (

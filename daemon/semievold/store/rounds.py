@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
 
+from semievol.examples.json_values import mended_text
 from semievol.types import Outcome
 from semievold.errors import StateConflict
 from semievold.round_states import ENDED, UNDECIDED, RoundKind, RoundState, allowed
@@ -263,7 +264,8 @@ class RoundStore:
         now = self._database.now()
         with self._database.write() as connection:
             outcomes: Mapping[str, Sequence[StoredOutcome]] = columns.pop("outcomes", {})
-            moved = self._move(connection, number, current, exit_state, reason, {"reason": reason, **columns})
+            kept = {"reason": mended_text(reason), **columns}
+            moved = self._move(connection, number, current, exit_state, reason, kept)
             for role, rows in outcomes.items():
                 if rows:
                     connection.execute(insert(round_outcomes), [self._outcome_row(number, role, o) for o in rows])
@@ -363,7 +365,7 @@ class RoundStore:
                 number=number,
                 from_state=None if current is None else current.value,
                 to_state=following.value,
-                detail=detail,
+                detail=None if detail is None else mended_text(detail),
                 at=at,
             )
         )
@@ -380,7 +382,7 @@ class RoundStore:
             "role": role,
             "example_id": outcome.id,
             "expected": outcome.expected,
-            "answer": outcome.answer,
+            "answer": None if outcome.answer is None else mended_text(outcome.answer),
             "correct": outcome.correct,
             "entropy": outcome.entropy,
         }

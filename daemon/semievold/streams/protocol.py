@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple, Protocol
 DEAD_LETTER_HEADERS = ("reason", "detail", "source_topic", "source_partition", "source_offset", "workload")
 """What is said of a record that can never be processed, in the headers of its dead letter beside its own."""
 
+CUT_HEADER = "value_truncated_from_bytes"
+"""On a dead letter that did not fit as it came: how long the original value was."""
+
 
 class StreamRecord(NamedTuple):
     """One record as it was read.

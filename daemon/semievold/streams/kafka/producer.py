@@ -19,7 +19,7 @@ from semievold.config.streams import KafkaSettings, StreamSettings
 from semievold.errors import RecordRefused
 from semievold.streams.kafka.client.sender import Sender
 from semievold.streams.kafka.topics import KafkaTopics
-from semievold.streams.protocol import DEAD_LETTER_HEADERS, OutgoingRecord
+from semievold.streams.protocol import CUT_HEADER, DEAD_LETTER_HEADERS, OutgoingRecord
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,6 @@ THREADS = 4
 CLOSE_S = 5.0
 GRACE_S = 5.0
 """The client itself gives a record up after the delivery timeout; ours comes after it."""
-CUT_HEADER = "value_truncated_from_bytes"
-"""On a dead letter that did not fit as it came: how long the original value was."""
 DROPPED_HEADER = "headers_dropped"
 """On a dead letter that did not fit without its value either: how many of the original headers are missing."""
 _OUR_HEADERS = (*DEAD_LETTER_HEADERS, CUT_HEADER, DROPPED_HEADER)
