@@ -154,7 +154,7 @@ def run_instant(answer: Connection) -> None:
 
 def run_gateway(upstream: str, base_model: str, answer: Connection) -> None:
     """The real gateway over one replica."""
-    from semievol.engines.server_address import ServerAddress
+    from semievol.http.server_address import ServerAddress
     from semievold.config.fronts import GatewayConfig
     from semievold.gateway.front import Gateway, GatewayTools
     from semievold.gateway.proxy import OneServer, ProxyBackend

@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from parts.instant_intake import label_stream
 
 from semievol.config.method import LabellingConfig, TaskConfig
-from semievol.engines.server_address import ServerAddress
 from semievol.engines.vllm import FixedServers, VllmGenerator
 from semievol.engines.vllm_client import VllmClient
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.index import QdrantExampleIndex
+from semievol.http.server_address import ServerAddress
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.protocols import Tell
 from semievol.tasks.task import Task

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp import web
 
-from semievol.engines.server_address import ServerAddress
 from semievol.errors import TransientError
+from semievol.http.server_address import ServerAddress
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.capture import Capture
 from semievold.gateway.feedback import Feedback

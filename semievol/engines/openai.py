@@ -21,8 +21,8 @@ from semievol.engines.concurrency import Line, Turn
 from semievol.engines.openai_client import BusyError, NotJsonError, OpenAIClient, RefusedError
 from semievol.engines.patience import TIMES, Signs, waited_for
 from semievol.engines.requests import each_for_itself
-from semievol.engines.wire_text import logprob, said, whole_text
 from semievol.errors import AdapterError, ConfigError, DataError, LateError, SemiEvolError, TooLongError
+from semievol.http.wire_text import logprob, said, whole_text
 from semievol.protocols import Generator, Tell
 from semievol.types import Completion, GenerationRequest, Late, Refused, Reply
 

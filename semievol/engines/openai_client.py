@@ -16,8 +16,8 @@ from typing import Any, Self
 import httpx
 
 from semievol.config.generation import checked_key
-from semievol.engines.wire_text import asked_wait_s, said
 from semievol.errors import ConfigError, DataError, SemiEvolError, TransientError
+from semievol.http.wire_text import asked_wait_s, said
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0

@@ -86,9 +86,9 @@ def _open(config: MethodConfig, settings: GenerationConfig, setting: str, stack:
 
 
 def _open_vllm(settings: GenerationConfig, stack: AsyncExitStack) -> Generator:
-    from semievol.engines.server_address import ServerAddress
     from semievol.engines.vllm import FixedServers, VllmGenerator
     from semievol.engines.vllm_client import VllmClient
+    from semievol.http.server_address import ServerAddress
 
     servers = [ServerAddress.at(url, settings.api_key, settings.base_name) for url in settings.replicas]
     client = VllmClient()

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import httpx
 
-from semievol.engines.server_address import ServerAddress
-from semievol.engines.wire_text import OddAnswerError, asked_wait_s, logprob, said, whole_text
 from semievol.errors import AdapterError, DataError, TooLongError, TransientError
+from semievol.http.server_address import ServerAddress
+from semievol.http.wire_text import OddAnswerError, asked_wait_s, logprob, said, whole_text
 from semievol.types import Completion, GenerationRequest
 
 # Sample i is drawn with this seed plus i on the server, and the sum must stay within 64 bits.

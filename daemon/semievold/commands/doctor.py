@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from semievol.engines.server_address import ServerAddress
 from semievol.errors import SemiEvolError
+from semievol.http.server_address import ServerAddress
 from semievold.config.daemon import DaemonConfig
 from semievold.config.fronts import ServerConfig
 from semievold.config.generation import GenerationConfig

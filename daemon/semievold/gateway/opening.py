@@ -5,7 +5,7 @@ Owns the choice by the configuration alone; the tools are closed by the caller.
 
 from __future__ import annotations
 
-from semievol.engines.server_address import ServerAddress
+from semievol.http.server_address import ServerAddress
 from semievol.protocols import Generator
 from semievold.config.daemon import DaemonConfig
 from semievold.gateway.capture import Capture

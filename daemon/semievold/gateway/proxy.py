@@ -18,8 +18,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from semievol.engines.server_address import ServerAddress
 from semievol.errors import TransientError
+from semievol.http.server_address import ServerAddress
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.call import Call, presentable, refusal
 from semievold.gateway.rewriting import StreamRewriter, answer_id, begins_with_error, quoted, replace_model

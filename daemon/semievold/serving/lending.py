@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-from semievol.engines.server_address import ServerAddress
 from semievol.errors import AdapterError, TransientError
+from semievol.http.server_address import ServerAddress
 from semievold.serving.membership import Membership
 from semievold.serving.replica import states_of
 from semievold.serving.wanted import WantedAdapters

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from semievol.engines.server_address import ServerAddress
+from semievol.http.server_address import ServerAddress
 from semievold.config.generation import GenerationConfig
 from semievold.serving.replica import Replica
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from semievol.engines.server_address import ServerAddress
+from semievol.http.server_address import ServerAddress
 from semievold.serving.attestation import Attestation
 
 _FIRST_RETRY_S = 1.0

@@ -13,9 +13,9 @@ from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from semievol.engines.server_address import ServerAddress
 from semievol.engines.vllm_client import ServerDownError
 from semievol.errors import AdapterError, DataError, TransientError
+from semievol.http.server_address import ServerAddress
 from semievold.config.generation import GenerationConfig
 from semievold.serving.adapter_servers import HeldAdapter
 from semievold.serving.attestation import Proof

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from semievol.engines.wire_text import asked_wait_s
 from semievol.errors import ConfigError, DataError, TransientError
 from semievol.examples.embedding.unit import unit_rows
+from semievol.http.wire_text import asked_wait_s
 from semievol.protocols import Vectors
 
 _PATIENCE_S = 20.0

@@ -15,8 +15,9 @@ from semievol.engines.concurrency import FIRST
 from semievol.engines.openai import OpenAIGenerator
 from semievol.engines.openai_client import OpenAIClient
 from semievol.engines.vllm import FixedServers, VllmGenerator
-from semievol.engines.vllm_client import ServerAddress, VllmClient
+from semievol.engines.vllm_client import VllmClient
 from semievol.errors import ConfigError, TransientError
+from semievol.http.server_address import ServerAddress
 from semievol.protocols import Generator
 from semievol.types import GenerationRequest, Late, Message, Refused, Reply
 from tests.slow_server import SlowServer, completion

@@ -10,10 +10,10 @@ import pytest
 
 from semievol.config.method import ModelConfig
 from semievol.engines.local import LocalGenerator
-from semievol.engines.server_address import ServerAddress
 from semievol.engines.vllm import FixedServers, VllmGenerator
 from semievol.engines.vllm_client import VllmClient
 from semievol.errors import AdapterError, DataError, TransientError
+from semievol.http.server_address import ServerAddress
 from semievol.types import Completion, GenerationRequest, Message
 from tests.servers import free_port
 from tests.servers.vllm import START_S, VllmServer

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from semievol.engines.server_address import ServerAddress
+from semievol.http.server_address import ServerAddress
 from tests.openai_double import ALIAS, GATEWAY_TOKEN, REPLICA_TOKEN, WORDS, Double, events, front
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from semievol.config.method import Configuration, LabellingConfig, TaskConfig
 from semievol.engines.vllm import FixedServers, VllmGenerator
-from semievol.engines.vllm_client import ServerAddress, VllmClient
+from semievol.engines.vllm_client import VllmClient
+from semievol.http.server_address import ServerAddress
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.tasks.task import Task
 from semievold.intake.role import Intake

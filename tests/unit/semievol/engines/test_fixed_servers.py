@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from semievol import adapter_directory
-from semievol.engines.server_address import ServerAddress
 from semievol.engines.vllm import FixedServers
 from semievol.engines.vllm_client import VllmClient
 from semievol.errors import TransientError
+from semievol.http.server_address import ServerAddress
 
 
 class Servers:

@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from semievol.engines.openai_client import OpenAIClient
-from semievol.engines.server_address import ServerAddress
 from semievol.engines.vllm_client import ServerDownError, VllmClient
 from semievol.errors import ConfigError, SemiEvolError
+from semievol.http.server_address import ServerAddress
 
 KEY = "known-secret"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from semievol.engines.server_address import ServerAddress
+from semievol.http.server_address import ServerAddress
 from semievold.serving.attestation import Attestation
 from semievold.serving.quarantine import joint_proof, take_out_wrong
 from semievold.serving.replica import Replica

@@ -1,6 +1,6 @@
 import asyncio
 
-from semievol.engines.server_address import ServerAddress
+from semievol.http.server_address import ServerAddress
 from semievold.serving.attestation import Attestation
 from semievold.serving.replica import Replica
 
