@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 from semievol import adapter_directory
 from semievol.engines.concurrency import Line, Turn
-from semievol.engines.openai_client import BusyError, NotJsonError, OpenAIClient, RefusedError
+from semievol.engines.openai_client import NotJsonError, OpenAIClient
 from semievol.engines.patience import TIMES, Signs, waited_for
 from semievol.engines.requests import each_for_itself
 from semievol.errors import AdapterError, ConfigError, DataError, LateError, SemiEvolError, TooLongError
+from semievol.http.errors import BusyError, OverloadedError, RefusedError
 from semievol.http.wire_text import logprob, said, whole_text
 from semievol.protocols import Generator, Tell
 from semievol.types import Completion, GenerationRequest, Late, Refused, Reply
@@ -33,7 +34,6 @@ UNKNOWN_TOKEN = -1
 _NEWER_LIMIT = "max_completion_tokens"
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "context window")
 _SAMPLING = ("temperature", "top_p", "seed", "n")
-_TOO_MUCH = (429, 503)
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _SIGN_S = 5.0
@@ -157,7 +157,8 @@ class OpenAIGenerator(Generator):
                 busy_since = busy_since or loop.time()
                 pause_s = max(busy.wait_s, wait_s * random.uniform(0.5, 1.0))
                 if loop.time() + pause_s >= busy_since + self._timeout_s:
-                    if busy.status not in (None, *_TOO_MUCH) and self._answered_at > began_at:
+                    overloaded = busy.status is None or isinstance(busy, OverloadedError)
+                    if not overloaded and self._answered_at > began_at:
                         raise LateError(f"others are answered, and this one is not: {busy}") from busy
                     raise
                 await asyncio.sleep(pause_s)
@@ -166,7 +167,12 @@ class OpenAIGenerator(Generator):
     async def _attempt(self, request: GenerationRequest, limit: str, turn: Turn) -> list[Completion]:
         longest_s = TIMES * self._timeout_s
         call = self._client.call(
-            "POST", "/chat/completions", json=self._body(request, limit), patience_s=0, timeout_s=longest_s + 1.0
+            "POST",
+            "/chat/completions",
+            json=self._body(request, limit),
+            patience_s=0,
+            timeout_s=longest_s + 1.0,
+            wanted="choices",
         )
         try:
             body = await waited_for(call, None, self._timeout_s, turn.overloaded)
@@ -177,9 +183,8 @@ class OpenAIGenerator(Generator):
             raise
         except NotJsonError as odd:
             raise _OddAnswerError(str(odd)) from odd
-        except BusyError as busy:
-            if busy.status in _TOO_MUCH:
-                turn.overloaded(busy.wait_s)
+        except OverloadedError as busy:
+            turn.overloaded(busy.wait_s)
             raise
         completions = self._completions(body, request)
         turn.answered()
@@ -243,7 +248,7 @@ class OpenAIGenerator(Generator):
             f"request ({why}); set it to false"
         )
 
-    def _completions(self, body: Any, request: GenerationRequest) -> list[Completion]:
+    def _completions(self, body: Mapping[str, Any], request: GenerationRequest) -> list[Completion]:
         try:
             choices = body["choices"]
             if len(choices) != request.samples:
@@ -253,7 +258,7 @@ class OpenAIGenerator(Generator):
                 self._completion(choice, request, prompt_tokens)
                 for choice in sorted(choices, key=lambda choice: choice.get("index", 0))
             ]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise _OddAnswerError(
                 f"{self._setting}.base_url: {self._client.base_url} does not answer as OpenAI's chat completions do "
                 f"({said(repr(error))})"

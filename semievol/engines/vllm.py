@@ -22,10 +22,10 @@ from semievol import adapter_directory
 from semievol.engines.concurrency import Line, Turn
 from semievol.engines.patience import TIMES, Signs, SilentError, waited_for
 from semievol.engines.requests import each_for_itself
-from semievol.engines.vllm_client import NotServedError, OverloadedError, ServerDownError, VllmClient
+from semievol.engines.vllm_client import NotServedError, VllmClient
 from semievol.errors import DataError, LateError, TooLongError, TransientError
+from semievol.http.errors import OddAnswerError, OverloadedError, ServerDownError
 from semievol.http.server_address import ServerAddress
-from semievol.http.wire_text import OddAnswerError
 from semievol.protocols import Generator, Tell
 from semievol.types import Completion, GenerationRequest, Late, Refused, Reply
 

@@ -1,7 +1,8 @@
-"""vLLM servers over HTTP: requests into the OpenAI-compatible wire format, answers and errors into ours.
+"""vLLM servers: requests into the OpenAI-compatible wire format, answers and errors into ours.
 
-Owns the fields that are sent and read, and what each refusal means. Owns no choice among servers and no retries
-(engines.vllm). Invariant: whatever a server does, the caller sees one of our errors, and its text names the server.
+Owns the fields that are sent and read, and what each refusal means. Owns neither the HTTP (semievol.http) nor a choice
+among servers, nor retries (engines.vllm). Invariant: whatever a server does, the caller sees one of our errors, and its
+text names the server.
 """
 
 from __future__ import annotations
@@ -9,32 +10,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import httpx
-
 from semievol.errors import AdapterError, DataError, TooLongError, TransientError
+from semievol.http.answer import Answer
+from semievol.http.client import HttpClient
+from semievol.http.errors import (
+    KeyRefusedError,
+    OddAnswerError,
+    OverloadedError,
+    RefusedError,
+    ServerDownError,
+    UnsendableError,
+)
 from semievol.http.server_address import ServerAddress
-from semievol.http.wire_text import OddAnswerError, asked_wait_s, logprob, said, whole_text
+from semievol.http.wire_text import logprob, said, whole_text
 from semievol.types import Completion, GenerationRequest
 
 # Sample i is drawn with this seed plus i on the server, and the sum must stay within 64 bits.
 _SEEDS = 1 << 62
+_CONNECTIONS = 256
 _PROBE_S = 5.0
-# vLLM closes a connection that was quiet for 5 s; a request on one that is being closed would look like a dead server.
-_KEEP_ALIVE_S = 3.0
 _ADMIN_S = 60.0
 _TOO_LONG = ("maximum context length", "max_model_len", "longer than the maximum")
-
-
-class ServerDownError(TransientError):
-    """The server refuses connections, breaks them, or fails by itself (5xx): another one may answer."""
-
-
-class OverloadedError(TransientError):
-    """The server has too much to do (429, 503); it may have said how long to wait, in seconds."""
-
-    def __init__(self, text: str, wait_s: float) -> None:
-        super().__init__(text)
-        self.wait_s = wait_s
 
 
 class NotServedError(AdapterError):
@@ -44,15 +40,12 @@ class NotServedError(AdapterError):
 class VllmClient:
     """Speaks to any number of servers over kept-alive connections; one event loop."""
 
-    def __init__(self, *, connections: int = 256) -> None:
-        """Open nothing yet; `connections` bounds all servers together."""
-        limits = httpx.Limits(
-            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_KEEP_ALIVE_S
-        )
-        self._http = httpx.AsyncClient(limits=limits, timeout=_ADMIN_S)
+    def __init__(self, http: HttpClient | None = None) -> None:
+        """Open nothing yet; `http` is closed with this client."""
+        self._http = http or HttpClient(connections=_CONNECTIONS)
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def check_health(self, server: ServerAddress) -> None:
         """Raises:
@@ -66,10 +59,10 @@ class VllmClient:
         Raises:
             TransientError: it does not answer, or not as an OpenAI-compatible server does.
         """
-        response = await self._call(server, "GET", "/v1/models", None, _PROBE_S)
+        answer = await self._call(server, "GET", "/v1/models", None, _PROBE_S)
         try:
-            return frozenset(str(model["id"]) for model in response.json()["data"])
-        except (ValueError, KeyError, TypeError) as error:
+            return frozenset(str(model["id"]) for model in answer.object()["data"])
+        except (OddAnswerError, KeyError, TypeError) as error:
             raise TransientError(f"{server.name}: /v1/models is not a list of models ({error!r})") from error
 
     async def load(self, server: ServerAddress, name: str, path: str) -> None:
@@ -80,13 +73,13 @@ class VllmClient:
             TransientError: it does not answer.
         """
         body = {"lora_name": name, "lora_path": path, "load_inplace": False}
-        response = await self._send(server, "POST", "/v1/load_lora_adapter", body, _ADMIN_S)
-        if response.status_code == 400 and "already been loaded" in response.text:
+        answer = await self._send(server, "POST", "/v1/load_lora_adapter", body, _ADMIN_S)
+        if answer.status == 400 and "already been loaded" in answer.text:
             return
         # 500 is also what a rank above the limit and a truncated file come back as: the engine lives on.
-        if response.status_code in (400, 404, 500):
-            raise AdapterError(f"{server.name}: cannot load {name} from {path}: {_message(response)}")
-        _check(server, response)
+        if answer.status in (400, 404, 500):
+            raise AdapterError(f"{server.name}: cannot load {name} from {path}: {answer.message}")
+        _check(server, answer)
 
     async def unload(self, server: ServerAddress, name: str) -> None:
         """Forget `name`; running requests finish. Unknown names are a no-op.
@@ -94,9 +87,9 @@ class VllmClient:
         Raises:
             TransientError: it does not answer.
         """
-        response = await self._send(server, "POST", "/v1/unload_lora_adapter", {"lora_name": name}, _ADMIN_S)
-        if response.status_code != 404:
-            _check(server, response)
+        answer = await self._send(server, "POST", "/v1/unload_lora_adapter", {"lora_name": name}, _ADMIN_S)
+        if answer.status != 404:
+            _check(server, answer)
 
     async def complete(self, server: ServerAddress, request: GenerationRequest, timeout_s: float) -> list[Completion]:
         """All samples of one request.
@@ -110,27 +103,23 @@ class VllmClient:
             TransientError: no answer in time, or the server is not set up for such requests.
         """
         path = "/v1/chat/completions"
-        response = await self._send(server, "POST", path, _chat_body(server, request), timeout_s)
-        if response.status_code == 404 and request.adapter is not None:
+        answer = await self._send(server, "POST", path, _chat_body(server, request), timeout_s)
+        if answer.status == 404 and request.adapter is not None:
             raise NotServedError(f"{server.name}: adapter {request.adapter} is not loaded")
-        if response.status_code in (400, 422):
-            await self._raise_refusal(server, request, _message(response), timeout_s)
-        if response.status_code in (429, 503):
-            text = f"{server.name}: HTTP {response.status_code}, {_message(response)}"
-            raise OverloadedError(text, asked_wait_s(response))
-        _check(server, response)
+        if answer.status in (400, 422):
+            await self._raise_refusal(server, request, answer.message, timeout_s)
         try:
-            answers = _completions(response.json(), request)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            completions = _completions(_understood(server, answer).object(), request)
+        except (OddAnswerError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
             raise OddAnswerError(f"{server.name}: an answer is not as vLLM writes it ({said(repr(error))})") from error
-        for answer in answers:
+        for each in completions:
             # It cuts max_tokens to what is left of its context without a word.
-            if answer.finish_reason == "length" and len(answer.token_ids) < request.max_tokens:
+            if each.finish_reason == "length" and len(each.token_ids) < request.max_tokens:
                 raise TooLongError(
-                    f"the prompt is too long for {server.name}: its {answer.prompt_tokens} tokens leave room for "
-                    f"{len(answer.token_ids)} of {request.max_tokens}; shorten it or show fewer neighbours"
+                    f"the prompt is too long for {server.name}: its {each.prompt_tokens} tokens leave room for "
+                    f"{len(each.token_ids)} of {request.max_tokens}; shorten it or show fewer neighbours"
                 )
-        return answers
+        return completions
 
     async def _raise_refusal(
         self, server: ServerAddress, request: GenerationRequest, why: str, timeout_s: float
@@ -139,49 +128,39 @@ class VllmClient:
         if any(sign in why for sign in _TOO_LONG):
             raise TooLongError(f"the prompt is too long for {server.name}: {why}")
         harmless = {**_chat_body(server, request), "messages": [{"role": "user", "content": "?"}]}
-        if (await self._send(server, "POST", "/v1/chat/completions", harmless, timeout_s)).status_code == 200:
+        if (await self._send(server, "POST", "/v1/chat/completions", harmless, timeout_s)).status == 200:
             raise DataError(f"{server.name} refuses the prompt: {why}")
         raise TransientError(f"{server.name} refuses every such request: {why}")
 
-    async def _call(self, server: ServerAddress, method: str, path: str, body: Any, timeout_s: float) -> httpx.Response:
+    async def _call(self, server: ServerAddress, method: str, path: str, body: Any, timeout_s: float) -> Answer:
         return _check(server, await self._send(server, method, path, body, timeout_s))
 
-    async def _send(self, server: ServerAddress, method: str, path: str, body: Any, timeout_s: float) -> httpx.Response:
+    async def _send(self, server: ServerAddress, method: str, path: str, body: Any, timeout_s: float) -> Answer:
         try:
-            return await self._http.request(
-                method, server.base_url + path, json=body, headers=dict(server.headers), timeout=timeout_s
-            )
-        except UnicodeEncodeError:
-            raise DataError("messages: a text holds half of a surrogate pair, which no encoding takes") from None
-        except httpx.PoolTimeout as error:
-            raise TransientError(f"{server.name}: no free connection within {timeout_s:.0f} s") from error
-        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
-            raise TransientError(f"{server.name}: no answer within {timeout_s:.0f} s") from error
-        except httpx.LocalProtocolError as error:  # its text may hold the header with the key
-            raise ServerDownError(f"{server.name}: {type(error).__name__}") from None
-        except httpx.HTTPError as error:
-            raise ServerDownError(f"{server.name}: {type(error).__name__} {error}".rstrip()) from error
+            return await self._http.ask(server, method, path, json=body, timeout_s=timeout_s)
+        except UnsendableError as error:
+            raise ServerDownError(str(error)) from error
 
 
-def _check(server: ServerAddress, response: httpx.Response) -> httpx.Response:
-    status = response.status_code
-    if status < 400:
-        return response
-    if status in (401, 403):
-        raise TransientError(f"{server.name}: HTTP {status}, it wants another key; set generation.api_key")
-    if status == 404:
-        raise TransientError(f"{server.name}: HTTP 404, {_message(response)}")
-    kind = ServerDownError if status >= 500 else TransientError
-    raise kind(f"{server.name}: HTTP {status}, {_message(response)}")
-
-
-def _message(response: httpx.Response) -> str:
-    """What the server says in an error, shortened."""
+def _check(server: ServerAddress, answer: Answer) -> Answer:
+    """An answer to what is no work: a server that has too much to do for it (503) has an engine that is dead."""
     try:
-        text = response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        text = response.text
-    return said(text) or "no reason given"
+        return _understood(server, answer)
+    except OverloadedError as overloaded:
+        if overloaded.status != 503:
+            raise
+        raise ServerDownError(str(overloaded), status=503) from overloaded
+
+
+def _understood(server: ServerAddress, answer: Answer) -> Answer:
+    try:
+        return answer.check()
+    except KeyRefusedError as refused:
+        raise TransientError(
+            f"{server.name}: HTTP {refused.status}, it wants another key; set generation.api_key"
+        ) from refused
+    except RefusedError as refused:
+        raise TransientError(str(refused)) from refused
 
 
 def _chat_body(server: ServerAddress, request: GenerationRequest) -> dict[str, Any]:

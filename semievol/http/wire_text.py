@@ -7,16 +7,7 @@ leaves here can be encoded as UTF-8 and written as JSON.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
-
-from semievol.errors import TransientError
-
-if TYPE_CHECKING:
-    import httpx
-
-
-class OddAnswerError(TransientError):
-    """An answer with status 200 that is not in the shape of one."""
+from typing import Any
 
 
 def whole_text(value: Any) -> str:
@@ -51,11 +42,3 @@ def logprob(value: Any) -> float:
 def said(value: Any, limit: int = 400) -> str:
     """What a server says in an error: one line, shortened."""
     return " ".join(whole_text(value if isinstance(value, str) else str(value)).split())[:limit]
-
-
-def asked_wait_s(response: httpx.Response) -> float:
-    """What `Retry-After` says, seconds; 0 where it says nothing or a date."""
-    try:
-        return max(0.0, float(response.headers.get("Retry-After", "0")))
-    except ValueError:
-        return 0.0

@@ -22,9 +22,10 @@ from typing import Any
 from semievol import adapter_directory
 from semievol.config.fine_tuning import FineTuningConfig
 from semievol.durable_files import write_durably
-from semievol.engines.openai_client import BusyError, OpenAIClient, RefusedError
+from semievol.engines.openai_client import NotJsonError, OpenAIClient
 from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
 from semievol.file_lock import FileLock
+from semievol.http.errors import BusyError, RefusedError
 from semievol.protocols import Progress
 from semievol.training.job import TrainingJob, read_snapshot
 from semievol.types import TrainingRow
@@ -38,6 +39,7 @@ _PAGE = 100
 _SEEDS = 1 << 31
 _STEP = re.compile(r"\bStep (\d+)/(\d+)\b", re.IGNORECASE)
 _NOT_READY = "not ready"
+_NO_LIST = "training.openai_api.base_url: the answer there is no list; is it a fine-tuning API?"
 _GONE_WRONG = ("failed", "cancelled")
 
 
@@ -163,6 +165,7 @@ class _Training:
             files={"file": (f"{name}.jsonl", text.encode(), "application/jsonl")},
             patience_s=_PATIENCE_S,
             timeout_s=_UPLOAD_S,
+            wanted="id",
         )
         return _field(answer, "id")
 
@@ -176,7 +179,7 @@ class _Training:
             record = self._keep(replace(record, creating=True))
             try:
                 body = {**asked, "training_file": record.file}
-                answer = await self._client.call("POST", "/fine_tuning/jobs", json=body, patience_s=0)
+                answer = await self._client.call("POST", "/fine_tuning/jobs", json=body, patience_s=0, wanted="id")
                 return self._keep(replace(record, job=_field(answer, "id")))
             except BusyError as busy:
                 pause_s = max(pause_s, busy.wait_s)
@@ -194,8 +197,8 @@ class _Training:
         after: str | None = None
         while True:
             params = {"limit": str(_PAGE)} | ({} if after is None else {"after": after})
-            page = await self._client.call("GET", "/fine_tuning/jobs", params=params, patience_s=_PATIENCE_S)
-            jobs = _entries(page)
+            page = await self._page("/fine_tuning/jobs", params)
+            jobs = page["data"]
             for job in jobs:
                 if job.get("training_file") == file and job.get("status") not in _GONE_WRONG:
                     return str(job["id"])
@@ -243,7 +246,7 @@ class _Training:
 
     async def _retrieve(self, record: _Record, path: str) -> Any:
         try:
-            return await self._client.call("GET", path, patience_s=_PATIENCE_S)
+            return await self._client.call("GET", path, patience_s=_PATIENCE_S, wanted="status")
         except RefusedError as refused:
             if refused.status != 404:
                 raise
@@ -255,9 +258,7 @@ class _Training:
     async def _read_events(self, path: str) -> None:
         """Log what is new, and tell the percent of the steps that the newest of them name."""
         try:
-            events = _entries(
-                await self._client.call("GET", f"{path}/events", params={"limit": str(_PAGE)}, patience_s=_PATIENCE_S)
-            )
+            events = (await self._page(f"{path}/events", {"limit": str(_PAGE)}))["data"]
         except (RefusedError, ConfigError):  # an API without events, or with others, has no progress to show
             return
         new = [event for event in reversed(events) if event["id"] not in self._seen]
@@ -268,6 +269,19 @@ class _Training:
             step, total = _steps(event)
             if total > 0:
                 self._tell(min(99, 100 * step // total))
+
+    async def _page(self, path: str, params: dict[str, str]) -> dict[str, Any]:
+        """One page of a list: its entries, each with its id, are its `data`."""
+        try:
+            page = await self._client.call("GET", path, params=params, patience_s=_PATIENCE_S, wanted="data")
+        except NotJsonError as odd:
+            raise ConfigError(_NO_LIST) from odd
+        entries = page.get("data")
+        if not isinstance(entries, list) or not all(
+            isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in entries
+        ):
+            raise ConfigError(_NO_LIST)
+        return page
 
     def _tell(self, percent: int) -> None:
         if percent > self._told:
@@ -340,16 +354,6 @@ def _field(answer: Any, key: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"training.openai_api.base_url: the answer there has no {key}; is it a fine-tuning API?")
     return value
-
-
-def _entries(page: Any) -> list[dict[str, Any]]:
-    """What one page of a list holds, each with its id."""
-    entries = page.get("data") if isinstance(page, dict) else None
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in entries
-    ):
-        raise ConfigError("training.openai_api.base_url: the answer there is no list; is it a fine-tuning API?")
-    return entries
 
 
 @contextlib.contextmanager

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
-
 from semievol.errors import SemiEvolError
 from semievol.http.server_address import ServerAddress
 from semievold.config.daemon import DaemonConfig
@@ -218,12 +216,15 @@ def _port(config: DaemonConfig, server: ServerConfig, name: str) -> str:
 
 def _is_ours(config: DaemonConfig, server: ServerConfig, name: str) -> bool:
     """Whether a daemon of this configuration wrote down that it listens there, and answers."""
+    from semievol.http.client import BlockingHttpClient
+
     for file in config.artifacts.directory.glob("endpoints*.json"):
         try:
             address = json.loads(file.read_text()).get(name, "")
             if urlsplit(address).port == server.port:
-                answer = httpx.get(f"{address}/healthz", timeout=HEALTH_S, trust_env=False)
-                return bool(answer.json() == {"status": "ok"})
-        except (OSError, ValueError, httpx.HTTPError):
+                with BlockingHttpClient(proxies=False) as http:
+                    answer = http.ask(ServerAddress.at(address, None), "GET", "/healthz", timeout_s=HEALTH_S)
+                return answer.object() == {"status": "ok"}
+        except (OSError, ValueError, SemiEvolError):
             continue
     return False

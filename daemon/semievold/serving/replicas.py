@@ -13,8 +13,8 @@ from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from semievol.engines.vllm_client import ServerDownError
 from semievol.errors import AdapterError, DataError, TransientError
+from semievol.http.errors import ServerDownError
 from semievol.http.server_address import ServerAddress
 from semievold.config.generation import GenerationConfig
 from semievold.serving.adapter_servers import HeldAdapter

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from semievol.errors import ConfigError, DataError, TransientError
+from semievol.errors import ConfigError, TransientError
 from semievol.examples.embedding.unit import unit_rows
-from semievol.http.wire_text import asked_wait_s
+from semievol.http.errors import OddAnswerError, OverloadedError, RefusedError, TimedOutError
+from semievol.http.server_address import ServerAddress
 from semievol.protocols import Vectors
 
+if TYPE_CHECKING:
+    from semievol.http.client import BlockingHttpClient
+
+_TIMEOUT_S = 30.0
 _PATIENCE_S = 20.0
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 5.0
-
-
-class _BusyError(TransientError):
-    """Late, or too much to do; the endpoint may have said how long to wait, in seconds."""
-
-    def __init__(self, text: str, wait_s: float) -> None:
-        super().__init__(text)
-        self.wait_s = wait_s
 
 
 class OpenAIEmbedder:
@@ -34,7 +31,7 @@ class OpenAIEmbedder:
         base_url: endpoint up to and including /v1.
         api_key: bearer token, or None.
         batch_size: texts per request.
-        transport: httpx transport; None: the network. For tests.
+        http: asks the endpoint; None: one of its own.
 
     Raises:
         ConfigError: the endpoint refuses the model or the key.
@@ -42,17 +39,23 @@ class OpenAIEmbedder:
     """
 
     def __init__(
-        self, model: str, base_url: str, api_key: str | None = None, batch_size: int = 64, transport: Any = None
+        self,
+        model: str,
+        base_url: str,
+        api_key: str | None = None,
+        batch_size: int = 64,
+        http: BlockingHttpClient | None = None,
     ) -> None:
-        import httpx
+        from semievol.http.client import BlockingHttpClient
 
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.Client(
-            base_url=base_url.rstrip("/") + "/", headers=headers, timeout=30.0, transport=transport
+        self._url = base_url.rstrip("/")
+        self._server = ServerAddress.at(
+            self._url, api_key, name=f"embedding endpoint {self._url}", key_setting="embedding.api_key"
         )
+        self._http = http or BlockingHttpClient()
         self._model = model
         self._batch_size = self._at_once = batch_size
-        self._name = f"openai:{model}@{base_url.rstrip('/')}"
+        self._name = f"openai:{model}@{self._url}"
         self._dimensions = int(self._request(["dimensions"]).shape[1])
 
     @property
@@ -88,7 +91,7 @@ class OpenAIEmbedder:
         while True:
             try:
                 vectors = self._request(rest[: self._at_once])
-            except _BusyError as busy:
+            except (TimedOutError, OverloadedError) as busy:
                 self._at_once = max(1, self._at_once // 2)
                 pause_s = max(busy.wait_s, wait_s)
                 failed_at = failed_at or time.monotonic()
@@ -101,35 +104,17 @@ class OpenAIEmbedder:
                 return vectors
 
     def _request(self, texts: list[str]) -> Vectors:
-        import httpx
-
+        content = {"model": self._model, "input": texts}
         try:
-            response = self._client.post("embeddings", json={"model": self._model, "input": texts})
-        except httpx.LocalProtocolError as error:  # its text may hold the header with the key
-            raise ConfigError(f"embedding endpoint {self._client.base_url}: {type(error).__name__}") from None
-        except UnicodeEncodeError:
-            raise DataError("a text holds half of a surrogate pair, which no encoding takes") from None
-        except httpx.TimeoutException as error:
-            raise _BusyError(f"embedding endpoint {self._client.base_url}: {error!r}", 0.0) from error
-        except httpx.HTTPError as error:
-            raise TransientError(f"embedding endpoint {self._client.base_url}: {error!r}") from error
-        if response.status_code in (429, 503):
-            raise _BusyError(
-                f"embedding endpoint {self._client.base_url}: HTTP {response.status_code}", asked_wait_s(response)
-            )
-        if response.status_code >= 500 or response.status_code == 408:
-            raise TransientError(f"embedding endpoint {self._client.base_url}: HTTP {response.status_code}")
-        if response.status_code >= 400:
-            raise ConfigError(
-                f"embedding: {self._client.base_url} answered HTTP {response.status_code}: {response.text[:200]}"
-            )
-        try:
-            rows = sorted(response.json()["data"], key=lambda row: row["index"])
+            answer = self._http.ask(self._server, "POST", "/embeddings", timeout_s=_TIMEOUT_S, json=content)
+            rows = sorted(answer.object("data")["data"], key=lambda row: row["index"])
             vectors = np.asarray([row["embedding"] for row in rows], dtype=np.float32)
-        except (ValueError, KeyError, TypeError) as error:
+        except RefusedError as refused:
+            raise ConfigError(f"embedding: {self._url} answered HTTP {refused.status}: {refused.message}") from refused
+        except (OddAnswerError, ValueError, OverflowError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"embedding.base_url: {self._client.base_url} does not speak the OpenAI embeddings API ({error!r})"
+                f"embedding.base_url: {self._url} does not speak the OpenAI embeddings API ({error!r})"
             ) from error
         if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise TransientError(f"embedding endpoint {self._client.base_url}: {len(rows)} vectors for {len(texts)}")
+            raise TransientError(f"{self._server.name}: {len(rows)} vectors for {len(texts)}")
         return unit_rows(vectors)

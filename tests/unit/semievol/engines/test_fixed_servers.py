@@ -13,6 +13,7 @@ from semievol import adapter_directory
 from semievol.engines.vllm import FixedServers
 from semievol.engines.vllm_client import VllmClient
 from semievol.errors import TransientError
+from semievol.http.client import HttpClient
 from semievol.http.server_address import ServerAddress
 
 
@@ -22,12 +23,8 @@ class Servers:
     def __init__(self) -> None:
         self.loaded: dict[str, set[str]] = {"a": {"base"}, "b": {"base"}, "c": {"base"}}
         self.down: set[str] = set()
-        self.client = VllmClient()
+        self.client = VllmClient(HttpClient(transport=httpx.MockTransport(self._answer)))
         self.pool = FixedServers(self.client, [ServerAddress(name, f"http://{name}") for name in self.loaded])
-
-    async def open(self) -> None:
-        await self.client.close()
-        self.client._http = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         host = request.url.host
@@ -45,7 +42,6 @@ class Servers:
 async def servers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Servers]:
     monkeypatch.setattr(adapter_directory, "verify_weights", lambda path: None)
     made = Servers()
-    await made.open()
     yield made
     await made.client.close()
 

@@ -8,15 +8,17 @@ import httpx
 import pytest
 
 from semievol.engines.openai_client import OpenAIClient
-from semievol.engines.vllm_client import ServerDownError, VllmClient
+from semievol.engines.vllm_client import VllmClient
 from semievol.errors import ConfigError, SemiEvolError
+from semievol.http.client import HttpClient
+from semievol.http.errors import ServerDownError
 from semievol.http.server_address import ServerAddress
 
 KEY = "known-secret"
 
 
-def answering(handle: Callable[[httpx.Request], httpx.Response]) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.MockTransport(handle))
+def answering(handle: Callable[[httpx.Request], httpx.Response]) -> HttpClient:
+    return HttpClient(transport=httpx.MockTransport(handle))
 
 
 def unsendable(request: httpx.Request) -> httpx.Response:
@@ -25,8 +27,15 @@ def unsendable(request: httpx.Request) -> httpx.Response:
 
 @pytest.mark.parametrize(("given", "sent"), [(f" {KEY}\n", f"Bearer {KEY}"), (" ", None), (None, None)])
 async def test_a_key_is_sent_without_the_white_space_around_it(given: str | None, sent: str | None) -> None:
-    async with OpenAIClient("http://a/v1", given, key_setting="generation.api_key") as client:
-        assert client._http.headers.get("Authorization") == sent
+    seen: list[str | None] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("Authorization"))
+        return httpx.Response(200, json={})
+
+    async with OpenAIClient("http://a/v1", given, key_setting="generation.api_key", http=answering(handle)) as client:
+        await client.call("GET", "/models", patience_s=0)
+    assert seen == [sent]
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\nX-Other: 1", f"{KEY}\u00e9", f"{KEY}\x00"])
@@ -43,9 +52,7 @@ async def test_a_request_that_cannot_be_sent_is_not_tried_again_and_its_headers_
         asked.append(request.url.path)
         return unsendable(request)
 
-    async with OpenAIClient("http://a/v1", KEY, key_setting="generation.api_key") as client:
-        await client.close()
-        client._http = answering(handle)
+    async with OpenAIClient("http://a/v1", KEY, key_setting="generation.api_key", http=answering(handle)) as client:
         with pytest.raises(ConfigError, match="LocalProtocolError") as caught:
             await client.call("GET", "/models", patience_s=5.0)
     assert asked == ["/v1/models"]
@@ -53,9 +60,7 @@ async def test_a_request_that_cannot_be_sent_is_not_tried_again_and_its_headers_
 
 
 async def test_what_cannot_be_sent_to_a_vllm_server_shows_no_headers_either() -> None:
-    client = VllmClient()
-    await client.close()
-    client._http = answering(unsendable)
+    client = VllmClient(answering(unsendable))
     with pytest.raises(ServerDownError, match="LocalProtocolError") as caught:
         await client.check_health(ServerAddress("a", "http://a"))
     assert shown(caught.value) == ""

@@ -10,6 +10,7 @@ from semievol.config.method import EmbeddingConfig
 from semievol.errors import ConfigError, TransientError
 from semievol.examples.embedding import openai, remembered
 from semievol.examples.embedding.openai import OpenAIEmbedder
+from semievol.http.client import BlockingHttpClient
 
 
 def endpoint(answer: Callable[[list[str]], httpx.Response], api_key: str | None = None) -> OpenAIEmbedder:
@@ -20,7 +21,8 @@ def endpoint(answer: Callable[[list[str]], httpx.Response], api_key: str | None 
         assert body["model"] == "m"
         return answer(body["input"])
 
-    return OpenAIEmbedder("m", "http://embeddings/v1/", api_key, 2, httpx.MockTransport(handle))
+    http = BlockingHttpClient(transport=httpx.MockTransport(handle))
+    return OpenAIEmbedder("m", "http://embeddings/v1/", api_key, 2, http)
 
 
 def embeddings(vectors: list[list[float]]) -> httpx.Response:
