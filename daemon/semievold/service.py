@@ -56,6 +56,7 @@ from semievold.streams.opening import open_stream
 from semievold.streams.protocol import Stream, StreamProducer
 from semievold.supervisor import Supervisor
 from semievold.web.access import ensure_token
+from semievold.web.connections import raise_open_file_limit
 from semievold.web.server import run_server
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def serve(config: DaemonConfig, roles: Sequence[str], *, exit_when_idle: bool = 
     )
     for noisy in ("httpx", "alembic.runtime", "sentence_transformers", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    raise_open_file_limit()
     return run_loop(Service(config, roles, exit_when_idle=exit_when_idle).run())
 
 

@@ -28,7 +28,7 @@ from semievold.store.requests import RequestKind
 from semievold.store.stores import Stores
 from semievold.streams.protocol import StreamProducer
 from semievold.web.access import guarded
-from semievold.web.body_limits import limited_app, read_json
+from semievold.web.body_limits import limited_app, read_body, read_json
 from semievold.web.errors import error
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -150,7 +150,7 @@ class Api:
     async def _publish(self, what: What, request: web.Request) -> web.Response:
         """Publish records in bulk; all of them or none, or with `?skip_invalid=true` those that are valid."""
         skip_invalid = _is_set(request, "skip_invalid")
-        delivery = await asyncio.to_thread(read_delivery, self._config, what, await request.read())
+        delivery = await asyncio.to_thread(read_delivery, self._config, what, await read_body(request))
         problems = [problem.as_json() for problem in delivery.problems]
         if problems and not skip_invalid:
             body = {"code": "invalid_records", "message": "nothing was published", "records": problems[:MAX_PROBLEMS]}

@@ -22,7 +22,20 @@ class ServerConfig(Section):
     token: str | None = Field(default=None, repr=False, min_length=16)
     """Bearer token; set it by environment. None: one is made at first start and kept in a 0600 file."""
     max_body_bytes: int = Field(default=1_048_576, gt=0)
-    """Larger requests are refused with 413."""
+    """Larger requests are refused with 413, packed (gzip, deflate) or unpacked."""
+    max_connections: int = Field(default=1_024, gt=0)
+    """Connections at once, and never more than a quarter of the file descriptors that the system allows. When all are
+    taken, a newcomer replaces the one that has waited longest without a request that has the token; those with one
+    stay."""
+    max_connections_per_address: int = Field(default=256, gt=0)
+    """Of them from one address (of IPv6: one /64 network) that have no request with the token; at most half of all."""
+    head_timeout_s: float = Field(default=5.0, gt=0)
+    """A request's line and headers have to come within this time, seconds; else the connection is cut."""
+    keep_alive_s: float = Field(default=75.0, gt=0)
+    """A connection without a request is closed after this, seconds; longer than a proxy in front keeps its own."""
+    idle_timeout_s: float = Field(default=60.0, gt=0)
+    """A body that does not come within this time is answered 408, seconds; a client that keeps an answer waiting for as
+    long, all in all, is cut."""
 
     @field_validator("token", mode="before")
     @classmethod
@@ -65,7 +78,8 @@ class GatewayConfig(ServerConfig):
     """From admission to the last byte, attempts on other replicas included; then 504, or an error event in a stream."""
     idle_timeout_s: float = Field(default=60.0, gt=0)
     """A replica that sends nothing for so long before or within a stream is given up, and so is a client that does not
-    finish its request. Answers that are not streamed come whole: they have until timeout_s."""
+    finish its request (408), or keeps an answer waiting for so long, all in all. Answers that are not streamed come
+    whole: they have until timeout_s."""
     connect_timeout_s: float = Field(default=2.0, gt=0)
     """A replica that does not take the connection within this time is given up for another."""
     retries: int = Field(default=2, ge=0)

@@ -17,6 +17,7 @@ from aiohttp import web
 from semievol.config.generation import checked_token
 from semievol.durable_files import create_durably
 from semievol.errors import ConfigError, SemiEvolError, TransientError
+from semievold.web.connection import connection_of
 from semievold.web.errors import error
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,15 @@ def guarded(token: str, open_paths: frozenset[str]) -> Any:
         if request.path not in open_paths:
             given = request.headers.get("Authorization", "").encode(errors="replace")
             if not hmac.compare_digest(given, expected):
-                return error(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
+                refused_ = error(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
+                refused_.force_close()
+                return refused_
+            connection = connection_of(request)
+            if connection is not None and not connection.hold():
+                busy = error(503, "busy", "all connections of this front are taken; ask again")
+                busy.headers["Retry-After"] = "1"
+                busy.force_close()
+                return busy
         try:
             return await handler(request)
         except web.HTTPException as refused:

@@ -1,17 +1,31 @@
-"""A front as a supervised task: it listens, says where, and ends with the stop."""
+"""A front as a supervised task: it listens, says where, and ends with the stop.
+
+Owns the listening socket and the frame around every request: its connection is bounded (`semievold.web.connection`),
+and a body that no handler read is dropped. Invariant: nobody is told to send a body before a handler wants it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from semievol.errors import ConfigError
 from semievold.config.fronts import ServerConfig
+from semievold.web.connection import Connection, Malformed, connection_of
+from semievold.web.connections import Connections
+from semievold.web.errors import error
 
 log = logging.getLogger(__name__)
+
+BACKLOG = 1_024
+"""Connections that the kernel keeps until they are taken. When it has no room it drops the first packet, and a client
+tries again after a second."""
+NO_DESCRIPTOR_S = 0.05
 
 
 async def serve(
@@ -40,15 +54,15 @@ async def serve(
         app, access_log=None, shutdown_timeout=shutdown_timeout_s, handler_cancellation=cancel_when_gone
     )
     await runner.setup()
-    site = web.TCPSite(runner, config.host, config.port)
+    site = _Site(runner, config)
     try:
         await site.start()
     except OSError as failure:
         await runner.cleanup()
         raise ConfigError(f"{name}.port: cannot listen on {config.host}:{config.port}: {failure.strerror}") from failure
-    host, port = runner.addresses[0][:2]
+    host, port = site.address
     bound(host, port)
-    log.info("%s listens on %s:%d", name, host, port)
+    log.info("%s listens on %s:%d for up to %d connections", name, host, port, site.connections.most)
     return runner
 
 
@@ -61,3 +75,106 @@ async def run_server(
         await stop.wait()
     finally:
         await runner.cleanup()
+
+
+class _Site(web.BaseSite):
+    """Listens, and takes one connection after the other.
+
+    The loop's own server takes all that wait in one go, each with a descriptor, before any of them can be counted.
+    """
+
+    def __init__(self, runner: web.AppRunner, config: ServerConfig) -> None:
+        super().__init__(runner)
+        self._config = config
+        self._malformed = Malformed()
+        self._loop = asyncio.get_running_loop()
+        self.connections = Connections(config, self._loop.time)
+        self._listeners: list[socket.socket] = []
+        self._taking: list[asyncio.Task[None]] = []
+
+    @property
+    def name(self) -> str:
+        return f"http://{self._config.host}:{self._config.port}"
+
+    async def start(self) -> None:
+        await super().start()
+        server = self._runner.server
+        assert server is not None
+        server.request_handler = _framed(server.request_handler)
+        config = self._config
+        for family, kind, protocol, _, address in await self._loop.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            listener = socket.socket(family, kind, protocol)
+            self._listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+        self._taking = [asyncio.create_task(self._take(listener, server)) for listener in self._listeners]
+        self.connections.start(self._loop)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that were taken."""
+        host, port = self._listeners[0].getsockname()[:2]
+        return host, port
+
+    async def stop(self) -> None:
+        self.connections.stop()
+        for task in self._taking:
+            task.cancel()
+        await asyncio.gather(*self._taking, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+        await super().stop()
+
+    async def _take(self, listener: socket.socket, server: web.Server) -> None:
+        while True:
+            try:
+                taken, _ = await self._loop.sock_accept(listener)
+                await self._loop.connect_accepted_socket(
+                    lambda: Connection(server, self._loop, self.connections, self._malformed, self._config), taken
+                )
+            except OSError as failure:  # it left again, or the system has no descriptor for it
+                log.debug("a connection could not be taken: %s", failure)
+                await asyncio.sleep(NO_DESCRIPTOR_S)
+
+
+Handle = Callable[[Any], Awaitable[web.StreamResponse]]
+
+
+def _framed(handle: Handle) -> Handle:
+    """The application's handler, between the head that came and the body that may not have."""
+
+    async def framed(request: web.BaseRequest) -> web.StreamResponse:
+        connection = connection_of(request)
+        try:
+            response = await _without_expectation(request, connection, handle)
+            if connection is not None and connection.unread(request):
+                await connection.finish(request, response)
+            elif connection is not None and connection.crowded():
+                response.force_close()
+            return response
+        finally:
+            if connection is not None:
+                connection.done()
+
+    return framed
+
+
+async def _without_expectation(
+    request: web.BaseRequest, connection: Connection | None, handle: Handle
+) -> web.StreamResponse:
+    """`Expect: 100-continue` is for whoever reads the body; aiohttp would say "continue" before it looks at a token."""
+    expected = request.headers.get(hdrs.EXPECT)
+    if expected is None or connection is None:
+        return await handle(request)
+    if expected.strip().lower() != "100-continue":
+        return error(417, "expectation_failed", "Expect: only 100-continue is known")
+    rest = request.headers.copy()
+    del rest[hdrs.EXPECT]
+    connection.expects_invitation = True
+    return await handle(request.clone(headers=rest))

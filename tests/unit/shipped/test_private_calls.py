@@ -120,6 +120,19 @@ def test_what_a_training_overrides_is_there_to_be_overridden() -> None:
     assert not taken & vars(Trainer).keys()
 
 
+def test_a_connection_finds_in_aiohttps_what_it_looks_at() -> None:
+    from aiohttp.http_exceptions import HttpProcessingError
+    from aiohttp.web import RequestHandler
+
+    there = {name for kind in RequestHandler.__mro__ for name in getattr(kind, "__slots__", ())}
+    assert {"_loop", "_messages", "_request_count", "_upgraded", "_waiter"} <= there
+    assert issubclass(HttpProcessingError, Exception)
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    [wanted] = [Requirement(text) for text in dependencies if Requirement(text).name == "aiohttp"]
+    assert "3.14.5" in wanted.specifier
+    assert "3.15.0" not in wanted.specifier
+
+
 def code() -> Iterator[tuple[str, ast.Module]]:
     for package in ("semievol", "daemon"):
         for file in sorted((ROOT / package).rglob("*.py")):
