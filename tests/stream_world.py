@@ -230,12 +230,12 @@ async def until(reached: Callable[[], bool], timeout_s: float = 20.0) -> None:
             await asyncio.sleep(0.005)
 
 
-async def run_until(role: Intake | LabelsIntake, reached: Callable[[], bool]) -> None:
+async def run_until(role: Intake | LabelsIntake, reached: Callable[[], bool], timeout_s: float = 20.0) -> None:
     """Run the role until `reached`, then stop it; its failure is raised."""
     stop = asyncio.Event()
     task = asyncio.create_task(role.run(stop))
     try:
-        await until(lambda: task.done() or reached())
+        await until(lambda: task.done() or reached(), timeout_s)
     finally:
         stop.set()
     await task
