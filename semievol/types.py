@@ -112,6 +112,7 @@ class GenerationRequest:
     the model write freely. With choices, log-probabilities are those among the tokens that a choice could go on with.
     `model` names the engine that answers, where there are several (engines.routed); None is the first.
     `sampling` is for clients of the gateway, and read by the generator in this process alone.
+    `prompt_ids` are the tokens of `messages` where a server must not read them itself (engines.plain.reading).
     """
 
     messages: tuple[Message, ...]
@@ -124,6 +125,7 @@ class GenerationRequest:
     choices: tuple[str, ...] | None = None
     model: str | None = None
     sampling: Sampling = Sampling()
+    prompt_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

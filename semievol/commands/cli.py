@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semievol.commands.printing import plain, plain_console, say, say_pairs
+from semievol.commands.printing import neutralised_line, plain, plain_console, say, say_pairs
 from semievol.errors import ConfigError, DataError, SemiEvolError
 
 if TYPE_CHECKING:
@@ -311,6 +311,8 @@ def _progress() -> Iterator[Watcher]:
             return lambda count: bars.advance(bar, count)
 
         yield watch
+    if (line := neutralised_line()) is not None:
+        say(line, sys.stderr)
 
 
 def _at_home(argument: str) -> str:
@@ -341,6 +343,8 @@ def show(summary: dict[str, Any], output: OutputFormat) -> None:
     if output is OutputFormat.JSON:
         if _SAID.lines:
             summary = {**summary, "read": list(dict.fromkeys(_SAID.lines))}
+        if (line := neutralised_line()) is not None:
+            summary = {**summary, "neutralised": line}
         say(json.dumps(summary, indent=2, ensure_ascii=False))
         return
     say_pairs(_flat(summary))

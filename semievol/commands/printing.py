@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from semievol.engines.plain.tally import NEUTRALISED
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,6 +49,16 @@ def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+def neutralised_line() -> str | None:
+    """What a run says once, at its end, where text in its files would have become control tokens of the model."""
+    counts = NEUTRALISED.counts()
+    parts = {"prompt": "prompts", "training": "training rows"}
+    told = [f"{count} {parts[where]}" for where, count in counts.items() if count and where in parts]
+    if not told:
+        return None
+    return f"control texts of the model's chat template stood in {' and '.join(told)}; they were read as plain text"
 
 
 def ago(seconds: float) -> str:

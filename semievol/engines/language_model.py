@@ -1,7 +1,8 @@
 """The base model with its tokenizer: loading, and prompts as tokens.
 
 Owns what generation and training must agree on: the chat template, the tokens that end a turn, the number of
-positions. Owns no adapters and no decoding. torch and transformers are imported when a model is loaded, not before.
+positions. Owns no adapters, no decoding, and not what keeps text from becoming control tokens (plain.encoding). torch
+and transformers are imported when a model is loaded, not before.
 Invariant: `prompt_tokens(messages) + completion_tokens(messages, text)` is the sequence that the model would have
 read and produced, had it answered `text` to `messages`.
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from semievol.config.method import ModelConfig
 from semievol.engines.cpu import has_bfloat16
+from semievol.engines.plain.encoding import Encoded, PlainText
+from semievol.engines.plain.tally import NEUTRALISED, Where
 from semievol.errors import ConfigError, DataError, TooLongError
 from semievol.types import Message
 
@@ -37,7 +39,10 @@ class Prompts:
     """Generation stops after any of them."""
     turn_end: int
     """The one that the chat template puts after an assistant turn; training teaches it."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _plain: PlainText = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._plain = PlainText(self.tokenizer)
 
     @property
     def padding(self) -> int:
@@ -51,31 +56,47 @@ class Prompts:
         Raises:
             DataError: the template refuses the conversation (for instance two user turns in a row).
         """
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            text = str(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-            text.encode()
-        except UnicodeEncodeError:
-            raise DataError("messages: a text holds half of a surrogate pair, which no encoding takes") from None
-        except Exception as error:  # jinja raises what the template's author chose
-            raise DataError(f"messages: the chat template refuses them ({error})") from error
-        return text
+        return self._written([m.role for m in messages], [m.content for m in messages])
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
-        return self._encode(self.prompt_text(messages))
+    def prompt_tokens(self, messages: Sequence[Message], where: Where | None = None) -> list[int]:
+        """The prompt's tokens; a prompt that held control texts is counted under `where`."""
+        read = self.read(messages)
+        if read.neutralised and where is not None:
+            NEUTRALISED.add(where)
+        return read.ids
+
+    def read(self, messages: Sequence[Message]) -> Encoded:
+        """The prompt's tokens, and whether text in it was kept from becoming control tokens.
+
+        Raises:
+            DataError: as `prompt_text`; or a text cannot be told from a control token.
+        """
+        roles = [m.role for m in messages]
+        return self._plain.encode(lambda contents: self._written(roles, contents), [m.content for m in messages])
 
     def completion_tokens(self, messages: Sequence[Message], completion: str) -> list[int]:
         """The tokens that answer `completion` to `messages`, the end of turn included."""
-        prompt = self.prompt_text(messages)
-        head, whole = self._encode(prompt), self._encode(prompt + completion)
+        return self.read_completion(messages, completion).ids
+
+    def read_completion(self, messages: Sequence[Message], completion: str) -> Encoded:
+        """As `completion_tokens`; also whether text in prompt or completion was kept from becoming control tokens."""
+        roles = [m.role for m in messages]
+        head = self.read(messages).ids
+        whole = self._plain.encode(
+            lambda contents: self._written(roles, contents[:-1]) + contents[-1],
+            [*(m.content for m in messages), completion],
+        )
         # Tokenisers that mark the start of a text read a completion alone differently than after its prompt; where
         # prompt and completion would melt into one token, generation cannot follow and they are read apart.
-        joined = len(whole) > len(head) and whole[: len(head)] == head
-        return [*(whole[len(head) :] if joined else self._encode(completion)), self.turn_end]
+        if len(whole.ids) > len(head) and whole.ids[: len(head)] == head:
+            ids = whole.ids[len(head) :]
+        else:
+            ids = self._plain.encode("".join, [completion]).ids
+        return Encoded([*ids, self.turn_end], whole.neutralised)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Decode without special tokens."""
-        with self._lock:
+        with self._plain.lock:
             return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     def check_length(self, prompt_tokens: int, max_tokens: int) -> None:
@@ -90,9 +111,18 @@ class Prompts:
                 f"({self.positions} positions less {max_tokens} for the answer): shorten it or show fewer neighbours"
             )
 
-    def _encode(self, text: str) -> list[int]:
-        with self._lock:  # fast tokenizers refuse to be borrowed by two threads at once
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _written(self, roles: Sequence[str], contents: Sequence[str]) -> str:
+        turns = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        if odd := next((role for role in roles if not role.isidentifier()), None):
+            raise DataError(f"messages: {odd!r} is no role")
+        try:
+            text = str(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError("messages: a text holds half of a surrogate pair, which no encoding takes") from None
+        except Exception as error:  # jinja raises what the template's author chose
+            raise DataError(f"messages: the chat template refuses them ({error})") from error
+        return text
 
 
 def load_prompts(config: ModelConfig) -> Prompts:

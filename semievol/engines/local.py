@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from semievol.config.method import ModelConfig
 from semievol.engines.language_model import Prompts, load_model, load_prompts
+from semievol.engines.plain.tally import asked_by
 from semievol.engines.request_queue import Answer, QueuedRequest, RequestQueue, cut_batch, settle_together
 from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TooLongError, TransientError
 from semievol.protocols import Generator, Tell
@@ -234,7 +235,9 @@ class LocalGenerator(Generator):
         prompts, fitting = self._ensure_prompts(), []
         for job in jobs:
             try:
-                job.tokens = job.tokens or prompts.prompt_tokens(job.request.messages)
+                job.tokens = job.tokens or prompts.prompt_tokens(
+                    job.request.messages, asked_by(job.request.interactive)
+                )
                 prompts.check_length(len(job.tokens), job.request.max_tokens)
                 job.samplers = self._ensure_sampling().samplers(job.request)
                 fitting.append(job)

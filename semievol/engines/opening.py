@@ -72,7 +72,7 @@ async def load_adapter(generator: Generator, adapter: Path | None) -> str | None
 
 def _open(config: MethodConfig, settings: GenerationConfig, setting: str, stack: AsyncExitStack) -> Generator:
     if settings.kind == "vllm":
-        return _open_vllm(settings, stack)
+        return _open_vllm(config, settings, stack)
     if settings.kind == "openai":
         return _open_openai(config, settings, setting, stack)
     from semievol.engines.local import LocalGenerator
@@ -85,7 +85,8 @@ def _open(config: MethodConfig, settings: GenerationConfig, setting: str, stack:
     return generator
 
 
-def _open_vllm(settings: GenerationConfig, stack: AsyncExitStack) -> Generator:
+def _open_vllm(config: MethodConfig, settings: GenerationConfig, stack: AsyncExitStack) -> Generator:
+    from semievol.engines.plain.reading import PromptReader
     from semievol.engines.vllm import FixedServers, VllmGenerator
     from semievol.engines.vllm_client import VllmClient
     from semievol.http.server_address import ServerAddress
@@ -93,7 +94,16 @@ def _open_vllm(settings: GenerationConfig, stack: AsyncExitStack) -> Generator:
     servers = [ServerAddress.at(url, settings.api_key, settings.base_name) for url in settings.replicas]
     client = VllmClient()
     pool = FixedServers(client, servers)
-    generator = VllmGenerator(client, pool, concurrency=settings.concurrency, timeout_s=settings.timeout_s)
+    model = config.model
+    if settings.model is not None:
+        model = model.model_copy(update={"name": settings.model, "revision": None, "chat_template": None})
+    generator = VllmGenerator(
+        client,
+        pool,
+        reader=PromptReader(model),
+        concurrency=settings.concurrency,
+        timeout_s=settings.timeout_s,
+    )
     stack.push_async_callback(generator.close)
     stack.push_async_callback(_unload_all, pool)
     return generator

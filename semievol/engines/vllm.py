@@ -21,6 +21,7 @@ from typing import Protocol
 from semievol import adapter_directory
 from semievol.engines.concurrency import Line, Turn
 from semievol.engines.patience import TIMES, Signs, SilentError, waited_for
+from semievol.engines.plain.reading import PromptReader
 from semievol.engines.requests import each_for_itself
 from semievol.engines.vllm_client import NotServedError, VllmClient
 from semievol.errors import DataError, LateError, TooLongError, TransientError
@@ -64,19 +65,27 @@ class VllmGenerator(Generator):
     """Answers prompts with the servers of a pool."""
 
     def __init__(
-        self, client: VllmClient, pool: ServerPool, *, concurrency: int = 32, timeout_s: float = 120.0
+        self,
+        client: VllmClient,
+        pool: ServerPool,
+        *,
+        reader: PromptReader | None = None,
+        concurrency: int = 32,
+        timeout_s: float = 120.0,
     ) -> None:
         """Ask nothing yet.
 
         Args:
             client: speaks to the servers; closed with this generator.
             pool: chooses among them.
+            reader: reads the prompts that the servers must not read themselves. None: knows the usual families alone.
             concurrency: most requests on one server at a time; interactive ones are not held back.
             timeout_s: what a server gets for one request, counted from when it is sent; one that is slow, and lives,
                 gets as long again. Also for how long nobody may answer before the call fails.
         """
         self._client = client
         self._pool = pool
+        self._reader = reader or PromptReader()
         self._timeout_s = timeout_s
         self._line = Line(concurrency)
         self._signs = Signs(client.check_health)
@@ -101,6 +110,10 @@ class VllmGenerator(Generator):
 
     async def _reply(self, request: GenerationRequest) -> Reply:
         """One request, tried on one server after another until somebody answers or nobody has for too long."""
+        try:
+            request = await self._reader.neutral(request)
+        except DataError as refusal:
+            return Refused(str(refusal))
         began_at, failed_at = time.monotonic(), 0.0
         tried = _Tried()
         wait_s = _FIRST_WAIT_S

@@ -8,6 +8,7 @@ text names the server.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from semievol.errors import AdapterError, DataError, TooLongError, TransientError
@@ -23,7 +24,7 @@ from semievol.http.errors import (
 )
 from semievol.http.server_address import ServerAddress
 from semievol.http.wire_text import logprob, said, whole_text
-from semievol.types import Completion, GenerationRequest
+from semievol.types import Completion, GenerationRequest, Message
 
 # Sample i is drawn with this seed plus i on the server, and the sum must stay within 64 bits.
 _SEEDS = 1 << 62
@@ -102,8 +103,7 @@ class VllmClient:
             ServerDownError: another server may answer.
             TransientError: no answer in time, or the server is not set up for such requests.
         """
-        path = "/v1/chat/completions"
-        answer = await self._send(server, "POST", path, _chat_body(server, request), timeout_s)
+        answer = await self._send(server, "POST", _path(request), _body(server, request), timeout_s)
         if answer.status == 404 and request.adapter is not None:
             raise NotServedError(f"{server.name}: adapter {request.adapter} is not loaded")
         if answer.status in (400, 422):
@@ -127,8 +127,8 @@ class VllmClient:
         """Tell a prompt that can never be answered from a server that answers no such request."""
         if any(sign in why for sign in _TOO_LONG):
             raise TooLongError(f"the prompt is too long for {server.name}: {why}")
-        harmless = {**_chat_body(server, request), "messages": [{"role": "user", "content": "?"}]}
-        if (await self._send(server, "POST", "/v1/chat/completions", harmless, timeout_s)).status == 200:
+        asked = replace(request, messages=(Message("user", "?"),), prompt_ids=None)
+        if (await self._send(server, "POST", _path(asked), _body(server, asked), timeout_s)).status == 200:
             raise DataError(f"{server.name} refuses the prompt: {why}")
         raise TransientError(f"{server.name} refuses every such request: {why}")
 
@@ -163,11 +163,14 @@ def _understood(server: ServerAddress, answer: Answer) -> Answer:
         raise TransientError(str(refused)) from refused
 
 
-def _chat_body(server: ServerAddress, request: GenerationRequest) -> dict[str, Any]:
+def _path(request: GenerationRequest) -> str:
+    return "/v1/chat/completions" if request.prompt_ids is None else "/v1/completions"
+
+
+def _body(server: ServerAddress, request: GenerationRequest) -> dict[str, Any]:
     """The request; what a model's own generation_config.json may set is set here, so that temperature alone decides."""
     body: dict[str, Any] = {
         "model": request.adapter or server.base_model,
-        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
         "n": request.samples,
         "temperature": request.temperature,
         "max_tokens": request.max_tokens,
@@ -178,10 +181,14 @@ def _chat_body(server: ServerAddress, request: GenerationRequest) -> dict[str, A
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
-        "logprobs": True,
         # Tokens come as `token_id:17`, ends of turn included; return_token_ids would repeat the whole prompt.
         "return_tokens_as_token_ids": True,
     }
+    if request.prompt_ids is None:
+        body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
+        body["logprobs"] = True
+    else:
+        body |= {"prompt": list(request.prompt_ids), "logprobs": 0}  # of no other token
     if request.choices is not None:
         body["structured_outputs"] = {"choice": list(request.choices)}
     return body
@@ -196,12 +203,17 @@ def _completions(body: Mapping[str, Any], request: GenerationRequest) -> list[Co
 
 
 def _completion(choice: Mapping[str, Any], adapter: str | None, prompt_tokens: int) -> Completion:
-    tokens = choice["logprobs"]["content"]
+    if "message" in choice:
+        text, tokens = choice["message"]["content"], choice["logprobs"]["content"]
+        pairs = [(token["token"], token["logprob"]) for token in tokens]
+    else:
+        text, given = choice["text"], choice["logprobs"]
+        pairs = list(zip(given["tokens"], given["token_logprobs"], strict=True))
     finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
     return Completion(
-        text=whole_text(choice["message"]["content"]),
-        token_ids=tuple(int(token["token"].removeprefix("token_id:")) for token in tokens),
-        logprobs=tuple(logprob(token["logprob"]) for token in tokens),
+        text=whole_text(text),
+        token_ids=tuple(int(token.removeprefix("token_id:")) for token, _ in pairs),
+        logprobs=tuple(logprob(value) for _, value in pairs),
         finish_reason=finish,
         adapter=adapter,
         prompt_tokens=prompt_tokens,

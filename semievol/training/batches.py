@@ -15,6 +15,7 @@ import torch
 
 from semievol.engines import decoding
 from semievol.engines.language_model import Prompts
+from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import DataError
 from semievol.seeds import derive
 from semievol.types import TrainingRow
@@ -47,11 +48,13 @@ class Tokenized:
 
     cut: ids of the rows whose prompts lost their start.
     left_out: why each of the other rows cannot be trained on, by id.
+    neutralised: ids of the rows in which text was kept from becoming control tokens.
     """
 
     rows: list[TokenRow]
     cut: tuple[str, ...]
     left_out: Mapping[str, str]
+    neutralised: tuple[str, ...] = ()
 
 
 def tokenize(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> Tokenized:
@@ -67,15 +70,20 @@ def tokenize(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> 
     result: list[TokenRow] = []
     cut: list[str] = []
     left_out: dict[str, str] = {}
+    neutralised: list[str] = []
     for row in rows:
         if row.weight == 0:
             continue
         try:
             prompt = prompts.prompt_tokens(row.messages)
-            completion = prompts.completion_tokens(row.messages, row.completion)
+            read = prompts.read_completion(row.messages, row.completion)
         except DataError as error:
             left_out[row.id] = str(error)
             continue
+        completion = read.ids
+        if read.neutralised:
+            neutralised.append(row.id)
+            NEUTRALISED.add("training")
         room = limit - len(completion)
         if room < 1:
             left_out[row.id] = (
@@ -91,7 +99,7 @@ def tokenize(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> 
         raise DataError(f"none of {len(left_out)} rows can be trained on; row {name}: {reason}")
     if not result:
         raise DataError("every row has weight 0, nothing to train on")
-    return Tokenized(result, tuple(cut), left_out)
+    return Tokenized(result, tuple(cut), left_out, tuple(neutralised))
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[int]:

@@ -23,6 +23,8 @@ from semievol import adapter_directory
 from semievol.config.fine_tuning import FineTuningConfig
 from semievol.durable_files import write_durably
 from semievol.engines.openai_client import NotJsonError, OpenAIClient
+from semievol.engines.plain.control_texts import COMMON
+from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
 from semievol.file_lock import FileLock
 from semievol.http.errors import BusyError, RefusedError
@@ -292,6 +294,8 @@ class _Training:
 def chat_rows(rows: Sequence[TrainingRow]) -> str:
     """Training rows as JSON lines of chats; a row of weight w is there w times, rounded.
 
+    Control texts of the usual model families are broken by a space, as where the endpoint is asked (engines.openai).
+
     Earlier answers of a conversation (shown neighbours) have weight 0: the completion alone is learned.
 
     Raises:
@@ -300,10 +304,16 @@ def chat_rows(rows: Sequence[TrainingRow]) -> str:
     lines: list[str] = []
     for row in rows:
         messages: list[dict[str, Any]] = [
-            {"role": message.role, "content": message.content, **({"weight": 0} if message.role == "assistant" else {})}
+            {
+                "role": message.role,
+                "content": COMMON.broken(message.content),
+                **({"weight": 0} if message.role == "assistant" else {}),
+            }
             for message in row.messages
         ]
-        messages.append({"role": "assistant", "content": row.completion})
+        messages.append({"role": "assistant", "content": COMMON.broken(row.completion)})
+        if any(COMMON.holds(text) for text in (row.completion, *(message.content for message in row.messages))):
+            NEUTRALISED.add("training")
         lines += [json.dumps({"messages": messages}, ensure_ascii=False) + "\n"] * round(row.weight)
     if not lines:
         raise DataError("fine-tuning: no rows, nothing to train on")

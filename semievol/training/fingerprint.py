@@ -30,17 +30,21 @@ _PROBES = (
 
 
 def _askable(prompts: Prompts, conversations: Iterable[tuple[Message, ...]], wanted: int) -> dict[Any, list[int]]:
-    """{conversation: tokens} of the first `wanted` that the template takes and that leave room for an answer."""
+    """{conversation: tokens} of the first `wanted` that the template takes and that leave room for an answer.
+
+    None in which text was kept from becoming control tokens: a server that has to read it itself may do so otherwise.
+    """
     found: dict[Any, list[int]] = {}
     for messages in conversations:
         if len(found) == wanted:
             break
         try:
-            tokens = prompts.prompt_tokens(messages)
-            prompts.check_length(len(tokens), _FINGERPRINT_TOKENS)
+            read = prompts.read(messages)
+            prompts.check_length(len(read.ids), _FINGERPRINT_TOKENS)
         except DataError:
             continue
-        found.setdefault(messages, tokens)
+        if not read.neutralised:
+            found.setdefault(messages, read.ids)
     return found
 
 

@@ -164,7 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         _report_failure(options.work, type(error).__name__, text)
         return 1
-    result = {"path": str(trained.path), "name": trained.name, "content_hash": trained.manifest.content_hash}
+    result: dict[str, Any] = {"path": str(trained.path), "name": trained.name}
+    result["content_hash"] = trained.manifest.content_hash
+    result["rows_neutralised"] = trained.manifest.training.get("rows_neutralised", 0)
     print(json.dumps(result), flush=True)
     return 0
 

@@ -109,6 +109,7 @@ def run(
         "rows": len(rows),
         "rows_cut": len(tokenized.cut),
         "rows_left_out": len(tokenized.left_out),
+        "rows_neutralised": len(tokenized.neutralised),
         "left_out": dict(list(tokenized.left_out.items())[:NAMED]),
         "pseudo_labels": sum(row.kind == "pseudo-label" for row in rows),
         "learning_rate": job.learning_rate,

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import AdapterError, TransientError
 from semievol.protocols import Progress
 from semievol.training.lora import BUSY_EXIT_CODE
@@ -67,7 +68,9 @@ async def train_in_subprocess(snapshot: Path, work: Path, adapters: Path, progre
         raise TransientError(f"the training was stopped by {name}; it goes on from its last checkpoint")
     if process.returncode != 0:
         raise AdapterError(f"training failed with exit code {process.returncode}: {_last_line(work / 'trainer.log')}")
-    return Path(json.loads(output.decode().strip().splitlines()[-1])["path"])
+    result = json.loads(output.decode().strip().splitlines()[-1])
+    NEUTRALISED.add("training", result["rows_neutralised"])
+    return Path(result["path"])
 
 
 async def _watch(work: Path, progress: Progress) -> None:

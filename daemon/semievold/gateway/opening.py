@@ -5,6 +5,7 @@ Owns the choice by the configuration alone; the tools are closed by the caller.
 
 from __future__ import annotations
 
+from semievol.engines.plain.control_texts import control_texts_of
 from semievol.http.server_address import ServerAddress
 from semievol.protocols import Generator
 from semievold.config.daemon import DaemonConfig
@@ -31,7 +32,7 @@ def open_gateway_tools(
 ) -> GatewayTools:
     """What the settings ask for; requests go to `replicas`, or without them to `generator`."""
     settings = config.gateway
-    backend = LocalBackend(generator) if replicas is None else ProxyBackend(replicas, settings, metrics)
+    backend = LocalBackend(generator) if replicas is None else _proxy(config, replicas, metrics)
     capture = embeddings = None
     if settings.capture.share > 0:
         instruction = config.task.instruction
@@ -42,3 +43,7 @@ def open_gateway_tools(
         server = OneServer(ServerAddress("embeddings", settings.embeddings_url, headers))
         embeddings = ProxyBackend(server, settings, metrics)
     return GatewayTools(backend, Feedback(config.stream.labels, pseudo_labels, parser, producer), embeddings, capture)
+
+
+def _proxy(config: DaemonConfig, replicas: ReplicaPool, metrics: Metrics) -> ProxyBackend:
+    return ProxyBackend(replicas, config.gateway, metrics, control_texts_of(config.model))

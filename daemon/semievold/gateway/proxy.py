@@ -18,10 +18,12 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from semievol.engines.plain.control_texts import COMMON, ControlTexts
 from semievol.errors import TransientError
 from semievol.http.server_address import ServerAddress
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.call import Call, presentable, refusal
+from semievold.gateway.plain_messages import neutral_call
 from semievold.gateway.rewriting import StreamRewriter, answer_id, begins_with_error, quoted, replace_model
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.lending import ReplicaPool
@@ -49,8 +51,12 @@ class _ReplicaFailed(Exception):  # noqa: N818 - named by meaning
 class ProxyBackend:
     """Answers by asking a replica of the pool. Made inside the event loop that uses it."""
 
-    def __init__(self, pool: ReplicaPool, settings: GatewayConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, pool: ReplicaPool, settings: GatewayConfig, metrics: Metrics, texts: ControlTexts = COMMON
+    ) -> None:
+        """Open nothing yet; `texts` are the control texts of the model that the replicas serve."""
         self._pool = pool
+        self._texts = texts
         self._settings = settings
         self._metrics = metrics
         self._session = aiohttp.ClientSession(
@@ -63,6 +69,7 @@ class ProxyBackend:
         await self._session.close()
 
     async def answer(self, call: Call) -> web.StreamResponse:
+        call = neutral_call(call, self._texts)
         now = asyncio.get_running_loop().time
         patience = min(call.deadline, now() + self._settings.replica_wait_s)
         failed: list[str] = []

@@ -89,6 +89,11 @@ class Metrics:
         self.capture_dropped = counter(
             "gateway_capture_dropped_total", "Client queries of the sampled share that were not captured.", "reason"
         )
+        self.neutralised = counter(
+            "neutralised_texts_total",
+            "Requests, prompts and training rows in which text was kept from becoming control tokens.",
+            "where",
+        )
         self._reported: dict[tuple[str, ...], float] = {}
 
     def advance(self, counter: Counter, total: float, *labels: str) -> None:

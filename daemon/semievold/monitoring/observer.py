@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from typing import Any
 
+from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import TransientError
 from semievold.intake.batches import IntakeCounters
 from semievold.intake.labels import LabelsCounters, LabelsIntake
@@ -93,6 +94,7 @@ class Observer:
         if self._control is not None:
             m.leader.labels(m.workload).set(self._control.leads)
             m.show_waiting(self._control.waits_for)
+        self._count_neutralised()
         m.alias_generation.labels(m.workload).set(self._alias.state.generation)
         m.show_serving(self._alias.adapter)
         if self._replicas is not None:
@@ -113,6 +115,10 @@ class Observer:
         m.in_flight.labels(m.workload).set(seen.in_flight)
         m.lag.labels(m.workload, "intake").set(seen.lag)
         m.pace.labels(m.workload).set(seen.pace.a_minute())
+
+    def _count_neutralised(self) -> None:
+        for where, total in NEUTRALISED.counts().items():
+            self._metrics.advance(self._metrics.neutralised, total, where)
 
     def _count_labels(self, seen: LabelsCounters) -> None:
         m = self._metrics

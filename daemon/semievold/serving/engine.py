@@ -62,6 +62,7 @@ async def _open_local(config: DaemonConfig, stack: AsyncExitStack) -> Engine:
 async def _open_replicas(
     config: DaemonConfig, stack: AsyncExitStack, leads: Callable[[], bool], launches: bool
 ) -> Engine:
+    from semievol.engines.plain.reading import PromptReader
     from semievol.engines.vllm import VllmGenerator
     from semievol.engines.vllm_client import VllmClient
 
@@ -92,7 +93,13 @@ async def _open_replicas(
     replicas = ReplicaSet(
         settings, reconciler, min_share=rollout.min_attested_share, timeout_s=rollout.attest_timeout_s
     )
-    generator = VllmGenerator(client, replicas, concurrency=settings.concurrency, timeout_s=settings.timeout_s)
+    generator = VllmGenerator(
+        client,
+        replicas,
+        reader=PromptReader(config.model),
+        concurrency=settings.concurrency,
+        timeout_s=settings.timeout_s,
+    )
     stack.push_async_callback(generator.close)
     stack.push_async_callback(replicas.close)
     await replicas.start()

@@ -1,0 +1,57 @@
+"""A client's messages on their way to a replica, whose tokenizer would take control texts in them for its own.
+
+Owns which parts of a request's body the server's chat template may write into the prompt. A replica renders and reads
+them itself (tools, streaming and its template are its own), so that their control texts are broken by a space: what it
+then writes between them is the template's. Not touched: `/v1/completions`, whose prompt has no template around it and
+is captured by nobody, and embeddings. Invariant: a body without control texts passes unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from semievol.engines.plain.control_texts import ControlTexts
+from semievol.engines.plain.tally import NEUTRALISED
+from semievold.gateway.call import COMPLETIONS, EMBEDDINGS, Call
+
+_RENDERED = ("messages", "tools", "functions", "documents", "chat_template_kwargs", "input", "instructions")
+
+
+def neutral_call(call: Call, texts: ControlTexts) -> Call:
+    """The call with every control text broken in what the template may write."""
+    if call.path in (COMPLETIONS, EMBEDDINGS):
+        return call
+    body = {name: _mapped(value, texts.broken) if name in _RENDERED else value for name, value in call.body.items()}
+    if body == dict(call.body):
+        return call
+    NEUTRALISED.add("gateway")
+    return replace(call, body=body)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with all its texts changed, names of members included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_mapped(each, change) for each in value]
+    if isinstance(value, dict):
+        return {
+            change(name): _mapped(_arguments(each, change) if name == "arguments" else each, change)
+            for name, each in value.items()
+        }
+    return value
+
+
+def _arguments(value: Any, change: Callable[[str], str]) -> Any:
+    """A tool call's arguments are JSON in a text, which servers parse for the template: it may hold escapes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    changed = _mapped(parsed, change)
+    return value if changed == parsed else json.dumps(changed, ensure_ascii=False)
