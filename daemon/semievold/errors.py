@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from semievol.errors import SemiEvolError, TransientError
+from semievol.plain_lines import one_line
 
 
 class Reason(StrEnum):
@@ -37,9 +38,9 @@ class PoisonRecord(SemiEvolError):  # noqa: N818 - named by meaning
     """A stream record that can never be processed as it is; `detail` names the field and the fix."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
-        self.detail = detail
+        self.detail = one_line(detail)
+        super().__init__(f"{reason.value}: {self.detail}")
 
 
 class FatalError(SemiEvolError):

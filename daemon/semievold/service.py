@@ -23,6 +23,7 @@ from semievol.durable_files import write_durably
 from semievol.errors import ConfigError
 from semievol.file_lock import FileLock
 from semievol.labelling.collaboration import CollaborativeLabeller
+from semievol.plain_lines import log_plainly
 from semievol.protocols import Embedder, ExampleIndex, Generator
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
@@ -78,9 +79,7 @@ def serve(config: DaemonConfig, roles: Sequence[str], *, exit_when_idle: bool = 
     # Read when torch is loaded. Its threads spin by default while they wait for each other; beside a training on the
     # same cores they would then take its time and lose their own.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-    )
+    log_plainly("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S", logging.INFO)
     for noisy in ("httpx", "alembic.runtime", "sentence_transformers", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     raise_open_file_limit()

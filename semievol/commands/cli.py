@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semievol.commands.printing import neutralised_line, plain, plain_console, say, say_pairs
+from semievol.commands.printing import neutralised_line, plain_console, say, say_pairs
 from semievol.errors import ConfigError, DataError, SemiEvolError
+from semievol.plain_lines import one_line, plain, warn_plainly
 
 if TYPE_CHECKING:
     from semievol.config.method import MethodConfig
@@ -86,6 +87,7 @@ def main() -> None:
     """Entry point of `semievol`."""
     # Read when torch is loaded: by default its threads spin while they wait, and starve whatever shares their cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warn_plainly()
     add_installed_commands(app)
     run_app(app)
 
@@ -332,7 +334,7 @@ class _Said(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
-        say(self.lines[-1], sys.stderr)
+        say(one_line(self.lines[-1]), sys.stderr)
 
 
 _SAID = _Said()
@@ -374,7 +376,7 @@ def add_installed_commands(target: typer.Typer) -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    say("error: " + " ".join(str(error).split()), sys.stderr)
+    say(one_line("error: " + " ".join(str(error).split())), sys.stderr)
     raise SystemExit(code) from None
 
 

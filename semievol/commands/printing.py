@@ -6,7 +6,6 @@ character that would steer the terminal is shown by its escape.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -15,22 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from semievol.engines.plain.tally import NEUTRALISED
+from semievol.plain_lines import escaped, one_line, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 GAP = "  "
 ROOM = 40  # columns that a long text needs beside the others; with less it stands below them
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def plain(text: object) -> str:
-    """`text` with control characters, marks of writing direction and half surrogates as escapes (JSON's)."""
-    return _STEERING.sub(lambda found: _escaped(found.group()), str(text))
-
-
-def _escaped(character: str) -> str:
-    return json.dumps(character)[1:-1]
 
 
 def say(text: object, file: TextIO | None = None) -> None:
@@ -40,7 +30,7 @@ def say(text: object, file: TextIO | None = None) -> None:
     try:
         shown.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:  # a terminal without these letters
-        shown = re.sub("[^\x00-\x7f]", lambda found: _escaped(found.group()), shown)
+        shown = re.sub("[^\x00-\x7f]", lambda found: escaped(found.group()), shown)
     print(shown, file=stream)
 
 
@@ -77,7 +67,7 @@ def when(at: float, *, short: bool) -> str:
 
 def say_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     """`key  value` lines; a value is never broken, so that it can be copied."""
-    shown = [(plain(key), plain(value)) for key, value in pairs]
+    shown = [(one_line(key), one_line(value)) for key, value in pairs]
     widest = max((_width(key) for key, _ in shown), default=0)
     for key, value in shown:
         say(f"{_padded(key, widest)}{GAP}{value}".rstrip())
@@ -92,7 +82,7 @@ def say_table(rows: Sequence[Mapping[str, str]], columns: Sequence[str], long: S
     width = shutil.get_terminal_size((80, 24)).columns
     brief = [name for name in columns if name not in long]
     texts = [name for name in columns if name in long]
-    cells = [{name: _cell(row.get(name, "-")) for name in columns} for row in rows]
+    cells = [{name: one_line(row.get(name, "-")) for name in columns} for row in rows]
     widths = {name: max(_width(text) for text in (name, *(row[name] for row in cells))) for name in brief}
     taken = sum(widths.values()) + len(GAP) * max(len(brief) - 1, 0)
     if taken > width:
@@ -111,11 +101,6 @@ def say_table(rows: Sequence[Mapping[str, str]], columns: Sequence[str], long: S
         for name in texts:
             if row[name] != "-":
                 say("    " + _wrapped(f"{name}: {row[name]}", width - 4, 8))
-
-
-def _cell(text: str) -> str:
-    """On one line."""
-    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _wrapped(text: str, width: int, indent: int) -> str:

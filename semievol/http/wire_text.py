@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from semievol.plain_lines import one_line
+
 
 def whole_text(value: Any) -> str:
     """A text; None is an empty one, and halves of a surrogate pair become U+FFFD.
@@ -41,4 +43,4 @@ def logprob(value: Any) -> float:
 
 def said(value: Any, limit: int = 400) -> str:
     """What a server says in an error: one line, shortened."""
-    return " ".join(whole_text(value if isinstance(value, str) else str(value)).split())[:limit]
+    return one_line(" ".join(whole_text(value if isinstance(value, str) else str(value)).split()))[:limit]

@@ -7,12 +7,14 @@ and no text from outside enters a page unescaped.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from itertools import pairwise
 from typing import Literal
+
+from semievol.plain_lines import plain
 
 WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 66, 20, 18, 50
@@ -239,3 +241,8 @@ def _mark(px: float, py: float, style: str, shape: Mark, size: float, hint: str)
 
 def _hint(text: str) -> str:
     return f"<title>{escape(text)}</title>" if text else ""
+
+
+def escape(text: str) -> str:
+    """A text as a page shows it."""
+    return html.escape(plain(text))

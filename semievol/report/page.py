@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 
 from semievol.durable_files import write_durably
+from semievol.plain_lines import plain
 from semievol.report.data import ReportData, headline
 from semievol.report.figures import figures
 
@@ -22,6 +23,7 @@ def render(data: ReportData) -> str:
         loader=jinja2.PackageLoader("semievol.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -34,6 +36,11 @@ def write(data: ReportData, path: Path) -> None:
     """Write the page to `path` in one step: readers see the old page or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, render(data))
+
+
+def _shown(value: object) -> object:
+    """What a page shows: text from outside without what would turn the direction of the rest, or end a line."""
+    return plain(value) if type(value) is str else value
 
 
 def _percent(value: float | None) -> str:

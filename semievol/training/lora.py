@@ -30,6 +30,7 @@ from semievol.adapter_directory import Manifest
 from semievol.durable_files import write_durably
 from semievol.errors import AdapterError, DataError, SemiEvolError, TransientError
 from semievol.file_lock import FileLock
+from semievol.plain_lines import one_line, warn_plainly
 from semievol.training import group as training_group
 from semievol.training.job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, TrainingJob, read_snapshot, snapshot_hash
 from semievol.training.progress import LOSSES_FILE, PROGRESS_FILE, ProgressFile, TrainingProgress
@@ -144,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--adapters", type=Path, required=True, help="where the adapter directory is published")
     parser.add_argument("--parent-pid", type=int, help="end when this process is no longer the parent")
     options = parser.parse_args(arguments)
+    warn_plainly()
     # Read when torch is loaded. By default its threads spin while they wait for each other; on cores that are shared
     # with serving each then waits for the other's time slice, and a step takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -156,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trained = train(options.snapshot, options.work, options.adapters)
     except Exception as error:  # the edge of the process: whoever started it reads the text, not a traceback
         text = str(error) if isinstance(error, SemiEvolError) else f"{type(error).__name__}: {error}"
-        text = " ".join(text.split())
+        text = one_line(" ".join(text.split()))
         print(f"training failed: {text}", file=sys.stderr)
         if isinstance(error, TransientError):  # another trainer owns the directory, and its files
             return BUSY_EXIT_CODE

@@ -29,6 +29,7 @@ from semievol.durable_files import sync_tree, write_durably
 from semievol.engines import decoding
 from semievol.engines.language_model import device_of, load_model, load_prompts
 from semievol.errors import ConfigError
+from semievol.plain_lines import one_line
 from semievol.seeds import derive32
 from semievol.training import log as training_log
 from semievol.training.batches import IGNORED, Tokenized, TokenRow, batch_order, collate, tokenize, whole_batches
@@ -130,7 +131,7 @@ def _fuse_attention(model: Any) -> None:
 
 def _name_left_out(tokenized: Tokenized) -> None:
     for name, reason in list(tokenized.left_out.items())[:NAMED]:
-        print(f"row {name} is left out: {reason}", file=sys.stderr)
+        print(one_line(f"row {name} is left out: {reason}"), file=sys.stderr)
     if len(tokenized.left_out) > NAMED:
         print(f"and {len(tokenized.left_out) - NAMED} more rows", file=sys.stderr)
 

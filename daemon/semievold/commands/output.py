@@ -9,6 +9,7 @@ from typing import Any
 
 from semievol.commands.printing import say, say_table, when
 from semievol.errors import ConfigError
+from semievol.plain_lines import one_line
 
 ROUND_COLUMNS = ("number", "kind", "state", "adapter", "pool", "selected", "holdout_accuracy", "trigger", "reason")
 TITLES = {"number": "round", "holdout_accuracy": "holdout", "content_hash": "content", "created_at": "created"}
@@ -56,14 +57,14 @@ def _lines(value: Any, depth: int) -> list[str]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             if isinstance(item, Mapping | list) and item:
-                lines.append(f"{pad}{str(key).replace('_', ' ')}:")
+                lines.append(f"{pad}{one_line(key).replace('_', ' ')}:")
                 lines.extend(_lines(item, depth + 1))
             else:
-                lines.append(f"{pad}{str(key).replace('_', ' ')}: {_cell(str(key), item)}")
+                lines.append(f"{pad}{one_line(key).replace('_', ' ')}: {_cell(str(key), item)}")
     elif isinstance(value, list):
         for item in value:
             if isinstance(item, Mapping):
-                lines.append(f"{pad}- " + ", ".join(f"{k} {_cell(str(k), v)}" for k, v in item.items()))
+                lines.append(f"{pad}- " + ", ".join(f"{one_line(k)} {_cell(str(k), v)}" for k, v in item.items()))
             else:
                 lines.append(f"{pad}- {_cell('', item)}")
     return lines
@@ -81,4 +82,4 @@ def _cell(name: str, value: Any, *, short: bool = False) -> str:
     if name == "holdout_accuracy" and isinstance(value, Mapping):
         before, after = value.get("incumbent"), value.get("candidate")
         return "-" if after is None else f"{before:.3f} -> {after:.3f}"
-    return str(value)
+    return one_line(value)

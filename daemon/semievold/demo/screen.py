@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from semievol.commands.printing import plain_console
+from semievol.plain_lines import plain
 from semievold.demo.client import Memory
 from semievold.demo.scenario import Story
 from semievold.demo.settings import Scale
@@ -49,7 +50,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One milestone, above the panel."""
-        self.console.print(Text("• ", style="bold cyan") + Text(text))
+        self.console.print(Text("• ", style="bold cyan") + Text(plain(text)))
 
     def watch(self, status: dict[str, Any], rounds: list[dict[str, Any]], story: Story) -> None:
         """Draw the present."""

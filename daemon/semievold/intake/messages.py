@@ -28,6 +28,7 @@ from semievol.examples.json_values import (
     timestamp_problem,
 )
 from semievol.examples.records import KNOWN_FIELDS, example_of, example_to_json, query_to_json
+from semievol.plain_lines import one_line
 from semievol.tasks.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query, Role
 from semievold.errors import PoisonRecord, Reason
@@ -335,4 +336,5 @@ def _field(location: Sequence[int | str]) -> str:
 
 
 def _short(text: str, limit: int = MAX_DETAIL_CHARS) -> str:
+    text = one_line(text)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from semievol.plain_lines import one_line
+
 
 def error(status: int, code: str, message: str) -> web.Response:
     """An error as an answer."""
@@ -12,4 +14,4 @@ def error(status: int, code: str, message: str) -> web.Response:
 
 def error_body(status: int, code: str, message: str) -> dict[str, dict[str, str | None]]:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return {"error": {"message": one_line(message), "type": kind, "param": None, "code": code}}

@@ -55,6 +55,21 @@ def test_a_text_does_not_steer_the_terminal() -> None:
     assert printing.plain("ä → 质\t\n") == "ä → 质\t\n"
 
 
+def test_a_value_begins_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    printing.say_pairs([("a\nb", "c\nstate: fine\r")])
+    printing.say_table([{"a": "b\nc", "detail": "d\u2029e"}], ["a", "detail"], ["detail"])
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "a\\nb  c\\nstate: fine\\r"
+    assert "b\\nc" in out
+    assert "d\\u2029e" in out
+
+
+def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli._fail(ValueError("x\x1b[2J\ny\u202e"), 1)
+    assert capsys.readouterr().err == "error: x\\u001b[2J y\\u202e\n"
+
+
 def test_json_stays_json_whatever_the_terminal_can_show(monkeypatch: pytest.MonkeyPatch) -> None:
     value = {"a": "é\x9b\u202e😀\n"}
     for encoding in ("utf-8", "ascii"):

@@ -124,6 +124,9 @@ def full_report() -> ReportData:
 
 def test_text_from_outside_never_becomes_markup() -> None:
     assert "<script" not in render(full_report())
+    page = render(ReportData("a\u202eb\x1b[2J\u2028<b>c"))
+    assert "a\\u202eb\\u001b[2J\\u2028&lt;b&gt;c" in page
+    assert not {"\u202e", "\x1b", "\u2028"} & set(page)
 
 
 def test_page_needs_nothing_from_outside() -> None:

@@ -186,6 +186,9 @@ def test_the_words_nan_and_infinity_are_allowed_in_texts() -> None:
 
 
 def test_details_stay_short_whatever_was_sent() -> None:
+    steering = PoisonRecord(Reason.INVALID_FIELD, "field 'a\x1b[2J\nb\u2028': unknown")
+    assert str(steering) == "invalid_field: field 'a\\u001b[2J\\nb\\u2028': unknown"
+    assert dead_letter(record({"id": "a"}), steering, "w").headers["detail"] == steering.detail
     letter = dead_letter(record({"id": "a"}), PoisonRecord(Reason.INVALID_FIELD, "x" * 10_000), "w")
     assert len(letter.headers["detail"]) == MAX_DETAIL_CHARS
 
