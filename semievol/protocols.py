@@ -1,7 +1,8 @@
 """What the method needs from the world, as protocols; the only places where a test may use a fake.
 
 A Generator answers prompts with named adapters, an Embedder turns texts into vectors, an ExampleIndex finds
-neighbours. Implementations: engines.local, (engines.vllm), embedding, example_index.
+neighbours, KeptVectors remembers vectors. Implementations: engines, examples.embedding, examples.resident,
+examples.index and the daemon's store.
 """
 
 from __future__ import annotations
@@ -93,6 +94,21 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Unit-length vectors, shape (len(texts), dimensions), float32."""
+        ...
+
+
+class KeptVectors(Protocol):
+    """The vectors of one embedder for examples, where a restart and other processes find them again.
+
+    Never the truth: a vector that is lost, or was made of another question, is not found, and made again.
+    """
+
+    def of(self, examples: Sequence[Example]) -> dict[str, NDArray[np.float32]]:
+        """{example id: its vector, shape (dimensions,)} of those whose question, as it is, was embedded before."""
+        ...
+
+    def keep(self, examples: Sequence[Example], vectors: Vectors) -> None:
+        """Keep the vectors, shape (len(examples), dimensions), by example id."""
         ...
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pydantic_core
+from sqlalchemy import Connection
 
 from semievol.config.method import TaskConfig
 from semievol.protocols import ExampleIndex
@@ -221,6 +224,21 @@ def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "semievold.store.migrate", "semievold.store.migrations.versions"])
     return context
+
+
+def die_after(database: Database, writes: int) -> None:
+    """Kill this process when the given number of write transactions is durable, and before anyone is told."""
+    write, left = database.write, [writes]
+
+    @contextlib.contextmanager
+    def counted() -> Iterator[Connection]:
+        with write() as connection:
+            yield connection
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    database.write = counted  # type: ignore[method-assign]
 
 
 async def until(reached: Callable[[], bool], timeout_s: float = 20.0) -> None:

@@ -107,11 +107,11 @@ async def run_intake(
 ) -> Run:
     """The real intake before a model that answers at once."""
     from semievol.examples.embedding.hashing import HashingEmbedder
-    from semievol.examples.index import QdrantExampleIndex
+    from semievol.examples.resident import ResidentExampleIndex
     from semievol.labelling.collaboration import CollaborativeLabeller
 
     rng = random.Random(2)
-    index = QdrantExampleIndex(HashingEmbedder(), WORKLOAD)
+    index = ResidentExampleIndex(HashingEmbedder())
     index.upsert([Example(Query(f"example-{n}", question(rng)), rng.choice(LABELS)) for n in range(EXAMPLES)])
     task = Task(TaskConfig(labels=LABELS))
     labeller = CollaborativeLabeller(InstantGenerator(), index, task, LabellingConfig(), 0)

@@ -8,6 +8,7 @@ the opposite order, whatever fails in between.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import logging
@@ -49,8 +50,8 @@ from semievold.rounds.steps import RoundEngine, RoundTools
 from semievold.serving.alias import Alias
 from semievold.serving.engine import open_engine
 from semievold.serving.fleet import AdapterFleet
+from semievold.serving.followed_index import FollowedIndex
 from semievold.serving.following import StateFollower
-from semievold.serving.index_follower import IndexFollower
 from semievold.serving.replicas import ReplicaSet
 from semievold.store.stores import Stores, check_workload, open_stores, stores_over
 from semievold.streams.opening import open_stream
@@ -191,31 +192,21 @@ class Service:
         )
 
     async def _open_index(self, parts: Parts) -> None:
-        """The embedded directory belongs to the labels role; without it, and without a server, a copy in memory."""
         from semievol.examples.embedding.opening import build_embedder
-        from semievol.examples.index import QdrantExampleIndex
+        from semievold.serving.example_index import open_index
 
-        config = self._config
-        owns = "labels" in self._roles
-        path = (config.index.path or self._directory / "index") if owns and not config.index.url else None
-        supervisor = parts.supervisor
+        config, supervisor = self._config, parts.supervisor
         embedder = await waited_for(
             "embedding", lambda: asyncio.to_thread(build_embedder, config.embedding), supervisor
         )
-        index = await waited_for(
-            "index",
-            lambda: asyncio.to_thread(
-                QdrantExampleIndex, embedder, config.workload.name, path, config.index.url, config.index.api_key
-            ),
-            supervisor,
-        )
-        parts.stack.callback(index.close)
-        parts.index, parts.embedder = index, embedder
+        opened = functools.partial(open_index, config, parts.stores, parts.task, embedder)
+        parts.index = await waited_for("index", lambda: asyncio.to_thread(opened), supervisor)
+        parts.stack.callback(parts.index.close)
+        parts.embedder = embedder
         parts.equality = AnswerEquality(parts.task, embedder)
-        if not owns and not config.index.url:
-            follower = IndexFollower(parts.stores.examples, index, config.index.follow_interval_s)
-            await waited_for("state", follower.catch_up, supervisor)
-            supervisor.add("index", follower.run, stage=1)
+        if isinstance(parts.index, FollowedIndex):
+            await waited_for("index", parts.index.catch_up, supervisor)
+            supervisor.add("index", parts.index.run, stage=1)
 
     def _add_labels(self, parts: Parts) -> None:
         assert parts.index is not None

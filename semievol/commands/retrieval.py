@@ -13,7 +13,7 @@ from semievol.tasks.task import Task
 from semievol.types import Example
 
 if TYPE_CHECKING:
-    from semievol.examples.index import QdrantExampleIndex
+    from semievol.examples.resident import ResidentExampleIndex
     from semievol.protocols import Embedder
 
 
@@ -34,9 +34,9 @@ def embedder_of(config: MethodConfig) -> Embedder:
     return RememberedVectors(build_embedder(config.embedding))
 
 
-def index_over(embedder: Embedder, examples: Sequence[Example]) -> QdrantExampleIndex:
-    from semievol.examples.index import QdrantExampleIndex
+def index_over(embedder: Embedder, examples: Sequence[Example]) -> ResidentExampleIndex:
+    from semievol.examples.resident import ResidentExampleIndex
 
-    index = QdrantExampleIndex(embedder, "examples")
+    index = ResidentExampleIndex(embedder)
     index.upsert(examples)
     return index

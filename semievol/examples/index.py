@@ -1,10 +1,8 @@
-"""The retrievable examples in Qdrant: the one module that knows Qdrant.
+"""The retrievable examples on a Qdrant server: the one module that knows Qdrant.
 
-Owns the collection, point ids and payloads, for the local mode (one process, guarded by a directory lock) and for a
-server. Does not own the examples: it can be rebuilt from them at any time. A server is asked to search; the local
-mode, whose only writer is this process, is searched in memory (`examples.resident`). Invariants: a point's id is a
-function of the example's id, a point's payload is the whole example, and all vectors come from the embedder whose name
-is kept beside the collection.
+Owns the collection, point ids and payloads. Does not own the examples: it can be rebuilt from them at any time. Without
+a server, `examples.resident` is the index. Invariants: a point's id is a function of the example's id, a point's
+payload is the whole example, and all vectors come from the embedder whose name is kept beside the collection.
 """
 
 from __future__ import annotations
@@ -16,14 +14,10 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from semievol.errors import ConfigError, TransientError
 from semievol.examples.records import example_to_json, stored_example
-from semievol.examples.resident import ResidentExamples
 from semievol.protocols import Embedder, Vectors
 from semievol.types import Example, Neighbour
 
@@ -45,34 +39,23 @@ class QdrantExampleIndex:
     Args:
         embedder: makes all vectors; with another name or dimension than last time, all examples are embedded anew.
         collection: name of the index; its collections are `<name>-<hash of the embedder>` and `<name>.about`.
-        path: directory of the local mode; None (and no url): in memory.
-        url: a Qdrant server; then path must be None.
+        url: the server.
         api_key: the server's key.
 
     Raises:
-        ConfigError: another process holds `path`, or the server refuses the key.
+        ConfigError: the server refuses the key, or its client is not installed.
         TransientError: the server does not answer.
     """
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        collection: str,
-        path: Path | None = None,
-        url: str | None = None,
-        api_key: str | None = None,
-    ) -> None:
-        if path is not None and url is not None:
-            raise ConfigError("index: set either path (local mode) or url (server), not both")
+    def __init__(self, embedder: Embedder, collection: str, url: str, api_key: str | None = None) -> None:
         self._embedder = embedder
         self._collection = collection
         identity = f"{embedder.name}\x1f{embedder.dimensions}".encode()
         self._points = f"{collection}-{hashlib.blake2b(identity, digest_size=4).hexdigest()}"
         self._about = f"{collection}.about"
-        self._where = url or str(path or "memory")
+        self._where = url
         self._lock = threading.Lock()
-        self._client = _open_client(path, url, api_key)
-        self._resident = ResidentExamples(embedder.dimensions) if url is None else None
+        self._client = _open_client(url, api_key)
         try:
             with self._lock, _translated(self._where):
                 self._prepare()
@@ -96,22 +79,13 @@ class QdrantExampleIndex:
         if not ids:
             return
         with self._lock, _translated(self._where):
-            # The local mode raises for an unknown point where the server does not.
-            known = ids if self._resident is None else sorted(self._resident.ids().intersection(ids))
-            if known:
-                self._client.delete(self._points, points_selector=[point_id(each) for each in known], wait=True)
-                if self._resident is not None:
-                    self._resident.remove(known)
+            self._client.delete(self._points, points_selector=[point_id(each) for each in ids], wait=True)
 
     def neighbours(self, questions: Sequence[str], k: int) -> list[list[Neighbour]]:
         """The k nearest examples of each question, nearest first (equals by example id)."""
         if k < 1 or not questions:
             return [[] for _ in questions]
         vectors = self._embedder.embed(questions)
-        if self._resident is not None:
-            with self._lock:
-                table = self._resident.table()
-            return table.nearest(vectors, k)
         with self._lock, _translated(self._where):
             answers: list[Any] = self._client.query_batch_points(self._points, requests=_requests(vectors, k))
         found = [
@@ -125,12 +99,10 @@ class QdrantExampleIndex:
     def ids(self) -> frozenset[str]:
         """The ids of all examples that can be retrieved."""
         with self._lock, _translated(self._where):
-            if self._resident is not None:
-                return self._resident.ids()
             return frozenset(record.payload["id"] for record in self._scroll(self._points, ["id"]))
 
     def close(self) -> None:
-        """Release the directory lock or the connection; safe to call twice."""
+        """Release the connection; safe to call twice."""
         with self._lock:
             self._client.close()
 
@@ -150,9 +122,6 @@ class QdrantExampleIndex:
             if kept:
                 self._write(kept, self._embedder.embed([example.query.question for example in kept]))
             self._note()
-        if self._resident is not None:
-            for record in self._scroll(self._points, with_vectors=True):
-                self._resident.put([_decoded(record.payload)], np.asarray([record.vector], dtype=np.float32))
         for name in self._obsolete():
             self._client.delete_collection(name)
 
@@ -188,7 +157,7 @@ class QdrantExampleIndex:
 
         if self._client.collection_exists(name):
             return
-        # Vectors have unit length, so the dot product is the cosine, here and in resident_examples.
+        # Vectors have unit length, so the dot product is the cosine, here and in examples.resident.
         params = models.VectorParams(size=dimensions, distance=models.Distance.DOT)
         try:
             self._client.create_collection(name, vectors_config=params)
@@ -204,16 +173,12 @@ class QdrantExampleIndex:
             for example, vector in zip(examples, vectors.tolist(), strict=True)
         ]
         self._client.upsert(self._points, points=points, wait=True)
-        if self._resident is not None:
-            self._resident.put(examples, vectors)
 
-    def _scroll(
-        self, collection: str, with_payload: bool | list[str] = True, with_vectors: bool = False
-    ) -> Iterator[Any]:
+    def _scroll(self, collection: str, with_payload: bool | list[str] = True) -> Iterator[Any]:
         offset = None
         while True:
             records, offset = self._client.scroll(
-                collection, limit=_PAGE, offset=offset, with_payload=with_payload, with_vectors=with_vectors
+                collection, limit=_PAGE, offset=offset, with_payload=with_payload, with_vectors=False
             )
             yield from records
             if offset is None:
@@ -230,10 +195,10 @@ def check_server(url: str, api_key: str | None) -> int:
     """How many collections the Qdrant server at `url` has.
 
     Raises:
-        ConfigError: it refuses the key.
+        ConfigError: it refuses the key, or its client is not installed.
         TransientError: it does not answer.
     """
-    client = _open_client(None, url, api_key)
+    client = _open_client(url, api_key)
     try:
         with _translated(url):
             return len(client.get_collections().collections)
@@ -259,23 +224,14 @@ def _translated(where: str) -> Iterator[None]:
         raise TransientError(f"index: {where} does not answer ({error})") from error
 
 
-def _open_client(path: Path | None, url: str | None, api_key: str | None) -> QdrantClient:
-    from qdrant_client import QdrantClient
-
-    if url is not None:
-        return QdrantClient(url=url, api_key=api_key, check_compatibility=False)
-    if path is None:
-        return QdrantClient(location=":memory:")
+def _open_client(url: str, api_key: str | None) -> QdrantClient:
     try:
-        return QdrantClient(path=str(path), force_disable_check_same_thread=True)
-    except RuntimeError as error:
-        if "already accessed" not in str(error):
-            raise
+        from qdrant_client import QdrantClient
+    except ImportError as missing:
         raise ConfigError(
-            f"index.path: {path} is held by another process; stop that one, or use a Qdrant server (index.url)"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"index.path: {path} cannot be opened ({error.strerror or error})") from error
+            "index.url: a Qdrant server needs the package qdrant-client: pip install 'semievol[qdrant]'"
+        ) from missing
+    return QdrantClient(url=url, api_key=api_key, check_compatibility=False)
 
 
 def _encoded(example: Example) -> dict[str, Any]:

@@ -1,76 +1,175 @@
-"""Examples and their vectors in memory: exact search for the local mode of the index, many times faster than asking it.
+"""The example index in memory: exact search, without a server and without a file.
 
-Owns no file: what is here is read from Qdrant's local mode, and written there first. Not thread-safe, except that a
-table which was handed out never changes.
+Owns what can be searched in this process. The vectors outlive it where a `KeptVectors` keeps them; the examples are
+their owner's. Invariant: what is found for a question depends on the examples and the question alone, not on what is
+asked beside it, not on the order of changes, and not on the number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semievol.protocols import Vectors
+from semievol.protocols import Embedder, KeptVectors, Vectors
 from semievol.types import Example, Neighbour
+
+BLOCK = 1024
+"""Examples in a block: a change copies the blocks that it touches, and a product with one stays in the cache."""
+AT_ONCE = 64
+"""Questions in one product: bounds the table of similarities."""
+PAGE = 256
+
+
+class ResidentExampleIndex:
+    """An ExampleIndex in memory; all methods may be called from any thread.
+
+    Args:
+        embedder: makes all vectors that `kept` does not have.
+        kept: where vectors are looked up before they are made, and put after; None: they end with the process.
+    """
+
+    def __init__(self, embedder: Embedder, kept: KeptVectors | None = None) -> None:
+        self._embedder = embedder
+        self._kept = kept
+        self._lock = threading.Lock()
+        self._resident = ResidentExamples(embedder.dimensions)
+        self.embedded = 0
+        """How many examples had no kept vector, so far."""
+
+    def upsert(self, examples: Sequence[Example]) -> None:
+        """Add or replace by example id; of several with one id the last wins."""
+        latest = list({example.id: example for example in examples}.values())
+        for start in range(0, len(latest), PAGE):
+            page = latest[start : start + PAGE]
+            vectors = self._vectors(page)
+            with self._lock:
+                self._resident.put(page, [vectors[example.id] for example in page])
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove by example id; unknown ids are a no-op."""
+        with self._lock:
+            self._resident.remove(ids)
+
+    def neighbours(self, questions: Sequence[str], k: int) -> list[list[Neighbour]]:
+        """The k nearest examples of each question, nearest first (equals by example id)."""
+        if k < 1 or not questions:
+            return [[] for _ in questions]
+        vectors = self._embedder.embed(questions)
+        with self._lock:
+            table = self._resident.table()
+        return table.nearest(vectors, k)
+
+    def ids(self) -> frozenset[str]:
+        """The ids of all examples that can be retrieved."""
+        with self._lock:
+            return self._resident.ids()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _vectors(self, page: Sequence[Example]) -> Mapping[str, NDArray[np.float32]]:
+        known = {} if self._kept is None else self._kept.of(page)
+        new = [example for example in page if example.id not in known]
+        if not new:
+            return known
+        vectors = self._embedder.embed([example.query.question for example in new])
+        if self._kept is not None:
+            self._kept.keep(new, vectors)
+        self.embedded += len(new)
+        return {**known, **{example.id: vector for example, vector in zip(new, vectors, strict=True)}}
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleTable:
-    """Examples in the order of their ids, and their vectors of unit length, shape (examples, dimensions)."""
+    """Examples and their vectors of unit length, in blocks of shape (examples, dimensions); never changes."""
 
-    examples: tuple[Example, ...]
-    vectors: Vectors
+    blocks: tuple[tuple[tuple[Example, ...], Vectors], ...]
 
     def nearest(self, vectors: Vectors, k: int) -> list[list[Neighbour]]:
-        """The k nearest examples of each vector, nearest first, equals by example id."""
-        k = min(k, len(self.examples))
-        return [self._nearest(vector, k) if k else [] for vector in vectors]
+        """The k nearest examples of each vector, nearest first, equals by example id.
 
-    def _nearest(self, vector: NDArray[np.float32], k: int) -> list[Neighbour]:
-        # One dot product per example: a matrix product would round differently with the number of vectors and the
-        # place in the table, and equals would not be equal.
-        similarities = np.vecdot(self.vectors, vector)
-        places = np.flatnonzero(similarities >= np.partition(similarities, -k)[-k])
-        found = [
-            Neighbour(self.examples[place], max(-1.0, min(1.0, similarity)))
-            for place, similarity in zip(places.tolist(), similarities[places].tolist(), strict=True)
-        ]
-        found.sort(key=lambda neighbour: -neighbour.similarity)  # equals stay in the order of their ids
+        Matrix products, a block at a time, find who may be among them; what they are ordered by is a dot product of
+        each with the vector, because a matrix product rounds differently with the number of vectors, the place in the
+        table and the threads, and equals would not be equal.
+        """
+        starts = np.cumsum([0, *(len(examples) for examples, _ in self.blocks)])
+        count = int(starts[-1])
+        k = min(k, count)
+        if k == 0:
+            return [[] for _ in vectors]
+        found = []
+        for first in range(0, len(vectors), AT_ONCE):
+            some = np.ascontiguousarray(vectors[first : first + AT_ONCE])
+            rough = np.empty((len(some), count), dtype=np.float32)
+            for start, end, (_, block) in zip(starts, starts[1:], self.blocks, strict=False):
+                np.matmul(some, block.T, out=rough[:, start:end])
+            found += [self._nearest(vector, row, starts, k) for vector, row in zip(some, rough, strict=True)]
+        return found
+
+    def _nearest(
+        self, vector: NDArray[np.float32], rough: NDArray[np.float32], starts: NDArray[np.intp], k: int
+    ) -> list[Neighbour]:
+        # Both roundings of a dot product of n terms of unit vectors are within n * eps / 2 of the true value, so
+        # within n * eps of each other; one of the k nearest is below the k-th of the products by twice that at most.
+        margin = 2.1 * len(vector) * float(np.finfo(np.float32).eps)
+        places = np.flatnonzero(rough >= np.partition(rough, -k)[-k] - margin)
+        found = []
+        for number in np.unique(np.searchsorted(starts, places, side="right") - 1).tolist():
+            examples, block = self.blocks[number]
+            rows = places[(places >= starts[number]) & (places < starts[number + 1])] - starts[number]
+            exact = np.vecdot(block[rows], vector).tolist()
+            found += [
+                Neighbour(examples[row], max(-1.0, min(1.0, similarity)))
+                for row, similarity in zip(rows.tolist(), exact, strict=True)
+            ]
+        found.sort(key=lambda neighbour: (-neighbour.similarity, neighbour.example.id))
         return found[:k]
 
 
 class ResidentExamples:
-    """The examples by id. A change makes the table anew when it is next asked for."""
+    """The examples by id, in blocks. Not thread-safe, except that a table which was handed out never changes."""
 
     def __init__(self, dimensions: int) -> None:
         self._dimensions = dimensions
-        self._held: dict[str, tuple[Example, NDArray[np.float32]]] = {}
-        self._table: ExampleTable | None = None
+        self._blocks: dict[int, tuple[tuple[Example, ...], Vectors]] = {}
+        self._home: dict[str, int] = {}  # example id -> its block
+        self._newest = 0
 
-    def put(self, examples: Sequence[Example], vectors: Vectors) -> None:
-        """Add or replace by example id."""
-        self._held.update((each.id, (each, vector)) for each, vector in zip(examples, vectors, strict=True))
-        self._table = None
+    def put(self, examples: Sequence[Example], vectors: Iterable[NDArray[np.float32]]) -> None:
+        """Add or replace by example id; of several with one id the last wins."""
+        given = {each.id: (each, vector) for each, vector in zip(examples, vectors, strict=True)}
+        self.remove(given)
+        rows = list(given.values())
+        while rows:
+            kept, old = self._blocks.get(self._newest, ((), np.empty((0, self._dimensions), dtype=np.float32)))
+            if len(kept) >= BLOCK:
+                self._newest += 1
+                continue
+            taken, rows = rows[: BLOCK - len(kept)], rows[BLOCK - len(kept) :]
+            new = np.stack([vector for _, vector in taken])
+            self._blocks[self._newest] = (*kept, *(each for each, _ in taken)), np.concatenate([old, new])
+            self._home.update((each.id, self._newest) for each, _ in taken)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Unknown ids are a no-op."""
+        gone: dict[int, set[str]] = defaultdict(set)
         for identity in ids:
-            self._held.pop(identity, None)
-        self._table = None
+            if (number := self._home.pop(identity, None)) is not None:
+                gone[number].add(identity)
+        for number, some in gone.items():
+            examples, vectors = self._blocks.pop(number)
+            stay = [row for row, each in enumerate(examples) if each.id not in some]
+            if stay:
+                self._blocks[number] = tuple(examples[row] for row in stay), vectors[stay]
 
     def ids(self) -> frozenset[str]:
-        return frozenset(self._held)
+        return frozenset(self._home)
 
     def table(self) -> ExampleTable:
         """All of them as they are now."""
-        if self._table is None:
-            held = [self._held[identity] for identity in sorted(self._held)]
-            vectors = np.empty((len(held), self._dimensions), dtype=np.float32)
-            for row, (_, vector) in zip(vectors, held, strict=True):
-                row[:] = vector
-            self._table = ExampleTable(tuple(example for example, _ in held), vectors)
-            # The table's rows take the place of what came in: every vector is held once here.
-            self._held = {example.id: (example, row) for (example, _), row in zip(held, vectors, strict=True)}
-        return self._table
+        return ExampleTable(tuple(self._blocks.values()))

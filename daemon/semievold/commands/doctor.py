@@ -72,6 +72,8 @@ def _packages(config: DaemonConfig) -> str:
         raise SemiEvolError(f"{', '.join(missing)} missing: install semievol[local]")
     if generation.launch and generation.launch_settings.command is None and _missing(["vllm"]):
         raise SemiEvolError("vllm missing: install semievol[vllm], or set generation.launch_settings.command")
+    if config.index.url is not None and _missing(["qdrant_client"]):
+        raise SemiEvolError("qdrant_client missing: install semievol[qdrant]")
     if absent := _missing(TRAINING):
         return f"{', '.join(absent)} missing: the process with the control role trains, and needs semievol[train]"
     return f"{', '.join(dict.fromkeys((*TRAINING, *wanted)))} are installed"
@@ -193,11 +195,32 @@ def _embedding(config: DaemonConfig) -> str:
 
 
 def _index(config: DaemonConfig) -> str:
-    if config.index.url is None:
-        return "embedded"
+    from semievold.serving.example_index import UNUSED, unused_directory
+
+    found = _server_index(config.index.url, config.index.api_key) if config.index.url else _resident_index(config)
+    if (unused := unused_directory(config)) is not None:
+        found += f"; {unused} {UNUSED}"
+    return found
+
+
+def _server_index(url: str, api_key: str | None) -> str:
     from semievol.examples.index import check_server
 
-    return f"Qdrant answers at {config.index.url}, {check_server(config.index.url, config.index.api_key)} collections"
+    return f"Qdrant answers at {url}, {check_server(url, api_key)} collections"
+
+
+def _resident_index(config: DaemonConfig) -> str:
+    from semievold.store.stores import open_stores
+    from semievold.store.vectors import count_vectors
+
+    stores = open_stores(config.store_url, config.workload.name, config.workload.served_alias)
+    try:
+        examples = stores.examples.counts().training
+        vectors = count_vectors(stores.database, config.workload.name)
+    finally:
+        stores.database.close()
+    kept = ", ".join(f"{some.vectors} of {some.embedder}" for some in vectors) or "none yet"
+    return f"in memory, for {examples} examples; vectors in the state: {kept}"
 
 
 def _port(config: DaemonConfig, server: ServerConfig, name: str) -> str:

@@ -56,18 +56,19 @@ class LeaseConfig(Section):
 
 
 class IndexConfig(Section):
-    """Where the retrievable examples live."""
+    """Where the retrievable examples are searched: in the memory of each process, with the vectors in the state, unless
+    `url` names a server.
+    """
 
     path: Path | None = None
-    """Directory of the embedded Qdrant, which the one process with the labels role opens. None: `index` under
-    artifacts.directory."""
+    """Not used any more: where an earlier version kept its embedded Qdrant (None: `index` under artifacts.directory).
+    `doctor` says whether that is still there and may be deleted."""
     url: str | None = None
-    """A Qdrant server; then `path` is not used."""
+    """A Qdrant server; needs the extra `qdrant`."""
     api_key: str | None = Field(default=None, repr=False)
     """Key of the Qdrant server; set it by environment."""
     follow_interval_s: float = Field(default=2.0, gt=0)
-    """Without `url`, processes that lack the labels role keep a copy of the index in memory; how often they look for
-    changed examples, seconds."""
+    """Without `url`, how often a process looks for examples that others changed, seconds."""
 
     @field_validator("url")
     @classmethod

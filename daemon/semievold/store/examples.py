@@ -19,7 +19,7 @@ from semievol.examples.records import query_to_json, stored_example
 from semievol.examples.split import HoldoutRule, asked_key, first_to_ask
 from semievol.types import Example
 from semievold.store.database import Database, chunks
-from semievold.store.tables import examples
+from semievold.store.tables import example_vectors, examples
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,10 @@ class ExampleStore:
         with self._database.write() as connection:
             for some in chunks(list(ids)):
                 connection.execute(sa.update(examples).where(self._mine(), examples.c.id.in_(some)).values(values))
+                vectors = sa.delete(example_vectors).where(
+                    example_vectors.c.workload == self.workload, example_vectors.c.example_id.in_(some)
+                )
+                connection.execute(vectors)
 
     def get(self, example_id: str) -> StoredExample | None:
         """The example, unless it is unknown or retracted."""

@@ -67,6 +67,18 @@ examples = Table(
     Column("updated_at", Float, nullable=False),
     Index("ix_examples_split", "workload", "retracted", "holdout"),
     Index("ix_examples_asked", "workload", "asked"),
+    Index("ix_examples_changed", "workload", "updated_at"),
+)
+
+example_vectors = Table(
+    "example_vectors",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("example_id", String(512), primary_key=True),
+    Column("embedder", Text, nullable=False),  # kind, model and version: semievol.protocols.Embedder.name
+    Column("dimensions", Integer, nullable=False),
+    Column("content", String(32), nullable=False),  # hash of the question that was embedded
+    Column("vector", LargeBinary, nullable=False),  # float32, little-endian
 )
 
 pseudo_labels = Table(

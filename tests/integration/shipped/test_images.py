@@ -85,7 +85,7 @@ def test_an_extra_that_the_locks_do_not_cover_is_refused(environment: Path, sour
     assert "no trusted hash was provided for: `torch`" in done.stderr
 
 
-@pytest.mark.parametrize("extras", [None, "kafka,local,mlflow,parquet,postgres,tensorboard,train"])
+@pytest.mark.parametrize("extras", [None, "kafka,local,mlflow,parquet,postgres,qdrant,tensorboard,train"])
 def test_the_trainers_image_has_a_hash_for_all_it_installs(environment: Path, source: Path, extras: str | None) -> None:
     """Resolved only: the files of torch alone are three gigabytes."""
     copied("trainer.Dockerfile", source)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import random
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from semievol.types import Query
-from semievold.store.database import Database
 from semievold.store.pseudo_labels import query_hash
-from tests.stream_world import RuleLabeller, World, forkserver, run_until
+from tests.stream_world import RuleLabeller, World, die_after, forkserver, run_until
 
 KILLS = 20
 PER_LIFE = 120
@@ -43,21 +39,6 @@ def live(directory: str, seed: int, running: Event, writes: int | None) -> None:
         await intake.run(asyncio.Event())
 
     asyncio.run(main())
-
-
-def die_after(database: Database, writes: int) -> None:
-    """Kill this process when the given number of write transactions is durable, and before anyone is told."""
-    write, left = database.write, [writes]
-
-    @contextlib.contextmanager
-    def counted() -> Iterator[Connection]:
-        with write() as connection:
-            yield connection
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    database.write = counted  # type: ignore[method-assign]
 
 
 class Sent:

@@ -33,12 +33,13 @@ def new_index() -> Iterator[NewIndex]:
     with ExitStack() as stack:
 
         def opened(dimensions: int = 64) -> QdrantExampleIndex:
-            index = QdrantExampleIndex(HashingEmbedder(dimensions), name, url=url, api_key=key)
+            index = QdrantExampleIndex(HashingEmbedder(dimensions), name, url, key)
             stack.callback(index.close)
             return index
 
         yield opened
-        client = QdrantClient(url=url, api_key=key)
+        # As the index does: a server of another minor version is no reason for a warning, which would be an error here.
+        client = QdrantClient(url=url, api_key=key, check_compatibility=False)
         stack.callback(client.close)
         for collection in client.get_collections().collections:
             if collection.name.startswith(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +15,13 @@ import pytest
 
 from semievol.examples.embedding import opening
 from semievol.examples.embedding.hashing import HashingEmbedder
+from semievol.types import Example, Query
 from semievold.commands import doctor
 from semievold.commands.doctor import Finding, examine
 from semievold.config.daemon import DaemonConfig
+from semievold.store.database import Database
+from semievold.store.examples import ExampleStore
+from semievold.store.vectors import ExampleVectors
 from tests.servers import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
@@ -120,6 +125,37 @@ def test_an_index_server_that_is_away_is_told(found: Callable[..., dict[str, Fin
     finding = found(index={"url": f"http://127.0.0.1:{free_port()}"})["index"]
     assert not finding.ok
     assert "does not answer" in finding.detail
+
+
+def test_the_index_in_memory_says_which_vectors_the_state_has_and_what_is_left_of_an_earlier_version(
+    found: Callable[..., dict[str, Finding]], tmp_path: Path
+) -> None:
+    assert found()["index"] == Finding("index", True, "in memory, for 0 examples; vectors in the state: none yet")
+    with contextlib.closing(Database(f"sqlite:///{tmp_path / 'state.db'}")) as database:
+        example, embedder = Example(Query("a", "?"), "x"), HashingEmbedder()
+        ExampleStore(database, "w").upsert([(example, False), (Example(Query("b", "?"), "x"), False)])
+        ExampleVectors(database, "w", embedder).keep([example], embedder.embed(["?"]))
+    (tmp_path / "index" / "collection").mkdir(parents=True)
+    finding = found()["index"]
+    assert finding.ok
+    assert finding.detail.startswith("in memory, for 2 examples; vectors in the state: 1 of hashing-1:256; ")
+    assert finding.detail.endswith(
+        f"{tmp_path.resolve()}/index holds the embedded Qdrant of an earlier version, is not used any more and may be "
+        "deleted"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "meta.json").write_text("{}")
+    assert str(tmp_path / "elsewhere") in found(index={"path": tmp_path / "elsewhere"})["index"].detail
+    assert (tmp_path / "index" / "collection").is_dir()
+
+
+def test_a_qdrant_client_that_is_missing_is_named_with_its_extra(
+    found: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_missing", lambda names: [name for name in names if name == "qdrant_client"])
+    assert found()["packages"].ok
+    finding = found(index={"url": "http://qdrant:6333"})["packages"]
+    assert (finding.ok, finding.detail) == (False, "qdrant_client missing: install semievol[qdrant]")
 
 
 def test_only_the_packages_that_the_configuration_needs_are_wanted(

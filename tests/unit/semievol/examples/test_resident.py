@@ -1,8 +1,12 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from semievol.examples.resident import ExampleTable, ResidentExamples
+from semievol.examples.embedding.hashing import HashingEmbedder
+from semievol.examples.resident import BLOCK, ExampleTable, ResidentExampleIndex, ResidentExamples
 from semievol.types import Example, Query
+from tests.example_index_contract import EXAMPLES, ExampleIndexContract
 
 DIMENSIONS = 48
 
@@ -51,6 +55,27 @@ def test_no_similarity_is_above_one() -> None:
     assert all(found[0].similarity <= 1.0 for found in table_of(vectors).nearest(vectors, 1))
 
 
+def test_nothing_is_missed_where_a_matrix_product_orders_what_is_nearly_equal_otherwise() -> None:
+    """Vectors that differ in their last bits: the products round them into another order than their dot products."""
+    rng = np.random.default_rng(0)
+    base = unit_vectors(1)[0]
+    vectors = np.stack([base + rng.standard_normal(DIMENSIONS).astype(np.float32) * 3e-8 for _ in range(3000)])
+    asked = unit_vectors(9)
+    asked[0] = base
+    for found, vector in zip(table_of(vectors).nearest(asked, 7), asked, strict=True):
+        similarities = np.vecdot(vectors, vector)
+        expected = sorted(range(3000), key=lambda place: (-similarities[place], f"{place:03}"))[:7]
+        assert [each.example.id for each in found] == [f"{place:03}" for place in expected]
+
+
+def test_more_vectors_than_a_product_takes_are_each_answered() -> None:
+    table, asked = table_of(unit_vectors(1500)), unit_vectors(150)
+    assert len(table.blocks) == 2
+    together = table.nearest(asked, 2)
+    assert len(together) == 150
+    assert table.nearest(asked[140:141], 2)[0] == together[140]
+
+
 def test_a_table_keeps_what_it_was_made_of_and_the_next_one_has_the_changes() -> None:
     resident = ResidentExamples(DIMENSIONS)
     assert resident.table().nearest(unit_vectors(2), 3) == [[], []]
@@ -59,8 +84,60 @@ def test_a_table_keeps_what_it_was_made_of_and_the_next_one_has_the_changes() ->
     before = resident.table()
     resident.put([example("b", "corrected"), example("c")], vectors[1:])
     resident.remove(["a", "unknown"])
-    assert [each.id for each in before.examples] == ["a", "b"]
+    [(examples, _)] = before.blocks
+    assert [each.id for each in examples] == ["a", "b"]
     assert resident.ids() == {"b", "c"}
-    assert resident.table().examples == (example("b", "corrected"), example("c"))
-    assert np.array_equal(resident.table().vectors, vectors[1:])
-    assert resident.table() is resident.table()
+    [(examples, held)] = resident.table().blocks
+    assert examples == (example("b", "corrected"), example("c"))
+    assert np.array_equal(held, vectors[1:])
+
+
+def test_blocks_hold_exactly_what_was_put_and_not_removed_whatever_came_between() -> None:
+    rng = np.random.default_rng(1)
+    resident, expected = ResidentExamples(4), dict[str, tuple[Example, np.ndarray]]()
+    for _ in range(60):
+        ids = [f"e{number}" for number in rng.integers(0, 4000, size=300)]
+        if rng.random() < 0.4:
+            resident.remove(ids)
+            for identity in ids:
+                expected.pop(identity, None)
+        else:
+            vectors = rng.standard_normal((len(ids), 4)).astype(np.float32)
+            examples = [example(identity, str(rng.random())) for identity in ids]
+            resident.put(examples, vectors)
+            expected.update((each.id, (each, vector)) for each, vector in zip(examples, vectors, strict=True))
+    blocks = resident.table().blocks
+    held = {each.id: (each, row) for examples, rows in blocks for each, row in zip(examples, rows, strict=True)}
+    assert sum(len(examples) for examples, _ in blocks) == len(held) == len(expected)
+    assert all(held[identity][0] is each for identity, (each, _) in expected.items())
+    assert all(np.array_equal(held[identity][1], vector) for identity, (_, vector) in expected.items())
+    assert resident.ids() == expected.keys()
+    assert all(0 < len(examples) <= BLOCK for examples, _ in blocks)
+
+
+class TestResident(ExampleIndexContract):
+    """The contract, in memory."""
+
+    @pytest.fixture
+    def index(self) -> ResidentExampleIndex:
+        return ResidentExampleIndex(HashingEmbedder(64))
+
+
+def test_vectors_that_are_kept_are_not_made_again() -> None:
+    class Kept(dict[str, np.ndarray]):
+        def of(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+            return {each.id: self[each.id] for each in examples if each.id in self}
+
+        def keep(self, examples: Sequence[Example], vectors: np.ndarray) -> None:
+            self.update((each.id, vector) for each, vector in zip(examples, vectors, strict=True))
+
+    kept = Kept()
+    first = ResidentExampleIndex(HashingEmbedder(64), kept)
+    first.upsert(EXAMPLES[:2])
+    second = ResidentExampleIndex(HashingEmbedder(64), kept)
+    second.upsert(EXAMPLES)
+    assert (first.embedded, second.embedded, set(kept)) == (2, 1, {"card", "pin", "sum"})
+    first.upsert(EXAMPLES)
+    assert first.embedded == 2
+    asked = ["is 2 more than 1", "where is my card"]
+    assert first.neighbours(asked, 3) == second.neighbours(asked, 3)
