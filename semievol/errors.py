@@ -30,3 +30,7 @@ class TransientError(SemiEvolError):
 
 class LateError(TransientError):
     """A server that is alive did not answer one request within its time; others may well be answered."""
+
+
+class BusyError(TransientError):
+    """Too many requests wait already; the text says whose. Nothing was begun."""

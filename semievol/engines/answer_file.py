@@ -97,5 +97,6 @@ class AnswerFile:
             del asked["sampling"]
         if request.temperature == 0:  # greedy answers do not depend on the seed
             asked["seed"] = 0
+        del asked["turn"], asked["time_s"]  # who asks, and how patiently, makes no other answer
         text = f"{self._engine}\n{json.dumps(asked, sort_keys=True)}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -8,14 +8,14 @@ nothing but rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-from semievol.engines.sampling.sampler import Sampler, draw
+from semievol.engines.sampling.sampler import Drawn, Sampler, draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,49 +57,88 @@ class Prefix:
         self.mask, self.lengths = self.mask[rows], self.lengths[rows]
 
 
+@dataclass(eq=False, slots=True)
+class Sample:
+    """One row on its way: how its tokens are drawn, how many there may be, and what there is so far."""
+
+    sampler: Sampler
+    max_tokens: int
+    decoded: Decoded = field(default_factory=Decoded)
+
+    @property
+    def ended(self) -> bool:
+        return self.decoded.stopped or len(self.decoded.token_ids) >= self.max_tokens
+
+    def take(self, drawn: Drawn, end_tokens: frozenset[int]) -> None:
+        """Go on with a token that was drawn."""
+        self.decoded.token_ids.append(drawn.token_id)
+        self.decoded.logprobs.append(drawn.logprob)
+        self.decoded.likeliest.append(drawn.likeliest)
+        end = drawn.token_id in end_tokens
+        self.sampler.took(drawn.token_id, end=end)
+        self.decoded.stopped = end or self.sampler.stopped
+
+
+class Running:
+    """Rows that go on together, a token each at a time.
+
+    rows[i] is at place i of cache and logits. A row that ended keeps its place until a quarter of the places is idle:
+    copying the cache costs about as much as one step over it.
+    """
+
+    def __init__(self, rows: Sequence[Sample], prefix: Prefix, logits: torch.Tensor) -> None:
+        """Rows with their prompts computed; logits: (rows, vocabulary), from which their next tokens are drawn."""
+        self.rows = list(rows)
+        self.prefix = prefix
+        self.logits = logits
+
+    @property
+    def places(self) -> int:
+        """Tokens that the cache has room for, padding and idle rows included."""
+        return int(self.prefix.mask.shape[0] * self.prefix.mask.shape[1])
+
+    def advance(self, model: Any, end_tokens: frozenset[int]) -> list[Sample]:
+        """Draw a token for each row and compute what follows; the rows that ended by it. Without rows left it is over.
+
+        Invariant: what a row draws does not depend on how often this was interrupted.
+        """
+        live = [not row.ended for row in self.rows]
+        drawn = draw(self.logits, [row.sampler for row in self.rows], live)
+        for row, token, goes_on in zip(self.rows, drawn, live, strict=True):
+            if goes_on:
+                row.take(token, end_tokens)
+        ended = [row for row, went_on in zip(self.rows, live, strict=True) if went_on and row.ended]
+        alive = [place for place, row in enumerate(self.rows) if not row.ended]
+        if not alive:
+            self.rows = []
+            return ended
+        if (len(self.rows) - len(alive)) * 4 >= len(self.rows):
+            drawn = [drawn[place] for place in alive]
+            self.rows = [self.rows[place] for place in alive]
+            self.prefix.select(torch.tensor(alive, device=self.logits.device))
+        tokens = torch.tensor([token.token_id for token in drawn], device=self.logits.device)
+        self.logits = _step(model, self.prefix, tokens)
+        return ended
+
+
 @torch.inference_mode()
 def decode(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    rows: Sequence[Row],
-    *,
-    end_tokens: frozenset[int],
-    padding: int,
-    unwanted: Callable[[], bool] = lambda: False,
+    model: Any, prompts: Sequence[Sequence[int]], rows: Sequence[Row], *, end_tokens: frozenset[int], padding: int
 ) -> list[Decoded]:
-    """Draw every row; result[i] belongs to rows[i].
-
-    `unwanted` is asked before every token; once it says so, what was generated until then is returned.
-    """
+    """Draw every row from its first to its last token; result[i] belongs to rows[i]."""
     prefix, logits = prefill(model, prompts, padding)
-    device = logits.device
-    held = torch.tensor([row.prompt for row in rows], device=device)
-    logits = logits[held]
+    samples = [Sample(row.sampler, row.max_tokens) for row in rows]
+    running = begun(prefix, logits, samples, [row.prompt for row in rows])
+    while running.rows:
+        running.advance(model, end_tokens)
+    return [sample.decoded for sample in samples]
+
+
+def begun(prefix: Prefix, logits: torch.Tensor, rows: Sequence[Sample], prompts: Sequence[int]) -> Running:
+    """Rows that continue computed prompts: rows[i] the prompt at place prompts[i] of prefix and logits."""
+    held = torch.tensor(list(prompts), device=logits.device)
     prefix.select(held)
-    decoded = [Decoded() for _ in rows]
-    running = list(range(len(rows)))  # running[place] is the row that this place of the batch still generates
-    live = [True] * len(rows)
-    for _ in range(max(row.max_tokens for row in rows)):
-        drawn = draw(logits, [rows[row].sampler for row in running], live)
-        for place, token in enumerate(drawn):
-            if live[place]:
-                row, sampler = decoded[running[place]], rows[running[place]].sampler
-                row.token_ids.append(token.token_id)
-                row.logprobs.append(token.logprob)
-                row.likeliest.append(token.likeliest)
-                end = token.token_id in end_tokens
-                sampler.took(token.token_id, end=end)
-                row.stopped = end or sampler.stopped
-                live[place] = not row.stopped and len(row.token_ids) < rows[running[place]].max_tokens
-        if not any(live) or unwanted():
-            break
-        if live.count(False) * 4 >= len(live):  # copying the cache costs about as much as one step over it
-            keep = [place for place, alive in enumerate(live) if alive]
-            running, live = [running[place] for place in keep], [True] * len(keep)
-            drawn = [drawn[place] for place in keep]
-            prefix.select(torch.tensor(keep, device=device))
-        logits = _step(model, prefix, torch.tensor([token.token_id for token in drawn], device=device))
-    return decoded
+    return Running(rows, prefix, logits[held])
 
 
 @torch.inference_mode()
@@ -136,12 +175,24 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], padding: int) -> tuple
     The tokens that all prompts begin with (template, system message) run through the model once.
     """
     device = model.device
-    cache: Any = DynamicCache(config=model.config)
+    cache = empty_cache(model)
     shared = shared_length(prompts) if can_share(model) else 0
     if shared:
         first = torch.tensor([list(prompts[0][:shared])], device=device)
         model(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_select_indices(torch.zeros(len(prompts), dtype=torch.long, device=device))
+    return continued(model, cache, shared, prompts, padding)
+
+
+def empty_cache(model: Any) -> Any:
+    return DynamicCache(config=model.config)
+
+
+def continued(
+    model: Any, cache: Any, shared: int, prompts: Sequence[Sequence[int]], padding: int
+) -> tuple[Prefix, torch.Tensor]:
+    """As `prefill`, where the cache already holds the first `shared` tokens of each prompt. It is used up."""
+    device = model.device
     tokens, mask, positions = left_pad([prompt[shared:] for prompt in prompts], padding, shared)
     mask = mask.to(device)
     output = model(
@@ -154,6 +205,21 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], padding: int) -> tuple
     )
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     return Prefix(cache, mask, lengths), output.logits[:, -1]
+
+
+def extended(model: Any, cache: Any, tokens: Sequence[int], start: int) -> tuple[Prefix, torch.Tensor]:
+    """One row's cache of `start` tokens, with some more; the logits after the last, shape (1, vocabulary)."""
+    device = model.device
+    output = model(
+        input_ids=torch.tensor([list(tokens)], device=device),
+        position_ids=torch.arange(start, start + len(tokens), device=device)[None],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    length = start + len(tokens)
+    mask = torch.ones(1, length, dtype=torch.long, device=device)
+    return Prefix(cache, mask, torch.tensor([length], device=device)), output.logits[:, -1]
 
 
 def can_share(model: Any) -> bool:

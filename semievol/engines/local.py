@@ -1,8 +1,8 @@
 """A Generator in this process: a base model and its adapters behind one worker thread.
 
-Owns what a request is answered with. Owns not the queue and the cut of a batch (request_queue), the decode loop
-(decoding) nor the adapters' modules (resident_adapters).
-Invariant: only the worker thread touches the model; a batch is answered by one adapter from its first to its last
+Owns what a request is answered with, and who is refused. Owns not the queue and the cut of a batch (request_queue), the
+order of work (batching), the decode loop (decoding) nor the adapters' modules (resident_adapters).
+Invariant: only the worker thread touches the model; a request is answered by one adapter from its first to its last
 token; a request that fails, fails alone.
 """
 
@@ -10,22 +10,33 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.config.method import ModelConfig
 from semievol.engines.language_model import Prompts, load_model, load_prompts
 from semievol.engines.plain.tally import asked_by
-from semievol.engines.request_queue import Answer, QueuedRequest, RequestQueue, cut_batch, settle_together
-from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TooLongError, TransientError
+from semievol.engines.request_queue import Answer, QueuedRequest, RequestQueue, cut_batch
+from semievol.errors import (
+    AdapterError,
+    BusyError,
+    ConfigError,
+    DataError,
+    SemiEvolError,
+    TooLongError,
+    TransientError,
+)
 from semievol.protocols import Generator, Tell
 from semievol.types import Completion, GenerationRequest, Message, Refused
 
 if TYPE_CHECKING:
+    from semievol.engines.batching import Batching
+    from semievol.engines.decoding import Decoded
     from semievol.engines.resident_adapters import ResidentAdapters
     from semievol.engines.sampling.requests import RequestSampling
 
@@ -46,23 +57,53 @@ def _pass_on(tell: Tell, place: int, future: asyncio.Future[Any]) -> None:
         tell(place, Refused(str(error), too_long=isinstance(error, TooLongError)))
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How clients are served.
+
+    labelling_share: part of the engine's time that labelling gets while clients want more. prefill_tokens: tokens of
+    prompts between two looks at who is next. waiting: most requests of clients that are not answered yet; one client
+    may have half of them.
+    """
+
+    labelling_share: float = 0.5
+    prefill_tokens: int = 512
+    waiting: int = 256
+
+
 class LocalGenerator(Generator):
     """Answers prompts with a transformers model in this process; see the module's docstring.
 
     The model is loaded on first use, or by `start`.
     """
 
-    def __init__(self, config: ModelConfig, *, threads: int | None = None, max_batch: int = 32) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        threads: int | None = None,
+        max_batch: int = 32,
+        cache_tokens: int | None = None,
+        serving: Serving | None = None,
+    ) -> None:
         """Keep the settings; nothing is loaded yet.
 
         Args:
             config: the base model.
             threads: CPU threads of the model. None: as torch has it, all cores.
             max_batch: different prompts per forward pass.
+            cache_tokens: tokens that all caches may hold. None: by the memory that there is.
+            serving: how clients are served beside labelling. None: there are none, and labelling is computed batch by
+                batch.
         """
         self._config = config
         self._threads = threads
         self._max_batch = max_batch
+        self._cache_tokens = cache_tokens
+        self._serving = serving
+        self._asked: Counter[str] = Counter()  # clients' requests that are not answered yet, by turn
+        self._batching: Batching | None = None
+        self._most_tokens = 0
         self._queue = RequestQueue()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
@@ -86,16 +127,20 @@ class LocalGenerator(Generator):
         for adapter in {request.adapter for request in requests}:
             if adapter is not None and adapter not in self._names:
                 raise AdapterError(f"adapter {adapter} is not loaded")
+        asked = Counter(request.turn or "" for request in requests if request.interactive)
+        self._check_room(asked)
         jobs = [QueuedRequest(request, Answer()) for request in requests]
         futures = [job.answer.future for job in jobs]
         for place, future in enumerate(futures):
             future.add_done_callback(functools.partial(_pass_on, tell, place))
         self._ensure_thread()
-        self._queue.put(jobs)
+        self._asked += asked
         try:
+            self._queue.put(jobs)
             if futures:
                 await asyncio.wait(futures)
         finally:
+            self._asked -= asked
             for future in futures:
                 future.cancel()
         failures = (future.exception() for future in futures)
@@ -154,8 +199,21 @@ class LocalGenerator(Generator):
         thread = self._thread
         if thread is not None:
             await asyncio.to_thread(thread.join)
-        self._model = self._adapters = None
+        self._model = self._adapters = self._batching = None
         self._names = frozenset()
+
+    def _check_room(self, asked: Counter[str]) -> None:
+        """Whether there is a place in the queue for clients' requests.
+
+        Raises:
+            BusyError: there is none.
+        """
+        most = (self._serving or Serving()).waiting
+        for turn, count in asked.items():
+            if self._asked[turn] + count > max(1, most // 2):
+                raise BusyError(f"{self._asked[turn]} requests of this client are not answered yet; wait for them")
+        if asked and self._asked.total() + asked.total() > most:
+            raise BusyError(f"{self._asked.total()} requests are not answered yet; try again")
 
     async def _command(self, command: Callable[[], Any]) -> Any:
         """Run a function on the worker thread, before queued requests."""
@@ -175,32 +233,66 @@ class LocalGenerator(Generator):
     # --- the worker thread alone ------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (work := self._queue.take(self._max_batch * _WINDOW_BATCHES)) is not None:
-            if isinstance(work, tuple):
-                command, answer = work
+        window = self._max_batch * _WINDOW_BATCHES
+        while True:
+            busy = self._batching is not None and self._batching.busy
+            labels = self._batching is not None and self._batching.labels
+            taken = self._queue.take(window, labelling=not labels, wait=not busy)
+            if taken is None:
+                break
+            if taken.command is not None:
+                command, answer = taken.command
                 try:
                     answer.settle(command())
                 except Exception as error:
                     answer.settle(error)
-            else:
-                self._answer(work)
+                continue
+            if taken.clients or taken.labelling:
+                self._begin(taken.clients, taken.labelling)
+            if self._batching is not None and self._batching.busy:
+                self._batching.work()
+        closed = TransientError("the generator was closed before it answered")
         for answer in self._queue.close():  # put back while the queue was being closed
-            answer.settle(TransientError("the generator was closed before it answered"))
+            answer.settle(closed)
+        for job in self._batching.unanswered() if self._batching is not None else []:
+            job.answer.settle(closed)
 
-    def _answer(self, jobs: list[QueuedRequest]) -> None:
-        """Answer a batch cut from `jobs`; the others go back to the queue."""
+    def _begin(self, clients: list[QueuedRequest], labelling: list[QueuedRequest]) -> None:
+        """Take requests to work on: all of clients, and a batch cut from the others, which go back to the queue."""
         batch: list[QueuedRequest] = []
         try:
-            self._ensure_model()
-            jobs = self._tokenized(jobs)
-            batch = cut_batch(jobs, self._max_batch)
-            self._queue.put_back([job for job in jobs if job not in batch])
+            batching = self._ensure_batching()
+            for job in self._tokenized(clients):
+                batching.add(job)
+            labelling = self._tokenized(labelling)
+            batch = cut_batch(labelling, self._max_batch, batching.labelling_tokens)
+            chosen = {id(job) for job in batch}
+            self._queue.put_back([job for job in labelling if id(job) not in chosen])
             if batch:
-                self._activate(batch[0].request.adapter)
-                settle_together(zip([job.answer for job in batch], self._decode(batch), strict=True))
+                batching.add_labelling(batch)
         except Exception as error:
-            for job in batch or jobs:
+            for job in (*clients, *(batch or labelling)):
                 job.answer.settle(_translate(error))
+
+    def _ensure_batching(self) -> Batching:
+        if self._batching is None:
+            from semievol.engines.batching import Batching
+            from semievol.engines.cache_budget import CacheBudget, CacheCosts, memory_bytes
+            from semievol.engines.prefilling import Engine
+            from semievol.engines.turns import Turns
+
+            model, prompts, serving = self._ensure_model(), self._ensure_prompts(), self._serving or Serving()
+            budget = CacheBudget.made(
+                CacheCosts.of(model),
+                self._cache_tokens,
+                memory_bytes(model.device),
+                stepwise=self._serving is not None,
+            )
+            engine = Engine(model, prompts.end_tokens, prompts.padding, self._activate, self._completions, _translate)
+            chunk = None if self._serving is None else serving.prefill_tokens
+            self._batching = Batching(engine, Turns(serving.labelling_share), budget, chunk)
+            self._most_tokens = budget.tokens
+        return self._batching
 
     def _ensure_model(self) -> Any:
         if self._model is None:
@@ -239,40 +331,28 @@ class LocalGenerator(Generator):
                     job.request.messages, asked_by(job.request.interactive)
                 )
                 prompts.check_length(len(job.tokens), job.request.max_tokens)
+                self._check_cache(len(job.tokens), job.request.max_tokens)
                 job.samplers = self._ensure_sampling().samplers(job.request)
                 fitting.append(job)
             except DataError as error:
                 job.answer.settle(error)
         return fitting
 
-    def _decode(self, batch: Sequence[QueuedRequest]) -> list[list[Completion] | DataError]:
-        from semievol.engines import decoding
+    def _check_cache(self, prompt: int, answer: int) -> None:
+        """Refuse what no cache would ever have room for.
 
-        prompts, sampling = self._ensure_prompts(), self._ensure_sampling()
-        places: dict[tuple[int, ...], int] = {}
-        rows = [
-            decoding.Row(places.setdefault(tuple(job.tokens), len(places)), sampler, job.request.max_tokens)
-            for job in batch
-            for sampler in job.samplers
-        ]
-        decoded = iter(
-            decoding.decode(
-                self._model,
-                list(places),
-                rows,
-                end_tokens=prompts.end_tokens,
-                padding=prompts.padding,
-                unwanted=lambda: self._queue.closed or all(job.answer.abandoned for job in batch),
+        Raises:
+            TooLongError: names the limit.
+        """
+        if prompt + answer > self._most_tokens:
+            raise TooLongError(
+                f"max_tokens: the prompt's {prompt} tokens and {answer} for the answer are more than the "
+                f"{self._most_tokens} that the caches have room for (generation.cache_tokens): ask for less, or "
+                "shorten the prompt"
             )
-        )
-        if self._queue.closed:
-            raise TransientError("the generator was closed before it answered")
-        return [
-            sampling.answer(
-                job.request, job.samplers, list(itertools.islice(decoded, job.request.samples)), len(job.tokens)
-            )
-            for job in batch
-        ]
+
+    def _completions(self, job: QueuedRequest, rows: Sequence[Decoded]) -> list[Completion] | DataError:
+        return self._ensure_sampling().answer(job.request, job.samplers, rows, len(job.tokens))
 
 
 def _translate(error: Exception) -> Exception:

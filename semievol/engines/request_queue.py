@@ -19,6 +19,7 @@ from semievol.errors import TransientError
 from semievol.types import GenerationRequest
 
 if TYPE_CHECKING:
+    from semievol.engines.holdings import Drawing
     from semievol.engines.sampling.sampler import Sampler
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,23 @@ _BATCH_TOKENS = 65_536
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """A queued request and the future that waits for it; tokens and samplers come when it is looked at."""
+    """A queued request and the future that waits for it; tokens and samplers come when it is looked at.
+
+    rows: what is drawn for it, once it is worked on. worked_s: seconds of the engine that it had a part in.
+    """
 
     request: GenerationRequest
     answer: Answer
     arrival: int = 0
     tokens: list[int] = field(default_factory=list)
     samplers: list[Sampler] = field(default_factory=list)
+    rows: list[Drawing] = field(default_factory=list)
+    worked_s: float = 0.0
+
+    @property
+    def turn(self) -> str | None:
+        """Whose request it is; None: it is for labelling."""
+        return (self.request.turn or "") if self.request.interactive else None
 
 
 class Answer:
@@ -84,8 +95,17 @@ def _settle_here(settled: Sequence[tuple[Answer, Any]]) -> None:
         answer.settle_here(result)
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the worker thread is to begin with: a command, or requests of clients and for labelling."""
+
+    command: tuple[Callable[[], Any], Answer] | None = None
+    clients: list[QueuedRequest] = field(default_factory=list)
+    labelling: list[QueuedRequest] = field(default_factory=list)
+
+
 class RequestQueue:
-    """Hands work to the worker thread: commands first, then interactive requests, then the rest, oldest first."""
+    """Hands work to the worker thread: commands first, then all that clients ask and a window of the rest."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -112,21 +132,31 @@ class RequestQueue:
             self._commands.append((command, answer))
             self._changed.notify()
 
-    def take(self, limit: int) -> tuple[Callable[[], Any], Answer] | list[QueuedRequest] | None:
-        """Wait for a command, or for the request whose turn it is and up to `limit` of its adapter. None: closed."""
+    def take(self, limit: int, *, labelling: bool, wait: bool) -> Taken | None:
+        """A command alone, or what clients ask; None: closed.
+
+        Args:
+            limit: with `labelling` also the oldest other request, and up to so many of its adapter.
+            labelling: whether there is room for those.
+            wait: until there is something; else it may be nothing.
+        """
         with self._changed:
             while not self._closed:
                 if self._commands:
-                    return self._commands.popleft()
+                    return Taken(self._commands.popleft())
                 self._jobs = [job for job in self._jobs if not job.answer.abandoned]
-                if self._jobs:
-                    self._jobs.sort(key=lambda job: (not job.request.interactive, job.arrival))
-                    adapter = self._jobs[0].request.adapter
-                    taken = [job for job in self._jobs if job.request.adapter == adapter][:limit]
-                    self._jobs = [job for job in self._jobs if job not in taken]
-                    return taken
+                clients = [job for job in self._jobs if job.request.interactive]
+                others = self._window(limit) if labelling else []
+                if clients or others or not wait:
+                    taken = {id(job) for job in (*clients, *others)}
+                    self._jobs = [job for job in self._jobs if id(job) not in taken]
+                    return Taken(None, clients, others)
                 self._changed.wait()
             return None
+
+    def _window(self, limit: int) -> list[QueuedRequest]:
+        waiting = sorted((job for job in self._jobs if not job.request.interactive), key=lambda job: job.arrival)
+        return [job for job in waiting if job.request.adapter == waiting[0].request.adapter][:limit]
 
     def put_back(self, jobs: Sequence[QueuedRequest]) -> None:
         """Return requests that were taken but not answered; they keep their turn."""
@@ -148,12 +178,11 @@ class RequestQueue:
             raise TransientError("the generator is closed")
 
 
-def cut_batch(jobs: Sequence[QueuedRequest], max_batch: int) -> list[QueuedRequest]:
-    """The batch that holds the first job, all interactive ones before others, and prompts near in length."""
+def cut_batch(jobs: Sequence[QueuedRequest], max_batch: int, tokens: int) -> list[QueuedRequest]:
+    """The batch that holds the first job, and prompts near in length; beyond one job it fills `tokens` at the most."""
     if not jobs:
         return []
-    urgent = [job for job in jobs if job.request.interactive]
-    pool = sorted(urgent or jobs, key=lambda job: (len(job.tokens), job.tokens))
+    pool = sorted(jobs, key=lambda job: (len(job.tokens), job.tokens))
     low = high = pool.index(jobs[0])
     different, rows, longest = {tuple(jobs[0].tokens)}, jobs[0].request.samples, _longest(jobs[0])
     while high - low + 1 < len(pool):
@@ -168,7 +197,7 @@ def cut_batch(jobs: Sequence[QueuedRequest], max_batch: int) -> list[QueuedReque
         longest = max(longest, _longest(nearest))
         if len(different) > max_batch or rows > max_batch * _ROWS_PER_PROMPT:
             break
-        if rows * longest > _BATCH_TOKENS:
+        if rows * longest > min(tokens, _BATCH_TOKENS):
             break
         low, high = (low - 1, high) if nearest is shorter else (low, high + 1)
     return pool[low : high + 1]

@@ -343,13 +343,13 @@ async def test_closing_fails_what_is_queued_and_what_comes_later(config: ModelCo
 async def test_closing_does_not_wait_for_a_long_answer(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     from semievol.engines import decoding
 
-    running, loop, decode = asyncio.Event(), asyncio.get_running_loop(), decoding.decode
+    running, loop, advance = asyncio.Event(), asyncio.get_running_loop(), decoding.Running.advance
 
-    def tell(*arguments: Any, **settings: Any) -> Any:
+    def tell(*arguments: Any) -> Any:
         loop.call_soon_threadsafe(running.set)
-        return decode(*arguments, **settings)
+        return advance(*arguments)
 
-    monkeypatch.setattr(decoding, "decode", tell)
+    monkeypatch.setattr(decoding.Running, "advance", tell)
     generator = LocalGenerator(config, threads=1)
     task = asyncio.create_task(generator.generate([request("hello", max_tokens=240, samples=64, temperature=0.1)]))
     await running.wait()
