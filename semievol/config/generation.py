@@ -22,6 +22,9 @@ class GenerationConfig(Section):
     openai: any OpenAI-compatible chat endpoint that loads none; its adapters are fine-tuned models that it names."""
     max_batch: int = Field(default=32, gt=0)
     """local only: prompts per forward pass."""
+    cache_tokens: int | None = Field(default=None, ge=256)
+    """local only: tokens that the caches of all running prompts and answers may hold together. What can never fit is
+    refused. None: a quarter of the memory, 65,536 at the most."""
     threads: int | None = Field(default=None, gt=0)
     """local only: CPU threads. None: all cores; in runs on files training.threads."""
     replicas: tuple[str, ...] = ()

@@ -250,12 +250,19 @@ class LocalGenerator(Generator):
             if taken.clients or taken.labelling:
                 self._begin(taken.clients, taken.labelling)
             if self._batching is not None and self._batching.busy:
-                self._batching.work()
+                self._unit(self._batching)
         closed = TransientError("the generator was closed before it answered")
         for answer in self._queue.close():  # put back while the queue was being closed
             answer.settle(closed)
         for job in self._batching.unanswered() if self._batching is not None else []:
             job.answer.settle(closed)
+
+    def _unit(self, batching: Batching) -> None:
+        try:
+            batching.work()
+        except Exception as error:  # not of one request, those fail by themselves
+            for job in batching.unanswered():
+                job.answer.settle(_translate(error))
 
     def _begin(self, clients: list[QueuedRequest], labelling: list[QueuedRequest]) -> None:
         """Take requests to work on: all of clients, and a batch cut from the others, which go back to the queue."""

@@ -80,7 +80,12 @@ def _open(config: MethodConfig, settings: GenerationConfig, setting: str, stack:
     model = config.model
     if settings.model is not None:
         model = model.model_copy(update={"name": settings.model, "revision": None, "chat_template": None})
-    generator = LocalGenerator(model, threads=settings.threads or config.training.threads, max_batch=settings.max_batch)
+    generator = LocalGenerator(
+        model,
+        threads=settings.threads or config.training.threads,
+        max_batch=settings.max_batch,
+        cache_tokens=settings.cache_tokens,
+    )
     stack.push_async_callback(generator.close)
     return generator
 

@@ -38,6 +38,14 @@ class LaunchSettings(Section):
 class GenerationConfig(MethodGenerationConfig):
     """The engine that answers and serves."""
 
+    labelling_share: float = Field(default=0.5, gt=0, lt=1)
+    """local only: part of the engine's time that labelling gets while clients want more than the rest; each has what
+    the other leaves."""
+    prefill_tokens: int = Field(default=512, gt=0)
+    """local only: tokens of prompts that are computed before somebody else may be next."""
+    waiting: int = Field(default=256, gt=0)
+    """local only: clients' requests that are worked on or wait for it; more are answered 429, as are those of a client
+    that has half of them."""
     dns: str | None = None
     """vllm only, instead of replicas: `http://name:port`, where the name stands for all of them (headless Service)."""
     dns_interval_s: float = Field(default=5.0, gt=0)

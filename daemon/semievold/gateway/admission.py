@@ -18,6 +18,12 @@ from semievold.web.body_limits import read_json
 from semievold.web.errors import error
 
 
+def retry_later(response: web.Response, seconds: int = 1) -> web.Response:
+    """Tell the client when it is worth asking again."""
+    response.headers["Retry-After"] = str(seconds)
+    return response
+
+
 class Admission:
     """Lets requests in, and at the stop no more."""
 
@@ -32,9 +38,7 @@ class Admission:
         """The answer where there is no room for another request; None: there is."""
         if self._in_flight < self._config.max_in_flight:
             return None
-        busy = error(429, "busy", f"{self._in_flight} requests are in flight; try again")
-        busy.headers["Retry-After"] = "1"
-        return busy
+        return retry_later(error(429, "busy", f"{self._in_flight} requests are in flight; try again"))
 
     @contextmanager
     def counted(self) -> Iterator[None]:

@@ -16,9 +16,9 @@ from typing import Any
 
 from aiohttp import web
 
-from semievol.errors import AdapterError, SemiEvolError, TransientError
+from semievol.errors import AdapterError, BusyError, SemiEvolError, TransientError
 from semievold.config.fronts import GatewayConfig
-from semievold.gateway.admission import Admission
+from semievold.gateway.admission import Admission, retry_later
 from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, Backend, Call, refusal
 from semievold.gateway.capture import Capture
 from semievold.gateway.feedback import Feedback
@@ -158,8 +158,10 @@ async def _answered(backend: Backend, call: Call) -> web.StreamResponse:
         return await backend.answer(call)
     except AdapterError as missing:
         return refusal(503, "adapter_unavailable", str(missing), call)
+    except BusyError as busy:
+        return retry_later(refusal(429, "busy", str(busy), call))
     except TransientError as failure:
-        return refusal(503, "unavailable", str(failure), call)
+        return retry_later(refusal(503, "unavailable", str(failure), call))
     except TimeoutError:
         return refusal(504, "timeout", "no answer within the gateway's time limit", call)
     except web.HTTPException as refused:

@@ -6,7 +6,6 @@ stream is its finished answer in a few events. Invariant: an answer comes from t
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from semievol.protocols import Generator
 from semievol.types import Completion, GenerationRequest, Message, Role
 from semievold.gateway.call import CHAT, Call, refusal
+from semievold.gateway.turns import generated
 
 DEFAULT_TOKENS = 64
 
@@ -75,8 +75,7 @@ class LocalBackend:
         temperature = 1.0 if asked.temperature is None else asked.temperature
         if temperature == 0 and (asked.n or 1) > 1:
             return refusal(400, "invalid_request", "n: more than one answer needs temperature above 0", call)
-        async with asyncio.timeout_at(call.deadline):
-            answers = (await self._generator.generate([_generation(asked, temperature, call.adapter)]))[0]
+        answers = await generated(self._generator, _generation(asked, temperature, call.adapter), call)
         body = _response(call.alias or "", answers, bool(asked.logprobs))
         headers = call.headers(body["id"])
         if not asked.stream:

@@ -51,9 +51,16 @@ async def open_engine(
 
 
 async def _open_local(config: DaemonConfig, stack: AsyncExitStack) -> Engine:
-    from semievol.engines.local import LocalGenerator
+    from semievol.engines.local import LocalGenerator, Serving
 
-    generator = LocalGenerator(config.model, threads=config.generation.threads, max_batch=config.generation.max_batch)
+    settings = config.generation
+    generator = LocalGenerator(
+        config.model,
+        threads=settings.threads,
+        max_batch=settings.max_batch,
+        cache_tokens=settings.cache_tokens,
+        serving=Serving(settings.labelling_share, settings.prefill_tokens, settings.waiting),
+    )
     stack.push_async_callback(generator.close)
     await generator.start()
     return Engine(generator, LocalServers(generator, config.model.dtype))

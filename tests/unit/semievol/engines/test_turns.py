@@ -1,0 +1,80 @@
+"""Whose turn it is: everybody gets as much, whatever they ask for, and labelling its share."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from semievol.engines.turns import CREDIT_TOKENS, Turns
+
+
+def serve(turns: Turns, costs: dict[str, int], seconds: float, *, labelling: bool) -> Counter[str | None]:
+    """Who got what: tokens of clients, units of labelling; a client's unit takes `costs` tokens and 10 ms."""
+    got: Counter[str | None] = Counter()
+    clock = 0.0
+    while clock < seconds:
+        first = turns.order(list(costs), labelling=labelling)[0]
+        clock += 0.01
+        if first is None:
+            turns.charge_labelling(0.01)
+            got[None] += 1
+        else:
+            turns.charge_clients({first: costs[first]}, 0.01)
+            got[first] += costs[first]
+    return got
+
+
+def test_clients_get_equal_tokens_however_much_one_asks_at_a_time() -> None:
+    got = serve(Turns(0.5), {"sixteen rows": 16, "one row": 1, "another": 1}, 60.0, labelling=False)
+    assert max(got.values()) - min(got.values()) <= 16
+
+
+def test_labelling_gets_its_share_of_the_time_and_all_that_is_left() -> None:
+    for share in (0.2, 0.5, 0.8):
+        got = serve(Turns(share), {"a": 1, "b": 4}, 100.0, labelling=True)
+        assert abs(got[None] / 10_000 - share) < 0.03
+    assert serve(Turns(0.2), {}, 1.0, labelling=True)[None] == 100
+
+
+def test_who_asks_seldom_goes_first_and_before_labelling() -> None:
+    turns = Turns(0.5)
+    serve(turns, {"a": 1, "b": 1}, 50.0, labelling=True)
+    served = 0
+    while turns.order(["a", "b", "seldom"], labelling=True)[0] == "seldom":
+        turns.charge_clients({"seldom": 1}, 0.001)
+        served += 1
+    assert CREDIT_TOKENS - 2 <= served <= CREDIT_TOKENS + 2
+
+
+def test_being_away_gains_no_more_than_the_credit() -> None:
+    turns = Turns(0.5)
+    serve(turns, {"a": 1, "away": 1}, 1.0, labelling=False)
+    serve(turns, {"a": 1}, 500.0, labelling=False)
+    got = serve(turns, {"a": 1, "away": 1}, 20.0, labelling=False)
+    assert abs(got["away"] - got["a"]) <= CREDIT_TOKENS + 1
+
+
+def test_a_client_that_comes_back_every_time_gains_nothing_by_its_pauses() -> None:
+    turns = Turns(0.5)
+    got: Counter[str] = Counter()
+    for unit in range(10_000):
+        present = ["steady"] if unit % 3 == 0 else ["steady", "pausing"]
+        first = turns.order(present, labelling=False)[0]
+        assert first is not None
+        turns.charge_clients({first: 1}, 0.01)
+        got[first] += 1
+    assert got["pausing"] <= got["steady"] + CREDIT_TOKENS
+
+
+def test_labelling_that_was_away_does_not_stop_the_clients() -> None:
+    turns = Turns(0.5)
+    serve(turns, {"a": 1}, 100.0, labelling=False)
+    got = serve(turns, {"a": 1}, 1.0, labelling=True)
+    assert got["a"] >= 45
+
+
+def test_many_names_are_forgotten() -> None:
+    turns = Turns(0.5)
+    for number in range(5000):
+        turns.order([f"client {number}", "steady"], labelling=False)
+        turns.charge_clients({f"client {number}": 600, "steady": 700}, 0.1)
+    assert len(turns._clients._got) < 2000
