@@ -66,7 +66,7 @@ def _begin_peak() -> None:
 
 def peak(model: str, options: argparse.Namespace, longest: bool, answer: Connection) -> None:
     """Sends bytes above the loaded model at the peak, and bytes of the budget."""
-    from semievol.engines.cache_budget import CacheCosts
+    from semievol.engines.stepwise.cache_budget import CacheCosts
 
     async def main() -> None:
         made = generator(model, options)

@@ -35,10 +35,10 @@ from semievol.protocols import Generator, Tell
 from semievol.types import Completion, GenerationRequest, Message, Refused
 
 if TYPE_CHECKING:
-    from semievol.engines.batching import Batching
     from semievol.engines.decoding import Decoded
     from semievol.engines.resident_adapters import ResidentAdapters
     from semievol.engines.sampling.requests import RequestSampling
+    from semievol.engines.stepwise.batching import Batching
 
 logger = logging.getLogger(__name__)
 
@@ -283,10 +283,10 @@ class LocalGenerator(Generator):
 
     def _ensure_batching(self) -> Batching:
         if self._batching is None:
-            from semievol.engines.batching import Batching
-            from semievol.engines.cache_budget import CacheBudget, CacheCosts, memory_bytes
-            from semievol.engines.prefilling import Engine
-            from semievol.engines.turns import Turns
+            from semievol.engines.stepwise.batching import Batching
+            from semievol.engines.stepwise.cache_budget import CacheBudget, CacheCosts, memory_bytes
+            from semievol.engines.stepwise.prefilling import Engine
+            from semievol.engines.stepwise.turns import Turns
 
             model, prompts, serving = self._ensure_model(), self._ensure_prompts(), self._serving or Serving()
             budget = CacheBudget.made(

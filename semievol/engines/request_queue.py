@@ -19,8 +19,8 @@ from semievol.errors import TransientError
 from semievol.types import GenerationRequest
 
 if TYPE_CHECKING:
-    from semievol.engines.holdings import Drawing
     from semievol.engines.sampling.sampler import Sampler
+    from semievol.engines.stepwise.holdings import Drawing
 
 logger = logging.getLogger(__name__)
 

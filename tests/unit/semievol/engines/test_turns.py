@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from semievol.engines.turns import CREDIT_TOKENS, Turns
+from semievol.engines.stepwise.turns import CREDIT_TOKENS, Turns
 
 
 def serve(turns: Turns, costs: dict[str, int], seconds: float, *, labelling: bool) -> Counter[str | None]:

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from semievol.engines import cache_rows, decoding
-from semievol.engines.cache_budget import CacheBudget
-from semievol.engines.holdings import Batch, Drawing, Holdings, LabellingBatch
-from semievol.engines.prefilling import Engine, Prefills, Tokens, Unit
+from semievol.engines import decoding
 from semievol.engines.request_queue import QueuedRequest, settle_together
-from semievol.engines.turns import Turns
+from semievol.engines.stepwise import cache_rows
+from semievol.engines.stepwise.cache_budget import CacheBudget
+from semievol.engines.stepwise.holdings import Batch, Drawing, Holdings, LabellingBatch
+from semievol.engines.stepwise.prefilling import Engine, Prefills, Tokens, Unit
+from semievol.engines.stepwise.turns import Turns
 from semievol.errors import LateError
 
 

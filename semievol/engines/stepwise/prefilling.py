@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semievol.engines import cache_rows, decoding
-from semievol.engines.cache_budget import CacheBudget
-from semievol.engines.holdings import Batch, Drawing, Holdings, LabellingBatch, Prefilling
+from semievol.engines import decoding
 from semievol.engines.request_queue import QueuedRequest
+from semievol.engines.stepwise import cache_rows
+from semievol.engines.stepwise.cache_budget import CacheBudget
+from semievol.engines.stepwise.holdings import Batch, Drawing, Holdings, LabellingBatch, Prefilling
 
 Tokens = Counter[str | None]
 """What a unit did for whom; None stands for labelling."""

@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from semievol.engines import cache_rows
 from semievol.engines.decoding import Running, Sample
 from semievol.engines.request_queue import QueuedRequest
-from semievol.engines.turns import Turns
+from semievol.engines.stepwise import cache_rows
+from semievol.engines.stepwise.turns import Turns
 
 _BEYOND = 1.25
 """Who holds so many times its part gives way: closer, two would take each other's room in turn."""
