@@ -137,8 +137,9 @@ class World:
                 **{key: value for key, value in options.items() if key in IntakeSettings.model_fields},
             }
         )
+        consumer = options.get("consumer") or self.stream.consumer(self.topics.queries, "intake")
         return Intake(
-            options.get("consumer") or self.stream.consumer(self.topics.queries, "intake"),
+            consumer,
             options.get("producer") or self.producer,
             self.labels,
             self.parser,
@@ -148,6 +149,7 @@ class World:
             self.topics,
             options.get("ready"),
             on_stored=options.get("on_stored"),
+            transactions=self.stream.transactions(consumer),
         )
 
     def labels_intake(self, index: ExampleIndex, **options: object) -> LabelsIntake:

@@ -293,8 +293,9 @@ class Service:
         assert parts.labeller is not None
         assert parts.follower is not None
         config = self._config
+        consumer = parts.stream.consumer(config.stream.queries, group_of(config.workload.name, "intake"))
         parts.intake = Intake(
-            parts.stream.consumer(config.stream.queries, group_of(config.workload.name, "intake")),
+            consumer,
             parts.producer,
             parts.stores.pseudo_labels,
             parts.parser,
@@ -304,6 +305,7 @@ class Service:
             config.stream,
             parts.follower.warm_ended if config.rounds.wait_for_warm else None,
             on_stored=parts.metrics.stored,
+            transactions=parts.stream.transactions(consumer),
         )
         parts.supervisor.add("intake", parts.intake.run, stage=0)
 

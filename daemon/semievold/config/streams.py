@@ -65,6 +65,14 @@ class KafkaSettings(Section):
     """Most bytes of one fetch from one partition; a single larger record is still fetched."""
     delivery_timeout_s: float = Field(default=30.0, ge=10)
     """How long the client tries by itself to deliver a record, seconds; then the daemon's own retries go on."""
+    exactly_once: bool = False
+    """The intake publishes predictions and dead letters in transactions with the offsets of their queries: who reads
+    what is committed (isolation.level read_committed) sees each once, whatever is killed. They then appear in the order
+    of the queries of a partition, so that a late query delays those behind it. False: after a crash one may appear
+    twice, with the same id and content."""
+    transaction_timeout_s: float = Field(default=30.0, ge=10)
+    """exactly_once only: the broker ends a transaction after so long, seconds, such as that of a process that died and
+    that nobody replaces. Brokers allow what their transaction.max.timeout.ms says, 15 minutes if nothing else."""
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     """Of what is published. The extra `kafka` brings what the last three need. What is read may come in any."""
     partitions: int = Field(default=6, ge=1, le=1024)
@@ -145,6 +153,15 @@ class StreamSettings(Section):
     def _kafka_has_brokers(self) -> StreamSettings:
         if self.kind == "kafka" and not self.kafka.bootstrap_servers:
             raise ValueError("kind kafka needs kafka.bootstrap_servers, for example [kafka.example.com:9092]")
+        return self
+
+    @model_validator(mode="after")
+    def _only_kafka_has_transactions(self) -> StreamSettings:
+        if self.kind != "kafka" and self.kafka.exactly_once:
+            raise ValueError(
+                "kafka.exactly_once needs kind kafka: the local stream has no transactions over topics and offsets; "
+                "leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ another content under a used id is dead-lettered.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -26,13 +27,14 @@ from semievold.intake.messages import NO_HEADERS, RecordParser, dead_letter, pre
 from semievold.intake.pace import Pace
 from semievold.retry import Health, until_answered
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
-from semievold.streams.protocol import StreamProducer, StreamRecord
+from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 REPUBLISHED_AT_ONCE = 500
+_NOT_KNOWN: Mapping[str, StreamRecord] = MappingProxyType({})
 _TOGETHER_S = 0.05
 
 Bind = Callable[[], AbstractAsyncContextManager[str | None]]
@@ -42,6 +44,10 @@ Bind = Callable[[], AbstractAsyncContextManager[str | None]]
 Told = Callable[[PseudoLabel | Unlabelled], None]
 Done = Callable[[Sequence[StreamRecord]], None]
 """Is told of records whose effects are durable: their offsets may be committed."""
+
+
+Causes = Callable[[str, Sequence[tuple[StreamRecord, OutgoingRecord]]], None]
+"""Takes, for a topic, what each record that was read causes there."""
 
 
 class Labeller(Protocol):
@@ -108,6 +114,7 @@ class QueryBatches:
     Args:
         bind: lends the serving adapter for one call of the labeller.
         on_stored: told of every label that became durable through this object (metrics).
+        causes: takes what is to be published, before its record is done; None: it is published at once.
     """
 
     def __init__(
@@ -120,6 +127,7 @@ class QueryBatches:
         topics: StreamSettings,
         retry: RetrySettings,
         on_stored: Callable[[Sequence[PseudoLabel]], None] | None = None,
+        causes: Causes | None = None,
     ) -> None:
         self._parser = parser
         self._labeller = labeller
@@ -129,6 +137,7 @@ class QueryBatches:
         self._topics = topics
         self._retry = retry
         self._on_stored = on_stored
+        self._causes = causes
         self._unmarked: list[str] = []  # published, and the store does not know it yet
         self.counters = IntakeCounters()
 
@@ -174,17 +183,35 @@ class QueryBatches:
     async def republish(self, older_than_s: float, stop: asyncio.Event) -> None:
         """Publish the predictions that a process stored and then died.
 
+        Where what a record causes is published with its offset, such records come again by themselves; only those of a
+        topic that is not read any more do not.
+
         Raises:
             Stopped: as in `work`.
         """
+        but_of = None if self._causes is None else self._topics.queries
+        search = functools.partial(self._store.unpublished, REPUBLISHED_AT_ONCE, older_than_s, but_of=but_of)
         while True:
-            due = await self._answer(
-                "store", lambda: asyncio.to_thread(self._store.unpublished, REPUBLISHED_AT_ONCE, older_than_s), stop
-            )
+            due = await self._answer("store", lambda: asyncio.to_thread(search), stop)
             await self._publish(due, stop)
             await self._answer("store", self.mark_published, stop)
             if len(due) < REPUBLISHED_AT_ONCE:
                 return
+
+    async def passed(self, next_offsets: Mapping[int, int], stop: asyncio.Event) -> None:
+        """What the queries below these offsets cause is published, as their commit says.
+
+        Raises:
+            Stopped: as in `work`.
+        """
+        mark = functools.partial(self._store.mark_published_below, self._topics.queries, next_offsets)
+        await self._answer("store", lambda: asyncio.to_thread(mark), stop)
+
+    def published(self, topic: str, keys: Sequence[str | None]) -> None:
+        """Of what was given to `causes`, this is published."""
+        if topic == self._topics.predictions:
+            self._unmarked += [key for key in keys if key is not None]
+            self.counters.published += len(keys)
 
     async def mark_published(self) -> None:
         """Let the store know what was published; until then it would be published again after a crash.
@@ -218,17 +245,29 @@ class QueryBatches:
         """Those that have no label yet, one per id, and those that use an id for another content."""
         ids = [item.query.id for item in asked]
         seen = await self._answer("store", lambda: asyncio.to_thread(self._store.known, ids), stop)
-        fresh, refused = [], []
+        fresh, again, refused = [], [], []
         for item in asked:
             first = seen.get(item.query.id)
             if first is None:
                 seen[item.query.id] = item.content
                 fresh.append(item)
             elif first == item.content:
-                self.counters.duplicates += 1
+                again.append(item)
             else:
                 refused.append(_used_id(item))
+        self.counters.duplicates += len(again)
+        if again and self._causes is not None:
+            await self._resume(again, stop)
         return fresh, refused
+
+    async def _resume(self, again: Sequence[_Asked], stop: asyncio.Event) -> None:
+        """Of queries that are labelled, those that this very record asked for and that it has not caused yet."""
+        ids = [item.query.id for item in again]
+        stored = await self._answer("store", lambda: asyncio.to_thread(self._store.unpublished_places, ids), stop)
+        for item in again:
+            label = stored.get((item.record.topic, item.record.partition, item.record.offset))
+            if label is not None:
+                await self._publish([label], stop, {label.query.id: item.record})
 
     async def _outcomes(self, asked: Sequence[_Asked], stop: asyncio.Event) -> AsyncGenerator[list[_Outcome]]:
         """What became of the queries, as it becomes known; outcomes that are near in time come together."""
@@ -287,7 +326,7 @@ class QueryBatches:
         if answered:
             stored, used = await self._stored(answered, stop)
             refused += used
-            await self._publish(stored, stop, {each.asked.query.id: each.asked.record.headers for each in answered})
+            await self._publish(stored, stop, {each.asked.query.id: each.asked.record for each in answered})
         await self._refuse(refused, stop)
 
     async def _stored(
@@ -328,31 +367,37 @@ class QueryBatches:
         return stored, refused
 
     async def _publish(
-        self,
-        labels: Sequence[PseudoLabel],
-        stop: asyncio.Event,
-        headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),  # of each query's record; not in the state
+        self, labels: Sequence[PseudoLabel], stop: asyncio.Event, asked_by: Mapping[str, StreamRecord] = _NOT_KNOWN
     ) -> None:
+        """`asked_by`: the record of each query; where it is not at hand, nor is its trace."""
         if not labels:
             return
-        records = [prediction_record(label, headers.get(label.query.id, NO_HEADERS)) for label in labels]
+        if self._causes is not None and asked_by:
+            caused = [(asked_by[each.query.id], each) for each in labels]
+            predictions = [(record, prediction_record(label, record.headers)) for record, label in caused]
+            return self._causes(self._topics.predictions, predictions)
+        traces = {query_id: record.headers for query_id, record in asked_by.items()}
+        records = [prediction_record(label, traces.get(label.query.id, NO_HEADERS)) for label in labels]
         try:
             await self._answer("stream", lambda: self._producer.publish(self._topics.predictions, records), stop)
         except RecordRefused as refused:
             if len(labels) > 1:
                 for label in labels:
-                    await self._publish([label], stop, headers)
+                    await self._publish([label], stop, asked_by)
                 return
             logger.error("the prediction of %r stays in the state alone: %s", labels[0].query.id, refused)
-        self._unmarked += [label.query.id for label in labels]
-        self.counters.published += len(labels)
+        self.published(self._topics.predictions, [label.query.id for label in labels])
 
     async def _refuse(self, refused: Sequence[_Refused], stop: asyncio.Event) -> None:
         if not refused:
             return
-        most = self._topics.max_record_bytes
-        letters = [dead_letter(record, poison, self._store.workload, most) for record, poison in refused]
-        await self._answer("stream", lambda: self._producer.publish(self._topics.dead_letter, letters), stop)
+        most, topic = self._topics.max_record_bytes, self._topics.dead_letter
+        letters = [(record, dead_letter(record, poison, self._store.workload, most)) for record, poison in refused]
+        if self._causes is not None:
+            self._causes(topic, letters)
+        else:
+            only = [letter for _, letter in letters]
+            await self._answer("stream", lambda: self._producer.publish(topic, only), stop)
         self.counters.dead_letters.update(poison.reason.value for _, poison in refused)
 
     async def _answer(

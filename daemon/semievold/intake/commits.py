@@ -44,11 +44,15 @@ class Commits:
         """Records delivered and not finished."""
         return self._tracker.in_flight
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is to be read until something is committed."""
+        return False
+
     def delivered(self, records: Sequence[StreamRecord]) -> None:
         """They came, after what was revoked meanwhile: that belongs to someone else."""
-        self._tracker.revoke(self._consumer.revoked())
-        for record in records:
-            self._tracker.add(record.partition, record.offset)
+        self._take_revoked()
+        self._add(records)
 
     def finished(self, records: Sequence[StreamRecord]) -> None:
         """Everything that they cause is durable."""
@@ -84,3 +88,12 @@ class Commits:
             self._health.failed("store", error)
         else:
             self._health.answered("store")
+
+    def _take_revoked(self) -> frozenset[int]:
+        revoked = self._consumer.revoked()
+        self._tracker.revoke(revoked)
+        return revoked
+
+    def _add(self, records: Sequence[StreamRecord]) -> None:
+        for record in records:
+            self._tracker.add(record.partition, record.offset)

@@ -50,6 +50,11 @@ class OffsetTracker:
         state.order.append(offset)
         state.unfinished.add(offset)
 
+    def holds(self, partition: int, offset: int) -> bool:
+        """Whether it was delivered, and no offset above it could be committed yet."""
+        state = self._partitions.get(partition)
+        return state is not None and (state.next_offset or 0) <= offset <= state.last()
+
     def done(self, partition: int, offset: int) -> None:
         """Everything that the record causes is durable. Unknown records (of a revoked partition) are ignored."""
         state = self._partitions.get(partition)

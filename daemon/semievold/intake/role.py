@@ -18,10 +18,11 @@ from semievol.types import PseudoLabel
 from semievold.config.streams import IntakeSettings, StreamSettings
 from semievold.intake.batches import Bind, IntakeCounters, Labeller, QueryBatches
 from semievold.intake.commits import Commits
+from semievold.intake.exactly_once import TransactionalCommits
 from semievold.intake.messages import RecordParser
 from semievold.retry import Pulse, Stopped, set_within, until_answered
 from semievold.store.pseudo_labels import PseudoLabelStore
-from semievold.streams.protocol import StreamConsumer, StreamProducer, StreamRecord
+from semievold.streams.protocol import OutgoingRecord, StreamConsumer, StreamProducer, StreamRecord, Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Intake:
         bind: lends the serving adapter for one call of the labeller.
         ready: while it is not set nothing is read (the warm adapter does not exist yet). None: never held.
         on_stored: told of the labels that became durable (metrics).
+        transactions: publish what the consumer's records cause together with their offsets; None: before their commit.
     """
 
     def __init__(
@@ -53,11 +55,28 @@ class Intake:
         ready: asyncio.Event | None = None,
         *,
         on_stored: Callable[[Sequence[PseudoLabel]], None] | None = None,
+        transactions: Transactions | None = None,
     ) -> None:
         self._consumer = consumer
-        self._batches = QueryBatches(parser, labeller, bind, store, producer, topics, settings.retry, on_stored)
-        self._commits = Commits(
-            consumer, self._batches.mark_published, settings.commit_interval_s, self._batches.counters.health
+        self._transactions = transactions
+        self._batches = QueryBatches(
+            parser,
+            labeller,
+            bind,
+            store,
+            producer,
+            topics,
+            settings.retry,
+            on_stored,
+            None if transactions is None else self._causes,
+        )
+        mark, health = self._batches.mark_published, self._batches.counters.health
+        self._commits = (
+            Commits(consumer, mark, settings.commit_interval_s, health)
+            if transactions is None
+            else TransactionalCommits(
+                consumer, transactions, self._batches.published, mark, settings.commit_interval_s, health
+            )
         )
         self._settings = settings
         self._ready = ready
@@ -100,7 +119,7 @@ class Intake:
             FatalError, or whatever unexpected a batch raised: the process should end and be restarted.
         """
         try:
-            await self._batches.republish(0.0, stop)
+            await self._republish(0.0, stop)
             while not stop.is_set():
                 await self._step(stop)
         except Stopped:
@@ -129,6 +148,8 @@ class Intake:
 
         At least half a batch at a time, or nothing: what is answered together costs less.
         """
+        if self._commits.full:
+            return 0
         size = self._settings.batch_size
         room = min(size, self._settings.max_in_flight_batches * size - self._commits.in_flight)
         return room if room >= max(1, size // 2) else 0
@@ -159,6 +180,10 @@ class Intake:
         finally:
             self._finished.set()
 
+    def _causes(self, topic: str, caused: Sequence[tuple[StreamRecord, OutgoingRecord]]) -> None:
+        assert isinstance(self._commits, TransactionalCommits)
+        self._commits.causes(topic, caused)
+
     def _done(self, records: Sequence[StreamRecord]) -> None:
         self.batch_pulse.beat()
         self._commits.finished(records)
@@ -185,7 +210,15 @@ class Intake:
                 self._say_pace()
         if now >= self._next_republish:
             self._next_republish = now + self._settings.republish_interval_s
-            await self._batches.republish(self._settings.republish_interval_s, stop)
+            await self._republish(self._settings.republish_interval_s, stop)
+
+    async def _republish(self, older_than_s: float, stop: asyncio.Event) -> None:
+        """What processes that died left undone or unmarked."""
+        if (transactions := self._transactions) is not None:
+            health, retry = self.counters.health, self._settings.retry
+            offsets = await until_answered("stream", transactions.passed, retry, health, stop)
+            await self._batches.passed(offsets, stop)
+        await self._batches.republish(older_than_s, stop)
 
     def _say_pace(self) -> None:
         at_once = self._settings.max_in_flight_batches * self._settings.batch_size
@@ -208,4 +241,6 @@ class Intake:
                         logger.error("a batch failed during the stop", exc_info=error)
             await self._commits.commit_last()
         finally:
+            if self._transactions is not None:
+                await self._transactions.close()
             await self._consumer.close()

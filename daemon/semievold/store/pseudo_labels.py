@@ -7,7 +7,7 @@ Invariant: the first durable label of a query id wins; only `replace` changes it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +25,10 @@ WATCHED = 5_000
 """Of how many of the newest labels the watch over a promotion looks at those of the two adapters."""
 _HISTORY = ("answer", "entropy", "agreement", "adapter", "candidates")
 _POOL_COLUMNS = tuple(pseudo_labels.c["query_id", "answer", "entropy", "agreement", "adapter", "created_at"])
+
+
+Place = tuple[str | None, int | None, int | None]
+"""Topic, partition and offset of the stream record that asked for a label; None: no stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +126,13 @@ class PseudoLabelStore:
             self._mark_published(connection, published)
             return self._database.insert_new(connection, pseudo_labels, list(rows.values()), pseudo_labels.c.query_id)
 
-    def unpublished(self, limit: int, older_than_s: float = 0.0) -> list[PseudoLabel]:
-        """Labels whose prediction may not be in the predictions topic, oldest first."""
+    def unpublished(self, limit: int, older_than_s: float = 0.0, *, but_of: str | None = None) -> list[PseudoLabel]:
+        """Labels whose prediction may not be in the predictions topic, oldest first; none of queries from `but_of`."""
         c = pseudo_labels.c
+        elsewhere = sa.true() if but_of is None else c.topic.is_distinct_from(but_of)
         statement = (
             sa.select(pseudo_labels)
-            .where(self._mine(), c.published.is_(False), c.created_at <= self._database.now() - older_than_s)
+            .where(self._mine(), c.published.is_(False), c.created_at <= self._database.now() - older_than_s, elsewhere)
             .order_by(c.created_at, c.query_id)
             .limit(limit)
         )
@@ -136,24 +141,37 @@ class PseudoLabelStore:
 
     def unpublished_of(self, new: Sequence[NewLabel]) -> list[PseudoLabel]:
         """The stored labels that came from exactly these records and whose prediction may not be published."""
-        c = pseudo_labels.c
         places = {item.label.query.id: (item.topic, item.partition, item.offset) for item in new}
-        found = []
+        found = self.unpublished_places(list(places))
+        return [label for place, label in found.items() if places[label.query.id] == place]
+
+    def unpublished_places(self, ids: Sequence[str]) -> dict[Place, PseudoLabel]:
+        """Of these queries the labels whose prediction may not be published, by the record that each came from."""
+        c = pseudo_labels.c
+        found: dict[Place, PseudoLabel] = {}
         with self._database.read() as connection:
-            for some in chunks(list(places)):
+            for some in chunks(ids):
                 statement = sa.select(pseudo_labels).where(self._mine(), c.published.is_(False), c.query_id.in_(some))
-                rows = connection.execute(statement).mappings()
-                found += [
-                    label_of(row, question_needed=False)
-                    for row in rows
-                    if places[row["query_id"]] == (row["topic"], row["partition"], row["offset"])
-                ]
+                for row in connection.execute(statement).mappings():
+                    found[row["topic"], row["partition"], row["offset"]] = label_of(row, question_needed=False)
         return found
 
     def mark_published(self, ids: Iterable[str]) -> None:
         """The predictions of these queries are durable in the predictions topic."""
         with self._database.write() as connection:
             self._mark_published(connection, list(ids))
+
+    def mark_published_below(self, topic: str, next_offsets: Mapping[int, int]) -> None:
+        """The predictions of the queries below these offsets of the topic are durable, whether they were marked or not.
+
+        For streams that commit an offset together with what the records below it cause.
+        """
+        c = pseudo_labels.c
+        mine = self._mine() & c.published.is_(False) & (c.topic == topic)
+        with self._database.write() as connection:
+            for partition, offset in next_offsets.items():
+                passed = mine & (c.partition == partition) & (c.offset < offset)
+                connection.execute(sa.update(pseudo_labels).where(passed).values(published=True))
 
     def rows(self, ids: Sequence[str]) -> dict[str, PoolRow]:
         """The present labels of those ids that have one, whether their truth is known or not."""

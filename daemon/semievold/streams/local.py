@@ -28,7 +28,7 @@ from semievold.config.streams import StreamSettings
 from semievold.errors import StateConflict, TransientStoreError, TransientStreamError
 from semievold.store.database import Database
 from semievold.store.tables import stream_offsets, stream_records
-from semievold.streams.protocol import OutgoingRecord, PartitionOffsets, ResetTarget, StreamRecord
+from semievold.streams.protocol import OutgoingRecord, PartitionOffsets, ResetTarget, StreamConsumer, StreamRecord
 
 DELETION_INTERVAL_S = 600.0
 
@@ -69,6 +69,9 @@ class LocalStream:
 
     def producer(self) -> LocalProducer:
         return LocalProducer(self._database, self._settings, self._bells)
+
+    def transactions(self, consumer: StreamConsumer) -> None:
+        """None: a prediction may be published again after a crash."""
 
     def offsets(self, topic: str, group: str) -> list[PartitionOffsets]:
         c, o = stream_records.c, stream_offsets.c

@@ -122,6 +122,48 @@ class StreamConsumer(Protocol):
         ...
 
 
+class Caused(NamedTuple):
+    """What a record that was read causes: one record of another topic."""
+
+    offset: int
+    topic: str
+    record: OutgoingRecord
+
+
+class Due(NamedTuple):
+    """What the records of a partition below `next_offset` cause, in their order; some may be published already."""
+
+    next_offset: int
+    caused: Sequence[Caused]
+
+
+class Transactions(Protocol):
+    """Publishes what records cause together with their offsets: both are seen, once, or neither. Used by one task."""
+
+    async def commit(self, due: Mapping[int, Due]) -> dict[int, int]:
+        """One transaction for {partition: what is due of it}; {partition: next offset} of those that are committed now.
+
+        Partitions that are not owned any more are left out. Takes partitions over that are owned since the last call:
+        what a dead process left open of them is ended; therefore it may be called with nothing.
+
+        Raises:
+            TransientStreamError: nothing is committed, or nobody knows; the next call finds out, and publishes nothing
+                twice.
+            ConfigError: it never will be.
+        """
+        ...
+
+    async def passed(self) -> dict[int, int]:
+        """{partition: what the group has committed}, of every partition that has a commit.
+
+        Raises:
+            TransientStreamError: the stream did not answer.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
 class StreamProducer(Protocol):
     """Writes records; safe to share between tasks."""
 
@@ -144,6 +186,10 @@ class Stream(Protocol):
         ...
 
     def producer(self) -> StreamProducer: ...
+
+    def transactions(self, consumer: StreamConsumer) -> Transactions | None:
+        """For what the records of this consumer cause; None: offsets are committed apart, after what they cause."""
+        ...
 
     def offsets(self, topic: str, group: str) -> list[PartitionOffsets]:
         """How far the group has come, by partition; blocks.

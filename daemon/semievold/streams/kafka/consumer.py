@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from semievol.errors import SemiEvolError
 from semievold.config.streams import KafkaSettings
@@ -45,6 +45,7 @@ class KafkaStreamConsumer:
         self._group = group
         self._shared = Shared()
         self._thread: threading.Thread | None = None
+        self._reader: Reader | None = None
         self._told: frozenset[int] = frozenset()
         self._group_lag: tuple[float, int] | None = None
         self._waits_for: str | None = None
@@ -57,6 +58,29 @@ class KafkaStreamConsumer:
     @property
     def assigned(self) -> frozenset[int]:
         return self._shared.owned
+
+    @property
+    def group(self) -> str:
+        return self._group
+
+    @property
+    def identity(self) -> Any:
+        """Which member of the group this is now, in which generation; None: it is in none. Opaque."""
+        return None if self._reader is None else self._reader.identity
+
+    def committable(self, partitions: Iterable[int]) -> frozenset[int]:
+        """Those of the partitions that are owned, and were without interruption since the last poll."""
+        return frozenset(self._shared.committable(dict.fromkeys(partitions, 0)))
+
+    async def committed(self, partitions: Iterable[int]) -> dict[int, int]:
+        """What the group has committed, asked now; waits for transactions that are being ended."""
+        wanted = tuple(partitions)
+        return await self._answer(lambda reader: reader.committed(wanted))
+
+    def committed_with(self, next_offsets: Mapping[int, int]) -> None:
+        """These were committed by somebody else for this member: in a transaction."""
+        wanted = dict(next_offsets)
+        self._shared.ask(lambda reader: reader.note(self._shared.committable(wanted)))
 
     async def poll(self, max_records: int, timeout_s: float) -> list[StreamRecord]:
         self._start()
@@ -105,8 +129,8 @@ class KafkaStreamConsumer:
 
     def _start(self) -> None:
         if self._thread is None:
-            reader = Reader(self._settings, self._topics, self._topic, self._group, self._shared)
-            self._thread = threading.Thread(target=reader.run, name=f"kafka-read-{self._topic}", daemon=True)
+            self._reader = Reader(self._settings, self._topics, self._topic, self._group, self._shared)
+            self._thread = threading.Thread(target=self._reader.run, name=f"kafka-read-{self._topic}", daemon=True)
             self._thread.start()
 
     async def _ask_why(self, still: bool) -> None:

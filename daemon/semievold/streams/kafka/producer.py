@@ -63,8 +63,8 @@ class KafkaStreamProducer:
     def _send_alone(self, topic: str, record: OutgoingRecord) -> None:
         while self._send(topic, [record]):
             if topic != self._settings.dead_letter:
-                raise _too_large(topic, record)
-            record = _cut(topic, record)
+                raise too_large(topic, record)
+            record = cut(topic, record)
 
     def _send(self, topic: str, records: Sequence[OutgoingRecord]) -> list[OutgoingRecord]:
         """Send them all and wait; those that are too large for the topic come back."""
@@ -107,14 +107,15 @@ class KafkaStreamProducer:
             client.abandon(CLOSE_S)
 
 
-def _too_large(topic: str, record: OutgoingRecord) -> RecordRefused:
+def too_large(topic: str, record: OutgoingRecord) -> RecordRefused:
+    """The error of a record that its topic never takes."""
     return RecordRefused(
         f"topic {topic}: the record with key {record.key!r} has {len(record.value or b''):,} bytes, and the topic "
         "takes less; raise its max.message.bytes"
     )
 
 
-def _cut(topic: str, letter: OutgoingRecord) -> OutgoingRecord:
+def cut(topic: str, letter: OutgoingRecord) -> OutgoingRecord:
     """The letter with half its value; where nothing is left of that, without the record's own headers.
 
     A header of ours says so.
@@ -125,5 +126,5 @@ def _cut(topic: str, letter: OutgoingRecord) -> OutgoingRecord:
         return OutgoingRecord(letter.key, value[: len(value) // 2], headers)
     kept = {name: letter.headers[name] for name in _OUR_HEADERS if name in letter.headers}
     if len(kept) == len(letter.headers):
-        raise _too_large(topic, letter)
+        raise too_large(topic, letter)
     return OutgoingRecord(letter.key, letter.value, {**kept, DROPPED_HEADER: str(len(letter.headers) - len(kept))})

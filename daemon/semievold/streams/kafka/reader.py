@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from semievol.errors import ConfigError
 from semievold.config.streams import KafkaSettings
@@ -159,6 +160,21 @@ class Reader:
         if next_offsets:
             self._joined().commit(next_offsets)
             self._committed.update(next_offsets)
+
+    def note(self, next_offsets: Mapping[int, int]) -> None:
+        """These are committed already."""
+        self._committed.update(next_offsets)
+
+    def committed(self, partitions: Iterable[int]) -> dict[int, int]:
+        client = self._joined()
+        found = {partition: client.committed(partition) for partition in partitions}
+        return {partition: offset for partition, offset in found.items() if offset is not None}
+
+    @property
+    def identity(self) -> Any:
+        """See GroupMember.identity; from any thread."""
+        client = self._client
+        return None if client is None else client.identity
 
     def lag(self) -> int:
         committed = dict(self._committed)

@@ -10,7 +10,8 @@ from semievold.config.streams import StreamSettings
 from semievold.streams.kafka.consumer import KafkaStreamConsumer
 from semievold.streams.kafka.producer import KafkaStreamProducer
 from semievold.streams.kafka.topics import KafkaTopics
-from semievold.streams.protocol import PartitionOffsets, ResetTarget
+from semievold.streams.kafka.transactions import KafkaTransactions
+from semievold.streams.protocol import PartitionOffsets, ResetTarget, StreamConsumer
 
 
 class KafkaStream:
@@ -26,6 +27,11 @@ class KafkaStream:
 
     def producer(self) -> KafkaStreamProducer:
         return KafkaStreamProducer(self._settings, self.topics)
+
+    def transactions(self, consumer: StreamConsumer) -> KafkaTransactions | None:
+        if not self._settings.kafka.exactly_once or not isinstance(consumer, KafkaStreamConsumer):
+            return None
+        return KafkaTransactions(self._settings, self.topics, consumer)
 
     def offsets(self, topic: str, group: str) -> list[PartitionOffsets]:
         self.topics.ensure(topic)

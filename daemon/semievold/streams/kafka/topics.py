@@ -73,6 +73,12 @@ class KafkaTopics:
             for number in partitions
         ]
 
+    def committed(self, topic: str, group: str) -> dict[int, int]:
+        """The group's commits, of the partitions that have one."""
+        self.ensure(topic)
+        with administrator(self._kafka) as admin:
+            return admin.committed(topic, group, admin.partitions(topic))
+
     def open_transaction(self, topic: str) -> str | None:
         """Of the transactions that hold readers of the topic back the one whose producer is silent the longest."""
         with administrator(self._kafka) as admin:

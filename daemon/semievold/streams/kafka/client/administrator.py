@@ -108,6 +108,11 @@ class Administrator:
                 )
         return found
 
+    def unfinished(self) -> set[str]:
+        """The transactional.ids, of those that this client may see, whose transaction has not ended."""
+        listed = self._client.list_transactions(state_filters=["Ongoing", "PrepareCommit", "PrepareAbort"])
+        return {each.transactional_id for some in listed.values() for each in some}
+
     def _transaction_of(self, producer_id: int) -> tuple[str | None, float | None]:
         """Its transactional.id and time limit in seconds; None where this client may not see them."""
         try:

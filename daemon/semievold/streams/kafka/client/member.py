@@ -59,6 +59,15 @@ class GroupMember:
         """Whether the group has given this member its partitions, perhaps none."""
         return self._client.group_metadata().state is MemberState.STABLE
 
+    @property
+    def identity(self) -> Any:
+        """Who this member is now, for `TransactionalSender.commit`; None while it is in no generation of its group.
+
+        From any thread.
+        """
+        found = self._client.group_metadata()
+        return found if found.generation_id > 0 and found.member_id else None
+
     def poll(self, wait_s: float, max_records: int) -> list[StreamRecord]:
         with translated(self._settings):
             polled = self._client.poll(timeout_ms=int(wait_s * 1000), max_records=max_records)

@@ -21,24 +21,13 @@ class Sender:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._client = connect(
-            KafkaProducer,
-            settings,
-            acks="all",
-            enable_idempotence=True,  # explicit: a conflict with other settings is then an error
-            delivery_timeout_ms=int(settings.delivery_timeout_s * 1000),
-            max_block_ms=REQUEST_MS,
-            max_request_size=UNLIMITED_BYTES,
-            compression_type=None if settings.compression == "none" else settings.compression,
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
-        )
+        self._client = connect(KafkaProducer, settings, **options(settings))
 
     def send(self, topic: str, records: Sequence[OutgoingRecord], deadline: float) -> list[OutgoingRecord]:
         """Send them all and wait, until `time.monotonic` says `deadline`; those too large for the topic come back."""
         oversized = []
         with translated(self._settings):
-            sent = [(self._client.send(topic, **_encoded(record)), record) for record in records]
+            sent = [(self._client.send(topic, **encoded(record)), record) for record in records]
             for future, record in sent:
                 try:
                     future.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -53,11 +42,31 @@ class Sender:
 
     def abandon(self, timeout_s: float) -> None:
         """Give up what was not delivered. The client's own `close` would first wait for it, then leave its thread."""
-        self._client._sender.force_close()
-        self._client._sender.join(timeout_s)
+        abandon(self._client, timeout_s)
 
 
-def _encoded(record: OutgoingRecord) -> dict[str, Any]:
+def options(settings: KafkaSettings) -> dict[str, Any]:
+    """What every producer is made with."""
+    return {
+        "acks": "all",
+        "enable_idempotence": True,  # explicit: a conflict with other settings is then an error
+        "delivery_timeout_ms": int(settings.delivery_timeout_s * 1000),
+        "max_block_ms": REQUEST_MS,
+        "max_request_size": UNLIMITED_BYTES,
+        "compression_type": None if settings.compression == "none" else settings.compression,
+        "allow_auto_create_topics": False,
+        "metrics_enabled": False,
+    }
+
+
+def abandon(client: Any, timeout_s: float) -> None:
+    """Stop a producer without waiting for what it holds."""
+    client._sender.force_close()
+    client._sender.join(timeout_s)
+
+
+def encoded(record: OutgoingRecord) -> dict[str, Any]:
+    """What kafka-python's `send` takes of a record."""
     headers = [(name, text.encode("utf-8", "surrogatepass")) for name, text in record.headers.items()]
     key = None if record.key is None else record.key.encode("utf-8", "surrogatepass")
     return {"value": record.value, "key": key, "headers": headers}
