@@ -70,7 +70,12 @@ def reset(config: DaemonConfig, stores: Stores, role: str, to: str) -> list[dict
         StateConflict: a process of the role runs.
     """
     topic, group = _place(config, role)
-    open_stream(config.stream, stores.database).reset(topic, group, parse_target(to))
+    target, stream = parse_target(to), open_stream(config.stream, stores.database)
+    if role == "intake" and config.stream.kafka.exactly_once:
+        # The commit says what was published, and is about to move: write it down.
+        passed = {each.partition: each.committed for each in stream.offsets(topic, group)}
+        stores.pseudo_labels.mark_published_below(topic, passed)
+    stream.reset(topic, group, target)
     return [row for row in offsets(config, stores) if row["role"] == role]
 
 

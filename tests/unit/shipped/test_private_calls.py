@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 CLIENT = "daemon/semievold/streams/kafka/client/connection.py"
 MEMBER = "daemon/semievold/streams/kafka/client/member.py"
 SENDER = "daemon/semievold/streams/kafka/client/sender.py"
+TRANSACTIONS = "daemon/semievold/streams/kafka/client/transactions.py"
 WEIGHTS = "semievol/training/lora_weights.py"
 
 
@@ -42,6 +43,16 @@ PRIVATE = [
     Private(SENDER, "kafka-python", "kafka.producer.kafka.KafkaProducer._sender"),
     Private(SENDER, "kafka-python", "kafka.producer.sender.Sender.force_close"),
     Private(SENDER, "kafka-python", "kafka.producer.sender.Sender.join"),
+    Private(TRANSACTIONS, "kafka-python", "kafka.producer.kafka.KafkaProducer._sender"),
+    Private(TRANSACTIONS, "kafka-python", "kafka.producer.kafka.KafkaProducer._transaction_manager"),
+    Private(TRANSACTIONS, "kafka-python", "kafka.producer.sender.Sender.wakeup"),
+    Private(TRANSACTIONS, "kafka-python", "kafka.producer.transaction_manager.TransactionManager.begin_commit"),
+    Private(
+        TRANSACTIONS,
+        "kafka-python",
+        "kafka.producer.transaction_manager.TransactionManager.send_offsets_to_transaction",
+    ),
+    Private(TRANSACTIONS, "kafka-python", "kafka.producer.transaction_manager.TransactionalRequestResult.wait"),
     Private(MEMBER, "kafka-python", "kafka.structs.MemberState.STABLE"),
     Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_A"),
     Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_B"),

@@ -212,3 +212,13 @@ def test_workloads_do_not_see_each_other(new_world: NewWorld) -> None:
     assert other.known(["a"]) == {}
     assert add(other, label("a", answer="odd")) == {"a"}
     assert one.load(["a"])[0].answer == "even"
+
+
+def test_what_a_stream_has_passed_is_published_and_the_rest_is_found_by_its_record(new_world: NewWorld) -> None:
+    store = new_world().labels
+    labels = [label(name) for name in ("a", "b", "c")]
+    store.add([new(labels[0], 0, 4), new(labels[1], 0, 5), new(labels[2], 1, 0)])
+    store.add([NewLabel(label("d"), "hash", "another topic", 0, 0)])
+    assert [each.query.id for each in store.unpublished(9, but_of="t")] == ["d"]
+    store.mark_published_below("t", {0: 5})
+    assert store.unpublished_places(["a", "b", "c", "e"]) == {("t", 0, 5): labels[1], ("t", 1, 0): labels[2]}

@@ -1,8 +1,8 @@
 """kafka-python, and all that is known of it: the one folder that imports it (decision 8).
 
 Owns the connection (security, time limits), what each error means, the calls that kafka-python does not document, and
-three clients in the project's own terms: member of a group, sender, administrator. Owns no thread, no buffer and no
-decision about a topic.
+four clients in the project's own terms: member of a group, sender, sender in transactions, administrator. Owns no
+thread, no buffer and no decision about a topic.
 Invariant: what is raised here is an error of ours; a client that could not be made leaves no thread behind.
 """
 

@@ -39,6 +39,12 @@ def test_wrong_combinations_name_the_keys_and_the_fix() -> None:
     assert "group_instance_id" in complaint(group_instance_id="two words")
 
 
+def test_transactions_need_kafka() -> None:
+    with pytest.raises(ValidationError, match=r"kafka\.exactly_once needs kind kafka"):
+        StreamSettings(kafka=KafkaSettings(exactly_once=True))
+    assert "transaction_timeout_s" in complaint(transaction_timeout_s=1)
+
+
 def test_the_password_is_never_shown() -> None:
     kafka = {
         "bootstrap_servers": SERVERS,
