@@ -11,10 +11,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -22,10 +20,10 @@ from semievol.errors import AdapterError, TransientError
 from semievol.types import PseudoLabel, Query, Unlabelled
 from semievold.config.streams import RetrySettings, StreamSettings
 from semievold.errors import PoisonRecord, Reason, RecordRefused
+from semievold.intake.counters import IntakeCounters
 from semievold.intake.isolation import each_to_its_end, innocent_query
 from semievold.intake.messages import NO_HEADERS, RecordParser, dead_letter, prediction_record
-from semievold.intake.pace import Pace
-from semievold.retry import Health, until_answered
+from semievold.retry import until_answered
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
 from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
 
@@ -60,31 +58,6 @@ class Labeller(Protocol):
             TransientError, AdapterError: not now; nothing is wrong with the queries that it has not told of.
         """
         ...
-
-
-@dataclass(slots=True)
-class IntakeCounters:
-    """What an intake did since its process started; read by the metrics."""
-
-    received: int = 0
-    labelled: int = 0
-    published: int = 0
-    duplicates: int = 0  # redeliveries of queries that are labelled already
-    dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
-    in_flight: int = 0  # records read and not finished
-    lag: int = 0  # records not committed, as last measured
-    pace: Pace = field(default_factory=Pace)
-    health: Health = field(default_factory=Health)
-
-    @property
-    def retries(self) -> int:
-        """Attempts that a component did not answer."""
-        return self.health.retries
-
-    @property
-    def degraded(self) -> str | None:
-        """What does not answer; None: everything does."""
-        return self.health.degraded
 
 
 class _Asked(NamedTuple):

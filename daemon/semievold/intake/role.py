@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from semievol.errors import TransientError
 from semievol.types import PseudoLabel
 from semievold.config.streams import IntakeSettings, StreamSettings
-from semievold.intake.batches import Bind, IntakeCounters, Labeller, QueryBatches
+from semievold.intake.batches import Bind, Labeller, QueryBatches
 from semievold.intake.commits import Commits
+from semievold.intake.counters import IntakeCounters
 from semievold.intake.exactly_once import TransactionalCommits
 from semievold.intake.messages import RecordParser
 from semievold.retry import Pulse, Stopped, set_within, until_answered

@@ -12,7 +12,7 @@ from typing import Any
 
 from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import TransientError
-from semievold.intake.batches import IntakeCounters
+from semievold.intake.counters import IntakeCounters
 from semievold.intake.labels import LabelsCounters, LabelsIntake
 from semievold.intake.role import Intake
 from semievold.monitoring.metrics import Metrics

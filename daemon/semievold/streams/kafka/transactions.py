@@ -44,22 +44,20 @@ class KafkaTransactions:
         self._decided = False  # whether the committed offsets say what this member has published
 
     async def commit(self, due: Mapping[int, Due]) -> dict[int, int]:
-        # In this order: where a rebalance comes between, the broker refuses the identity.
-        identity = self._consumer.identity
         owned = self._consumer.assigned
-        kept = self._consumer.committable(due)
-        if identity is None:
-            raise TransientStreamError("this process is not a member of its consumer group at the moment")
         if owned:
             await self._in_thread(lambda: self._take_over(owned))
+        # In this order: where a rebalance comes between, the broker refuses the identity.
+        identity = self._consumer.identity
+        kept = self._consumer.committable(due) & owned
         if not kept:
             return {}
-        await self._in_thread(self._open)
+        if identity is None:
+            raise TransientStreamError("this process is not a member of its consumer group at the moment")
+        committed = {}
         if not self._decided:
             committed = await self._consumer.committed(kept)
             self._decided = True
-        else:
-            committed = {}
         wanted = {number: due[number] for number in kept}
         open_ = {number: each for number, each in wanted.items() if committed.get(number, 0) < each.next_offset}
         if open_:
