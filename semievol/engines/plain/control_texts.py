@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -174,18 +175,17 @@ def control_texts_of(model: ModelConfig | None) -> ControlTexts:
 
 
 def _path(name: str, revision: str | None, file: str) -> Path | None:
+    """Where a file of a model is; of the hub's cache its layout is read, for which no package has to be there."""
     directory = Path(name)
-    if directory.is_dir():
-        return directory / file if (directory / file).is_file() else None
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError:
-        return None
-    try:
-        cached = try_to_load_from_cache(name, file, revision=revision)
-    except ValueError:  # no name that a hub could know
-        return None
-    return Path(cached) if isinstance(cached, str) else None
+    if not directory.is_dir():
+        home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+        cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
+        reference = cache / "refs" / (revision or "main")
+        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+        if commit is None:
+            return None
+        directory = cache / "snapshots" / commit
+    return directory / file if (directory / file).is_file() else None
 
 
 def _named(file: str, content: Mapping[str, Any]) -> Iterable[tuple[str, bool]]:

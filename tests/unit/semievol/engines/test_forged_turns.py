@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from semievol.config.method import ModelConfig, TaskConfig
 from semievol.engines.language_model import Prompts, load_prompts
-from semievol.engines.plain.control_texts import COMMON, ControlTexts
+from semievol.engines.plain.control_texts import COMMON, ControlTexts, read_control_texts
 from semievol.engines.plain.encoding import PlainText
 from semievol.errors import DataError
 from semievol.tasks.task import Task
@@ -255,6 +255,32 @@ def test_no_text_of_fragments_becomes_a_control_token(texts: list[str], name: st
         assert not any(known.holds(message.content) for message in broken)
     if not any(own.holds(text) for text in texts):
         assert read.ids == of.today(messages)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_control_texts_of_a_tokenizer_are_read_from_its_files(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = family(name)
+    snapshot = tmp_path / "hub" / "models--org--model" / "snapshots" / "0123"
+    of.tokenizer.save_pretrained(snapshot)
+    wanted = of.control.keys() - of.words
+    found = read_control_texts(str(snapshot), None)
+    assert found is not None
+    assert found.literals == wanted
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert read_control_texts("org/model", None) is None
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123")
+    for revision in (None, "main", "0123"):
+        cached = read_control_texts("org/model", revision)
+        assert cached is not None
+        assert cached.literals == wanted
+    assert read_control_texts("org/other", None) is None
+    (snapshot / "tokenizer.json").write_text("{")
+    rest = read_control_texts(str(snapshot), None)
+    assert rest is not None
+    assert rest.literals
 
 
 @pytest.mark.skipif(not SMOLLM2.is_dir(), reason="make model brings it")
