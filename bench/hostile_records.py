@@ -63,7 +63,7 @@ async def worked_off(world: World, count: int) -> dict[str, Any]:
         labels = world.labels_intake(index)
         await run_until(labels, lambda part=part: at(world, "labels", world.topics.labels) >= part, 3000)
     became: dict[str, Any] = {}
-    letters = await world.read(world.topics.dead_letter)
+    letters = await world.read(world.topics.dead_letter, 900)
     with world.database.read() as connection:
         columns = pseudo_labels.c["offset", "query_id", "query", "answer"]
         became["labelled"] = sorted(map(tuple, connection.execute(sa.select(*columns))))
@@ -72,7 +72,7 @@ async def worked_off(world: World, count: int) -> dict[str, Any]:
     for place, topic in (("letters", world.topics.queries), ("label letters", world.topics.labels)):
         some = [each.headers for each in letters if each.headers["source_topic"] == topic]
         became[place] = sorted((int(each["source_offset"]), each["reason"], each["detail"]) for each in some)
-    became["predictions"] = sorted(str(each["id"]) for each in await world.predictions())
+    became["predictions"] = sorted(str(each["id"]) for each in await world.predictions(900))
     return became
 
 

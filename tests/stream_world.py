@@ -196,20 +196,21 @@ class World:
     async def ask(self, *ids: str) -> None:
         await self.send(self.topics.queries, [{"id": i, "question": f"is {i} even?"} for i in ids])
 
-    async def read(self, topic: str) -> list[StreamRecord]:
+    async def read(self, topic: str, timeout_s: float = 60.0) -> list[StreamRecord]:
         """Everything in the topic."""
         written = sum(each.lag for each in await asyncio.to_thread(self.stream.offsets, topic, "reader"))
         consumer = self.stream.consumer(topic, "reader")
         records: list[StreamRecord] = []
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(timeout_s):
             while len(records) < written:
                 records += await consumer.poll(1000, 0.5)
                 consumer.revoked()
         await consumer.close()
         return records
 
-    async def predictions(self) -> list[dict[str, object]]:
-        return [pydantic_core.from_json(record.value) for record in await self.read(self.topics.predictions)]
+    async def predictions(self, timeout_s: float = 60.0) -> list[dict[str, object]]:
+        read = await self.read(self.topics.predictions, timeout_s)
+        return [pydantic_core.from_json(record.value) for record in read]
 
     async def dead_letters(self) -> list[tuple[str, str]]:
         """(reason, source offset) of each."""

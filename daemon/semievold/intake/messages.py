@@ -32,7 +32,7 @@ from semievol.plain_lines import one_line
 from semievol.tasks.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query, Role
 from semievold.errors import PoisonRecord, Reason
-from semievold.streams.protocol import CUT_HEADER, OutgoingRecord, StreamRecord
+from semievold.streams.protocol import CUT_HEADER, UNREAD_HEADER, OutgoingRecord, StreamRecord
 
 SCHEMA_VERSION = 1
 MAX_NAME_CHARS = 200
@@ -111,6 +111,7 @@ class RecordParser:
         Raises:
             PoisonRecord: it can never be processed; names the field and the fix.
         """
+        _check_read(record)
         if record.value is None:
             raise PoisonRecord(Reason.NO_VALUE, "a query cannot be null; send a JSON object with id and question")
         return self._query(self._validated(_QueryRecord, record.value))
@@ -121,6 +122,7 @@ class RecordParser:
         Raises:
             PoisonRecord: it can never be processed; names the field and the fix.
         """
+        _check_read(record)
         if record.value is None:
             if not record.key:
                 raise PoisonRecord(Reason.NO_KEY, "a null value retracts the label that its key names; set the key")
@@ -251,6 +253,11 @@ def dead_letter(record: StreamRecord, poison: PoisonRecord, workload: str, max_r
 
 
 # --- the checks -----------------------------------------------------------------------------------------------------
+
+
+def _check_read(record: StreamRecord) -> None:
+    if record.headers and (unread := record.headers.get(UNREAD_HEADER)) is not None:
+        raise PoisonRecord(Reason.TOO_LARGE, _short(unread))
 
 
 def _check_version(version: int | str) -> None:

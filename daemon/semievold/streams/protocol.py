@@ -15,6 +15,9 @@ DEAD_LETTER_HEADERS = ("reason", "detail", "source_topic", "source_partition", "
 CUT_HEADER = "value_truncated_from_bytes"
 """On a dead letter that did not fit as it came: how long the original value was."""
 
+UNREAD_HEADER = "semievol-unread"
+"""On a record whose value the stream did not read: why. It is dead-lettered as too large."""
+
 
 class StreamRecord(NamedTuple):
     """One record as it was read.

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[3]
+BATCHES = "daemon/semievold/streams/kafka/client/batches.py"
 CLIENT = "daemon/semievold/streams/kafka/client/connection.py"
 MEMBER = "daemon/semievold/streams/kafka/client/member.py"
 SENDER = "daemon/semievold/streams/kafka/client/sender.py"
@@ -34,6 +35,14 @@ class Private(NamedTuple):
 
 
 PRIVATE = [
+    Private(BATCHES, "kafka-python", "kafka.codec.has_lz4"),
+    Private(BATCHES, "kafka-python", "kafka.codec.has_zstd"),
+    Private(BATCHES, "kafka-python", "kafka.record.default_records.DefaultRecord"),
+    Private(BATCHES, "kafka-python", "kafka.record.default_records.DefaultRecordBatch._maybe_uncompress"),
+    Private(BATCHES, "kafka-python", "kafka.record.default_records.DefaultRecordBatch._next_record_index"),
+    Private(BATCHES, "kafka-python", "kafka.record.default_records.DefaultRecordBatch._num_records"),
+    Private(BATCHES, "kafka-python", "kafka.record.default_records.DefaultRecordBatch._read_msg"),
+    Private(BATCHES, "kafka-python", "kafka.record.memory_records.DefaultRecordBatch"),
     Private(MEMBER, "kafka-python", "kafka.coordinator.assignors.cooperative_sticky.CooperativeStickyAssignor"),
     Private(CLIENT, "kafka-python", "kafka.net.compat.KafkaNetClient"),
     Private(CLIENT, "kafka-python", "kafka.net.connection.KafkaConnection.init_future"),

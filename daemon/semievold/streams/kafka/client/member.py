@@ -10,6 +10,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.structs import MemberState
 
 from semievold.config.streams import KafkaSettings
+from semievold.streams.kafka.client.batches import bound_batches
 from semievold.streams.kafka.client.connection import REQUEST_MS, connect, translated
 from semievold.streams.protocol import StreamRecord
 
@@ -26,6 +27,7 @@ class GroupMember:
     """A consumer of one topic; for one thread alone. Blocks until a broker answered."""
 
     def __init__(self, settings: KafkaSettings, topic: str, group: str, listener: PartitionListener) -> None:
+        bound_batches()
         self._settings = s = settings
         self._topic = topic
         self._client = connect(
