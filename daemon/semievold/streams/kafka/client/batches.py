@@ -27,6 +27,10 @@ class TooMuch(Exception):  # noqa: N818 - named by meaning
 class BoundedBatch(DefaultRecordBatch):  # type: ignore[misc]
     """A batch of format 2, the only one that brokers write since Kafka 0.11."""
 
+    _buffer: Any
+    _decompressed: Any
+    _pos: Any
+
     def _maybe_uncompress(self) -> None:
         if self._decompressed:
             return
