@@ -1,18 +1,18 @@
-"""Trying again: how long to wait after a component did not answer, when to give up (at the stop), and who is failing.
+"""Trying again until the stop, and who is failing meanwhile.
 
-Owns the wait between attempts and the record of what does not answer. Which errors are worth another attempt is said
-by their type: `TransientError` is.
+Owns the record of what does not answer; the waits are semievol.backoff's. Which errors are worth another attempt is
+said by their type: `TransientError` is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from semievol.backoff import Backoff
 from semievol.errors import TransientError
 from semievold.config.streams import RetrySettings
 
@@ -72,13 +72,9 @@ class Health:
             logger.info("%s answers again", what)
 
 
-def wait_s(failures: int, settings: RetrySettings, draw: Callable[[], float] = random.random) -> float:
-    """Seconds to wait after so many failures in a row: jitter under a doubling, capped bound.
-
-    Jitter keeps replicas that lost the same component from returning to it in one instant.
-    """
-    bound = min(settings.max_s, settings.initial_s * 2.0 ** min(failures - 1, 30))
-    return bound * (0.1 + 0.9 * draw())
+def backoff(settings: RetrySettings) -> Backoff:
+    """The waits that the settings describe."""
+    return Backoff(settings.initial_s, settings.max_s, jitter=(0.1, 1.0))
 
 
 async def until_answered(
@@ -94,18 +90,16 @@ async def until_answered(
     Raises:
         Stopped: `stop` was set when the next attempt would have had to wait.
     """
-    failures = 0
-    while True:
-        try:
-            result = await operation()
-        except retry_on as error:
-            failures += 1
-            health.failed(what, error)
-        else:
-            health.answered(what)
-            return result
-        if await set_within(stop, wait_s(failures, settings)):
+
+    async def wait(seconds: float) -> None:
+        if await set_within(stop, seconds):
             raise Stopped
+
+    result = await backoff(settings).call(
+        operation, retry_on=retry_on, failed=lambda error: health.failed(what, error), sleep=wait
+    )
+    health.answered(what)
+    return result
 
 
 async def set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -9,7 +9,6 @@ filtered) has no tokens and is never selected.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from semievol import adapter_directory
+from semievol.backoff import Backoff
 from semievol.engines.concurrency import Line, Turn
 from semievol.engines.openai_client import NotJsonError, OpenAIClient
 from semievol.engines.patience import TIMES, Signs, waited_for
@@ -36,8 +36,7 @@ UNKNOWN_TOKEN = -1
 _NEWER_LIMIT = "max_completion_tokens"
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "context window")
 _SAMPLING = ("temperature", "top_p", "seed", "n")
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 30.0
+_BUSY = Backoff(0.5, 30.0, jitter=(0.5, 1.0))
 _SIGN_S = 5.0
 
 
@@ -139,34 +138,33 @@ class OpenAIGenerator(Generator):
 
     async def _answer(self, request: GenerationRequest) -> list[Completion]:
         """One request, sent until the endpoint takes it; asked once more where the answer is odd."""
-        loop = asyncio.get_running_loop()
-        began_at, busy_since = loop.time(), 0.0
+        began_at = asyncio.get_running_loop().time()
         odd_before = False
-        wait_s = _FIRST_WAIT_S
-        while True:
-            limit = self._limit
-            try:
-                async with self._line.turn(lambda _: nullcontext(self._endpoint)) as (_, turn):
-                    return await self._attempt(request, limit, turn)
-            except _OddAnswerError:
-                if odd_before:
-                    raise
-                odd_before = True
-            except RefusedError as refused:
-                # Newer models take the newer name of the limit alone, older endpoints only the older one.
-                if limit == _NEWER_LIMIT or _NEWER_LIMIT not in refused.message:
-                    raise self._translated(request, refused) from refused
-                self._limit = _NEWER_LIMIT
-            except BusyError as busy:
-                busy_since = busy_since or loop.time()
-                pause_s = max(busy.wait_s, wait_s * random.uniform(0.5, 1.0))
-                if loop.time() + pause_s >= busy_since + self._timeout_s:
-                    overloaded = busy.status is None or isinstance(busy, OverloadedError)
-                    if not overloaded and self._answered_at > began_at:
-                        raise LateError(f"others are answered, and this one is not: {busy}") from busy
-                    raise
-                await asyncio.sleep(pause_s)
-                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+        async def sent() -> list[Completion]:
+            nonlocal odd_before
+            while True:
+                limit = self._limit
+                try:
+                    async with self._line.turn(lambda _: nullcontext(self._endpoint)) as (_, turn):
+                        return await self._attempt(request, limit, turn)
+                except _OddAnswerError:
+                    if odd_before:
+                        raise
+                    odd_before = True
+                except RefusedError as refused:
+                    # Newer models take the newer name of the limit alone, older endpoints only the older one.
+                    if limit == _NEWER_LIMIT or _NEWER_LIMIT not in refused.message:
+                        raise self._translated(request, refused) from refused
+                    self._limit = _NEWER_LIMIT
+
+        try:
+            return await _BUSY.call(sent, retry_on=BusyError, patience_s=self._timeout_s)
+        except BusyError as busy:
+            overloaded = busy.status is None or isinstance(busy, OverloadedError)
+            if not overloaded and self._answered_at > began_at:
+                raise LateError(f"others are answered, and this one is not: {busy}") from busy
+            raise
 
     async def _attempt(self, request: GenerationRequest, limit: str, turn: Turn) -> list[Completion]:
         longest_s = TIMES * self._timeout_s

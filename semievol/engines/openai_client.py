@@ -6,18 +6,15 @@ fine_tuning. Invariant: whatever the API does, the caller sees one of our errors
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 from typing import Any, Self
 
+from semievol.backoff import Backoff
 from semievol.errors import ConfigError
 from semievol.http.client import HttpClient
 from semievol.http.errors import BusyError, KeyRefusedError, OddAnswerError
 from semievol.http.server_address import ServerAddress
 
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 30.0
+_BUSY = Backoff(0.5, 30.0, jitter=(0.5, 1.0))
 
 
 class NotJsonError(ConfigError):
@@ -77,7 +74,7 @@ class OpenAIClient:
         Args:
             method: GET or POST.
             path: after base_url, `/models`.
-            patience_s: for how long it is asked again while it is busy; 0: once.
+            patience_s: for how long it is asked again once it was busy; 0: not at all.
             timeout_s: what one attempt gets.
             wanted: what the object holds where it is no error (see http.answer).
             content: of the request.
@@ -89,17 +86,9 @@ class OpenAIClient:
             NotJsonError: see there.
             RefusedError: it refuses the request.
         """
-        deadline = time.monotonic() + patience_s
-        wait_s = _FIRST_WAIT_S
-        while True:
-            try:
-                return await self._once(method, path, timeout_s, wanted, content)
-            except BusyError as busy:
-                pause_s = max(busy.wait_s, wait_s * random.uniform(0.5, 1.0))
-                if time.monotonic() + pause_s >= deadline:
-                    raise
-                await asyncio.sleep(pause_s)
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        return await _BUSY.call(
+            lambda: self._once(method, path, timeout_s, wanted, content), retry_on=BusyError, patience_s=patience_s
+        )
 
     async def _once(
         self, method: str, path: str, timeout_s: float, wanted: str | None, content: dict[str, Any]

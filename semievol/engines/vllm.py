@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from semievol import adapter_directory
+from semievol.backoff import Backoff
 from semievol.engines.concurrency import Line, Turn
 from semievol.engines.patience import TIMES, Signs, SilentError, waited_for
 from semievol.engines.plain.reading import PromptReader
@@ -30,10 +31,10 @@ from semievol.http.server_address import ServerAddress
 from semievol.protocols import Generator, Tell
 from semievol.types import Completion, GenerationRequest, Late, Refused, Reply
 
-_FIRST_WAIT_S = 0.05
-_LONGEST_WAIT_S = 1.0
-_REST_S = 1.0
-_LONGEST_REST_S = 30.0
+_NOBODY = Backoff(0.05, 1.0, jitter=(0.5, 1.0))
+"""Between two rounds of servers of which none answers."""
+_REST = Backoff(1.0, 30.0)
+"""Of a server that failed."""
 _ODD_ANSWERS = 2
 """A request that was answered oddly so often, by servers that answer others well, is at fault itself."""
 
@@ -114,27 +115,31 @@ class VllmGenerator(Generator):
             request = await self._reader.neutral(request)
         except DataError as refusal:
             return Refused(str(refusal))
-        began_at, failed_at = time.monotonic(), 0.0
+        began_at = time.monotonic()
         tried = _Tried()
-        wait_s = _FIRST_WAIT_S
-        while True:
-            try:
-                async with self._turn(request, tried.avoid) as (server, turn):
-                    return await self._attempt(server, turn, request, tried)
-            except DataError as refusal:
-                return Refused(str(refusal), too_long=isinstance(refusal, TooLongError))
-            except LateError as late:
-                return Late(str(late))
-            except TransientError as error:
-                if isinstance(error, OddAnswerError) and self._understood and tried.odd >= _ODD_ANSWERS:
-                    return Refused(str(error))
-                failed_at = failed_at or time.monotonic()
-                if time.monotonic() + wait_s >= failed_at + self._timeout_s:
-                    if isinstance(error, ServerDownError) and self._answered_at > began_at:
-                        return Late(f"others are answered, and this one is not: {error}")
-                    raise
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
-            wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
+
+        async def sent() -> list[Completion]:
+            async with self._turn(request, tried.avoid) as (server, turn):
+                return await self._attempt(server, turn, request, tried)
+
+        def odd_itself(error: Exception) -> bool:
+            return isinstance(error, OddAnswerError) and self._understood and tried.odd >= _ODD_ANSWERS
+
+        def again(error: Exception) -> bool:
+            return isinstance(error, TransientError) and not isinstance(error, LateError) and not odd_itself(error)
+
+        try:
+            return await _NOBODY.call(sent, retry_on=again, patience_s=self._timeout_s, heed=False)
+        except DataError as refusal:
+            return Refused(str(refusal), too_long=isinstance(refusal, TooLongError))
+        except LateError as late:
+            return Late(str(late))
+        except TransientError as error:
+            if odd_itself(error):
+                return Refused(str(error))
+            if isinstance(error, ServerDownError) and self._answered_at > began_at:
+                return Late(f"others are answered, and this one is not: {error}")
+            raise
 
     @asynccontextmanager
     async def _turn(
@@ -264,7 +269,7 @@ class FixedServers:
         if time.monotonic() < rests_until:  # others that were with it at the same time
             return
         self._failures[name] += 1
-        self._resting[name] = time.monotonic() + min(_LONGEST_REST_S, _REST_S * 2.0 ** (self._failures[name] - 1))
+        self._resting[name] = time.monotonic() + _REST.bound_s(self._failures[name])
 
     async def load_adapter(self, name: str, path: Path) -> None:
         adapter_directory.check_name(name)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from semievol import adapter_directory
+from semievol.backoff import Backoff
 from semievol.config.fine_tuning import FineTuningConfig
 from semievol.durable_files import write_durably
 from semievol.engines.openai_client import NotJsonError, OpenAIClient
@@ -37,6 +38,7 @@ LOG_FILE = "trainer.log"
 _UPLOAD_S = 600.0
 _PATIENCE_S = 600.0
 _FIRST_POLL_S = 1.0
+_LONGEST_WAIT_S = 30.0
 _PAGE = 100
 _SEEDS = 1 << 31
 _STEP = re.compile(r"\bStep (\d+)/(\d+)\b", re.IGNORECASE)
@@ -173,33 +175,30 @@ class _Training:
 
     async def _create(self, record: _Record, asked: dict[str, Any]) -> _Record:
         """Create the job, or find the one that was created when the answer was lost."""
-        deadline = time.monotonic() + _PATIENCE_S
-        pause_s = _FIRST_POLL_S
-        while True:
+
+        async def created() -> _Record:
+            nonlocal record
             if record.creating and (found := await self._find(str(record.file))) is not None:
                 return self._keep(replace(record, job=found))
             record = self._keep(replace(record, creating=True))
+            body = {**asked, "training_file": record.file}
             try:
-                body = {**asked, "training_file": record.file}
                 answer = await self._client.call("POST", "/fine_tuning/jobs", json=body, patience_s=0, wanted="id")
-                return self._keep(replace(record, job=_field(answer, "id")))
-            except BusyError as busy:
-                pause_s = max(pause_s, busy.wait_s)
-                if time.monotonic() + pause_s >= deadline:
-                    raise
-            except RefusedError as refused:
-                if _NOT_READY not in refused.message or time.monotonic() + pause_s >= deadline:
-                    self._keep(replace(record, creating=False))
-                    raise
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, 30.0)
+            except RefusedError:  # there is no job to look for
+                record = self._keep(replace(record, creating=False))
+                raise
+            return self._keep(replace(record, job=_field(answer, "id")))
+
+        return await Backoff(_FIRST_POLL_S, _LONGEST_WAIT_S).call(
+            created, retry_on=_may_be_created_later, patience_s=_PATIENCE_S
+        )
 
     async def _find(self, file: str) -> str | None:
         """The job that trains on our file, which nobody else knows; one that has come to nothing is none."""
         after: str | None = None
         while True:
             params = {"limit": str(_PAGE)} | ({} if after is None else {"after": after})
-            page = await self._page("/fine_tuning/jobs", params)
+            page = await self._page("/fine_tuning/jobs", params, patience_s=0)
             jobs = page["data"]
             for job in jobs:
                 if job.get("training_file") == file and job.get("status") not in _GONE_WRONG:
@@ -211,7 +210,7 @@ class _Training:
     async def _follow(self, record: _Record) -> _Record:
         """Look at the job until it has ended."""
         started = time.monotonic()
-        pause_s = min(_FIRST_POLL_S, self._settings.poll_interval_s)
+        pauses, looks = Backoff(_FIRST_POLL_S, self._settings.poll_interval_s, factor=1.5), 0
         path = f"/fine_tuning/jobs/{record.job}"
         try:
             while True:
@@ -227,6 +226,8 @@ class _Training:
                     self._keep(replace(record, job=None, creating=False))
                     said = (job.get("error") or {}).get("message") or "the API gives no reason"
                     raise AdapterError(f"fine-tuning job {record.job} {status}: {said}")
+                looks += 1
+                pause_s = pauses.bound_s(looks)
                 limit_s = self._settings.timeout_s
                 if limit_s is not None and time.monotonic() + pause_s - started > limit_s:
                     raise TransientError(
@@ -234,7 +235,6 @@ class _Training:
                         f"{limit_s:.0f} s; it goes on, and the same command waits for it again"
                     )
                 await asyncio.sleep(pause_s)
-                pause_s = min(1.5 * pause_s, self._settings.poll_interval_s)
         except asyncio.CancelledError:
             if self._settings.cancel_on_interrupt:
                 await self._cancel(record, path)
@@ -272,10 +272,10 @@ class _Training:
             if total > 0:
                 self._tell(min(99, 100 * step // total))
 
-    async def _page(self, path: str, params: dict[str, str]) -> dict[str, Any]:
+    async def _page(self, path: str, params: dict[str, str], patience_s: float = _PATIENCE_S) -> dict[str, Any]:
         """One page of a list: its entries, each with its id, are its `data`."""
         try:
-            page = await self._client.call("GET", path, params=params, patience_s=_PATIENCE_S, wanted="data")
+            page = await self._client.call("GET", path, params=params, patience_s=patience_s, wanted="data")
         except NotJsonError as odd:
             raise ConfigError(_NO_LIST) from odd
         entries = page.get("data")
@@ -341,6 +341,10 @@ def _publish(record: _Record, job: TrainingJob, model: str, work: Path, adapters
             "trained_tokens": record.trained_tokens,
         },
     )
+
+
+def _may_be_created_later(error: Exception) -> bool:
+    return isinstance(error, BusyError) or (isinstance(error, RefusedError) and _NOT_READY in error.message)
 
 
 def _translated(refused: RefusedError) -> SemiEvolError:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+from semievol.backoff import Backoff
 from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
 from semievol.seeds import derive
 from semievold.config.daemon import DaemonConfig
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 STANDBY_POLL_S = 0.1
-MAX_BACKOFF_S = 15.0
+STEP_RETRY = Backoff(1.0, 15.0, jitter=(0.8, 1.2))
 LOOK_LIMIT_S = 300.0
 """No look takes so long: an attestation that an operator asked for is the slowest, and has a time of its own."""
 REQUEST_PATIENCE_S = 300.0
@@ -75,7 +75,7 @@ class Control:
         self._labels_lag = labels_lag
         self._step: asyncio.Task[Round] | None = None
         self._stepping: Round | None = None
-        self._backoff_s = 0.0
+        self._failures = 0  # of the running step, in a row
         self._next_try = 0.0  # by the loop's clock
         self._observer = RoundObserver(config, stores)
         self.pulse = Pulse("the controller", LOOK_LIMIT_S)
@@ -155,7 +155,7 @@ class Control:
     def _forget_trouble(self) -> None:
         """What a step met says nothing about the next round, or another term."""
         self._step_error = None
-        self._backoff_s = self._next_try = 0.0
+        self._failures, self._next_try = 0, 0.0
 
     def _forget_requests(self) -> None:
         """How long they were tried in vain is for the leader to say."""
@@ -197,10 +197,11 @@ class Control:
         try:
             step.result()
         except TransientError as error:
-            self._backoff_s = min(MAX_BACKOFF_S, max(1.0, self._backoff_s * 2))
-            self._next_try = asyncio.get_running_loop().time() + self._backoff_s * random.uniform(0.8, 1.2)
+            self._failures += 1
+            pause_s = STEP_RETRY.wait_s(self._failures)
+            self._next_try = asyncio.get_running_loop().time() + pause_s
             self._step_error = str(error)
-            log.warning("round step will be tried again in %.0f s: %s", self._backoff_s, error)
+            log.warning("round step will be tried again in %.0f s: %s", pause_s, error)
             return
         except StateConflict as error:  # an operator was faster; the next look starts from what is stored
             log.warning("round step: %s", error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from semievol.backoff import Backoff
 from semievold.config.daemon import TriggerConfig
 from semievold.round_states import RoundKind
 
@@ -78,7 +79,7 @@ def decide(seen: Observation, config: TriggerConfig) -> Start | Wait:
 
 def retry_after_s(failures: int, config: TriggerConfig) -> float:
     """How long after a failure the next round may start: twice as long with each that fails for the same reason."""
-    return min(max(MAX_RETRY_S, config.retry_failed_s), config.retry_failed_s * 2.0 ** min(failures - 1, 30))
+    return Backoff(config.retry_failed_s, max(MAX_RETRY_S, config.retry_failed_s)).bound_s(failures)
 
 
 def _paused(seen: Observation, config: TriggerConfig) -> Wait | None:

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from semievol.backoff import Backoff
 from semievol.http.server_address import ServerAddress
 from semievold.serving.attestation import Attestation
 
-_FIRST_RETRY_S = 1.0
-_LONGEST_RETRY_S = 15.0
+_RETRY = Backoff(1.0, 15.0)
 _LONGEST_DRAIN_S = 10.0
 _DRAIN_LOOK_S = 0.005
 
@@ -127,9 +127,8 @@ class Replica:
     def failed(self, name: str, attestation: Attestation, *, of_replica: bool = True) -> None:
         """Remember why, and try again later, ever less often."""
         tries = self.faults[name].tries + 1 if name in self.faults else 1
-        wait_s = min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2 ** (tries - 1))
         self.marks.pop(name, None)
-        self.faults[name] = Fault(attestation, tries, time.monotonic() + wait_s, of_replica)
+        self.faults[name] = Fault(attestation, tries, time.monotonic() + _RETRY.bound_s(tries), of_replica)
         self.to_prove_again.discard(name)
 
     def forget(self, name: str) -> None:

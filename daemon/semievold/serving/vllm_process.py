@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from semievol.backoff import Backoff
 from semievol.errors import ConfigError
 from semievold.config.daemon import DaemonConfig
 from semievold.config.generation import lora_rank
@@ -25,8 +26,7 @@ log = logging.getLogger(__name__)
 _ENVIRONMENT: Mapping[str, str] = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1"}
 # The daemon's own threads are kept from spinning; the server has its own ways.
 _NOT_INHERITED = ("OMP_WAIT_POLICY",)
-_FIRST_WAIT_S = 1.0
-_LONGEST_WAIT_S = 60.0
+_RESTART = Backoff(1.0, 60.0)
 _WELL_S = 300.0
 _STOP_S = 15.0
 _PR_SET_PDEATHSIG = 1
@@ -97,11 +97,11 @@ class VllmProcess:
     async def run(self, stop: asyncio.Event) -> None:
         """Restart it whenever it ends, after a wait that doubles while it does not stay up; stop it at the end."""
         loop = asyncio.get_running_loop()
-        wait_s, since = _FIRST_WAIT_S, loop.time()
+        failures, since = 0, loop.time()
         while await self._ended_before(stop):
             assert self._process is not None
-            if loop.time() - since > _WELL_S:
-                wait_s = _FIRST_WAIT_S
+            failures = 1 if loop.time() - since > _WELL_S else failures + 1
+            wait_s = _RESTART.bound_s(failures)
             log.error(
                 "vLLM ended with %s (%s); started again in %.0f s", self._process.returncode, self._last_line(), wait_s
             )
@@ -111,7 +111,7 @@ class VllmProcess:
                     await stop.wait()
             if stop.is_set():
                 break
-            wait_s, since = min(_LONGEST_WAIT_S, 2 * wait_s), loop.time()
+            since = loop.time()
             await self.start()
         await self.close()
 

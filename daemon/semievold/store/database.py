@@ -28,6 +28,7 @@ from sqlalchemy import Connection, Engine, Table, event, exc
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
+from semievol.backoff import Backoff
 from semievol.errors import ConfigError
 from semievold.errors import StoreError, TransientStoreError, ValueRefused
 
@@ -41,6 +42,7 @@ MAX_INTEGER = 2**31 - 1
 _TRANSIENT_SQLITE = ("is locked", "disk is full", "disk i/o error", "unable to open")
 _WRITE_LOCK = 0x53454D49  # the first key of PostgreSQL's advisory locks; the second is the workload's
 _MIGRATION = 0
+_WAL_SWITCH = Backoff(0.01, 0.1, jitter=(0.5, 1.0))
 
 # A host that is gone answers nothing, not even a refusal: without these a call would wait for hours.
 _POSTGRES_CONNECTION: Mapping[str, int] = {
@@ -288,15 +290,11 @@ class Database:
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
         """Two processes that open a new file together race for this switch, and SQLite does not wait in it."""
-        deadline = time.monotonic() + self._busy_timeout_s
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
+        _WAL_SWITCH.call_blocking(
+            lambda: connection.execute("PRAGMA journal_mode = WAL"),
+            retry_on=lambda error: isinstance(error, sqlite3.OperationalError) and "locked" in str(error),
+            patience_s=self._busy_timeout_s,
+        )
 
 
 def _begin_sqlite(connection: Connection) -> None:

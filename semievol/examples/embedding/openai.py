@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from semievol.backoff import Backoff
 from semievol.errors import ConfigError, TransientError
 from semievol.examples.embedding.unit import unit_rows
 from semievol.http.errors import OddAnswerError, OverloadedError, RefusedError, TimedOutError
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 30.0
 _PATIENCE_S = 20.0
-_FIRST_WAIT_S = 0.25
-_LONGEST_WAIT_S = 5.0
+_BUSY = Backoff(0.25, 5.0)
+_TOO_MUCH = (TimedOutError, OverloadedError)
 
 
 class OpenAIEmbedder:
@@ -87,21 +87,17 @@ class OpenAIEmbedder:
 
         Half as many after it was late or had too much to do, one more after each answer.
         """
-        failed_at, wait_s = None, _FIRST_WAIT_S  # a late answer may have taken longer than the patience
-        while True:
+
+        def asked() -> Vectors:
             try:
                 vectors = self._request(rest[: self._at_once])
-            except (TimedOutError, OverloadedError) as busy:
+            except _TOO_MUCH:
                 self._at_once = max(1, self._at_once // 2)
-                pause_s = max(busy.wait_s, wait_s)
-                failed_at = failed_at or time.monotonic()
-                if time.monotonic() + pause_s >= failed_at + _PATIENCE_S:
-                    raise
-                time.sleep(pause_s)
-                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-            else:
-                self._at_once = min(self._batch_size, self._at_once + 1)
-                return vectors
+                raise
+            self._at_once = min(self._batch_size, self._at_once + 1)
+            return vectors
+
+        return _BUSY.call_blocking(asked, retry_on=_TOO_MUCH, patience_s=_PATIENCE_S)
 
     def _request(self, texts: list[str]) -> Vectors:
         content = {"model": self._model, "input": texts}

@@ -4,18 +4,18 @@ import pytest
 
 from semievol.errors import DataError, TransientError
 from semievold.config.streams import RetrySettings
-from semievold.retry import Health, Stopped, until_answered, wait_s
+from semievold.retry import Health, Stopped, backoff, until_answered
 
 FAST = RetrySettings(initial_s=0.001, max_s=0.002)
 
 
 def test_waits_double_up_to_the_cap() -> None:
-    settings = RetrySettings(initial_s=0.5, max_s=3.0)
-    assert [wait_s(n, settings, lambda: 1.0) for n in (1, 2, 3, 4, 1000)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+    waits = backoff(RetrySettings(initial_s=0.5, max_s=3.0))
+    assert [waits.wait_s(n, draw=lambda: 1.0) for n in (1, 2, 3, 4, 1000)] == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
 def test_jitter_never_makes_a_wait_vanish() -> None:
-    assert wait_s(1, RetrySettings(initial_s=1.0), lambda: 0.0) == pytest.approx(0.1)
+    assert backoff(RetrySettings(initial_s=1.0)).wait_s(1, draw=lambda: 0.0) == pytest.approx(0.1)
 
 
 async def test_an_operation_is_tried_until_it_answers_and_shows_as_degraded_meanwhile() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from semievol import backoff
 from semievol.config.method import EmbeddingConfig
 from semievol.errors import ConfigError, TransientError
-from semievol.examples.embedding import openai, remembered
+from semievol.examples.embedding import remembered
 from semievol.examples.embedding.openai import OpenAIEmbedder
 from semievol.http.client import BlockingHttpClient
 
@@ -86,7 +87,7 @@ def test_an_endpoint_with_too_much_to_do_gets_less_at_a_time_and_nothing_is_embe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(openai.time, "sleep", waits.append)
+    monkeypatch.setattr(backoff.time, "sleep", waits.append)
     asked: list[list[str]] = []
 
     def answer(texts: list[str]) -> httpx.Response:
