@@ -53,6 +53,8 @@ class Fault(NamedTuple):
 
 def fault_of(value: object, field: str = "") -> Fault | None:
     """The first fault of a parsed value, whatever it is; None: every store takes it."""
+    if type(value) is dict and len(value) < MAX_VALUES and _is_plain_object(value):
+        return None
     return _Look().fault(value, field, 0)
 
 
@@ -89,6 +91,8 @@ def text_problem(text: str) -> str | None:
 
 def id_problem(identity: str) -> str | None:
     """Why a text is no id, which has 1 to 512 characters and none that controls a terminal or ends a line."""
+    if 0 < len(identity) <= MAX_ID_CHARS and identity.isascii() and identity.isprintable():
+        return None
     if not identity:
         return "is empty; give every record an id of its own"
     if len(identity) > MAX_ID_CHARS:
@@ -164,7 +168,7 @@ class _Look:
                 return None
             faults = (self.fault(each, f"{field}[{number}]", depth + 1) for number, each in enumerate(value))
             return next((fault for fault in faults if fault is not None), None)
-        if len(value) <= self._left and _is_plain_text(value) and _is_plain(value.values()):
+        if len(value) <= self._left and _is_plain_object(value):
             self._left -= len(value)
             return None
         for key, each in value.items():
@@ -178,8 +182,11 @@ class _Look:
         return None
 
 
-def _is_plain_text(keys: Iterable[object]) -> bool:
-    return all(type(key) is str and key.isascii() and "\0" not in key for key in keys)
+def _is_plain_object(value: Mapping[Any, object]) -> bool:
+    for key in value:
+        if type(key) is not str or not key.isascii() or "\0" in key:
+            return False
+    return _is_plain(value.values())
 
 
 def _is_plain(parts: Iterable[object]) -> bool:

@@ -152,7 +152,10 @@ class RecordParser:
             raise _poison(error, value) from error
         # What has a type of its own was checked by it; a NUL may be anywhere.
         fault = fault_of_json(value) if b"\\u0000" in value else None
-        fault = fault or fault_of(parsed.model_extra or {}) or fault_of(parsed.metadata or {}, "metadata")
+        if fault is None and parsed.model_extra:
+            fault = fault_of(parsed.model_extra)
+        if fault is None and parsed.metadata:
+            fault = fault_of(parsed.metadata, "metadata")
         if fault is not None:
             raise _faulty(fault)
         _check_version(parsed.schema_version)
@@ -170,7 +173,7 @@ class RecordParser:
                 f"task.max_question_chars = {limit}; shorten it or raise the limit",
             )
         extra = parsed.model_extra or {}
-        if (problem := timestamp_problem(extra.get("timestamp"))) is not None:
+        if "timestamp" in extra and (problem := timestamp_problem(extra["timestamp"])) is not None:
             raise PoisonRecord(Reason.INVALID_FIELD, f"timestamp: {problem}")
         query = Query(
             id=identity,
@@ -271,13 +274,14 @@ def _check_version(version: int | str) -> None:
 
 def _checked_id(value: str, field: str = "id") -> str:
     identity = value.strip()
+    problem = id_problem(identity)
+    if problem is None:
+        return identity
     if not identity:
         raise PoisonRecord(Reason.MISSING_FIELD, f"{field}: empty; give every query an id of its own")
     if len(identity) > MAX_ID_CHARS:
         raise PoisonRecord(Reason.ID_TOO_LONG, f"{field}: {len(identity)} characters are more than {MAX_ID_CHARS}")
-    if (problem := id_problem(identity)) is not None:
-        raise PoisonRecord(Reason.INVALID_FIELD, f"{field}: {problem}")
-    return identity
+    raise PoisonRecord(Reason.INVALID_FIELD, f"{field}: {problem}")
 
 
 def _asked(parsed: _QueryRecord) -> tuple[str, tuple[Message, ...] | None]:
