@@ -279,7 +279,7 @@ class Service:
             parts.index,
             parts.embedder,
             parts.labeller.label,
-            SubprocessLauncher(),
+            SubprocessLauncher(self._config.training.inherit),
             parts.fleet,
             parts.alias,
             parts.equality,

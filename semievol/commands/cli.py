@@ -94,6 +94,7 @@ def main() -> None:
 
 def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
     """Run an app on `arguments` (None: the process's own); our errors become one line and an exit code."""
+    keep_to_ourselves()
     reading = logging.getLogger("semievol.examples.files")
     reading.setLevel(logging.INFO)
     reading.addHandler(_SAID)
@@ -106,6 +107,20 @@ def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
     finally:
         reading.removeHandler(_SAID)
         _SAID.lines.clear()
+
+
+def keep_to_ourselves() -> None:
+    """What is written from here on, by children too, is its owner's alone: it holds the texts of clients and people.
+
+    `SEMIEVOL_UMASK=027` lets the group read, 022 everybody.
+
+    Raises:
+        SystemExit: the variable is no umask.
+    """
+    given = os.environ.get("SEMIEVOL_UMASK", "077")
+    if len(given) > 4 or not given or set(given) - set("01234567"):
+        _fail(ConfigError(f"SEMIEVOL_UMASK: {given[:20]!r} is no umask; give 077, 027 or 022"), 2)
+    os.umask(int(given, 8))
 
 
 @app.command("init")

@@ -5,6 +5,7 @@ Owns the choice by `training.kind`.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from semievol.config.method import MethodConfig
@@ -22,7 +23,7 @@ def trainer_of(config: MethodConfig) -> Trainer:
         ConfigError: a fine-tuning API without an address.
     """
     if config.training.kind == "local":
-        return train_in_subprocess
+        return functools.partial(train_in_subprocess, inherit=config.training.inherit)
     from semievol.training.fine_tuning import FineTuningTrainer
 
     settings = config.training.openai_api

@@ -69,6 +69,10 @@ class TrainingConfig(Section):
     """Tracking server or store, without a password; the experiment is the workload. None: MLFLOW_TRACKING_URI, or
     MLflow's own default."""
 
+    inherit: tuple[str, ...] = ()
+    """Names of environment variables that a training process gets besides those it is known to need (semievol.
+    child_environment); `AWS_*` stands for all that begin so. Settings of ours are never handed on."""
+
     @model_validator(mode="after")
     def _batches_divide(self) -> TrainingConfig:
         parts = self.gradient_accumulation * self.processes

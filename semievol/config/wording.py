@@ -5,16 +5,15 @@ Owns the wording of what a configuration's class refuses. Invariant: no secret i
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from semievol.config.nearest_key import nearest
+from semievol.config.secrets import hidden, is_shown_when_wrong
 from semievol.config.shape import class_at
 
 _SHOWN_PROBLEMS = 5
-_CREDENTIALS = re.compile(r"://[^@/\s]*@")
 
 
 def explain(model_class: type[BaseModel], error: ValidationError, source: str) -> str:
@@ -22,7 +21,7 @@ def explain(model_class: type[BaseModel], error: ValidationError, source: str) -
     texts = [_explain_one(model_class, problem) for problem in problems[:_SHOWN_PROBLEMS]]
     if len(problems) > _SHOWN_PROBLEMS:
         texts.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")
-    return f"{source}: " + _CREDENTIALS.sub("://***@", "; ".join(texts))
+    return f"{source}: " + hidden("; ".join(texts))
 
 
 def _explain_one(model_class: type[BaseModel], problem: Any) -> str:
@@ -39,6 +38,6 @@ def _explain_one(model_class: type[BaseModel], problem: Any) -> str:
     field = section.model_fields.get(str(location[-1])) if section is not None and location else None
     if isinstance(found, bool) and "string" in message:
         return f"{where}: {message}; put it in quotes (YAML reads yes, no, on and off as true and false)"
-    if isinstance(found, (str, int, float)) and (field is None or field.repr):
+    if isinstance(found, (str, int, float)) and (field is None or field.repr) and is_shown_when_wrong(location):
         return f"{where}: {message} (found {found!r})"
     return f"{where}: {message}" if where else message

@@ -316,7 +316,7 @@ def decisive_settings(config: MethodConfig) -> dict[str, Any]:
         "embedding": {"api_key", "base_url", "batch_size"},
         "generation": reach,
         "models": dict.fromkeys(config.models, reach),
-        "training": {"openai_api": patience, **dict.fromkeys(("threads", "processes", *logs), True)},
+        "training": {"openai_api": patience, **dict.fromkeys(("threads", "processes", "inherit", *logs), True)},
     }
     return config.model_dump(mode="json", exclude=exclude)
 

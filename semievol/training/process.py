@@ -12,10 +12,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from semievol.child_environment import TRAINER, inherited
 from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import AdapterError, TransientError
 from semievol.protocols import Progress
@@ -33,11 +34,13 @@ _STOP_S = 10.0
 _POLL_S = 0.5
 
 
-async def train_in_subprocess(snapshot: Path, work: Path, adapters: Path, progress: Progress | None = None) -> Path:
+async def train_in_subprocess(
+    snapshot: Path, work: Path, adapters: Path, progress: Progress | None = None, *, inherit: Sequence[str] = ()
+) -> Path:
     """Train what `snapshot` describes, from the last checkpoint in `work`, and return the published adapter directory.
 
     `progress` is told each further percent of the steps. Cancelling stops the child. What the child says is kept in
-    `work/trainer.log`.
+    `work/trainer.log`. Of the environment it gets what it needs, and the variables named in `inherit`.
 
     Raises:
         AdapterError: the training failed; the text holds the last line of its log.
@@ -51,7 +54,7 @@ async def train_in_subprocess(snapshot: Path, work: Path, adapters: Path, progre
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            env={**ENVIRONMENT, **os.environ},
+            env={**ENVIRONMENT, **inherited((*TRAINER, *inherit))},
             start_new_session=True,  # Ctrl-C is for us: we stop the child, and know that we did
         )
         watching = None if progress is None else asyncio.create_task(_watch(work, progress), name="training-progress")

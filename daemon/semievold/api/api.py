@@ -27,12 +27,13 @@ from semievold.store.database import MAX_INTEGER
 from semievold.store.requests import RequestKind
 from semievold.store.stores import Stores
 from semievold.streams.protocol import StreamProducer
-from semievold.web.access import guarded
+from semievold.web.access import guarded, has_token
 from semievold.web.body_limits import limited_app, read_body, read_json
 from semievold.web.errors import error
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 REQUEST_WAIT_S = 15.0
+WITH_TOKEN = "ask with the token to see why"
 MAX_PROBLEMS = 100
 """Records that are wrong, named in one answer."""
 
@@ -61,7 +62,8 @@ class Api:
         self._token = token
 
     def app(self) -> web.Application:
-        app = limited_app(self._config.api, [guarded(self._token, OPEN_PATHS)])
+        open_paths = OPEN_PATHS - (set() if self._config.api.metrics_are_open else {"/metrics"})
+        app = limited_app(self._config.api, [guarded(self._token, open_paths)])
         add = app.router
         add.add_get("/healthz", self._healthz)
         add.add_get("/readyz", self._readyz)
@@ -83,9 +85,12 @@ class Api:
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        missing = dict(self._tools.readiness())
-        answer = {"ready": not missing, "waiting_for": missing, "held": dict(self._tools.held())}
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Without the token only which part is missing: why names servers, files and what is asked."""
+        missing, held = dict(self._tools.readiness()), dict(self._tools.held())
+        if not has_token(request, self._token):
+            missing, held = (dict.fromkeys(each, WITH_TOKEN) for each in (missing, held))
+        answer = {"ready": not missing, "waiting_for": missing, "held": held}
         return web.json_response(answer, status=503 if missing else 200)
 
     async def _metrics(self, _request: web.Request) -> web.Response:

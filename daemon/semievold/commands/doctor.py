@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from semievold.config.generation import GenerationConfig
 
 MIN_FREE_BYTES = 5 * 2**30
 HEALTH_S = 5.0
+MAX_FILES_LOOKED_AT = 10_000
 TRAINING = ("torch", "transformers", "peft")
 
 
@@ -43,6 +45,7 @@ def examine(config: DaemonConfig) -> list[Finding]:
     checks: list[tuple[str, Callable[[DaemonConfig], str]]] = [
         ("packages", _packages),
         ("artifacts", _artifacts),
+        ("files", _files),
         ("state", _state),
         ("stream", _stream),
         ("rounds", _rounds),
@@ -92,6 +95,27 @@ def _artifacts(config: DaemonConfig) -> str:
     if free < MIN_FREE_BYTES:
         raise SemiEvolError(f"artifacts.directory: {free / 2**30:.1f} GiB free on {existing}; make room")
     return f"{directory}, {free / 2**30:.0f} GiB free"
+
+
+def _files(config: DaemonConfig) -> str:
+    """Who else may read what is there: it holds the texts of clients. What is written now is the owner's alone."""
+    directory = config.artifacts.directory.resolve()
+    if os.name != "posix" or not directory.exists():
+        return "kept from other users, once there are any"
+    umask = os.umask(0o077)
+    os.umask(umask)
+    loose = [
+        path
+        for path in itertools.islice(itertools.chain([directory], directory.rglob("*")), MAX_FILES_LOOKED_AT)
+        if not path.is_symlink() and path.stat().st_mode & 0o077 & umask
+    ]
+    if not loose:
+        return "kept from other users" if umask & 0o077 == 0o077 else f"kept from other users by umask {umask:03o}"
+    shown = ", ".join(str(path.relative_to(directory.parent)) for path in loose[:3])
+    return (
+        f"{len(loose)} can be read or written by other users: {shown}{', ...' if len(loose) > 3 else ''}; "
+        f"chmod -R go-rwx {directory} (or set SEMIEVOL_UMASK, when they are meant to)"
+    )
 
 
 def _state(config: DaemonConfig) -> str:

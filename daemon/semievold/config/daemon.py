@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from semievol.config.generation import checked_key, checked_url
 from semievol.config.method import MethodConfig, Section
+from semievol.config.secrets import shown
 from semievol.errors import ConfigError, DataError
 from semievol.tasks.task import Task
 from semievol.types import Query
@@ -252,29 +253,9 @@ class DaemonConfig(MethodConfig):
 
     def public(self) -> dict[str, object]:
         """The effective configuration as JSON values, secrets replaced by `***`."""
-        return _redact(self.model_dump(mode="json"))
+        return {key: shown(value, key) for key, value in self.model_dump(mode="json").items()}
 
     def hash(self) -> str:
         """16 hex digits over the effective configuration without secrets."""
         text = json.dumps(self.public(), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-SECRET_KEYS = frozenset({"token", "embeddings_token", "api_key", "password", "sasl_password"})
-
-
-def _redact(value: dict[str, object]) -> dict[str, object]:
-    out: dict[str, object] = {}
-    for key, item in value.items():
-        if key == "environment" and isinstance(item, dict):  # of a launched server: the place for its tokens
-            out[key] = dict.fromkeys(item, "***")
-        elif key in SECRET_KEYS and item is not None:
-            out[key] = "***"
-        elif key.endswith(("url", "uri")) and isinstance(item, str) and "@" in item:
-            scheme, separator, _ = item.partition("://")
-            out[key] = f"{scheme + separator if separator else ''}***@{item.rpartition('@')[2]}"
-        elif isinstance(item, dict):
-            out[key] = _redact(item)
-        else:
-            out[key] = item
-    return out

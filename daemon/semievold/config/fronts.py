@@ -46,6 +46,9 @@ class ServerConfig(Section):
 class ApiConfig(ServerConfig):
     """The admin API with /metrics, /healthz and /readyz."""
 
+    metrics_are_open: bool = True
+    """/metrics answers without the token. Its labels name adapters, and the addresses of replicas."""
+
     port: int = Field(default=8321, ge=0, le=65535)
     """TCP port; 0 picks a free one."""
 

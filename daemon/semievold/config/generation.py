@@ -32,7 +32,10 @@ class LaunchSettings(Section):
     arguments: tuple[str, ...] = ()
     """Further flags, for example `--gpu-memory-utilization 0.6` as two items."""
     environment: dict[str, str] = Field(default_factory=dict)
-    """Further environment variables of the server."""
+    """Further environment variables of the server, with their values; the place for its tokens."""
+    inherit: tuple[str, ...] = ()
+    """Names of the daemon's variables that the server gets besides those it is known to need; `AWS_*` stands for all
+    that begin so. Settings of ours are never handed on."""
 
 
 class GenerationConfig(MethodGenerationConfig):
@@ -65,9 +68,10 @@ class GenerationConfig(MethodGenerationConfig):
     @field_validator("launch_settings")
     @classmethod
     def _no_key_in_the_open(cls, value: LaunchSettings) -> LaunchSettings:
-        if any(argument.split("=")[0] == "--api-key" for argument in value.arguments):
+        given = (*value.arguments, *(value.command or ()))
+        if any(argument.split("=")[0].replace("_", "-") == "--api-key" for argument in given):
             raise ValueError(
-                "arguments: hold --api-key, which everybody can read; set generation.api_key by environment"
+                "arguments or command: hold --api-key, which everybody can read; set generation.api_key by environment"
             )
         return value
 

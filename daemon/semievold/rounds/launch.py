@@ -7,7 +7,7 @@ Owns the places of a training; not what training does (semievol.training.lora) n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,9 +49,15 @@ class Launcher(Protocol):
 
 
 class SubprocessLauncher:
-    """Trains in a child process on this machine, which never outlives the daemon."""
+    """Trains in a child process on this machine, which never outlives the daemon.
+
+    `inherit`: names of environment variables that it gets besides what it needs.
+    """
+
+    def __init__(self, inherit: Sequence[str] = ()) -> None:
+        self._inherit = tuple(inherit)
 
     async def train(self, place: TrainingPlace) -> Trained:
-        path = await train_in_subprocess(place.snapshot, place.work, place.adapters)
+        path = await train_in_subprocess(place.snapshot, place.work, place.adapters, inherit=self._inherit)
         manifest = await asyncio.to_thread(adapter_directory.verify, path)
         return Trained(manifest.name, path, manifest.content_hash, manifest.training)

@@ -79,7 +79,9 @@ async def _open_replicas(
         environment = dict(settings.launch_settings.environment)
         if settings.api_key is not None:
             environment["VLLM_API_KEY"] = settings.api_key
-        server = VllmProcess(vllm_command(config), environment, directory / "vllm.log")
+        server = VllmProcess(
+            vllm_command(config), environment, directory / "vllm.log", settings.launch_settings.inherit
+        )
         stack.push_async_callback(server.close)
         await server.start()
     if settings.launch:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from semievol.backoff import Backoff
+from semievol.child_environment import MODEL_SERVER, inherited
 from semievol.errors import ConfigError
 from semievold.config.daemon import DaemonConfig
 from semievold.config.generation import lora_rank
@@ -63,10 +64,13 @@ def vllm_command(config: DaemonConfig) -> list[str]:
 class VllmProcess:
     """The supervised server; `run` restarts it until stopped."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log_path: Path, inherit: Sequence[str] = ()
+    ) -> None:
         self._command = list(command)
-        inherited = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
-        self._environment = {**inherited, **_ENVIRONMENT, **environment}
+        ours = inherited((*MODEL_SERVER, *inherit))
+        kept = {key: value for key, value in ours.items() if key not in _NOT_INHERITED}
+        self._environment = {**kept, **_ENVIRONMENT, **environment}
         self._log_path = log_path
         self._process: asyncio.subprocess.Process | None = None
 

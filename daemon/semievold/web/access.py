@@ -46,15 +46,19 @@ def _read_token(file: Path) -> str:
         raise ConfigError(f"{file}: is no token ({problem}); delete the file, and a new one is made") from None
 
 
+def has_token(request: web.Request, token: str) -> bool:
+    """Whether the request came with the token; it takes as long to find that out however much of it is right."""
+    given = request.headers.get("Authorization", "").encode(errors="replace")
+    return hmac.compare_digest(given, f"Bearer {token}".encode())
+
+
 def guarded(token: str, open_paths: frozenset[str]) -> Any:
     """Middleware: the token check, then errors by meaning."""
-    expected = f"Bearer {token}".encode()
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in open_paths:
-            given = request.headers.get("Authorization", "").encode(errors="replace")
-            if not hmac.compare_digest(given, expected):
+            if not has_token(request, token):
                 refused_ = error(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
                 refused_.force_close()
                 return refused_

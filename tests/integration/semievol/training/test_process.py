@@ -2,8 +2,11 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import signal
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +91,32 @@ def _sleeps(process: int) -> bool:
         return state == "S" and "pydantic" in Path(f"/proc/{process}/maps").read_text()
     except OSError:
         return False
+
+
+STAND_IN = """#!{python}
+import json, os, sys
+said = {{"environment": dict(os.environ), "descriptors": os.listdir("/proc/self/fd"), "umask": os.umask(0)}}
+with open({file!r}, "w") as file:
+    json.dump(said, file)
+print(json.dumps({{"path": "made"}}))
+"""
+
+
+async def test_a_training_inherits_what_it_needs_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in, seen = tmp_path / "python", tmp_path / "seen.json"
+    stand_in.write_text(STAND_IN.format(python=sys.executable, file=str(seen)))
+    stand_in.chmod(0o700)
+    for name in ("SEMIEVOL__API__TOKEN", "PGPASSWORD", "WANTED", "HF_HOME", "MLFLOW_TRACKING_URI", "VLLM_API_KEY"):
+        monkeypatch.setenv(name, "known")
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    with (tmp_path / "open").open("w") as ours, socket.socket() as another:
+        os.set_inheritable(another.fileno(), True)
+        assert ours.fileno() > 2
+        made = await train_in_subprocess(tmp_path, tmp_path, tmp_path, inherit=("WANTED",))
+    assert made == Path("made")
+    said = json.loads(seen.read_text())
+    known = {name for name, value in said["environment"].items() if value == "known"}
+    assert known == {"WANTED", "HF_HOME", "MLFLOW_TRACKING_URI"}
+    assert set(said["descriptors"]) <= {"0", "1", "2", "3"}  # 3: the listing itself

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -194,3 +195,19 @@ def test_what_the_first_round_waits_for_is_told_although_nothing_is_wrong(
     assert finding.ok
     assert "waits for: 0 of 16 examples for the warm round" in finding.detail
     assert "no process leads" in finding.detail
+
+
+def test_files_that_other_users_may_read_are_named(found: Callable[..., dict[str, Finding]], tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    for name, mode in (("state.db", 0o644), ("fine.db", 0o600), ("answers.jsonl", 0o660)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    before = os.umask(0o077)  # as the command line sets it
+    try:
+        detail = found()["files"].detail
+    finally:
+        os.umask(before)
+    assert "state.db" in detail
+    assert "answers.jsonl" in detail
+    assert "fine.db" not in detail
+    assert f"chmod -R go-rwx {tmp_path}" in detail

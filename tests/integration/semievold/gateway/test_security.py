@@ -18,9 +18,10 @@ import pytest
 from aiohttp import web
 from pydantic import BaseModel
 
+from semievol.config.secrets import is_secret_name
 from semievold.api.api import OPEN_PATHS as API_OPEN_PATHS
 from semievold.api.api import Api
-from semievold.config.daemon import SECRET_KEYS, DaemonConfig
+from semievold.config.daemon import DaemonConfig
 from semievold.config.fronts import ServerConfig
 from semievold.gateway.front import OPEN_PATHS as GATEWAY_OPEN_PATHS
 from semievold.gateway.front import Gateway
@@ -265,7 +266,7 @@ def secret_settings(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> I
         inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
         if inner is not None:
             yield from secret_settings(inner, (*prefix, name))
-        elif name in SECRET_KEYS or (not field.repr and (*prefix, name) not in SHOWN_WITHOUT):
+        elif is_secret_name(name) or (not field.repr and (*prefix, name) not in SHOWN_WITHOUT):
             yield (*prefix, name), not field.repr
 
 
@@ -280,7 +281,7 @@ SECRETS = {
 def test_every_secret_setting_is_hidden_and_redacted() -> None:
     found = dict(secret_settings(DaemonConfig))
     assert {("gateway", "token"), ("api", "token"), ("gateway", "embeddings_token"), ("index", "api_key")} <= set(found)
-    assert [path for path, hidden in found.items() if not hidden or path[-1] not in SECRET_KEYS] == []
+    assert [path for path, hidden in found.items() if not hidden or not is_secret_name(path[-1])] == []
 
 
 def test_secrets_inside_other_settings_are_not_shown() -> None:
@@ -362,6 +363,22 @@ def test_no_secret_is_in_logs_configuration_status_or_errors(daemon: DaemonProce
     shown.append((daemon.data / "endpoints.json").read_text())
     for text in shown:
         assert "known-secret" not in text, text[max(0, text.index("known-secret") - 300) :][:700]
+
+
+def test_what_the_daemon_writes_is_its_owners_alone(daemon: DaemonProcess) -> None:
+    made_here = {daemon.data, daemon.data / "daemon.log"}
+    paths = [path for path in daemon.data.rglob("*") if path not in made_here]
+    assert {"state.db", "state.db-wal", "state.db-shm", "endpoints.json", "index"} <= {path.name for path in paths}
+    assert [(path, oct(path.stat().st_mode)) for path in paths if path.stat().st_mode & 0o077] == []
+
+
+def test_readiness_says_why_to_who_has_the_token_alone(daemon: DaemonProcess) -> None:
+    token = SECRETS["api", "token"]
+    known, stranger = ask(daemon, "api", "/readyz", token).json(), httpx.get(daemon.url("api") + "/readyz").json()
+    assert known["held"]["rounds"] == "0 of 999 examples for the warm round"
+    assert stranger.keys() == known.keys()
+    assert stranger["held"].keys() == known["held"].keys()
+    assert set(stranger["held"].values()) == {"ask with the token to see why"}
 
 
 def test_an_error_about_a_secret_does_not_show_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,3 +133,20 @@ async def test_the_real_server_takes_the_flags_and_loads_at_run_time(tmp_path: P
         httpx.get(f"http://127.0.0.1:{port}/health")  # noqa: ASYNC210 - refused at once
     left = subprocess.run(["pgrep", "-f", str(tmp_path / "model")], capture_output=True, text=True, check=False)  # noqa: ASYNC221
     assert left.stdout == ""
+
+
+async def test_the_server_inherits_what_it_needs_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SEMIEVOL__API__TOKEN", "SEMIEVOL__STORE__URL", "PGPASSWORD", "WANTED", "VLLM_X", "NCCL_X"):
+        monkeypatch.setenv(name, "known")
+    tell = (
+        "import os; print(sorted(k for k, v in os.environ.items() if v == 'known'), len(os.listdir('/proc/self/fd')))"
+    )
+    server = VllmProcess([sys.executable, "-c", tell], {"MINE": "known"}, tmp_path / "log", ("WANTED",))
+    with socket.socket() as ours:
+        os.set_inheritable(ours.fileno(), True)
+        await server.start()
+        await until(lambda: "\n" in (tmp_path / "log").read_text())
+    await server.close()
+    assert (tmp_path / "log").read_text() == "['MINE', 'NCCL_X', 'VLLM_X', 'WANTED'] 4\n"

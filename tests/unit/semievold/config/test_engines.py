@@ -12,9 +12,10 @@ from semievol.commands.trainer import check_evolvable, trainer_of
 from semievol.config.file import load_config
 from semievol.config.generation import GenerationConfig
 from semievol.config.method import SERVICE_SECTIONS, MethodConfig
+from semievol.config.secrets import shown
 from semievol.errors import ConfigError
 from semievol.training.fine_tuning import FineTuningTrainer
-from semievold.config.daemon import DaemonConfig, _redact
+from semievold.config.daemon import DaemonConfig
 from semievold.config.generation import GenerationConfig as DaemonGeneration
 
 ENDPOINT = {"kind": "openai", "base_url": "https://api.example/v1"}
@@ -143,8 +144,8 @@ def test_a_tracking_server_is_named_without_its_password(tmp_path: Path, uri: st
 
 
 def test_no_password_of_an_address_is_shown() -> None:
-    shown = _redact({"url": "a://u:known@h/d", "mlflow_uri": "b://u:known@h", "base_url": "u:known@h", "uri": "c://h"})
-    assert shown == {"url": "a://***@h/d", "mlflow_uri": "b://***@h", "base_url": "***@h", "uri": "c://h"}
+    seen = shown({"url": "a://u:known@h/d", "mlflow_uri": "b://u:known@h", "base_url": "u:known@h", "uri": "c://h"})
+    assert seen == {"url": "a://***@h/d", "mlflow_uri": "b://***@h", "base_url": "***@h", "uri": "c://h"}
 
 
 def test_what_is_trained_must_be_answerable() -> None:
