@@ -5,10 +5,15 @@ Owns names and defaults. Every token has a section of its own, so that none open
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+import re
+
+from pydantic import Field, field_validator, model_validator
 
 from semievol.config.generation import checked_key, checked_token
 from semievol.config.method import Section
+
+_TOKEN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+MAX_TOKENS_NAMED = 200
 
 
 class ServerConfig(Section):
@@ -66,6 +71,32 @@ class CaptureConfig(Section):
     for it."""
 
 
+class TokenSettings(Section):
+    """One client's token of the gateway, with what it may ask for."""
+
+    secret: str | None = Field(default=None, repr=False, min_length=16)
+    """The token; set it by environment (SEMIEVOL__GATEWAY__TOKENS__NAME__SECRET, or ..._SECRET_FILE)."""
+    requests_at_once: int | None = Field(default=None, gt=0)
+    """Requests that run at the same time on one gateway; more are answered 429. A list of prompts counts as as many.
+    None: gateway.max_in_flight alone."""
+    requests_per_minute: int | None = Field(default=None, gt=0)
+    """Requests in a minute on one gateway, as many at a stretch after a pause; more are answered 429 with Retry-After.
+    None: no limit."""
+    revoked: bool = False
+    """It opens nothing any more, from the next start of the gateway on."""
+
+    @field_validator("secret", mode="before")
+    @classmethod
+    def _sendable(cls, value: object) -> object:
+        return checked_token(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _opens(self) -> TokenSettings:
+        if self.secret is None and not self.revoked:
+            raise ValueError("secret: missing; set it by environment, or revoked: true")
+        return self
+
+
 class GatewayConfig(ServerConfig):
     """The OpenAI-compatible front that clients ask."""
 
@@ -96,6 +127,35 @@ class GatewayConfig(ServerConfig):
     embeddings_token: str | None = Field(default=None, repr=False)
     """Bearer token of that server; set it by environment."""
     capture: CaptureConfig = CaptureConfig()
+    tokens: dict[str, TokenSettings] = Field(default_factory=dict)
+    """Further tokens by the name of their client (lower case), which stands in metrics and logs. The name of
+    gateway.token is `default`; it has no limits of its own."""
+
+    @field_validator("tokens")
+    @classmethod
+    def _told_apart(cls, value: dict[str, TokenSettings]) -> dict[str, TokenSettings]:
+        for name in value:
+            if not _TOKEN_NAME.fullmatch(name) or name in ("default", "none"):
+                raise ValueError(
+                    f"{name[:64]!r} is no name for a token; take lower-case letters, digits, -, _ (not default, none)"
+                )
+        if len(value) > MAX_TOKENS_NAMED:
+            raise ValueError(f"more than {MAX_TOKENS_NAMED} tokens; each is a series in the metrics")
+        secrets = [token.secret for token in value.values() if token.secret is not None]
+        if len(set(secrets)) != len(secrets):
+            raise ValueError("two of them have the same secret; give each its own")
+        return value
+
+    @model_validator(mode="after")
+    def _default_is_another(self) -> GatewayConfig:
+        if self.token is not None and any(token.secret == self.token for token in self.tokens.values()):
+            raise ValueError("tokens: one has the secret of gateway.token; give each its own")
+        return self
+
+    def secrets(self, default: str) -> dict[str, str]:
+        """By name the tokens that open the gateway; `default` is gateway.token, or what was made in its place."""
+        valid = {name: each.secret for name, each in self.tokens.items() if not each.revoked}
+        return {"default": default, **{name: secret for name, secret in valid.items() if secret is not None}}
 
     @field_validator("embeddings_token")
     @classmethod

@@ -7,6 +7,7 @@ Owns the count of requests in flight and the checks of a body before anything is
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from semievold.config.fronts import GatewayConfig
+from semievold.gateway.quotas import Quotas
 from semievold.web.body_limits import read_json
 from semievold.web.errors import error
 
@@ -29,26 +31,43 @@ class Admission:
 
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
+        self._quotas = Quotas(config.tokens, time.monotonic)
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
 
-    def full(self) -> web.Response | None:
-        """The answer where there is no room for another request; None: there is."""
-        if self._in_flight < self._config.max_in_flight:
+    def full(self, holder: str, count: int = 1) -> web.Response | None:
+        """The answer where there is no room for `count` requests more of a token's holder; None: there is.
+
+        Raises:
+            web.HTTPBadRequest: there never is room for so many at once.
+        """
+        largest = min(self._quotas.largest(holder) or self._config.max_in_flight, self._config.max_in_flight)
+        if count > largest:
+            raise web.HTTPBadRequest(text=f"prompt: a list of {count} counts as {count} requests; send up to {largest}")
+        if self._in_flight + count > self._config.max_in_flight:
+            return retry_later(error(429, "busy", f"{self._in_flight} requests are in flight; try again"))
+        return self.excess(holder, count)
+
+    def excess(self, holder: str, count: int = 1) -> web.Response | None:
+        """The answer where the token's holder asks for more than its limits; None: it does not."""
+        excess = self._quotas.excess(holder, count)
+        if excess is None:
             return None
-        return retry_later(error(429, "busy", f"{self._in_flight} requests are in flight; try again"))
+        message = f"{excess.reason}; try again in {excess.retry_after_s} s"
+        return retry_later(error(429, "rate_limit_exceeded", message), excess.retry_after_s)
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
-        """One request is in flight in the block."""
-        self._in_flight += 1
+    def counted(self, holder: str, count: int = 1) -> Iterator[None]:
+        """So many requests of a token's holder are in flight in the block."""
+        self._in_flight += count
         self._idle.clear()
         try:
-            yield
+            with self._quotas.counted(holder, count):
+                yield
         finally:
-            self._in_flight -= 1
+            self._in_flight -= count
             if self._in_flight == 0:
                 self._idle.set()
 
@@ -97,10 +116,12 @@ class Admission:
             "best_of": self._config.max_n,
             "max_tokens": self._config.max_tokens,
             "max_completion_tokens": self._config.max_tokens,
+            "min_tokens": self._config.max_tokens,
         }
         for name, limit in limits.items():
             value = body.get(name)
+            lowest = 0 if name == "min_tokens" else 1
             if value is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-                raise web.HTTPBadRequest(text=f"{name}: not a whole number from 1 to {limit}")
+            if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= limit:
+                raise web.HTTPBadRequest(text=f"{name}: not a whole number from {lowest} to {limit}")

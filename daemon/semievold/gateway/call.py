@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -25,11 +25,18 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 
+_TOKEN_LIMITS = {CHAT: "max_completion_tokens", COMPLETIONS: "max_tokens", "/v1/responses": "max_output_tokens"}
+_ALL_TOKEN_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
 MAX_MESSAGE_CHARS = 2_000
 
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
-_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost:\d+", re.I)
+_ADDRESS = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\[[0-9a-f:]+\](?::\d+)?"
+    r"|\b[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*:\d{2,5}\b",
+    re.I,
+)
 _PATH = re.compile(r"(?<![\w.~/])~?/[\w.@+-]+(?:/[\w.@+-]*)+")
 
 
@@ -50,6 +57,18 @@ class Call:
     alias: str | None
     deadline: float
     captured: Callable[[str | None], str | None]
+
+    limited: bool = False
+    """The limit of the answer's tokens is ours: the client gave none."""
+
+    def within(self, max_tokens: int) -> Call:
+        """The same call, with the most tokens that the gateway allows where the client left them out."""
+        name = _TOKEN_LIMITS.get(self.path)
+        if self.path == COMPLETIONS and "max_tokens" not in self.body:
+            return self  # vLLM's own default is 16; null means all that there is room for
+        if name is None or any(self.body.get(each) is not None for each in _ALL_TOKEN_LIMITS):
+            return self
+        return replace(self, body={**self.body, name: max_tokens}, limited=True)
 
     @property
     def streamed(self) -> bool:

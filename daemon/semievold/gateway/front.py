@@ -19,15 +19,17 @@ from aiohttp import web
 from semievol.errors import AdapterError, BusyError, SemiEvolError, TransientError
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.admission import Admission, retry_later
-from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, Backend, Call, refusal
+from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, Backend, Call, presentable, refusal
 from semievold.gateway.capture import Capture
 from semievold.gateway.feedback import Feedback
+from semievold.gateway.quotas import requests_in
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
 from semievold.web.access import guarded
 from semievold.web.body_limits import limited_app
 from semievold.web.errors import error
 from semievold.web.server import serve
+from semievold.web.tokens import DEFAULT, HOLDER, NOBODY, Tokens
 
 OPEN_PATHS = frozenset({"/healthz"})
 CLIENT_GONE = "499"
@@ -75,7 +77,8 @@ class Gateway:
             await runner.cleanup()
 
     def app(self) -> web.Application:
-        middlewares = [self._measured, guarded(self._token, OPEN_PATHS), self._admission.open_to_new]
+        access = guarded(Tokens(self._config.secrets(self._token)), OPEN_PATHS, presentable)
+        middlewares = [self._measured, access, self._admission.open_to_new]
         app = limited_app(self._config, middlewares)
         add = app.router
         add.add_get("/healthz", self._healthz)
@@ -99,6 +102,8 @@ class Gateway:
             raise
         finally:
             self._metrics.requests.labels(self._metrics.workload, code).inc()
+            holder = request.get(HOLDER, NOBODY)
+            self._metrics.token_requests.labels(self._metrics.workload, holder, code).inc()
             self._metrics.latency.labels(self._metrics.workload).observe(time.perf_counter() - started)
 
     async def _healthz(self, _request: web.Request) -> web.Response:
@@ -114,6 +119,8 @@ class Gateway:
         return web.json_response({"object": "list", "data": [serving]})
 
     async def _feedback(self, request: web.Request) -> web.Response:
+        if (excess := self._admission.excess(request.get(HOLDER, DEFAULT))) is not None:
+            return excess
         return await self._tools.feedback(await self._admission.read_object(request))
 
     async def _ask(self, path: str, request: web.Request) -> web.StreamResponse:
@@ -136,9 +143,10 @@ class Gateway:
     async def _admitted(
         self, path: str, request: web.Request, body: Mapping[str, Any], backend: Backend, served: str | None
     ) -> web.StreamResponse:
-        if (full := self._admission.full()) is not None:
+        holder, count = request.get(HOLDER, DEFAULT), requests_in(body)
+        if (full := self._admission.full(holder, count)) is not None:
             return full
-        with self._admission.counted():
+        with self._admission.counted(holder, count):
             async with self._alias.bind() as adapter:
                 deadline = asyncio.get_running_loop().time() + self._config.timeout_s
                 captured = functools.partial(self._captured, path, request, body, adapter)
@@ -157,14 +165,14 @@ async def _answered(backend: Backend, call: Call) -> web.StreamResponse:
     try:
         return await backend.answer(call)
     except AdapterError as missing:
-        return refusal(503, "adapter_unavailable", str(missing), call)
+        return refusal(503, "adapter_unavailable", presentable(str(missing)), call)
     except BusyError as busy:
         return retry_later(refusal(429, "busy", str(busy), call))
     except TransientError as failure:
-        return retry_later(refusal(503, "unavailable", str(failure), call))
+        return retry_later(refusal(503, "unavailable", presentable(str(failure)), call))
     except TimeoutError:
         return refusal(504, "timeout", "no answer within the gateway's time limit", call)
     except web.HTTPException as refused:
         return refusal(refused.status, "invalid_request", refused.text or refused.reason, call)
     except SemiEvolError as failure:
-        return refusal(400, "bad_request", str(failure), call)
+        return refusal(400, "bad_request", presentable(str(failure)), call)

@@ -11,6 +11,7 @@ import functools
 import io
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -38,6 +39,7 @@ WAIT_S = 0.05
 """How often a request that waits for a replica asks for one."""
 _LARGE_BYTES = 1024 * 1024
 _ERROR_BYTES = 65_536
+_CONTEXT = re.compile(rb"tokens=\d+ cannot be greater than max_model_len=(\d+)")
 
 
 class _ReplicaFailed(Exception):  # noqa: N818 - named by meaning
@@ -46,6 +48,14 @@ class _ReplicaFailed(Exception):  # noqa: N818 - named by meaning
     def __init__(self, reason: str, *, down: bool) -> None:
         super().__init__(reason)
         self.down = down
+
+
+class _ShortContext(Exception):  # noqa: N818 - named by meaning
+    """The replica's context, in tokens, is shorter than the limit that the gateway had set."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
 
 
 class ProxyBackend:
@@ -59,6 +69,8 @@ class ProxyBackend:
         self._texts = texts
         self._settings = settings
         self._metrics = metrics
+        self._contexts: dict[str, int] = {}
+        """Tokens of the replicas that said how long their context is."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -77,7 +89,7 @@ class ProxyBackend:
             try:
                 async with self._pool.lend(call.adapter, avoid=failed) as replica:
                     try:
-                        return await self._forward(call, replica)
+                        return await self._within_limits(call, replica)
                     except _ReplicaFailed as failure:
                         self._count(replica, failure, "did not answer a request")
                         failed.append(replica.name)
@@ -88,6 +100,19 @@ class ProxyBackend:
             if now() >= call.deadline:
                 raise TimeoutError
         raise TransientError(f"{len(failed)} attempts failed; try again")
+
+    async def _within_limits(self, call: Call, replica: ServerAddress) -> web.StreamResponse:
+        """One attempt, with the gateway's limit of tokens where the client gave none.
+
+        A server whose context is shorter refuses that number, and then holds the limit by itself.
+        """
+        most = self._settings.max_tokens
+        short = self._contexts.get(replica.name, most + 1) <= most
+        try:
+            return await self._forward(call if short else call.within(most), replica)
+        except _ShortContext as told:
+            self._contexts[replica.name] = told.tokens
+            return await self._forward(call, replica)
 
     async def _forward(self, call: Call, replica: ServerAddress) -> web.StreamResponse:
         """One attempt.
@@ -163,6 +188,7 @@ class ProxyBackend:
         return response
 
     def _count(self, replica: ServerAddress, failure: _ReplicaFailed, what: str) -> None:
+        self._contexts.pop(replica.name, None)  # it may come back with another
         log.warning("replica %s %s: %s", replica.name, what, failure)
         self._metrics.upstream_failures.labels(self._metrics.workload, replica.name).inc()
         if failure.down:
@@ -221,6 +247,7 @@ async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientRes
 
     Raises:
         _ReplicaFailed: it is the replica's fault.
+        _ShortContext: it cannot hold as many tokens as the gateway allowed.
     """
     body = await answer.content.read(_ERROR_BYTES)
     status = answer.status
@@ -231,6 +258,8 @@ async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientRes
         raise _ReplicaFailed(f"answered {status}: it does not accept our token", down=True)
     if status == 404 and call.alias is not None and (call.adapter or replica.base_model).encode() in body:
         raise _ReplicaFailed(f"does not have {call.adapter or replica.base_model}", down=True)
+    if call.limited and (told := _CONTEXT.search(body)):
+        raise _ShortContext(int(told[1]))
     code, message = _explained(body, status, replica)
     response = refusal(status, code, message, call, replica.name)
     if "Retry-After" in answer.headers:

@@ -81,6 +81,9 @@ class Metrics:
         )
         self.replica_running = gauge("replica_running", "Requests of this process on a replica.", "replica")
         self.requests = counter("gateway_requests_total", "Gateway requests.", "code")
+        self.token_requests = counter(
+            "gateway_token_requests_total", "Requests at the gateway by the name of their token.", "token", "code"
+        )
         self.latency = histogram("gateway_seconds", "Gateway requests, admission to answer.", LATENCY_BUCKETS)
         self.upstream_failures = counter(
             "gateway_upstream_failures_total", "Attempts that a replica failed.", "replica"

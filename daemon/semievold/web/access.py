@@ -5,7 +5,6 @@ Invariant: a request reaches a handler only with the right token, unless its pat
 
 from __future__ import annotations
 
-import hmac
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from semievol.durable_files import create_durably
 from semievol.errors import ConfigError, SemiEvolError, TransientError
 from semievold.web.connection import connection_of
 from semievold.web.errors import error
+from semievold.web.tokens import DEFAULT, HOLDER, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +46,17 @@ def _read_token(file: Path) -> str:
         raise ConfigError(f"{file}: is no token ({problem}); delete the file, and a new one is made") from None
 
 
-def has_token(request: web.Request, token: str) -> bool:
-    """Whether the request came with the token; it takes as long to find that out however much of it is right."""
-    given = request.headers.get("Authorization", "").encode(errors="replace")
-    return hmac.compare_digest(given, f"Bearer {token}".encode())
-
-
-def guarded(token: str, open_paths: frozenset[str]) -> Any:
-    """Middleware: the token check, then errors by meaning."""
+def guarded(tokens: Tokens | str, open_paths: frozenset[str], wording: Callable[[str], str] = str) -> Any:
+    """Middleware: the token check, then errors by meaning, in the words that `wording` leaves."""
+    known = tokens if isinstance(tokens, Tokens) else Tokens({DEFAULT: tokens})
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        holder = known.holder(request)
+        if holder is not None:
+            request[HOLDER] = holder
         if request.path not in open_paths:
-            if not has_token(request, token):
+            if holder is None:
                 refused_ = error(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
                 refused_.force_close()
                 return refused_
@@ -73,9 +71,9 @@ def guarded(token: str, open_paths: frozenset[str]) -> Any:
         except web.HTTPException as refused:
             return error(refused.status, refused.reason.lower().replace(" ", "_"), refused.text or refused.reason)
         except TransientError as failure:
-            return error(503, "unavailable", str(failure))
+            return error(503, "unavailable", wording(str(failure)))
         except SemiEvolError as failure:
-            return error(400, "bad_request", str(failure))
+            return error(400, "bad_request", wording(str(failure)))
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             return error(500, "internal_error", "an unexpected error; the daemon's log has it")

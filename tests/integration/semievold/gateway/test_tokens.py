@@ -1,0 +1,112 @@
+"""Several clients with tokens of their own, and limits that hold when a request leaves them out."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from tests.openai_double import ALIAS, Double, Front, front
+
+APP, OTHER, OLD = "secret-of-the-app", "secret-of-the-other", "secret-that-is-revoked"
+TOKENS = {
+    "app": {"secret": APP, "requests_at_once": 2, "requests_per_minute": 100},
+    "other": {"secret": OTHER, "requests_per_minute": 2},
+    "old": {"secret": OLD, "revoked": True},
+}
+
+
+def ask(it: Front, token: str, path: str = "/v1/chat/completions", **body: Any) -> Any:
+    asked = {"model": ALIAS, "messages": [{"role": "user", "content": "hello"}], **body}
+    return it.session.post(it.url + path, json=asked, headers={"Authorization": f"Bearer {token}"})
+
+
+def counted(it: Front, token: str, code: str) -> float:
+    return it.metrics.token_requests.labels("tests", token, code)._value.get()
+
+
+async def test_each_token_opens_the_gateway_but_a_revoked_one_and_is_counted_by_its_name() -> None:
+    async with front([Double("a")], tokens=TOKENS) as it:
+        for token, status in ((APP, 200), (OTHER, 200), (OLD, 401), (APP + "x", 401), (APP[:-1], 401)):
+            async with ask(it, token) as response:
+                assert response.status == status
+        async with it.ask() as response:
+            assert response.status == 200
+        assert [counted(it, name, "200") for name in ("app", "other", "default")] == [1, 1, 1]
+        assert counted(it, "none", "401") == 3
+        rendered = it.metrics.render().decode()
+        assert "secret-" not in rendered
+        assert 'token="app"' in rendered
+
+
+async def test_one_client_at_its_limit_is_told_when_to_come_again_and_the_others_are_served() -> None:
+    async with front([Double("a", pause_s=0.3)], tokens=TOKENS) as it:
+        running = [asyncio.create_task(_status(ask(it, APP))) for _ in range(6)]
+        async with ask(it, OTHER) as response:
+            assert response.status == 200
+        assert sorted(await asyncio.gather(*running)) == [200, 200, 429, 429, 429, 429]
+        async with ask(it, OTHER) as response:
+            assert response.status == 200
+        async with ask(it, OTHER) as response:
+            assert response.status == 429
+            assert 1 <= int(response.headers["Retry-After"]) <= 60
+            assert (await response.json())["error"]["code"] == "rate_limit_exceeded"
+
+
+async def _status(asked: Any) -> int:
+    async with asked as response:
+        return int(response.status)
+
+
+async def test_a_list_of_prompts_is_no_way_around_a_limit() -> None:
+    async with front([Double("a")], tokens=TOKENS, max_in_flight=4) as it:
+        for token, prompts, status in ((APP, 2, 200), (APP, 3, 400), ("token-of-the-gateway", 4, 200)):
+            async with ask(it, token, "/v1/completions", prompt=["x"] * prompts) as response:
+                assert response.status == status, (token, prompts)
+        async with ask(it, "token-of-the-gateway", "/v1/completions", prompt=[[1, 2]] * 5) as response:
+            assert response.status == 400
+            assert "counts as 5 requests" in (await response.json())["error"]["message"]
+        assert len(it.doubles[0].asked) == 2
+
+
+async def test_the_limit_of_tokens_holds_when_a_request_leaves_it_out() -> None:
+    async with front([Double("a")], max_tokens=100) as it:
+        for body in ({}, {"max_tokens": None}, {"max_completion_tokens": None, "n": 2}, {"stream": True}):
+            async with it.ask(**body) as response:
+                await response.read()
+                assert response.status == 200
+            assert it.doubles[0].asked[-1][1]["max_completion_tokens"] == 100
+        for body, kept in (({"max_tokens": 7}, 7), ({"max_tokens": 100}, 100)):
+            async with it.ask(**body) as response:
+                assert response.status == 200
+            assert it.doubles[0].asked[-1][1].get("max_completion_tokens") is None
+            assert it.doubles[0].asked[-1][1]["max_tokens"] == kept
+        async with it.ask("/v1/completions", prompt="x", max_tokens=None) as response:
+            assert response.status == 200
+        assert it.doubles[0].asked[-1][1]["max_tokens"] == 100
+        for body in ({"max_tokens": 101}, {"min_tokens": 101}, {"max_tokens": 1, "max_completion_tokens": 101}):
+            async with it.ask(**body) as response:
+                assert response.status == 400
+
+
+@dataclass
+class ShortContext(Double):
+    """Refuses more tokens than its context holds, in vLLM's words."""
+
+    async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if (wanted := body.get("max_completion_tokens") or 0) > 50:
+            message = f"max_completion_tokens={wanted} cannot be greater than max_model_len=50. Please request fewer."
+            return web.json_response({"error": {"message": message, "code": 400}}, status=400)
+        return await super()._answer(request, body)
+
+
+async def test_a_context_that_is_shorter_than_the_limit_is_found_out_once() -> None:
+    async with front([ShortContext("a")], max_tokens=100) as it:
+        for _ in range(3):
+            async with it.ask() as response:
+                assert response.status == 200
+        assert [body.get("max_completion_tokens") for _, body, _ in it.doubles[0].asked] == [100, None, None, None]
+        async with it.ask(max_completion_tokens=60) as response:  # the client's own number is the client's mistake
+            assert response.status == 400
