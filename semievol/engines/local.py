@@ -289,14 +289,10 @@ class LocalGenerator(Generator):
             from semievol.engines.stepwise.turns import Turns
 
             model, prompts, serving = self._ensure_model(), self._ensure_prompts(), self._serving or Serving()
-            budget = CacheBudget.made(
-                CacheCosts.of(model),
-                self._cache_tokens,
-                memory_bytes(model.device),
-                stepwise=self._serving is not None,
-            )
-            engine = Engine(model, prompts.end_tokens, prompts.padding, self._activate, self._completions, _translate)
             chunk = None if self._serving is None else serving.prefill_tokens
+            memory = memory_bytes(model.device)
+            budget = CacheBudget.made(CacheCosts.of(model), self._cache_tokens, memory, chunk=chunk)
+            engine = Engine(model, prompts.end_tokens, prompts.padding, self._activate, self._completions, _translate)
             self._batching = Batching(engine, Turns(serving.labelling_share), budget, chunk)
             self._most_tokens = budget.tokens
         return self._batching

@@ -19,7 +19,7 @@ import torch
 from semievol.engines import decoding
 from semievol.engines.request_queue import QueuedRequest, settle_together
 from semievol.engines.stepwise import cache_rows
-from semievol.engines.stepwise.cache_budget import CacheBudget
+from semievol.engines.stepwise.cache_budget import LABELLING_UNIT, CacheBudget
 from semievol.engines.stepwise.holdings import Batch, Drawing, Holdings, LabellingBatch
 from semievol.engines.stepwise.prefilling import Engine, Prefills, Tokens, Unit
 from semievol.engines.stepwise.turns import Turns
@@ -122,7 +122,7 @@ class Batching:
         if not held.batches:
             return None
         if not held.joined and self._joins and len(held.batches) > 1:
-            held.batches = _grouped(held.batches, self._budget.unit if crowded else self._budget.whole)
+            held.batches = _grouped(held.batches, LABELLING_UNIT * self._budget.unit if crowded else self._budget.whole)
         held.joined = True
         batch = min(held.batches, key=lambda batch: batch.stepped)
         if not self._held.room(len(batch.rows), None):
@@ -134,7 +134,8 @@ class Batching:
     def _step(self, batch: Batch, batches: list[Batch], crowded: bool) -> Unit:
         """A token for each row of a batch; where others wait, of no more rows than keep them waiting a moment."""
         if self._joins:
-            size = max(1, min(self._budget.rows, self._budget.unit // batch.width))
+            larger = 1 if batches is self._held.batches else LABELLING_UNIT
+            size = max(1, min(larger * self._budget.rows, larger * self._budget.unit // batch.width))
             if crowded and len(batch.rows) > size:
                 parts = [Batch(each, batch.adapter, batch.stepped) for each in cache_rows.parted(batch.running, size)]
                 batches[:] = [each for each in batches if each is not batch] + parts
