@@ -28,6 +28,7 @@ def text_of(found: list[Any]) -> str:
 async def test_the_replica_is_asked_for_the_version_and_the_client_is_answered_by_the_alias() -> None:
     async with front([Double("a")]) as it:
         extra = {"tools": [{"model": "kept", "x": "é\n"}], "logprobs": True, "structured_outputs": {"choice": ["a"]}}
+        extra["max_tokens"] = 7
         async with it.ask(**extra) as response:
             answer = await response.json()
         assert response.headers["x-semievol-adapter"] == "v1"
