@@ -111,9 +111,10 @@ class GenerationRequest:
     `interactive` requests overtake queued labelling work. `choices` are the only texts that may be answered; None lets
     the model write freely. With choices, log-probabilities are those among the tokens that a choice could go on with.
     `model` names the engine that answers, where there are several (engines.routed); None is the first.
-    `sampling` is for clients of the gateway, and read by the generator in this process alone, as are `turn`, whose
-    request it is (requests of one turn share one place in the order), and `time_s`, for how many seconds the engine may
-    work on it; None: as long as it takes.
+    `prompt` is what the model goes on with as it stands, a text or tokens, in place of messages and their template.
+    `prompt` and `sampling` are for clients of the gateway, and read by the generator in this process alone, as are
+    `turn`, whose request it is (requests of one turn share one place in the order), and `time_s`, for how many seconds
+    the engine may work on it; None: as long as it takes.
     `prompt_ids` are the tokens of `messages` where a server must not read them itself (engines.plain.reading).
     """
 
@@ -130,6 +131,7 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...] | None = None
     turn: str | None = None
     time_s: float | None = None
+    prompt: str | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from aiohttp import web
 from semievol.errors import TransientError
 from semievol.http.server_address import ServerAddress
 from semievold.config.fronts import GatewayConfig
+from semievold.gateway.call import Backend
 from semievold.gateway.capture import Capture
 from semievold.gateway.feedback import Feedback
 from semievold.gateway.front import Gateway, GatewayTools
@@ -182,6 +183,9 @@ class Front:
         state = self.alias.state
         self.alias.follow(AliasState(adapter, state.adapter, state.generation + 1))
 
+    def move_to_base(self) -> None:
+        self.alias.follow(AliasState(None, None, self.alias.state.generation + 1))
+
     def ask(self, path: str = "/v1/chat/completions", **body: Any) -> Any:
         """`async with front.ask(...) as response`."""
         asked = {"model": ALIAS, "messages": [{"role": "user", "content": "hello"}], **body}
@@ -199,9 +203,10 @@ async def front(
     feedback: Feedback | None = None,
     capture: Capture | None = None,
     embeddings: ServerAddress | None = None,
+    answering: Backend | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
-    """A running gateway over doubles, which are started, or over servers that run; it is stopped at the end."""
+    """A running gateway over doubles, which are started, over servers that run, or `answering`; stopped at the end."""
     async with AsyncExitStack() as stack:
         for double in doubles:
             await double.start()
@@ -217,7 +222,7 @@ async def front(
         if embeddings is not None:
             other = ProxyBackend(OneServer(embeddings), config, made.metrics)
             stack.push_async_callback(other.close)
-        tools = GatewayTools(backend, feedback, other, capture)  # type: ignore[arg-type]
+        tools = GatewayTools(answering or backend, feedback, other, capture)  # type: ignore[arg-type]
         gateway = Gateway(config, ALIAS, tools, made.alias, made.metrics, GATEWAY_TOKEN)
         listening = asyncio.Event()
 

@@ -95,6 +95,8 @@ class AnswerFile:
         asked = asdict(request) | {"adapter": version, "interactive": None}
         if request.sampling == Sampling():  # as before there was such a field: answers written down then still count
             del asked["sampling"]
+        if request.prompt is None:
+            del asked["prompt"]
         if request.temperature == 0:  # greedy answers do not depend on the seed
             asked["seed"] = 0
         del asked["turn"], asked["time_s"]  # who asks, and how patiently, makes no other answer

@@ -18,9 +18,9 @@ from typing import Any, Literal
 from semievol.config.method import ModelConfig
 from semievol.engines.cpu import has_bfloat16
 from semievol.engines.plain.encoding import Encoded, PlainText
-from semievol.engines.plain.tally import NEUTRALISED, Where
+from semievol.engines.plain.tally import NEUTRALISED, Where, asked_by
 from semievol.errors import ConfigError, DataError, TooLongError
-from semievol.types import Message
+from semievol.types import GenerationRequest, Message
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,26 @@ class Prompts:
         """
         roles = [m.role for m in messages]
         return self._plain.encode(lambda contents: self._written(roles, contents), [m.content for m in messages])
+
+    def request_tokens(self, request: GenerationRequest) -> list[int]:
+        """What the model reads before it answers a request: its conversation, or its prompt as that stands.
+
+        Raises:
+            DataError: the template refuses the conversation, or a token is none.
+        """
+        prompt = request.prompt
+        if prompt is None:
+            return self.prompt_tokens(request.messages, asked_by(request.interactive))
+        if isinstance(prompt, str):
+            try:
+                prompt.encode()
+            except UnicodeEncodeError:
+                raise DataError("prompt: holds half of a surrogate pair, which no encoding takes") from None
+            with self._plain.lock:
+                return list(self.tokenizer(prompt)["input_ids"])
+        if odd := next((token for token in prompt if not 0 <= token < len(self.tokenizer)), None):
+            raise DataError(f"prompt: {odd} is no token; the model has the tokens 0 to {len(self.tokenizer) - 1}")
+        return list(prompt)
 
     def completion_tokens(self, messages: Sequence[Message], completion: str) -> list[int]:
         """The tokens that answer `completion` to `messages`, the end of turn included."""

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from semievol.config.method import ModelConfig
 from semievol.engines.language_model import Prompts, load_model, load_prompts
-from semievol.engines.plain.tally import asked_by
 from semievol.engines.request_queue import Answer, QueuedRequest, RequestQueue, cut_batch
 from semievol.errors import (
     AdapterError,
@@ -330,9 +329,7 @@ class LocalGenerator(Generator):
         prompts, fitting = self._ensure_prompts(), []
         for job in jobs:
             try:
-                job.tokens = job.tokens or prompts.prompt_tokens(
-                    job.request.messages, asked_by(job.request.interactive)
-                )
+                job.tokens = job.tokens or prompts.request_tokens(job.request)
                 prompts.check_length(len(job.tokens), job.request.max_tokens)
                 self._check_cache(len(job.tokens), job.request.max_tokens)
                 job.samplers = self._ensure_sampling().samplers(job.request)

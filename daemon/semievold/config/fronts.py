@@ -14,6 +14,7 @@ from semievol.config.method import Section
 
 _TOKEN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MAX_TOKENS_NAMED = 200
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
 class ServerConfig(Section):
@@ -122,6 +123,9 @@ class GatewayConfig(ServerConfig):
     """While no replica can answer with the version of a request, it waits so long for one; then 503."""
     drain_s: float = Field(default=20.0, ge=0)
     """What running requests get to finish after a stop; keep it below stop_deadline_s. New ones are answered 503."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins (https://app.example.org) whose pages may ask from a browser; "*": all. Empty: none. A page that asks
+    holds the token, so that everybody who may open the page has it."""
     embeddings_url: str | None = None
     """An OpenAI-compatible server for /v1/embeddings, without /v1. None: a replica of the served model is asked."""
     embeddings_token: str | None = Field(default=None, repr=False)
@@ -161,6 +165,14 @@ class GatewayConfig(ServerConfig):
     @classmethod
     def _embeddings_key(cls, value: str | None) -> str | None:
         return checked_key(value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; give scheme, host and port alone, or *")
+        return value
 
     @field_validator("embeddings_url")
     @classmethod

@@ -117,6 +117,7 @@ class Admission:
             "max_tokens": self._config.max_tokens,
             "max_completion_tokens": self._config.max_tokens,
             "min_tokens": self._config.max_tokens,
+            "max_output_tokens": self._config.max_tokens,
         }
         for name, limit in limits.items():
             value = body.get(name)

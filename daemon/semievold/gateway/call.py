@@ -24,6 +24,7 @@ BASE = "base"
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+RESPONSES = "/v1/responses"
 
 _TOKEN_LIMITS = {CHAT: "max_completion_tokens", COMPLETIONS: "max_tokens", "/v1/responses": "max_output_tokens"}
 _ALL_TOKEN_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -112,9 +113,11 @@ class Backend(Protocol):
     async def close(self) -> None: ...
 
 
-def refusal(status: int, code: str, message: str, call: Call, replica: str | None = None) -> web.Response:
+def refusal(
+    status: int, code: str, message: str, call: Call, replica: str | None = None, *, param: str | None = None
+) -> web.Response:
     """An error after admission; it names the version like any answer."""
-    response = error(status, code, message)
+    response = error(status, code, message, param)
     if call.alias is not None:
         response.headers[ADAPTER_HEADER] = call.adapter or BASE
     if replica is not None:

@@ -19,9 +19,11 @@ from aiohttp import web
 from semievol.errors import AdapterError, BusyError, SemiEvolError, TransientError
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.admission import Admission, retry_later
-from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, Backend, Call, presentable, refusal
+from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Backend, Call, presentable, refusal
 from semievold.gateway.capture import Capture
+from semievold.gateway.dialect.fields import ClientMistake, check_honoured
 from semievold.gateway.feedback import Feedback
+from semievold.gateway.headers import AnswerHeaders
 from semievold.gateway.quotas import requests_in
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
@@ -64,6 +66,7 @@ class Gateway:
         self._metrics = metrics
         self._token = token
         self._admission = Admission(config)
+        self._created = int(time.time())
 
     async def run(self, bound: Callable[[str, int], None], stop: asyncio.Event) -> None:
         """An eternal task: serve until `stop`, then let running requests finish while new ones are sent away."""
@@ -77,14 +80,18 @@ class Gateway:
             await runner.cleanup()
 
     def app(self) -> web.Application:
+        headers = AnswerHeaders(self._config.cors_origins)
         access = guarded(Tokens(self._config.secrets(self._token)), OPEN_PATHS, presentable)
-        middlewares = [self._measured, access, self._admission.open_to_new]
+        middlewares = [self._measured, headers.preflight, access, self._admission.open_to_new]
         app = limited_app(self._config, middlewares)
+        app.on_response_prepare.append(headers.put)
         add = app.router
         add.add_get("/healthz", self._healthz)
         add.add_get("/v1/models", self._models)
+        add.add_get("/v1/models/{name:.+}", self._model)
         add.add_post(CHAT, functools.partial(self._ask, CHAT))
         add.add_post(COMPLETIONS, functools.partial(self._ask, COMPLETIONS))
+        add.add_post(RESPONSES, functools.partial(self._ask, RESPONSES))
         add.add_post(EMBEDDINGS, self._ask_embeddings)
         add.add_post("/v1/feedback", self._feedback)
         return app
@@ -110,13 +117,25 @@ class Gateway:
         return web.json_response({"status": "ok"})
 
     async def _models(self, _request: web.Request) -> web.Response:
-        serving = {
+        return web.json_response({"object": "list", "data": [self._served()]})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        if request.match_info["name"] != self._served_alias:
+            return self._not_served(request.match_info["name"])
+        return web.json_response(self._served())
+
+    def _served(self) -> dict[str, Any]:
+        return {
             "id": self._served_alias,
             "object": "model",
+            "created": self._created,
             "owned_by": "semievol",
             "root": self._alias.adapter or BASE,
         }
-        return web.json_response({"object": "list", "data": [serving]})
+
+    def _not_served(self, name: object) -> web.Response:
+        message = f"model: {str(name)[:100]!r} is not served; ask {self._served_alias!r}"
+        return error(404, "model_not_found", message)
 
     async def _feedback(self, request: web.Request) -> web.Response:
         if (excess := self._admission.excess(request.get(HOLDER, DEFAULT))) is not None:
@@ -127,9 +146,12 @@ class Gateway:
         """Admit a request for the alias, bind it, and have it answered."""
         body = await self._admission.read_object(request)
         if body.get("model") != self._served_alias:
-            name = str(body.get("model"))[:100]
-            return error(404, "model_not_found", f"model: {name!r} is not served; ask {self._served_alias!r}")
+            return self._not_served(body.get("model"))
         self._admission.check(body)
+        try:
+            check_honoured(body)
+        except ClientMistake as mistake:
+            return error(400, mistake.code, str(mistake), mistake.param)
         return await self._admitted(path, request, body, self._tools.backend, self._served_alias)
 
     async def _ask_embeddings(self, request: web.Request) -> web.StreamResponse:

@@ -42,12 +42,20 @@ _ERROR_BYTES = 65_536
 _CONTEXT = re.compile(rb"tokens=\d+ cannot be greater than max_model_len=(\d+)")
 
 
-class _ReplicaFailed(Exception):  # noqa: N818 - named by meaning
-    """This replica did not answer, and the client got no byte; `down`: it should get no other request either."""
+class _Mistaken(Exception):  # noqa: N818 - named by meaning
+    """The client's request is at fault, as the replica says where its stream would have begun."""
 
-    def __init__(self, reason: str, *, down: bool) -> None:
+
+class _ReplicaFailed(Exception):  # noqa: N818 - named by meaning
+    """This replica did not answer, and the client got no byte; `down`: it should get no other request either.
+
+    of_request: what it said, where the request itself may be what it failed on.
+    """
+
+    def __init__(self, reason: str, *, down: bool, of_request: str | None = None) -> None:
         super().__init__(reason)
         self.down = down
+        self.of_request = of_request
 
 
 class _ShortContext(Exception):  # noqa: N818 - named by meaning
@@ -85,6 +93,7 @@ class ProxyBackend:
         now = asyncio.get_running_loop().time
         patience = min(call.deadline, now() + self._settings.replica_wait_s)
         failed: list[str] = []
+        reasons: list[str] = []
         while len(failed) <= self._settings.retries:
             try:
                 async with self._pool.lend(call.adapter, avoid=failed) as replica:
@@ -93,6 +102,10 @@ class ProxyBackend:
                     except _ReplicaFailed as failure:
                         self._count(replica, failure, "did not answer a request")
                         failed.append(replica.name)
+                        if failure.of_request is not None and failure.of_request in reasons:
+                            # Two replicas fail on it in the same words: it is the request, and a third would too.
+                            return refusal(500, "request_failed", failure.of_request, call, replica.name)
+                        reasons.append(failure.of_request or "")
             except TransientError as none:
                 if now() >= patience:
                     raise TransientError(presentable(str(none))) from none
@@ -135,6 +148,8 @@ class ProxyBackend:
                     streamed = answer.content_type == "text/event-stream"
                     rewriter = StreamRewriter(quoted(call.alias or ""), functools.partial(_error_event, replica))
                     begin = await _first_events(answer, rewriter) if streamed else await answer.read()
+            except _Mistaken as mistake:
+                return refusal(400, "bad_request", str(mistake), call, replica.name)
             except TimeoutError as failure:
                 raise _ReplicaFailed("timed out before its first byte", down=True) from failure
             except (aiohttp.ClientError, OSError, ValueError) as failure:
@@ -213,12 +228,16 @@ async def _first_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter
     """The first whole events of a stream.
 
     Raises:
-        _ReplicaFailed: the stream begins with an error, or ends before it begins.
+        _Mistaken: the stream begins with an error that is the client's.
+        _ReplicaFailed: it begins with another error, or ends before it begins.
     """
     while chunk := await answer.content.readany():
         if events := rewriter.feed(chunk):
             if begins_with_error(events):
-                raise _ReplicaFailed("its stream began with an error", down=False)
+                said = json.loads(events.partition(b"\n")[0].removeprefix(b"data:"))["error"]
+                if said["type"] == "invalid_request_error":
+                    raise _Mistaken(said["message"])
+                raise _ReplicaFailed("its stream began with an error", down=False, of_request=said["message"])
             return events
     raise _ReplicaFailed("its stream ended before it began", down=True)
 
@@ -253,7 +272,8 @@ async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientRes
     status = answer.status
     if not 400 <= status < 500:
         # A request may be what made it fail: 500 alone does not take the replica from the others.
-        raise _ReplicaFailed(f"answered {status}", down=status != 500)
+        said = _explained(body, status, replica)[1] if status == 500 else None
+        raise _ReplicaFailed(f"answered {status}", down=status != 500, of_request=said)
     if status in (401, 403):
         raise _ReplicaFailed(f"answered {status}: it does not accept our token", down=True)
     if status == 404 and call.alias is not None and (call.adapter or replica.base_model).encode() in body:
@@ -285,7 +305,10 @@ def _explained(body: bytes, status: int, replica: ServerAddress) -> tuple[str, s
 def _error_event(replica: ServerAddress, payload: bytes) -> bytes:
     """An error within a stream, with a message that is fit for clients."""
     code, message = _explained(payload, 500, replica)
-    return json.dumps(error_body(500, code, message)).encode()
+    said = json.loads(payload)["error"] if payload else None
+    status = said.get("code") if isinstance(said, dict) else None
+    status = status if isinstance(status, int) and 400 <= status < 500 else 500
+    return json.dumps(error_body(status, code, message)).encode()
 
 
 async def _end_with_error(response: web.StreamResponse) -> None:

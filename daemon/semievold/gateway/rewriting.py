@@ -36,9 +36,14 @@ def replace_model(document: bytes, name: bytes) -> bytes:
         value = json.loads(document)
     except (ValueError, RecursionError):
         return document
-    if not isinstance(value, dict) or not isinstance(value.get("model"), str):
+    if not isinstance(value, dict):
         return document
-    value["model"] = json.loads(name)
+    inner = value.get("response")  # the events of /v1/responses hold the answer so far
+    named = [each for each in (value, inner) if isinstance(each, dict) and isinstance(each.get("model"), str)]
+    if not named:
+        return document
+    for each in named:
+        each["model"] = json.loads(name)
     return json.dumps(value, separators=(",", ":")).encode()
 
 

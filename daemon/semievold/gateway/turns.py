@@ -6,6 +6,7 @@ Owns the name of a turn. Invariant: time counts while the engine works on a requ
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from aiohttp import web
@@ -24,8 +25,8 @@ def turn_of(request: web.Request) -> str:
     return str(request.get(TURN_KEY) or request.remote or "")
 
 
-async def generated(generator: Generator, request: GenerationRequest, call: Call) -> list[Completion]:
-    """The answer to one request of a call.
+async def generated(generator: Generator, requests: Sequence[GenerationRequest], call: Call) -> list[list[Completion]]:
+    """The answers to the requests of a call.
 
     Raises:
         TimeoutError: the engine worked on it for as long as a request may take.
@@ -33,6 +34,7 @@ async def generated(generator: Generator, request: GenerationRequest, call: Call
     """
     left_s = max(0.001, call.deadline - asyncio.get_running_loop().time())
     try:
-        return (await generator.generate([replace(request, turn=turn_of(call.request), time_s=left_s)]))[0]
+        turn = turn_of(call.request)
+        return await generator.generate([replace(each, turn=turn, time_s=left_s) for each in requests])
     except LateError as late:
         raise TimeoutError(str(late)) from late

@@ -17,7 +17,7 @@ from semievol.config.generation import checked_token
 from semievol.durable_files import create_durably
 from semievol.errors import ConfigError, SemiEvolError, TransientError
 from semievold.web.connection import connection_of
-from semievold.web.errors import error
+from semievold.web.errors import error, http_error
 from semievold.web.tokens import DEFAULT, HOLDER, Tokens
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def guarded(tokens: Tokens | str, open_paths: frozenset[str], wording: Callable[
         try:
             return await handler(request)
         except web.HTTPException as refused:
-            return error(refused.status, refused.reason.lower().replace(" ", "_"), refused.text or refused.reason)
+            return http_error(refused)
         except TransientError as failure:
             return error(503, "unavailable", wording(str(failure)))
         except SemiEvolError as failure:

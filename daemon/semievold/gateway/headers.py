@@ -1,0 +1,60 @@
+"""Headers around every answer of the gateway: the request's id, and what browsers of other origins may do (CORS).
+
+Owns no route and no token. Invariants: every answer, also a refusal and a stream, carries `x-request-id`; an origin
+that is not in `gateway.cors_origins` gets none of CORS's headers, so that its browser keeps the answer from it.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from semievold.gateway.call import ADAPTER_HEADER, QUERY_ID_HEADER, REPLICA_HEADER
+
+REQUEST_ID_HEADER = "x-request-id"
+_SANE_ID = re.compile(r"[\w.:=+/@-]{1,128}", re.ASCII)
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]{1,64}", re.ASCII)
+_EXPOSED = ", ".join((REQUEST_ID_HEADER, ADAPTER_HEADER, REPLICA_HEADER, QUERY_ID_HEADER, "retry-after"))
+_PREFLIGHT_AGE_S = 600
+
+
+class AnswerHeaders:
+    """Puts the headers on; made for one app."""
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        self._origins = frozenset(origins)
+
+    async def put(self, request: web.Request, response: web.StreamResponse) -> None:
+        """As aiohttp's signal `on_response_prepare`: before the first byte of any answer."""
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        response.headers[REQUEST_ID_HEADER] = given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        if self._origins:
+            response.headers.add(hdrs.VARY, hdrs.ORIGIN)
+        if self._allowed(request):
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+
+    @web.middleware
+    async def preflight(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Browsers ask, without a token, before they send one: answered here for the origins that may."""
+        asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD)
+        if request.method != hdrs.METH_OPTIONS or asked is None or not self._allowed(request):
+            response: web.StreamResponse = await handler(request)
+            return response
+        names = [name.strip() for name in request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "").split(",")]
+        return web.Response(
+            status=204,
+            headers={
+                hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST",
+                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: ", ".join(name for name in names if _HEADER_NAME.fullmatch(name)),
+                hdrs.ACCESS_CONTROL_MAX_AGE: str(_PREFLIGHT_AGE_S),
+            },
+        )
+
+    def _allowed(self, request: web.Request) -> bool:
+        origin = request.headers.get(hdrs.ORIGIN)
+        return origin is not None and ("*" in self._origins or origin in self._origins)
