@@ -112,6 +112,10 @@ class Double:
         assert request.transport is not None
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
+        if self.fault == "mistake first":
+            mistake = {"error": {"message": "Invalid regex", "type": "BadRequestError", "param": None, "code": 400}}
+            await response.write(b"data: " + json.dumps(mistake).encode() + b"\n\ndata: [DONE]\n\n")
+            return response
         if self.fault == "error first":
             await response.write(b'data: {"error": {"message": "the engine is dead", "code": 500}}\n\ndata: [DONE]\n\n')
             return response

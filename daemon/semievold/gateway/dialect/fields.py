@@ -132,7 +132,7 @@ def check_honoured(body: Mapping[str, Any]) -> None:
             raise ClientMistake(name, REFUSED[name], "unsupported_parameter")
     tools = body.get("tools")
     for place, tool in enumerate(tools if isinstance(tools, list) else ()):
-        if isinstance(tool, dict) and tool.get("type") != "function":
+        if isinstance(tool, dict) and tool.get("type", "function") != "function":
             raise ClientMistake(f"tools[{place}].type", "no tool but functions is known", "unsupported_parameter")
 
 

@@ -89,6 +89,46 @@ async def test_a_failure_before_the_first_byte_is_tried_on_another_replica(fault
         assert ("a" in it.pool.down) == (fault not in ("500", "error first"))
 
 
+async def test_a_mistake_that_a_stream_begins_with_is_the_clients_and_asked_of_one_replica() -> None:
+    """vLLM 0.32 finds a wrong schema, expression or bias of a stream only once it has answered 200."""
+    async with front([Double(name, "mistake first") for name in "abc"]) as it:
+        async with it.ask(stream=True) as response:
+            body = await response.json()
+        assert (response.status, body["error"]["message"]) == (400, "Invalid regex")
+        assert sum(len(double.asked) for double in it.doubles) == 1
+        assert not it.pool.down
+
+
+@pytest.mark.parametrize(("said", "attempts"), [("the same", 2), ("", 3)])
+async def test_what_two_replicas_fail_on_in_the_same_words_is_not_asked_of_a_third(said: str, attempts: int) -> None:
+    doubles = [Double(name, "500", error_body={"error": {"message": said or f"of {name}"}}) for name in "abc"]
+    async with front(doubles) as it:
+        async with it.ask() as response:
+            body = await response.json()
+        assert response.status == (500 if said else 503)
+        assert body["error"]["type"] == "server_error"
+        assert sum(len(double.asked) for double in it.doubles) == attempts
+        assert not it.pool.down
+
+
+async def test_what_no_engine_honours_is_refused_before_a_replica_is_asked() -> None:
+    async with front([Double("a")]) as it:
+        for path, wrong in (
+            ("/v1/chat/completions", {"guided_json": {}}),
+            ("/v1/chat/completions", {"store": True}),
+            ("/v1/chat/completions", {"modalities": ["audio"]}),
+            ("/v1/completions", {"best_of": 3}),
+            ("/v1/responses", {"previous_response_id": "resp_1"}),
+            ("/v1/responses", {"background": True}),
+            ("/v1/responses", {"tools": [{"type": "web_search"}]}),
+        ):
+            async with it.ask(path, **wrong) as response:
+                found = (await response.json())["error"]
+            assert (response.status, found["code"]) == (400, "unsupported_parameter"), wrong
+            assert found["param"].startswith(next(iter(wrong)))
+        assert it.doubles[0].asked == []
+
+
 async def test_a_replica_that_lost_the_adapter_is_left_for_another() -> None:
     async with front([Double("a", adapters={"base"}), Double("b")]) as it:
         async with it.ask() as response:

@@ -105,7 +105,6 @@ ADMINISTRATIVE = [
     "/score",
     "/v1/score",
     "/rerank",
-    "/v1/responses",
     "/v1/audio/transcriptions",
     "/docs",
     "/openapi.json",

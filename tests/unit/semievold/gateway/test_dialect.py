@@ -233,7 +233,7 @@ async def test_responses_take_text_and_refuse_what_needs_memory_or_tools(it: Fro
         {"include": ["file_search_call.results"]},
         {"prompt": {"id": "p"}},
     ):
-        assert (await refused(it, RESPONSES, input="hello", **wrong))["param"] == next(iter(wrong))
+        assert (await refused(it, RESPONSES, input="hello", **wrong))["param"].startswith(next(iter(wrong)))
 
 
 async def test_streams_have_the_events_of_their_dialect(it: Front) -> None:
