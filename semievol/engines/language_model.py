@@ -141,7 +141,10 @@ class Prompts:
         except UnicodeEncodeError:
             raise DataError("messages: a text holds half of a surrogate pair, which no encoding takes") from None
         except Exception as error:  # jinja raises what the template's author chose
-            raise DataError(f"messages: the chat template refuses them ({error})") from error
+            if list(roles[:2]) != ["system", "user"]:
+                raise DataError(f"messages: the chat template refuses them ({error})") from error
+            # Some templates (Gemma's) have no system turn: what it says opens the user's.
+            return self._written(roles[1:], [f"{contents[0]}\n\n{contents[1]}", *contents[2:]])
         return text
 
 

@@ -360,3 +360,20 @@ async def test_closing_does_not_wait_for_a_long_answer(config: ModelConfig, monk
 
 async def test_a_generator_that_was_never_used_closes(config: ModelConfig) -> None:
     await LocalGenerator(config).close()
+
+
+def test_a_template_without_a_system_turn_gets_it_at_the_beginning_of_the_users(
+    config: ModelConfig, tmp_path: Path
+) -> None:
+    file = tmp_path / "strict.jinja"
+    file.write_text(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
+    )
+    prompts = load_prompts(config.model_copy(update={"chat_template": file}))
+    folded = (Message("user", "be brief\n\nwhat?"), Message("assistant", "x"))
+    asked = (Message("system", "be brief"), Message("user", "what?"), Message("assistant", "x"))
+    assert prompts.prompt_text(asked) == prompts.prompt_text(folded)
+    assert prompts.prompt_tokens(asked) == prompts.prompt_tokens(folded)
+    with pytest.raises(DataError, match="System role not supported"):
+        prompts.prompt_text((Message("system", "be brief"),))
