@@ -142,8 +142,9 @@ async def label_stream(
         if intake.counters.labelled == queries:
             stop.set()  # what is in flight is published and committed before the intake ends
 
+    consumer = stream.consumer(topics.queries, "bench")
     intake = Intake(
-        stream.consumer(topics.queries, "bench"),
+        consumer,
         producer,
         PseudoLabelStore(database, WORKLOAD),
         RecordParser(task, topics.max_record_bytes),
@@ -152,6 +153,7 @@ async def label_stream(
         settings,
         topics,
         on_stored=count,
+        transactions=stream.transactions(consumer),
     )
     gc.collect()
     gc.freeze()  # as the daemon does before its intake runs
