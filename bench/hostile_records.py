@@ -66,7 +66,7 @@ async def worked_off(world: World, count: int) -> dict[str, Any]:
     """Both roles over their topics, begun twice; {topic: {offset: what became of it}}."""
     index = ListIndex()
     for part in (count // 3, count):
-        intake = world.intake(RuleLabeller(), batch_size=128, commit_interval_s=0.5)
+        intake = world.intake(RuleLabeller(), batch_size=128, commit_interval_s=0.5, max_in_flight_batches=1)
         await run_until(intake, lambda part=part: at(world, "intake", world.topics.queries) >= part, 3000)
         labels = world.labels_intake(index)
         await run_until(labels, lambda part=part: at(world, "labels", world.topics.labels) >= part, 3000)
