@@ -72,6 +72,7 @@ class Roles:
             self.parser,
             config.labels,
             config.stream,
+            feedback=world.stores.feedback,
         )
         self.metrics = Metrics(config.workload.name)
         self.replicas = Replicas()

@@ -27,6 +27,7 @@ from semievold.intake.messages import RecordParser
 from semievold.intake.role import Intake
 from semievold.store.database import Database
 from semievold.store.examples import ExampleStore
+from semievold.store.feedback import FeedbackStore
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.opening import open_stream
 from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
@@ -122,6 +123,7 @@ class World:
         self._producer: StreamProducer | None = None
         self.labels = PseudoLabelStore(self.database, workload)
         self.examples = ExampleStore(self.database, workload)
+        self.feedback = FeedbackStore(self.database, workload, self.examples)
         task = Task(TaskConfig(labels=ANSWERS, max_question_chars=100))
         self.parser = RecordParser(task, max_record_bytes=10_000)
 
@@ -170,6 +172,8 @@ class World:
             self.parser,
             settings,
             self.topics,
+            feedback=self.feedback,
+            feedback_secret=options.get("feedback_secret"),
             on_joined=options.get("on_joined"),
         )
 

@@ -208,6 +208,9 @@ class Service:
             await waited_for("index", parts.index.catch_up, supervisor)
             supervisor.add("index", parts.index.run, stage=1)
 
+    def _feedback_secret(self) -> str:
+        return ensure_token(None, self._directory / "feedback.key")
+
     def _add_labels(self, parts: Parts) -> None:
         assert parts.index is not None
         parts.labels = LabelsIntake(
@@ -219,6 +222,8 @@ class Service:
             parts.parser,
             self._config.labels,
             self._config.stream,
+            feedback=parts.stores.feedback,
+            feedback_secret=self._feedback_secret() if self._config.gateway.feedback.trusted else None,
             least_holdout=self._config.gate.min_holdout,
             training_first=self._config.trigger.min_examples,
             equality=parts.equality,
@@ -317,7 +322,8 @@ class Service:
             config,
             parts.generator,
             parts.replicas,
-            parts.stores.pseudo_labels,
+            parts.stores,
+            self._feedback_secret(),
             parts.parser,
             parts.producer,
             parts.metrics,

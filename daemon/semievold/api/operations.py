@@ -153,6 +153,8 @@ def explain(stores: Stores, query_id: str) -> dict[str, Any]:
         "options": None if label.query.options is None else list(label.query.options),
         "answer": label.answer,
         "truth": None if truth is None else truth.example.answer,
+        "truth_source": None if truth is None else truth.example.source,
+        "feedback": stores.feedback.of(query_id),
         "entropy": _finite(label.entropy),
         "agreement": label.agreement,
         "confidence": label.confidence,

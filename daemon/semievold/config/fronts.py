@@ -72,6 +72,27 @@ class CaptureConfig(Section):
     for it."""
 
 
+class FeedbackConfig(Section):
+    """Clients' word on earlier answers; what an operator or the labels topic says outweighs it in any case."""
+
+    enabled: bool = True
+    """False: /v1/feedback is refused with 403."""
+    token: str | None = Field(default=None, repr=False, min_length=16)
+    """A token of its own; with it no other token of the gateway opens feedback, nor this one anything else. Set it
+    by environment. None: the gateway's tokens open it."""
+    trusted: bool = False
+    """Whether feedback may be held out for the gate (drawn by a hash with a key that clients do not know), and may be
+    about every query that the intake answered, not only about those that the gateway captured."""
+    max_per_minute: int = Field(default=60, gt=0)
+    """Requests of one client, refused ones included; more are answered 429. A client is the holder of one of
+    gateway.tokens, else an address (of IPv6: one /64 network), and has one answer to a question."""
+
+    @field_validator("token", mode="before")
+    @classmethod
+    def _sendable(cls, value: object) -> object:
+        return checked_token(value) if isinstance(value, str) else value
+
+
 class TokenSettings(Section):
     """One client's token of the gateway, with what it may ask for."""
 
@@ -131,6 +152,7 @@ class GatewayConfig(ServerConfig):
     embeddings_token: str | None = Field(default=None, repr=False)
     """Bearer token of that server; set it by environment."""
     capture: CaptureConfig = CaptureConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
     tokens: dict[str, TokenSettings] = Field(default_factory=dict)
     """Further tokens by the name of their client (lower case), which stands in metrics and logs. The name of
     gateway.token is `default`; it has no limits of its own."""
@@ -154,6 +176,8 @@ class GatewayConfig(ServerConfig):
     def _default_is_another(self) -> GatewayConfig:
         if self.token is not None and any(token.secret == self.token for token in self.tokens.values()):
             raise ValueError("tokens: one has the secret of gateway.token; give each its own")
+        if (own := self.feedback.token) is not None and own in self.secrets(self.token or "").values():
+            raise ValueError("feedback.token: another token of the gateway has the same secret; give each its own")
         return self
 
     def secrets(self, default: str) -> dict[str, str]:

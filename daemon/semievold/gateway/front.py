@@ -34,6 +34,7 @@ from semievold.web.server import serve
 from semievold.web.tokens import DEFAULT, HOLDER, NOBODY, Tokens
 
 OPEN_PATHS = frozenset({"/healthz"})
+FEEDBACK_PATH = "/v1/feedback"
 CLIENT_GONE = "499"
 LAST_BYTES_S = 0.5
 """After the drain: what whole answers get to leave the buffers."""
@@ -81,7 +82,9 @@ class Gateway:
 
     def app(self) -> web.Application:
         headers = AnswerHeaders(self._config.cors_origins)
-        access = guarded(Tokens(self._config.secrets(self._token)), OPEN_PATHS, presentable)
+        own = self._config.feedback.token
+        others = {} if own is None else {FEEDBACK_PATH: Tokens({DEFAULT: own})}
+        access = guarded(Tokens(self._config.secrets(self._token)), OPEN_PATHS, presentable, others)
         middlewares = [self._measured, headers.preflight, access, self._admission.open_to_new]
         app = limited_app(self._config, middlewares)
         app.on_response_prepare.append(headers.put)
@@ -93,7 +96,7 @@ class Gateway:
         add.add_post(COMPLETIONS, functools.partial(self._ask, COMPLETIONS))
         add.add_post(RESPONSES, functools.partial(self._ask, RESPONSES))
         add.add_post(EMBEDDINGS, self._ask_embeddings)
-        add.add_post("/v1/feedback", self._feedback)
+        add.add_post(FEEDBACK_PATH, self._feedback)
         return app
 
     @web.middleware
@@ -140,7 +143,9 @@ class Gateway:
     async def _feedback(self, request: web.Request) -> web.Response:
         if (excess := self._admission.excess(request.get(HOLDER, DEFAULT))) is not None:
             return excess
-        return await self._tools.feedback(await self._admission.read_object(request))
+        if (refused := self._tools.feedback.refused(request)) is not None:
+            return refused
+        return await self._tools.feedback(await self._admission.read_object(request), request)
 
     async def _ask(self, path: str, request: web.Request) -> web.StreamResponse:
         """Admit a request for the alias, bind it, and have it answered."""

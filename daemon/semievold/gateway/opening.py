@@ -17,7 +17,7 @@ from semievold.gateway.proxy import OneServer, ProxyBackend
 from semievold.intake.messages import RecordParser
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.lending import ReplicaPool
-from semievold.store.pseudo_labels import PseudoLabelStore
+from semievold.store.stores import Stores
 from semievold.streams.protocol import StreamProducer
 
 
@@ -25,12 +25,16 @@ def open_gateway_tools(
     config: DaemonConfig,
     generator: Generator,
     replicas: ReplicaPool | None,
-    pseudo_labels: PseudoLabelStore,
+    stores: Stores,
+    secret: str,
     parser: RecordParser,
     producer: StreamProducer,
     metrics: Metrics,
 ) -> GatewayTools:
-    """What the settings ask for; requests go to `replicas`, or without them to `generator`."""
+    """What the settings ask for; requests go to `replicas`, or without them to `generator`.
+
+    `secret`: of the service; clients are named by a hash with it.
+    """
     settings = config.gateway
     backend = LocalBackend(generator) if replicas is None else _proxy(config, replicas, metrics)
     capture = embeddings = None
@@ -42,7 +46,8 @@ def open_gateway_tools(
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         server = OneServer(ServerAddress("embeddings", settings.embeddings_url, headers))
         embeddings = ProxyBackend(server, settings, metrics)
-    return GatewayTools(backend, Feedback(config.stream.labels, pseudo_labels, parser, producer), embeddings, capture)
+    said = Feedback(settings, config.stream.labels, stores.pseudo_labels, stores.feedback, parser, producer, secret)
+    return GatewayTools(backend, said, embeddings, capture)
 
 
 def _proxy(config: DaemonConfig, replicas: ReplicaPool, metrics: Metrics) -> ProxyBackend:

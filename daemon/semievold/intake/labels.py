@@ -24,10 +24,11 @@ from semievol.types import Example
 from semievold.config.streams import LabelsSettings, StreamSettings
 from semievold.errors import PoisonRecord
 from semievold.intake.isolation import each_to_its_end, innocent_query, may_be_a_records
-from semievold.intake.messages import RecordParser, Retraction, dead_letter
+from semievold.intake.messages import CLIENT_HEADER, MAX_CLIENT_CHARS, RecordParser, Retraction, dead_letter
 from semievold.intake.offsets import OffsetTracker
 from semievold.retry import Health, Pulse, Stopped, until_answered
-from semievold.store.examples import ExampleStore, StoredExample
+from semievold.store.examples import FEEDBACK, ExampleStore, StoredExample
+from semievold.store.feedback import FeedbackStore, Outcome, Said
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import StreamConsumer, StreamProducer, StreamRecord
 
@@ -60,6 +61,9 @@ class LabelsCounters:
     indexed: int = 0
     joined_right: int = 0  # labels of queries that were answered as the label says
     joined_wrong: int = 0
+    feedback: Counter[Outcome] = field(default_factory=Counter)  # clients' answers; none of them in the two above
+    feedback_right: int = 0
+    feedback_wrong: int = 0
     dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
     lag: int = 0  # records not committed, as last measured
     health: Health = field(default_factory=Health)
@@ -81,6 +85,8 @@ class LabelsIntake:
     Args:
         least_holdout: so many different questions are held out, whatever the share says, once `training_first` of them
             can be trained on.
+        feedback: decides on what clients say.
+        feedback_secret: by which trusted feedback is held out; None: it is not trusted.
         equality: which answers mean the same; None: what the parser's task says by itself, without an embedder.
         on_joined: told of every label whose query was answered earlier (accuracy drift).
     """
@@ -96,6 +102,8 @@ class LabelsIntake:
         settings: LabelsSettings,
         topics: StreamSettings,
         *,
+        feedback: FeedbackStore,
+        feedback_secret: str | None = None,
         least_holdout: int = 0,
         training_first: int = 0,
         equality: AnswerEquality | None = None,
@@ -109,6 +117,8 @@ class LabelsIntake:
         self._parser = parser
         self._settings = settings
         self._rule = HoldoutRule(settings.holdout_share, settings.holdout_salt, least_holdout, training_first)
+        self._feedback = feedback
+        self._feedback_secret = feedback_secret
         self._topics = topics
         self._equality = equality or AnswerEquality(parser.task)
         self._on_joined = on_joined
@@ -198,7 +208,13 @@ class LabelsIntake:
 
         async def give_up(record: StreamRecord, poison: PoisonRecord) -> None:
             with suppress(PoisonRecord):
-                await self._withdraw([self._parser.label(record).id])
+                item = self._parser.label(record)
+                if _is_feedback(item):
+                    # What it made is taken back, and nothing that somebody else has said under its id.
+                    withdrawn = lambda: asyncio.to_thread(self._feedback.withdraw, [item.id])  # noqa: E731
+                    await self._remove(await self._answer("store", withdrawn))
+                else:
+                    await self._withdraw([item.id])
             await self._refuse([(record, poison)])
 
         await each_to_its_end(
@@ -211,6 +227,7 @@ class LabelsIntake:
 
     async def _work_together(self, records: Sequence[StreamRecord]) -> None:
         wanted: dict[str, Example | Retraction] = {}
+        said: list[Said] = []
         refused: list[tuple[StreamRecord, PoisonRecord]] = []
         for record in records:
             try:
@@ -218,9 +235,15 @@ class LabelsIntake:
             except PoisonRecord as poison:
                 refused.append((record, poison))
             else:
+                if isinstance(item, Example) and _is_feedback(item):
+                    said.append(Said(item, record.headers.get(CLIENT_HEADER, "")[:MAX_CLIENT_CHARS]))
+                    continue
+                if isinstance(item, Retraction):
+                    said = [each for each in said if each.example.id != item.id]
                 wanted[item.id] = item
         await self._keep([item for item in wanted.values() if isinstance(item, Example)])
         await self._withdraw([item.id for item in wanted.values() if isinstance(item, Retraction)])
+        await self._hear(said)  # last: nothing that came with it is known less
         await self._refuse(refused)
 
     async def _refuse(self, refused: Sequence[tuple[StreamRecord, PoisonRecord]]) -> None:
@@ -240,11 +263,34 @@ class LabelsIntake:
         if not given:
             return
         stored = await self._answer("store", lambda: asyncio.to_thread(self._examples.keep, given, self._rule))
+        await self._remove(await self._answer("store", lambda: asyncio.to_thread(self._feedback.settle, given)))
         changed = [item for item in stored if item.change != "same"]
         self.counters.added += len(changed)
         # Also unchanged ones: an earlier attempt may have stored them and not come to the index.
         await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
         await self._join(changed)
+
+    async def _hear(self, said: Sequence[Said]) -> None:
+        """What clients say: it becomes an example where nobody says otherwise."""
+        if not said:
+            return
+        decided = await self._answer(
+            "store", lambda: asyncio.to_thread(self._feedback.keep, said, self._rule, self._feedback_secret)
+        )
+        self.counters.feedback.update(each.outcome for each in decided)
+        removed = {example_id for each in decided for example_id in each.removed}
+        await self._remove(sorted(removed))
+        stored = [each.stored for each in decided if each.stored is not None and each.stored.example.id not in removed]
+        self.counters.added += sum(item.change != "same" for item in stored)
+        await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
+        compared = await self._compared([each.said.example for each in decided if each.new])
+        self.counters.feedback_right += sum(item.correct for item in compared)
+        self.counters.feedback_wrong += sum(not item.correct for item in compared)
+
+    async def _remove(self, ids: Sequence[str]) -> None:
+        """From the index, what the store has taken back."""
+        if ids:
+            await self._answer("index", lambda: asyncio.to_thread(self._index.delete, ids))
 
     async def _index_examples(self, examples: Sequence[Example]) -> None:
         if not examples:
@@ -277,25 +323,33 @@ class LabelsIntake:
 
     async def _join(self, changed: Sequence[StoredExample]) -> None:
         """Count labels of queries that were answered earlier. A redelivered label is not new, and not counted."""
-        truths = {item.example.id: item.example for item in changed}
-        predictions = await self._answer("store", lambda: asyncio.to_thread(self._pseudo_labels.rows, list(truths)))
-        answers = [p.answer for p in predictions.values()] + [
-            gold for id_ in predictions for gold in truths[id_].answers
-        ]
-        same = await self._answer("embedding", lambda: self._equality.among_async(answers))
-        joined = [
-            Joined(
-                p.id, p.answer, truths[p.id].answer, p.adapter, p.created_at, is_correct(p.answer, truths[p.id], same)
-            )
-            for p in predictions.values()
-        ]
+        joined = await self._compared([item.example for item in changed])
         right = sum(item.correct for item in joined)
         self.counters.joined_right += right
         self.counters.joined_wrong += len(joined) - right
         if joined and self._on_joined is not None:
             self._on_joined(joined)
 
+    async def _compared(self, given: Sequence[Example]) -> list[Joined]:
+        """Those whose query was answered earlier, beside that answer."""
+        truths = {example.id: example for example in given}
+        predictions = await self._answer("store", lambda: asyncio.to_thread(self._pseudo_labels.rows, list(truths)))
+        answers = [p.answer for p in predictions.values()] + [
+            gold for id_ in predictions for gold in truths[id_].answers
+        ]
+        same = await self._answer("embedding", lambda: self._equality.among_async(answers))
+        return [
+            Joined(
+                p.id, p.answer, truths[p.id].answer, p.adapter, p.created_at, is_correct(p.answer, truths[p.id], same)
+            )
+            for p in predictions.values()
+        ]
+
     async def _answer(self, what: str, operation: Callable[[], Awaitable[T]]) -> T:
         return await until_answered(
             what, operation, self._settings.retry, self.counters.health, self._stop, (TransientError,)
         )
+
+
+def _is_feedback(item: Example | Retraction) -> bool:
+    return isinstance(item, Example) and item.source == FEEDBACK

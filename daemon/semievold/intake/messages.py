@@ -47,6 +47,9 @@ _B3 = ("traceid", "spanid", "parentspanid", "sampled", "flags")
 TRACE_HEADERS = frozenset(("traceparent", "tracestate", "b3", *(f"x-b3-{name}" for name in _B3)))
 MAX_TRACE_CHARS = 512
 """What W3C Trace Context asks everybody to pass on of `tracestate`; nothing else of a trace is longer."""
+CLIENT_HEADER = "semievol-client"
+"""Of a label that is feedback: who said it, as the gateway's keyed hash."""
+MAX_CLIENT_CHARS = 64
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
@@ -195,9 +198,9 @@ def query_record(query: Query) -> OutgoingRecord:
     return OutgoingRecord(query.id, _record_bytes(query, query_to_json(query)))
 
 
-def label_record(example: Example) -> OutgoingRecord:
+def label_record(example: Example, headers: Mapping[str, str] = NO_HEADERS) -> OutgoingRecord:
     """A record for the labels topic."""
-    return OutgoingRecord(example.id, _record_bytes(example.query, example_to_json(example)))
+    return OutgoingRecord(example.id, _record_bytes(example.query, example_to_json(example)), headers)
 
 
 def _record_bytes(query: Query, fields: dict[str, Any]) -> bytes:

@@ -62,6 +62,8 @@ class Metrics:
         self.recent_entropy = gauge("pseudo_label_recent_entropy", "Mean entropy of the last 200 pseudo-labels.")
         self.labels_received = counter("labels_received_total", "Label records read from the stream.")
         self.joined = counter("labels_joined_total", "Labels of queries answered earlier.", "correct")
+        self.feedback = counter("feedback_total", "Clients' answers by what became of them.", "outcome")
+        self.feedback_joined = counter("feedback_joined_total", "Clients' answers beside the earlier one.", "correct")
         self.examples = gauge("examples", "Labelled examples.", "split")
         self.pool = gauge("pseudo_labels", "Stored pseudo-labels.")
         self.rounds = gauge("rounds", "Rounds by state.", "state")

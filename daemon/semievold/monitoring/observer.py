@@ -125,6 +125,10 @@ class Observer:
         m.advance(m.labels_received, seen.received)
         m.advance(m.joined, seen.joined_right, "yes")
         m.advance(m.joined, seen.joined_wrong, "no")
+        m.advance(m.feedback_joined, seen.feedback_right, "yes")
+        m.advance(m.feedback_joined, seen.feedback_wrong, "no")
+        for outcome, total in seen.feedback.items():
+            m.advance(m.feedback, total, outcome.value)
         m.advance(m.retries, seen.retries, "labels")
         for reason, total in seen.dead_letters.items():
             m.advance(m.dead_letters, total, "labels", str(reason))

@@ -24,6 +24,10 @@ from semievold.store.tables import example_vectors, examples
 logger = logging.getLogger(__name__)
 
 
+FEEDBACK = "feedback"
+"""The source of what a client said; set by the gateway, never by the client."""
+
+
 class StoredExample(NamedTuple):
     """An example as the store holds it; `change` is what the upsert did to it.
 
@@ -65,33 +69,37 @@ class ExampleStore:
         """
         last = {example.id: (example, holdout) for example, holdout in labelled}
         with self._database.write() as connection:
-            known = self._rows(connection, list(last))
-            return self._write(connection, list(last.values()), known)
+            known = self.rows_in(connection, list(last))
+            return self.write_in(connection, list(last.values()), known)
 
     def keep(self, given: Sequence[Example], rule: HoldoutRule) -> list[StoredExample]:
         """As `upsert`, with the sides of new examples chosen by `rule`, in the same transaction as all others are."""
         last = {example.id: example for example in given}
         with self._database.write() as connection:
-            known = self._rows(connection, list(last))
+            known = self.rows_in(connection, list(last))
             new = [each for each in last.values() if each.id not in known]
-            sides = self._sides(connection, first_to_ask(new), rule)
+            sides = self.sides_in(connection, first_to_ask(new), rule)
             placed = [(each, sides.get(asked_key(each.query), False)) for each in last.values()]
-            return self._write(connection, placed, known)
+            return self.write_in(connection, placed, known)
 
-    def _sides(self, connection: Connection, asked: Mapping[str, str], rule: HoldoutRule) -> dict[str, bool]:
-        """{what is asked: held out?}; where an older version put copies on both sides, they count as held out."""
+    def sides_in(self, connection: Connection, asked: Mapping[str, str], rule: HoldoutRule) -> dict[str, bool]:
+        """{what is asked: held out?}; where an older version put copies on both sides, they count as held out.
+
+        What clients said does not count among what is trained on: it does not decide how many are held out.
+        """
         found: dict[str, bool] = {}
         columns = examples.c["asked", "holdout"]
         for some in chunks(list(asked)):
             statement = sa.select(*columns).where(self._mine(), examples.c.asked.in_(some))
             for row in connection.execute(statement):
                 found[row.asked] = found.get(row.asked, False) or row.holdout
-        counts = self._counted(connection)
-        return rule.sides(asked, found, counts.training_questions, counts.holdout_questions)
+        training = self._counted(connection, examples.c.source.is_distinct_from(FEEDBACK)).training_questions
+        return rule.sides(asked, found, training, self._counted(connection).holdout_questions)
 
-    def _write(
+    def write_in(
         self, connection: Connection, placed: Sequence[tuple[Example, bool]], known: Mapping[str, RowMapping]
     ) -> list[StoredExample]:
+        """As `upsert`, within a transaction; `known`: the rows that the ids have (`rows_in`)."""
         now = self._database.now()
         stored: list[StoredExample] = []
         rows: list[dict[str, Any]] = []
@@ -101,7 +109,7 @@ class ExampleStore:
             if old is not None:
                 row["holdout"] = old["holdout"]
                 if not old["retracted"] and _content(old) == _content(row):
-                    stored.append(_stored(old))
+                    stored.append(stored_of(old))
                     continue
             stored.append(StoredExample(example, row["holdout"], False, "new" if old is None else "changed"))
             rows.append(row)
@@ -111,22 +119,26 @@ class ExampleStore:
 
     def retract(self, ids: Iterable[str]) -> None:
         """Take the examples out of training, holdout and index; unknown ids are a no-op."""
-        values = {"retracted": True, "indexed": False, "updated_at": self._database.now()}
         with self._database.write() as connection:
-            for some in chunks(list(ids)):
-                connection.execute(sa.update(examples).where(self._mine(), examples.c.id.in_(some)).values(values))
-                vectors = sa.delete(example_vectors).where(
-                    example_vectors.c.workload == self.workload, example_vectors.c.example_id.in_(some)
-                )
-                connection.execute(vectors)
+            self.retract_in(connection, list(ids))
+
+    def retract_in(self, connection: Connection, ids: Sequence[str]) -> None:
+        """As `retract`, within a transaction."""
+        values = {"retracted": True, "indexed": False, "updated_at": self._database.now()}
+        for some in chunks(ids):
+            connection.execute(sa.update(examples).where(self._mine(), examples.c.id.in_(some)).values(values))
+            vectors = sa.delete(example_vectors).where(
+                example_vectors.c.workload == self.workload, example_vectors.c.example_id.in_(some)
+            )
+            connection.execute(vectors)
 
     def get(self, example_id: str) -> StoredExample | None:
         """The example, unless it is unknown or retracted."""
         with self._database.read() as connection:
-            row = self._rows(connection, [example_id]).get(example_id)
+            row = self.rows_in(connection, [example_id]).get(example_id)
         if row is None or row["retracted"]:
             return None
-        return _stored(row)
+        return stored_of(row)
 
     def training(self, among: Sequence[str] | None = None) -> list[Example]:
         """The examples that may be trained on and retrieved; those `among` the given ids (of which few), or all."""
@@ -160,7 +172,7 @@ class ExampleStore:
         with self._database.read() as connection:
             return self._counted(connection)
 
-    def _counted(self, connection: Connection) -> ExampleCounts:
+    def _counted(self, connection: Connection, among: sa.ColumnElement[bool] | None = None) -> ExampleCounts:
         def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
             return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
 
@@ -175,7 +187,7 @@ class ExampleStore:
             count(kept & ~held & examples.c.indexed.is_(False)),
             questions(kept & ~held),
             questions(kept & held),
-        ).where(self._mine())
+        ).where(self._mine(), sa.true() if among is None else among)
         return ExampleCounts(*(int(value) for value in connection.execute(statement).one()))
 
     def last_change(self) -> float | None:
@@ -193,7 +205,8 @@ class ExampleStore:
         with self._database.read() as connection:
             return list(_readable(connection.execute(statement).mappings()))
 
-    def _rows(self, connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
+    def rows_in(self, connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
+        """{id: row} of those that are known, retracted ones too."""
         found: dict[str, RowMapping] = {}
         for some in chunks(ids):
             statement = sa.select(examples).where(self._mine(), examples.c.id.in_(some))
@@ -221,7 +234,12 @@ def _content(row: Any) -> tuple[Any, ...]:
     return row["query"], row["answer"], row["source"]
 
 
-def _stored(row: RowMapping) -> StoredExample:
+def stored_of(row: RowMapping) -> StoredExample:
+    """The example of a row, unchanged.
+
+    Raises:
+        DataError: it cannot be read; names the row.
+    """
     return StoredExample(_example(row), row["holdout"], row["indexed"])
 
 

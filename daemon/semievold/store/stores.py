@@ -11,6 +11,7 @@ from semievold.store.adapters import AdapterStore
 from semievold.store.aliases import AliasStore
 from semievold.store.database import Database
 from semievold.store.examples import ExampleStore
+from semievold.store.feedback import FeedbackStore
 from semievold.store.leases import LeaseStore
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.store.requests import RequestStore
@@ -30,6 +31,7 @@ class Stores:
     alias: AliasStore
     requests: RequestStore
     leases: LeaseStore
+    feedback: FeedbackStore
 
     def workloads(self) -> frozenset[str]:
         """All that have examples, pseudo-labels or rounds in this database."""
@@ -55,15 +57,17 @@ def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True) ->
 
 def stores_over(database: Database, workload: str, alias: str) -> Stores:
     """The repositories over a database that is open."""
+    kept = ExampleStore(database, workload)
     return Stores(
         database=database,
-        examples=ExampleStore(database, workload),
+        examples=kept,
         pseudo_labels=PseudoLabelStore(database, workload),
         rounds=RoundStore(database, workload),
         adapters=AdapterStore(database, workload),
         alias=AliasStore(database, workload, alias),
         requests=RequestStore(database, workload),
         leases=LeaseStore(database, workload),
+        feedback=FeedbackStore(database, workload, kept),
     )
 
 

@@ -70,6 +70,19 @@ examples = Table(
     Index("ix_examples_changed", "workload", "updated_at"),
 )
 
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("query_id", String(512), primary_key=True),
+    Column("client", String(64), primary_key=True),  # a keyed hash of who said it
+    Column("asked", String(32), nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("outcome", String(20), nullable=False),  # semievold.store.feedback.Outcome
+    Column("created_at", Float, nullable=False),
+    Index("ix_feedback_asked", "workload", "asked"),
+)
+
 example_vectors = Table(
     "example_vectors",
     metadata,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -46,13 +47,21 @@ def _read_token(file: Path) -> str:
         raise ConfigError(f"{file}: is no token ({problem}); delete the file, and a new one is made") from None
 
 
-def guarded(tokens: Tokens | str, open_paths: frozenset[str], wording: Callable[[str], str] = str) -> Any:
-    """Middleware: the token check, then errors by meaning, in the words that `wording` leaves."""
+def guarded(
+    tokens: Tokens | str,
+    open_paths: frozenset[str],
+    wording: Callable[[str], str] = str,
+    own: Mapping[str, Tokens] = MappingProxyType({}),
+) -> Any:
+    """Middleware: the token check, then errors by meaning, in the words that `wording` leaves.
+
+    own: by path, what alone opens it in place of `tokens`.
+    """
     known = tokens if isinstance(tokens, Tokens) else Tokens({DEFAULT: tokens})
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        holder = known.holder(request)
+        holder = own.get(request.path, known).holder(request)
         if holder is not None:
             request[HOLDER] = holder
         if request.path not in open_paths:

@@ -58,14 +58,18 @@ def test_feedback_joins_the_answer_to_the_captured_query_once(daemon: DaemonProc
         done = feedback(daemon, id=query_id, answer=" RED ")
         assert (done.status_code, done.json()) == (202, {"id": query_id, "answer": "red", "joined": True})
     daemon.wait_until(lambda: explained(daemon, query_id)["truth"] == "red")
-    assert feedback(daemon, id="later", answer="blue", question="blue 1", source="agent").json()["joined"] is False
-    daemon.wait_until(lambda: examples(daemon) == before + 2)
+    daemon.wait_until(lambda: examples(daemon) == before + 1)
+    seen = explained(daemon, query_id)
+    assert seen["truth_source"] == "feedback"
+    assert [(each["answer"], each["outcome"]) for each in seen["feedback"]] == [("red", "used")]
+    daemon.wait_until(lambda: 'feedback_total{outcome="used",workload="tiny"}' in daemon.get("/metrics").text)
 
 
 def test_feedback_that_cannot_be_a_label_is_refused_by_field(daemon: DaemonProcess) -> None:
-    unknown = feedback(daemon, id="nobody", answer="red")
-    assert unknown.status_code == 404
-    assert "question" in unknown.json()["error"]["message"]
+    for more in ({}, {"question": "blue 1"}):
+        unknown = feedback(daemon, id="nobody", answer="red", **more)
+        assert unknown.status_code == 404
+        assert "x-semievol-query-id" in unknown.json()["error"]["message"]
     query_id = daemon.chat("green 2", max_tokens=4).headers["x-semievol-query-id"]
     daemon.wait_until(lambda: explained(daemon, query_id))
     for body, status, says in (
@@ -73,11 +77,13 @@ def test_feedback_that_cannot_be_a_label_is_refused_by_field(daemon: DaemonProce
         ({"id": query_id}, 400, "answer: missing"),
         ({"id": query_id, "answer": ["red"]}, 400, "answer"),
         ({"id": query_id, "answer": "red", "rating": 5}, 400, "rating"),
+        ({"id": query_id, "answer": "red", "source": "operator"}, 400, "source"),
+        ({"id": query_id, "answer": "red", "answers": ["blue"]}, 400, "answers"),
         ({"id": query_id, "answer": "red", "question": "another"}, 409, "id"),
         ({"answer": "red", "question": "x"}, 400, "id: missing"),
-        ({"id": {"a": 1}, "answer": "red", "question": "x"}, 400, "id"),
-        ({"id": "x" * 600, "answer": "red", "question": "x"}, 400, "id"),
-        ({"id": "x", "answer": "red", "messages": []}, 400, "messages"),
+        ({"id": {"a": 1}, "answer": "red", "question": "x"}, 404, "id"),
+        ({"id": "x" * 600, "answer": "red", "question": "x"}, 404, "id"),
+        ({"id": query_id, "answer": "red", "messages": []}, 400, "messages"),
     ):
         refused = feedback(daemon, **body)
         assert refused.status_code == status, refused.text

@@ -1,0 +1,231 @@
+"""What clients said about answers, and the one place where it is decided what becomes of it.
+
+Owns the table `feedback`, and of the examples those whose source is feedback. Invariants: what an operator or the
+labels topic said, or took back, is never changed here; a client has one answer to a question; where two clients differ,
+neither's is used until an operator says what is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, RowMapping
+
+from semievol.examples.split import HoldoutRule, asked_key
+from semievol.types import Example
+from semievold.store.database import Database, chunks
+from semievold.store.examples import FEEDBACK, ExampleStore, StoredExample, stored_of
+from semievold.store.tables import examples, feedback
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome(StrEnum):
+    """What became of a client's word; a closed set, for a metric."""
+
+    USED = "used"  # it is an example
+    CONFIRMED = "confirmed"  # what is known is said again
+    CONTRADICTED = "contradicted"  # an operator, or another client, says something else: kept apart
+    WITHHELD = "withheld"  # the example was taken back, or is held out from clients: kept apart
+    SECOND = "second"  # the client has said something else before: not kept
+
+
+class Said(NamedTuple):
+    """The answer that a client gives to a query, and who it is (a keyed hash; empty: unknown)."""
+
+    example: Example
+    client: str
+
+
+class Kept(NamedTuple):
+    """What became of one `Said`.
+
+    new: it was not known before; a redelivered one is not.
+    stored: the example that was made of it.
+    removed: ids of examples that are none any more.
+    """
+
+    said: Said
+    outcome: Outcome
+    new: bool
+    stored: StoredExample | None = None
+    removed: tuple[str, ...] = ()
+
+
+class FeedbackStore:
+    """The feedback of one workload."""
+
+    def __init__(self, database: Database, workload: str, kept: ExampleStore) -> None:
+        self._database = database
+        self._workload = workload
+        self._examples = kept
+
+    def keep(self, given: Sequence[Said], rule: HoldoutRule, secret: str | None = None) -> list[Kept]:
+        """Decide on each in turn, all in one transaction.
+
+        Args:
+            given: in the order in which they came.
+            rule: who is held out, where feedback may be.
+            secret: of the service: the key by which it is drawn; None: feedback is not trusted, and never held out.
+        """
+        with self._database.write() as connection:
+            return [self._decided(connection, said, rule, secret) for said in given]
+
+    def settle(self, truths: Sequence[Example]) -> list[str]:
+        """Set aside what clients say otherwise than these labels of an operator; the ids that are no examples now."""
+        wanted: dict[str, set[str]] = {}
+        for each in truths:
+            wanted.setdefault(asked_key(each.query), set()).update(each.answers)
+        removed: list[str] = []
+        # Most labels are about what no client spoke of: they do not wait for the lock.
+        told = self._spoken_of(list(wanted))
+        if not told:
+            return removed
+        wanted = {asked: wanted[asked] for asked in told}
+        with self._database.write() as connection:
+            for some in chunks(list(wanted)):
+                statement = sa.select(examples).where(
+                    examples.c.workload == self._workload, examples.c.asked.in_(some), *_CLIENTS
+                )
+                rows = connection.execute(statement).mappings().all()
+                removed += [row["id"] for row in rows if row["answer"] not in wanted[row["asked"]]]
+            self._examples.retract_in(connection, removed)
+            for asked, answers in wanted.items():
+                self._mark(connection, asked, feedback.c.answer.not_in(answers))
+        return removed
+
+    def withdraw(self, ids: Sequence[str]) -> list[str]:
+        """Take back those of the examples that are feedback; their ids."""
+        with self._database.write() as connection:
+            rows = self._examples.rows_in(connection, ids)
+            removed = [key for key, row in rows.items() if row["source"] == FEEDBACK]
+            self._examples.retract_in(connection, removed)
+        return removed
+
+    def of(self, query_id: str) -> list[dict[str, Any]]:
+        """What was said about a query: client, answer, outcome and time (UTC seconds), oldest first."""
+        columns = feedback.c["client", "answer", "outcome", "created_at"]
+        statement = sa.select(*columns).where(self._mine(), feedback.c.query_id == query_id)
+        with self._database.read() as connection:
+            rows = connection.execute(statement.order_by(feedback.c.created_at, feedback.c.client)).mappings()
+            return [dict(row) for row in rows]
+
+    def answer_of(self, client: str, asked: str) -> str | None:
+        """What the client has said to a question (`asked_key`) before."""
+        with self._database.read() as connection:
+            return next((row["answer"] for row in self._said(connection, asked) if row["client"] == client), None)
+
+    # --- the decision -------------------------------------------------------------------------------------------
+
+    def _decided(self, connection: Connection, said: Said, rule: HoldoutRule, secret: str | None) -> Kept:
+        example, asked = said.example, asked_key(said.example.query)
+        before = self._said(connection, asked)
+        own = [row for row in before if row["client"] == said.client]
+        if any(row["answer"] != example.answer for row in own):
+            logger.warning("feedback of client %r on query %r is its second answer: left out", said.client, example.id)
+            return Kept(said, Outcome.SECOND, False)
+        of_id = self._examples.rows_in(connection, [example.id])
+        again = next((row for row in own if row["query_id"] == example.id), None)
+        if again is not None:
+            return Kept(said, Outcome(again["outcome"]), False, _standing(of_id.get(example.id)))
+        outcome, stored, removed = self._placed(connection, said, asked, before, of_id.get(example.id), rule, secret)
+        row = {
+            "workload": self._workload,
+            "query_id": example.id,
+            "client": said.client,
+            "asked": asked,
+            "answer": example.answer,
+            "outcome": outcome.value,
+            "created_at": self._database.now(),
+        }
+        new = self._database.insert_new(connection, feedback, [row], feedback.c.query_id)
+        # One id for two questions: the client has said something to the first.
+        return Kept(said, outcome if new else Outcome.SECOND, bool(new), stored if new else None, removed)
+
+    def _placed(
+        self,
+        connection: Connection,
+        said: Said,
+        asked: str,
+        before: Sequence[RowMapping],
+        known: RowMapping | None,
+        rule: HoldoutRule,
+        secret: str | None,
+    ) -> tuple[Outcome, StoredExample | None, tuple[str, ...]]:
+        example = said.example
+        statement = sa.select(examples).where(
+            examples.c.workload == self._workload, examples.c.asked == asked, examples.c.retracted.is_(False)
+        )
+        rows = connection.execute(statement).mappings().all()
+        if known is not None and known["asked"] != asked:
+            self._tell(said, "the id is an example's that asks something else")
+            return Outcome.WITHHELD, None, ()
+        others = [row for row in rows if example.answer not in (row["answer"], *row["query"].get("answers", ()))]
+        differing = [row for row in before if row["answer"] != example.answer]
+        if any(row["source"] != FEEDBACK for row in others):
+            self._tell(said, f"an operator says {others[0]['answer'][:100]!r}")
+            return Outcome.CONTRADICTED, None, ()
+        if all(row["source"] == FEEDBACK for row in rows) and (others or differing):
+            self._tell(said, f"another client says {(others or differing)[0]['answer'][:100]!r}")
+            removed = tuple(row["id"] for row in rows)
+            self._examples.retract_in(connection, removed)
+            self._mark(connection, asked)
+            return Outcome.CONTRADICTED, None, removed
+        if rows:
+            return Outcome.CONFIRMED, None, ()
+        # Not by the id alone, which a client may choose.
+        place = hashlib.blake2b(asked.encode(), key=(secret or "").encode()[:64], digest_size=16).hexdigest()
+        held_out = self._examples.sides_in(connection, {asked: place}, rule if secret else _NOBODY)[asked]
+        if known is not None or (held_out and not secret):
+            self._tell(said, "the example was taken back" if known is not None else "its question is held out")
+            return Outcome.WITHHELD, None, ()
+        stored = self._examples.write_in(connection, [(example, held_out)], {})
+        return Outcome.USED, stored[0], ()
+
+    def _tell(self, said: Said, why: str) -> None:
+        logger.warning(
+            "feedback of client %r on query %r says %r, and %s: kept apart",
+            said.client,
+            said.example.id,
+            said.example.answer[:100],
+            why,
+        )
+
+    def _spoken_of(self, asked: Sequence[str]) -> set[str]:
+        """Those questions (`asked_key`) about which the state has clients' answers."""
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for some in chunks(asked):
+                for statement in (
+                    sa.select(feedback.c.asked).where(self._mine(), feedback.c.asked.in_(some)),
+                    sa.select(examples.c.asked).where(
+                        examples.c.workload == self._workload, examples.c.asked.in_(some), *_CLIENTS
+                    ),
+                ):
+                    found.update(connection.execute(statement).scalars())
+        return found
+
+    def _said(self, connection: Connection, asked: str) -> Sequence[RowMapping]:
+        statement = sa.select(feedback).where(self._mine(), feedback.c.asked == asked).order_by(feedback.c.created_at)
+        return connection.execute(statement).mappings().all()
+
+    def _mark(self, connection: Connection, asked: str, *which: sa.ColumnElement[bool]) -> None:
+        statement = sa.update(feedback).where(self._mine(), feedback.c.asked == asked, *which)
+        connection.execute(statement.values(outcome=Outcome.CONTRADICTED.value))
+
+    def _mine(self) -> sa.ColumnElement[bool]:
+        return feedback.c.workload == self._workload
+
+
+_CLIENTS = (examples.c.source == FEEDBACK, examples.c.retracted.is_(False))
+_NOBODY = HoldoutRule(0.0)
+
+
+def _standing(row: RowMapping | None) -> StoredExample | None:
+    """The example of a redelivered answer: an earlier attempt may not have come to the index."""
+    return None if row is None or row["retracted"] or row["source"] != FEEDBACK else stored_of(row)

@@ -1,0 +1,133 @@
+"""What becomes of clients' answers where labels are stored, on both databases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from semievol.errors import DataError
+from semievol.examples.split import HoldoutRule
+from semievol.types import Example, Query
+from semievold.intake.messages import CLIENT_HEADER, label_record
+from semievold.store.feedback import Outcome, Said
+from semievold.streams.protocol import OutgoingRecord
+from tests.stream_world import ListIndex, World, run_until
+
+RULE = HoldoutRule(0.2, "holdout")
+
+
+def word(query_id: str, answer: str, source: str | None = "feedback", question: str | None = None) -> Example:
+    return Example(Query(query_id, question or f"is {query_id} even?"), answer, source)
+
+
+def outcomes(world: World, *given: tuple[Example, str], secret: str | None = None) -> list[str]:
+    return [each.outcome.value for each in world.feedback.keep([Said(*each) for each in given], RULE, secret)]
+
+
+async def test_two_clients_that_differ_are_both_set_aside_until_an_operator_decides(new_world: Any) -> None:
+    world: World = new_world()
+    assert outcomes(world, (word("a", "even"), "one")) == ["used"]
+    assert outcomes(world, (word("a", "even"), "one"), (word("a", "odd"), "one")) == ["used", "second"]
+    assert outcomes(world, (word("b", "odd", question="Is A even?"), "two")) == ["contradicted"]
+    assert world.examples.training() == []
+    assert [each["outcome"] for each in world.feedback.of("a")] == ["contradicted"]
+    assert outcomes(world, (word("a", "even"), "three")) == ["contradicted"]
+    world.examples.keep([word("a", "odd", None)], RULE)
+    assert world.feedback.settle([word("a", "odd", None)]) == []
+    assert outcomes(world, (word("a", "odd"), "four"), (word("a", "even"), "five")) == ["confirmed", "contradicted"]
+    found = world.examples.get("a")
+    assert found is not None
+    assert (found.example.answer, found.example.source) == ("odd", None)
+
+
+async def test_what_an_operator_took_back_does_not_come_back_by_feedback(new_world: Any) -> None:
+    world: World = new_world()
+    world.examples.keep([word("a", "even", None)], RULE)
+    world.examples.retract(["a"])
+    assert outcomes(world, (word("a", "even"), "one"), (word("a", "odd"), "two")) == ["withheld", "contradicted"]
+    assert world.examples.get("a") is None
+
+
+async def test_feedback_under_an_operators_id_or_about_what_is_held_out_is_kept_apart(new_world: Any) -> None:
+    world: World = new_world()
+    world.examples.upsert([(word("a", "even", None), False), (word("h", "even", None), True)])
+    assert outcomes(
+        world,
+        (word("a", "odd", question="something else?"), "one"),
+        (word("x", "odd", question="is h even?"), "one"),
+        (word("y", "even", question="is h even?"), "two"),
+    ) == ["withheld", "contradicted", "confirmed"]
+    world.examples.retract(["h"])
+    assert outcomes(world, (word("z", "even", question="IS H even?"), "two")) == [
+        "confirmed" if False else "contradicted"
+    ]
+    assert [each.id for each in world.examples.training()] == ["a"]
+    assert world.examples.holdout() == []
+
+
+async def test_the_side_of_trusted_feedback_is_drawn_by_a_key(new_world: Any) -> None:
+    world: World = new_world()
+    some = [word(f"q{n}", "even") for n in range(100)]
+    assert set(outcomes(world, *((each, "one") for each in some[:50]))) == {"used"}
+    assert world.examples.holdout() == []
+    outcomes(world, *((each, "one") for each in some[50:]), secret="key of the service")
+    held = {each.id for each in world.examples.holdout()}
+    assert 2 <= len(held) <= 25
+    other: World = new_world(workload="other")
+    outcomes(other, *((each, "one") for each in some[50:]), secret="another key")
+    assert {each.id for each in other.examples.holdout()} != held
+
+
+async def test_clients_do_not_decide_how_many_of_the_operators_are_held_out(new_world: Any) -> None:
+    rule = HoldoutRule(0.2, "holdout", least=10, training_first=20)
+    quiet: World = new_world()
+    loud: World = new_world(workload="loud")
+    outcomes(loud, *((word(f"f{n}", "even"), "one") for n in range(200)))
+    sides = []
+    for world in (quiet, loud):
+        kept = world.examples.keep([word(f"o{n}", "even", None) for n in range(25)], rule)
+        sides.append([each.holdout for each in kept])
+    assert sides[0] == sides[1]
+
+
+class Refusing(ListIndex):
+    def upsert(self, examples: Any) -> None:
+        if any(each.source == "feedback" for each in examples):
+            raise DataError("this one cannot be indexed")
+        super().upsert(examples)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_of_one_batch_the_operators_word_counts_whatever_comes_last(new_world: Any, refuses: bool) -> None:
+    world: World = new_world()
+    client = {CLIENT_HEADER: "one"}
+    records = [
+        label_record(word("a", "even", None)),
+        label_record(word("a", "odd"), client),
+        label_record(word("b", "odd"), client),
+        label_record(word("b", "even", None)),
+        label_record(word("c", "odd"), client),
+        OutgoingRecord("c", None),
+        label_record(word("d", "odd"), client),
+    ]
+    await world.producer.publish("semievol.labels", records)
+    index = Refusing() if refuses else ListIndex()
+    role = world.labels_intake(index, holdout_share=0.001)
+    await run_until(role, lambda: world.committed("labels", "semievol.labels") == len(records))
+    kept = {each.id: (each.answer, each.source) for each in world.examples.training()}
+    operators = {"a": ("even", None), "b": ("even", None)}
+    assert kept == operators | ({} if refuses else {"d": ("odd", "feedback")})
+    assert index.ids() == set(kept)
+    assert role.counters.feedback[Outcome.CONTRADICTED] >= 2
+
+
+async def test_an_operators_label_removes_what_clients_say_otherwise_from_the_index(new_world: Any) -> None:
+    world: World = new_world()
+    index = ListIndex()
+    await world.producer.publish("semievol.labels", [label_record(word("a", "odd"), {CLIENT_HEADER: "one"})])
+    await run_until(world.labels_intake(index), lambda: index.ids() == {"a"})
+    await world.producer.publish("semievol.labels", [label_record(word("z", "even", None, "is a even?"))])
+    await run_until(world.labels_intake(index), lambda: world.committed("labels", "semievol.labels") == 2)
+    assert index.ids() == {"z"}
+    assert [each["outcome"] for each in world.feedback.of("a")] == ["contradicted"]
