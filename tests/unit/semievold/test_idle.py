@@ -180,6 +180,21 @@ async def test_a_state_that_does_not_answer_is_not_idle_and_the_watch_goes_on(op
         assert await ends_after(world, reasons) == pytest.approx(WATCH_S, abs=LOOK_S)
 
 
+async def test_silence_of_the_state_begins_the_count_anew(open_world: OpenWorld) -> None:
+    world = open_world()
+    roles = await leading(world)
+    requests = SilentRequests(world.database, "w")
+    requests.silent = False
+    stores = replace(world.stores, requests=requests)
+    roles.idle_watch = IdleWatch(stores, roles.intake, roles.labels, world.here.control, world.here.follower.warm_ended)
+    async with watching(roles) as reasons:
+        await world.passes((QUIET_LOOKS - 1) * LOOK_S)
+        requests.silent = True
+        await world.passes(LOOK_S)
+        requests.silent = False
+        assert await ends_after(world, reasons) == pytest.approx(WATCH_S, abs=LOOK_S)
+
+
 async def test_a_stop_from_elsewhere_ends_the_watch(open_world: OpenWorld) -> None:
     world = open_world()
     roles = await leading(world)
