@@ -343,7 +343,8 @@ def test_no_secret_is_in_logs_configuration_status_or_errors(daemon: DaemonProce
         ("gateway", "/v1/chat/completions", gateway, chat, 200),
         ("gateway", "/v1/chat/completions", gateway, {**chat, "stream": True}, 200),
         ("gateway", "/v1/chat/completions", gateway, {**chat, "model": "x"}, 404),
-        ("gateway", "/v1/completions", gateway, {**chat, "prompt": "x"}, 404),
+        ("gateway", "/v1/completions", gateway, {"model": "tiny", "prompt": "x", "max_tokens": 2}, 200),
+        ("gateway", "/v1/completions", gateway, {**chat, "prompt": "x"}, 400),
         ("gateway", "/v1/embeddings", gateway, {"model": "x", "input": "y"}, 503),
         ("gateway", "/v1/feedback", gateway, {"id": "q", "answer": "red"}, 404),
         ("gateway", "/metrics", gateway, None, 404),
@@ -367,7 +368,7 @@ def test_no_secret_is_in_logs_configuration_status_or_errors(daemon: DaemonProce
 def test_what_the_daemon_writes_is_its_owners_alone(daemon: DaemonProcess) -> None:
     made_here = {daemon.data, daemon.data / "daemon.log"}
     paths = [path for path in daemon.data.rglob("*") if path not in made_here]
-    assert {"state.db", "state.db-wal", "state.db-shm", "endpoints.json", "index"} <= {path.name for path in paths}
+    assert {"state.db", "state.db-wal", "state.db-shm", "endpoints.json"} <= {path.name for path in paths}
     assert [(path, oct(path.stat().st_mode)) for path in paths if path.stat().st_mode & 0o077] == []
 
 
