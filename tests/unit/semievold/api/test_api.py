@@ -123,3 +123,44 @@ async def test_what_there_is_not_is_not_found(open_world: OpenWorld) -> None:
     async with Roles(open_world()).api() as client:
         for path in ("/v1/rounds/3", "/v1/adapters/nothing", "/v1/explain/q1"):
             assert (await client.get(path)).status == 404
+
+
+async def test_what_this_process_holds_is_in_the_status_beside_what_the_state_says(open_world: OpenWorld) -> None:
+    world = open_world()
+    roles = Roles(world)
+    world.here.control.waits_for, world.here.control.waiting_for = "labels", "labels are still arriving"
+    async with roles.api() as client:
+        held = (await (await client.get("/v1/status")).json())["held"]
+    assert held["rounds"] == "labels are still arriving"
+    assert held["control"].startswith("no process leads")
+
+
+async def test_metrics_are_those_of_the_moment(open_world: OpenWorld) -> None:
+    roles = Roles(open_world())
+    async with roles.api() as client:
+        roles.intake.counters.received = 3
+        assert 'semievol_intake_received_total{workload="w"} 3.0' in await (await client.get("/metrics")).text()
+
+
+@pytest.mark.parametrize("body", ["[]", '"warm"', "3", "null", "{"])
+async def test_a_body_that_is_no_object_is_refused(open_world: OpenWorld, body: str) -> None:
+    world = open_world()
+    async with Roles(world).api() as client:
+        answer = await client.post("/v1/rounds", data=body, headers={"Content-Type": "application/json"})
+        assert answer.status == 400
+    assert world.stores.requests.pending() == []
+
+
+RECORDS = {"records": [{"id": "q1", "question": "is 1 even?"}, {"id": "q2"}]}
+
+
+async def test_of_several_records_all_are_published_or_none(open_world: OpenWorld) -> None:
+    roles = Roles(open_world())
+    async with roles.api() as client:
+        answer = await client.post("/v1/queries", json=RECORDS)
+        assert answer.status == 400
+        assert await roles.intake.backlog() == 0
+        answer = await client.post("/v1/queries?skip_invalid=true", json=RECORDS)
+        assert (answer.status, (await answer.json())["published"]) == (202, 1)
+        assert await roles.intake.backlog() == 1
+        assert (await client.post("/v1/queries?skip_invalid=perhaps", json=RECORDS)).status == 400

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from semievol.errors import TransientError
-from semievold.errors import TransientStoreError
+from semievold.errors import LeaseLost, TransientStoreError
 from semievold.round_states import RoundState as S
-from semievold.rounds.lease import ControlLease
+from semievold.rounds.lease import RETRY_S, ControlLease
 from semievold.store.leases import LeaseStore
 from tests.control_world import TTL_S, Brake, OpenWorld, failing
 
@@ -193,3 +195,57 @@ async def test_a_leader_that_cannot_renew_its_lease_stands_by_when_its_time_is_u
     await world.until(lambda: leader.lease.term is None)
     assert world.loop.time() - asked == pytest.approx(TTL_S, abs=0.3)
     assert leader.lease.problem == "the state is away"
+
+
+class SilentOnce(LeaseStore):
+    """Does not answer the first renewal."""
+
+    silent = True
+    renewed = 0
+
+    def renew(self, holder: str, epoch: int, ttl_s: float) -> bool:
+        if self.silent:
+            self.silent = False
+            raise TransientStoreError("the state is away")
+        self.renewed += 1
+        return super().renew(holder, epoch, ttl_s)
+
+
+async def test_a_renewal_that_nobody_answered_is_tried_again_soon_and_the_problem_is_over(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world()
+    leases = SilentOnce(world.database, "w")
+    lease = ControlLease(leases, 30.0, monotonic=world.loop.time)
+    stop = asyncio.Event()
+    task = asyncio.create_task(lease.run(stop))
+    await world.until(lambda: lease.problem)
+    failed = world.loop.time()
+    assert lease.term == 1
+    await world.until(lambda: leases.renewed)
+    assert world.loop.time() - failed == pytest.approx(RETRY_S, abs=0.3)  # not a third of its time
+    assert lease.problem is None
+    stop.set()
+    await task
+    assert lease.term is None
+    assert world.stores.leases.acquire("another", 1.0) == 2
+
+
+async def test_a_lease_behind_a_lock_is_taken_from_who_seems_to_hold_it_and_lasts(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.stores.leases.acquire("dead", 3600.0)
+    lease = ControlLease(world.stores.leases, TTL_S, exclusive=True, monotonic=world.loop.time)
+    stop = asyncio.Event()
+    task = asyncio.create_task(lease.run(stop))
+    await world.until(lambda: lease.term == 2)
+    await world.passes(3 * TTL_S)
+    assert lease.term == 2
+    stop.set()
+    await task
+
+
+async def test_a_write_outside_every_term_is_refused(open_world: OpenWorld) -> None:
+    world = open_world()
+    lease = ControlLease(world.stores.leases, TTL_S, monotonic=world.loop.time)
+    with world.database.write() as connection, pytest.raises(LeaseLost, match="only the leader may write"):
+        lease.check(connection)

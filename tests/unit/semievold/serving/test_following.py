@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 
 from semievol.errors import TransientError
 from semievold.round_states import RoundState as S
-from semievold.serving.following import FOLLOW_S
+from semievold.serving.following import FOLLOW_S, StateFollower
+from semievold.store.aliases import AliasState
 from tests.control_world import ControlWorld, OpenWorld, Process, failing
 
 
@@ -198,3 +200,26 @@ async def test_following_goes_on_when_the_engine_answers_again(
     ]
     stop.set()
     await following
+
+
+class Fixed:
+    """Stands for the store of an alias that says what it said."""
+
+    def __init__(self, state: AliasState) -> None:
+        self._state = state
+
+    def get(self) -> AliasState:
+        return self._state
+
+
+async def test_a_state_that_is_behind_is_not_followed(open_world: OpenWorld) -> None:
+    world = open_world()
+    process, (first, second) = await standby(world, 7, 10)
+    world.here.stores.alias.move(first)
+    world.here.stores.alias.move(second)
+    await process.follower.look()
+    older = replace(process.alias.state, adapter=first, previous=None, generation=1)
+    stores = replace(world.stores, alias=Fixed(older))  # of a replica of the database that lags
+    follower = StateFollower(stores, process.alias, process.fleet, lambda: False)
+    await follower.look()
+    assert (process.alias.adapter, process.alias.state.generation) == (second, 2)
