@@ -129,7 +129,11 @@ class Intake:
             await self._finish()
 
     async def _step(self, stop: asyncio.Event) -> None:
-        """One poll, and the start of one batch where there is room."""
+        """One poll, and the start of one batch where there is room.
+
+        It always suspends: neither a poll for nothing nor what has an answer at hand does, and others want the loop.
+        """
+        await asyncio.sleep(0)
         self.loop_pulse.beat()
         self._raise_failures()
         timeout_s = self._settings.poll_timeout_s
@@ -141,8 +145,9 @@ class Intake:
         await self._housekeep(stop)
         if held:
             await set_within(stop, min(timeout_s, 0.1))
-        elif not room and self._running:
-            await set_within(self._finished, timeout_s)
+        elif not room:
+            # Without a batch there is a transaction under way, which tells nobody when it ends.
+            await set_within(self._finished, timeout_s if self._running else min(timeout_s, 0.1))
 
     def _room(self) -> int:
         """Records that may be read now: by records, for a late one must not hold the places of a whole batch.
