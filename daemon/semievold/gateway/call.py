@@ -26,8 +26,14 @@ COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 RESPONSES = "/v1/responses"
 
-_TOKEN_LIMITS = {CHAT: "max_completion_tokens", COMPLETIONS: "max_tokens", "/v1/responses": "max_output_tokens"}
-_ALL_TOKEN_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_TOKEN_LIMITS = {
+    CHAT: ("max_completion_tokens", "max_tokens"),
+    COMPLETIONS: ("max_tokens",),
+    RESPONSES: ("max_output_tokens",),
+}
+"""How a server takes the limit at each address, first the name that is set; another's name is no limit there."""
+_COMPLETION_TOKENS = 16
+"""What OpenAI and vLLM generate at `/v1/completions` where `max_tokens` is left out; null is all there is room for."""
 
 MAX_MESSAGE_CHARS = 2_000
 
@@ -64,12 +70,12 @@ class Call:
 
     def within(self, max_tokens: int) -> Call:
         """The same call, with the most tokens that the gateway allows where the client left them out."""
-        name = _TOKEN_LIMITS.get(self.path)
-        if self.path == COMPLETIONS and "max_tokens" not in self.body:
-            return self  # vLLM's own default is 16; null means all that there is room for
-        if name is None or any(self.body.get(each) is not None for each in _ALL_TOKEN_LIMITS):
+        names = _TOKEN_LIMITS.get(self.path)
+        if names is None or any(self.body.get(each) is not None for each in names):
             return self
-        return replace(self, body={**self.body, name: max_tokens}, limited=True)
+        if self.path == COMPLETIONS and names[0] not in self.body and max_tokens >= _COMPLETION_TOKENS:
+            return self
+        return replace(self, body={**self.body, names[0]: max_tokens}, limited=True)
 
     @property
     def streamed(self) -> bool:
