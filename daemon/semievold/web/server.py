@@ -10,9 +10,10 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from semievol.errors import ConfigError
 from semievold.config.fronts import ServerConfig
@@ -173,8 +174,16 @@ async def _without_expectation(
     if expected is None or connection is None:
         return await handle(request)
     if expected.strip().lower() != "100-continue":
+        with suppress(web.HTTPExpectationFailed):
+            return await handle(request)
         return error(417, "expectation_failed", "Expect: only 100-continue is known")
     rest = request.headers.copy()
     del rest[hdrs.EXPECT]
-    connection.expects_invitation = True
-    return await handle(request.clone(headers=rest))
+    connection.expects_invitation = request.version >= HttpVersion11  # older clients do not know the word
+    handled = request.clone(headers=rest)
+    try:
+        return await handle(handled)
+    finally:
+        # aiohttp prepares the answer with the request that it knows, and asks it for the signals of its application.
+        if isinstance(request, web.Request) and isinstance(handled, web.Request):
+            request._match_info = handled._match_info

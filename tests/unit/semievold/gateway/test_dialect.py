@@ -314,5 +314,13 @@ async def test_browsers_of_named_origins_may_ask_and_no_others(model: Path) -> N
         async with it.session.get(f"{it.url}/v1/models", headers=headers) as response:
             assert response.headers["Access-Control-Allow-Origin"] == headers["Origin"]
             assert "x-request-id" in response.headers["Access-Control-Expose-Headers"]
+        # curl expects an invitation before every larger body
+        for changed, status in (({}, 200), ({"Authorization": ""}, 401), ({"Expect": "a-miracle"}, 417)):
+            sent = {**headers, "Expect": "100-continue", "x-request-id": "abc", **changed}
+            body = {"model": ALIAS, "messages": SAID, "max_tokens": 2}
+            async with it.session.post(it.url + CHAT, headers=sent, json=body) as response:
+                assert response.status == status
+                assert response.headers["x-request-id"] == "abc"
+                assert response.headers["Access-Control-Allow-Origin"] == headers["Origin"]
     async with gateway(model) as it, it.session.get(f"{it.url}/v1/models", headers=headers) as response:
         assert "Access-Control-Allow-Origin" not in response.headers
