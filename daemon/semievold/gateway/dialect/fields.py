@@ -29,6 +29,7 @@ REFUSED: Mapping[str, str] = {
     "audio": _TEXT_ALONE,
     "background": "answers are given at once, and not kept",
     "best_of": "answers are not ranked; ask for n and choose",
+    "context_management": "nothing is left out of a conversation",
     "conversation": "nothing is kept between requests; send the whole conversation",
     "echo": "the prompt is not repeated",
     "function_call": _NO_TOOLS,
@@ -40,6 +41,7 @@ REFUSED: Mapping[str, str] = {
     "prediction": "answers are not predicted",
     "previous_response_id": "nothing is kept between requests; send the whole conversation",
     "prompt": "prompts are not kept here",
+    "prompt_cache_retention": "what is kept of a prompt is for this process to say",
     "reasoning": "the model is not asked for reasoning of its own",
     "reasoning_effort": "the model is not asked for reasoning of its own",
     "service_tier": "there is one tier, `default`",
@@ -55,6 +57,7 @@ REFUSED: Mapping[str, str] = {
 
 WITHOUT_EFFECT: Mapping[str, Callable[[Any], bool]] = {
     "background": lambda value: value is False,
+    "context_management": lambda value: value == [],
     "echo": lambda value: value is False,
     "function_call": lambda value: value in ("none", "auto"),
     "functions": lambda value: value == [],
@@ -63,6 +66,7 @@ WITHOUT_EFFECT: Mapping[str, Callable[[Any], bool]] = {
     "modalities": lambda value: value == ["text"],
     "parallel_tool_calls": lambda value: isinstance(value, bool),
     "prompt_cache_key": lambda value: isinstance(value, str),
+    "prompt_cache_retention": lambda value: value in ("in_memory", "in-memory", "24h"),
     "reasoning_effort": lambda value: value == "none",
     "safety_identifier": lambda value: isinstance(value, str),
     "service_tier": lambda value: value in ("auto", "default"),
@@ -72,6 +76,7 @@ WITHOUT_EFFECT: Mapping[str, Callable[[Any], bool]] = {
     "tools": lambda value: value == [],
     "truncation": lambda value: value == "disabled",
     "user": lambda value: isinstance(value, str),
+    "verbosity": lambda value: value == "medium",
 }
 """Fields whose values of these forms change nothing in an answer, so that clients may send them."""
 
@@ -144,6 +149,26 @@ class Asked(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+
+    def checked_stream_options(self, *honoured: str) -> Mapping[str, Any]:
+        """`stream_options`, with no members but those honoured and what has no effect.
+
+        Raises:
+            ClientMistake: it has others, or stands without `stream`.
+        """
+        options = self.stream_options
+        if options is None:
+            return {}
+        if not self.stream:
+            raise ClientMistake("stream_options", "this is for requests with stream true")
+        check_known(options, (*honoured, "include_obfuscation"), "stream_options")
+        padded = options.get("include_obfuscation")
+        if not isinstance(padded, (bool, type(None))):
+            raise ClientMistake("stream_options.include_obfuscation", "not true or false")
+        if padded:
+            raise ClientMistake("stream_options.include_obfuscation", "streams are not padded", "unsupported_parameter")
+        return options
 
 
 class Sampled(Asked):
@@ -161,7 +186,6 @@ class Sampled(Asked):
     seed: int | None = Field(default=None, ge=-_LONG, lt=_LONG)
     structured_outputs: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
-    stream_options: dict[str, Any] | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -186,14 +210,7 @@ class Sampled(Asked):
         Raises:
             ClientMistake: it has other members, or stands without `stream`.
         """
-        options = self.stream_options
-        if options is None:
-            return False
-        if not self.stream:
-            raise ClientMistake("stream_options", "this is for requests with stream true")
-        check_known(options, ("include_usage", "include_obfuscation"), "stream_options")
-        if options.get("include_obfuscation"):
-            raise ClientMistake("stream_options.include_obfuscation", "streams are not padded", "unsupported_parameter")
+        options = self.checked_stream_options("include_usage")
         usage = options.get("include_usage")
         if not isinstance(usage, (bool, type(None))):
             raise ClientMistake("stream_options.include_usage", "not true or false")

@@ -2,7 +2,8 @@
 
 Owns roles and the forms of content: `developer` is a system turn; calls of tools in an earlier answer and their results
 become text, as the model here was given no tools. Invariant: what is said is passed on in full or refused by the
-place where it stands; nothing is dropped.
+place where it stands; nothing is dropped. Who said it is told by the role alone: a speaker's `name` is taken and has no
+effect, for the models' templates have no place for it.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def content_text(content: Any, where: str) -> str:
 def _message(turn: Mapping[str, Any], where: str) -> Message:
     role, content = turn.get("role"), turn.get("content")
     left = {name: value for name, value in turn.items() if name not in _SENT_BACK or value not in _EMPTY}
+    if not isinstance(left.pop("name", None), (str, type(None))):
+        raise ClientMistake(f"{where}.name", "not a text")
     if role in ("system", "developer", "user"):
         check_known(left, ("role", "content"), where)
         return Message("user" if role == "user" else "system", content_text(content, f"{where}.content"))

@@ -17,6 +17,7 @@ from semievol.types import Completion, GenerationRequest, Message, Sampling
 from semievold.gateway.dialect.chat import token_fields, usage_of
 from semievold.gateway.dialect.fields import (
     MAX_TOP_LOGPROBS,
+    REFUSED,
     Asked,
     ClientMistake,
     check_known,
@@ -53,7 +54,10 @@ class ResponseDialect:
         self.streamed = bool(asked.stream)
         if asked.include and set(asked.include) != {LOGPROBS}:
             raise ClientMistake("include", f"nothing but {LOGPROBS} can be included", "unsupported_parameter")
-        check_known(asked.text or {}, ("format",), "text")
+        asked.checked_stream_options()
+        check_known(asked.text or {}, ("format", "verbosity"), "text")
+        if (asked.text or {}).get("verbosity") not in (None, "medium"):
+            raise ClientMistake("text.verbosity", REFUSED["verbosity"], "unsupported_parameter")
         self._told = bool(asked.include) or bool(asked.top_logprobs)
         self.requests = [
             GenerationRequest(

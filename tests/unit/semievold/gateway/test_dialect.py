@@ -152,7 +152,10 @@ REFUSALS: list[tuple[dict[str, Any], str | None]] = [
     ({"messages": "hello"}, "messages"),
     ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
     ({"messages": [{"role": "critic", "content": "x"}]}, "messages[0].role"),
-    ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages[0].name"),
+    ({"messages": [{"role": "user", "content": "x", "name": 7}]}, "messages[0].name"),
+    ({"messages": [{"role": "user", "content": "x", "nome": "Ann"}]}, "messages[0].nome"),
+    ({"prompt_cache_retention": "for ever"}, "prompt_cache_retention"),
+    ({"verbosity": "low"}, "verbosity"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         "messages[0].content[0]",
@@ -178,6 +181,8 @@ async def test_what_says_nothing_is_taken(it: Front) -> None:
         metadata={"a": "b"},
         store=False,
         service_tier="auto",
+        prompt_cache_retention="24h",
+        verbosity="medium",
         stop=None,
         logit_bias=None,
         response_format={"type": "text"},
@@ -188,11 +193,11 @@ async def test_what_says_nothing_is_taken(it: Front) -> None:
 async def test_turns_in_every_form_that_clients_write(it: Front) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     turns = [
-        {"role": "developer", "content": "be brief"},
+        {"role": "developer", "content": "be brief", "name": "house"},
         {"role": "user", "content": [{"type": "text", "text": "what"}, {"type": "text", "text": "now"}]},
-        {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None, "audio": None},
-        {"role": "tool", "tool_call_id": "c1", "content": "7"},
-        {"role": "user", "content": "and?"},
+        {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None, "audio": None, "name": "helper"},
+        {"role": "tool", "tool_call_id": "c1", "content": "7", "name": "f"},
+        {"role": "user", "content": "and?", "name": "Ann"},
         {"role": "assistant", "content": None},
         {"role": "user", "content": "go on"},
     ]
