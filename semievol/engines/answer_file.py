@@ -99,6 +99,7 @@ class AnswerFile:
             del asked["prompt"]
         if request.temperature == 0:  # greedy answers do not depend on the seed
             asked["seed"] = 0
-        del asked["turn"], asked["time_s"]  # who asks, and how patiently, makes no other answer
+        # Who asks, and how patiently, makes no other answer; the tokens are those of the messages.
+        del asked["turn"], asked["time_s"], asked["prompt_ids"]
         text = f"{self._engine}\n{json.dumps(asked, sort_keys=True)}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,21 @@ def test_an_answer_is_found_by_the_next_process(tmp_path: Path) -> None:
     first.add(ASKED, "v1", ANSWER)
     assert AnswerFile(path, ENGINE).get(ASKED, "v1") == ANSWER  # while the first is still open
     assert first.get(ASKED, "v1") == ANSWER
+
+
+def test_an_answer_that_an_earlier_version_wrote_down_still_counts(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    AnswerFile(path, ENGINE).add(ASKED, "v1", ANSWER)
+    line = json.loads(path.read_text())
+    path.write_text(json.dumps({**line, "key": "2d08370c954519c1fd8065f2ff239468"}) + "\n")  # as of 2026-11-29
+    assert AnswerFile(path, ENGINE).get(ASKED, "v1") == ANSWER
+
+
+@pytest.mark.parametrize("other", [{"prompt_ids": (1, 2)}, {"turn": "a"}, {"time_s": 1.0}, {"interactive": True}])
+def test_who_asks_and_how_makes_no_other_answer(tmp_path: Path, other: dict[str, Any]) -> None:
+    file = AnswerFile(tmp_path / "answers.jsonl", ENGINE)
+    file.add(ASKED, "v1", ANSWER)
+    assert file.get(replace(ASKED, **other), "v1") == ANSWER
 
 
 @pytest.mark.parametrize(
