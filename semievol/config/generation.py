@@ -7,7 +7,7 @@ Invariant: no imports beyond pydantic, so that reading a configuration loads no 
 from __future__ import annotations
 
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -94,7 +94,7 @@ def checked_address(value: str, key: str) -> str:
     Raises:
         ValueError: it is none, or holds a password.
     """
-    parts = urlsplit(value)
+    parts = _parts(value, f"{key}: ")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
         raise ValueError(f"{key}: {value!r} is not an address like http://host:8000 (no path, no /v1)")
     if parts.username or parts.password:
@@ -108,12 +108,23 @@ def checked_url(value: str) -> str:
     Raises:
         ValueError: it is none, or holds a password.
     """
-    parts = urlsplit(value)
+    parts = _parts(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise ValueError(f"{value!r} is not a URL like https://api.openai.com/v1")
     if parts.username or parts.password:
         raise ValueError("a URL must hold no password; set api_key by environment")
     return value.rstrip("/")
+
+
+def _parts(value: str, named: str = "") -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        port = parts.port  # is read only when it is asked for
+    except ValueError as error:
+        raise ValueError(f"{named}an address cannot be read ({error}); write one like http://host:8000") from None
+    if port == 0:
+        raise ValueError(f"{named}nothing listens on port 0; give one from 1 to 65535")
+    return parts
 
 
 def checked_token(value: str | None) -> str | None:

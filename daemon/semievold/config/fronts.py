@@ -9,7 +9,7 @@ import re
 
 from pydantic import Field, field_validator, model_validator
 
-from semievol.config.generation import checked_key, checked_token
+from semievol.config.generation import checked_key, checked_token, checked_url
 from semievol.config.method import Section
 
 _TOKEN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -207,4 +207,4 @@ class GatewayConfig(ServerConfig):
             raise ValueError("give an address that starts with http:// or https://")
         if "@" in value:
             raise ValueError("an address must hold no password; set gateway.embeddings_token by environment")
-        return value.rstrip("/").removesuffix("/v1")
+        return checked_url(value).removesuffix("/v1")

@@ -97,8 +97,11 @@ class KafkaSettings(Section):
     @classmethod
     def _host_and_port(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
         for server in servers:
-            if not server.rpartition(":")[0] or not server.rpartition(":")[2].isdecimal():
-                raise ValueError(f"{server!r} is not host:port; write for example kafka.example.com:9092")
+            host, _, port = server.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port[:6]) < 65536:
+                raise ValueError(
+                    f"{server!r} is not host:port with a port from 1 to 65535; write for example kafka.example.com:9092"
+                )
         return servers
 
     @model_validator(mode="after")

@@ -315,6 +315,8 @@ def checked_url(url: str) -> URL:
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise ConfigError(f"store.url: {backend} is not supported; use sqlite:////path.db or postgresql+psycopg://...")
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise ConfigError(f"store.url: there is no port {parsed.port}; give one from 1 to 65535")
     if backend == "postgresql" and parsed.get_driver_name() != "psycopg":
         raise ConfigError("store.url: the driver is psycopg; write postgresql+psycopg://user@host/database")
     if backend == "postgresql" and importlib.util.find_spec("psycopg") is None:

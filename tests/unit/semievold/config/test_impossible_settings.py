@@ -11,6 +11,7 @@ from semievold.config.daemon import DaemonConfig
 REPLICAS = {"kind": "vllm", "replicas": ["http://h:1"]}
 LAUNCH = {"kind": "vllm", "launch": True}
 KAFKA = {"kind": "kafka", "kafka": {"bootstrap_servers": "h:9092"}}
+NO_PORTS = ("99999", "0", "x")
 
 IMPOSSIBLE: tuple[tuple[dict[str, Any], str], ...] = (
     ({"model": {"name": "m", "dtype": "float16", "device": "cpu"}}, "float16 is not for a CPU"),
@@ -30,6 +31,21 @@ IMPOSSIBLE: tuple[tuple[dict[str, Any], str], ...] = (
     ({"embedding": {"kind": "openai"}}, "base_url: missing"),
     ({"embedding": {"kind": "openai", "base_url": "api.example.com"}}, "is not a URL"),
     ({"index": {"url": "qdrant:6333"}}, "is not a URL"),
+    *(({"index": {"url": f"http://qdrant:{port}"}}, "index.url") for port in NO_PORTS),
+    *(
+        ({"embedding": {"kind": "openai", "base_url": f"http://e:{port}/v1"}}, "embedding.base_url")
+        for port in NO_PORTS
+    ),
+    *(({"gateway": {"embeddings_url": f"http://e:{port}"}}, "gateway.embeddings_url") for port in NO_PORTS),
+    *(({"generation": {"kind": "vllm", "dns": f"http://h:{port}"}}, "generation.dns: ") for port in NO_PORTS),
+    *(
+        ({"generation": {"kind": "vllm", "replicas": [f"http://h:{port}"]}}, "generation.replicas: ")
+        for port in NO_PORTS
+    ),
+    *(
+        ({"stream": {"kind": "kafka", "kafka": {"bootstrap_servers": f"h:{port}"}}}, "a port from 1 to 65535")
+        for port in NO_PORTS
+    ),
     ({"seed": 2**64}, "seed"),
     ({"workload": {"name": "w", "alias": "two words"}}, "workload.alias"),
     ({"workload": {"name": "w", "alias": ""}}, "workload.alias"),
