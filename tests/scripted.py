@@ -99,8 +99,10 @@ class ScriptedGenerator(Generator):
 class ListIndex:
     """Every example is a neighbour of every question, in the order of insertion, ever less similar."""
 
-    def __init__(self, examples: Sequence[Example] = ()) -> None:
+    def __init__(self, examples: Sequence[Example] = (), refuses: str | None = None) -> None:
+        """`refuses`: the question that its embedder does not take."""
         self.examples = {example.id: example for example in examples}
+        self.refuses = refuses
         self.asked: list[tuple[tuple[str, ...], int]] = []
 
     def upsert(self, examples: Sequence[Example]) -> None:
@@ -112,6 +114,8 @@ class ListIndex:
 
     def neighbours(self, questions: Sequence[str], k: int) -> list[list[Neighbour]]:
         self.asked.append((tuple(questions), k))
+        if self.refuses in questions:
+            raise DataError("embedding: refuses a text")
         nearest = [Neighbour(each, 0.9 - 0.1 * rank) for rank, each in enumerate(self.examples.values())]
         return [nearest[:k] for _ in questions]
 

@@ -15,7 +15,7 @@ import httpx
 
 from semievol.errors import DataError
 from semievol.http.answer import Answer
-from semievol.http.errors import ServerDownError, TimedOutError, UnsendableError
+from semievol.http.errors import ServerDownError, TimedOutError, UnreachedError, UnsendableError
 from semievol.http.server_address import ServerAddress
 
 # vLLM closes a connection that was quiet for 5 s; a request on one that is being closed would look like a dead server.
@@ -114,6 +114,8 @@ def _translated(server: ServerAddress, timeout_s: float) -> Iterator[None]:
         raise UnsendableError(f"{server.name}: {server.base_url} is no address ({error})") from None
     except httpx.PoolTimeout as error:
         raise TimedOutError(f"{server.name}: no free connection within {timeout_s:.0f} s") from error
+    except httpx.ConnectTimeout as error:
+        raise UnreachedError(f"{server.name}: no connection within {timeout_s:.0f} s") from error
     except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
         raise TimedOutError(f"{server.name}: no answer within {timeout_s:.0f} s") from error
     except httpx.LocalProtocolError as error:

@@ -28,6 +28,10 @@ class ServerDownError(BusyError):
     """The server refuses connections, breaks them, or fails by itself (5xx): another one may answer."""
 
 
+class UnreachedError(ServerDownError):
+    """It did not take the connection in time: its queue may be full, or nothing is there."""
+
+
 class TimedOutError(BusyError):
     """The server took the request, or had no place for it, and the time is up: it may be slow or dead."""
 

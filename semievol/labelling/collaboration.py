@@ -17,7 +17,7 @@ from semievol.config.method import Configuration, LabellingConfig
 from semievol.engines.shared_calls import Gathered, SharedCalls, worked_off
 from semievol.errors import ConfigError, DataError
 from semievol.labelling import confidence
-from semievol.labelling.propagation import arrange, retrieve
+from semievol.labelling.propagation import arrange, retrieve_each
 from semievol.labelling.shortening import Shown, asked
 from semievol.protocols import ExampleIndex, Generator
 from semievol.seeds import derive
@@ -110,8 +110,10 @@ class CollaborativeLabeller:
         """
         finished: list[PseudoLabel | Unlabelled | None] = [None] * len(queries)
 
-        async def one(place: int, neighbours: list[Neighbour]) -> None:
+        async def one(place: int, neighbours: list[Neighbour] | DataError) -> None:
             try:
+                if isinstance(neighbours, DataError):
+                    raise neighbours
                 outcome = await self._label_one(queries[place], neighbours, adapter)
             except DataError as error:
                 outcome = Unlabelled(queries[place], str(error))
@@ -121,7 +123,7 @@ class CollaborativeLabeller:
 
         async def start(places: Sequence[int]) -> list[Coroutine[Any, Any, None]]:
             own = [queries[place] for place in places]
-            found = await asyncio.to_thread(retrieve, self._index, own, self._most_neighbours)
+            found = await asyncio.to_thread(retrieve_each, self._index, own, self._most_neighbours)
             return [one(place, neighbours) for place, neighbours in zip(places, found, strict=True)]
 
         await worked_off(range(len(queries)), self._config.batch_size, start)

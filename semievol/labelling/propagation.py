@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from semievol.config.method import Configuration, TrainingConfig
-from semievol.errors import ConfigError
+from semievol.errors import ConfigError, DataError
 from semievol.examples.split import asked_key, in_share
 from semievol.protocols import ExampleIndex
 from semievol.seeds import derive
@@ -28,6 +28,7 @@ def retrieve(index: ExampleIndex | None, queries: Sequence[Query], k: int) -> li
 
     Raises:
         ConfigError: k > 0 and there is no index.
+        DataError: the index refuses one of the questions.
     """
     if k == 0:
         return [[] for _ in queries]
@@ -39,6 +40,17 @@ def retrieve(index: ExampleIndex | None, queries: Sequence[Query], k: int) -> li
         [neighbour for neighbour in row if neighbour.example.id != query.id][:k]
         for query, row in zip(queries, found, strict=True)
     ]
+
+
+def retrieve_each(index: ExampleIndex | None, queries: Sequence[Query], k: int) -> list[list[Neighbour] | DataError]:
+    """As `retrieve`; a query whose question the index refuses has the refusal in place of its neighbours."""
+    try:
+        return [*retrieve(index, queries, k)]
+    except DataError as refusal:
+        if len(queries) == 1:
+            return [refusal]
+    half = len(queries) // 2
+    return retrieve_each(index, queries[:half], k) + retrieve_each(index, queries[half:], k)
 
 
 def arrange(neighbours: Sequence[Neighbour], configuration: Configuration, query: Query, seed: int) -> list[Example]:
@@ -132,8 +144,9 @@ def _open_book_copies(
     form = Configuration(name="training", temperature=0.0, neighbours=config.neighbours_in_prompt)
     salt = str(derive(seed, "open-book"))
     drawn = [(query, row) for query, row in learned if in_share(query.id, config.open_book_share, salt)]
-    found = retrieve(index, [query for query, _ in drawn], config.neighbours_in_prompt)
+    found = retrieve_each(index, [query for query, _ in drawn], config.neighbours_in_prompt)
     return [
         replace(row, id=f"{row.id}@neighbours", messages=task.prompt(query, arrange(shown, form, query, seed)))
         for (query, row), shown in zip(drawn, found, strict=True)
+        if not isinstance(shown, DataError)  # it is learned without
     ]

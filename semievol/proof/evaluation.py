@@ -17,15 +17,15 @@ from typing import Any
 
 from semievol.config.method import Configuration
 from semievol.engines.shared_calls import SharedCalls, worked_off
-from semievol.errors import LateError
+from semievol.errors import DataError, LateError
 from semievol.labelling.confidence import entropy, mean_entropy
-from semievol.labelling.propagation import arrange, retrieve
+from semievol.labelling.propagation import arrange, retrieve_each
 from semievol.labelling.shortening import Shown, asked
 from semievol.protocols import ExampleIndex, Generator, Progress, completions
 from semievol.seeds import derive
 from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.tasks.task import Task
-from semievol.types import Completion, Example, GenerationRequest, Late, Outcome, PseudoLabel, Refused, Reply
+from semievol.types import Completion, Example, GenerationRequest, Late, Neighbour, Outcome, PseudoLabel, Refused, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ async def evaluate(
     calls = SharedCalls(generator)
     replies: dict[int, Reply] = {}
 
-    async def one(place: int, shown: Sequence[Example]) -> None:
+    async def one(place: int, neighbours: list[Neighbour] | DataError) -> None:
         query = examples[place].query
 
         def make(shown: Sequence[Example]) -> GenerationRequest:
@@ -89,16 +89,19 @@ async def evaluate(
                 seed=derive(seed, "evaluate", query.id),
             )
 
-        (found,) = await asked([Shown(tuple(shown), make)], calls.ask)
-        replies[place] = found.reply
+        if isinstance(neighbours, DataError):
+            replies[place] = Refused(str(neighbours))
+        else:
+            shown = arrange(neighbours, form, query, seed)
+            (found,) = await asked([Shown(tuple(shown), make)], calls.ask)
+            replies[place] = found.reply
         if progress is not None:
             progress(1)
 
     async def start(places: Sequence[int]) -> list[Coroutine[Any, Any, None]]:
         queries = [examples[place].query for place in places]
-        found = await asyncio.to_thread(retrieve, index, queries, neighbours)
-        shown = [arrange(row, form, query, seed) for query, row in zip(queries, found, strict=True)]
-        return [one(place, each) for place, each in zip(places, shown, strict=True)]
+        found = await asyncio.to_thread(retrieve_each, index, queries, neighbours)
+        return [one(place, row) for place, row in zip(places, found, strict=True)]
 
     await worked_off(range(len(examples)), CHUNK, start)
     left_out = _left_out(examples, replies)

@@ -7,16 +7,20 @@ Invariant: every cluster is named by one of its own answers, so that whoever cou
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from semievol.errors import ConfigError
+from semievol.errors import ConfigError, DataError
 from semievol.protocols import Embedder
 from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Example
+
+logger = logging.getLogger(__name__)
 
 Same = Callable[[str, str], bool]
 """Whether two canonical answers mean the same: symmetric, but not always transitive."""
@@ -42,17 +46,21 @@ class AnswerEquality:
     def among(self, answers: Iterable[str | None]) -> Same:
         """The relation between any two of `answers`. Blocking where it embeds; then nothing else may be compared.
 
+        An answer that the embedder refuses, too long for it, is the same as itself alone.
+
         Raises:
             TransientError: the embedder did not answer.
         """
         if self._embedder is None:
             return self._task.same
         texts = list(dict.fromkeys(answer for answer in answers if answer is not None))
-        vectors = dict(zip(texts, self._embedder.embed(texts), strict=True))
+        vectors = _vectors(self._embedder, texts)
         threshold = self._task.config.similarity
 
         def same(one: str, other: str) -> bool:
-            return one == other or float(np.vecdot(vectors[one], vectors[other])) >= threshold
+            if one == other or one not in vectors or other not in vectors:
+                return one == other
+            return float(np.vecdot(vectors[one], vectors[other])) >= threshold
 
         return same
 
@@ -61,6 +69,18 @@ class AnswerEquality:
         if self._embedder is None:
             return self._task.same
         return await asyncio.to_thread(self.among, list(answers))
+
+
+def _vectors(embedder: Embedder, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """Of all texts that the embedder takes; each of the others is told in the log."""
+    try:
+        return dict(zip(texts, embedder.embed(texts), strict=True))
+    except DataError as refusal:
+        if len(texts) == 1:
+            logger.warning("an answer is compared by its spelling alone: %s", refusal)
+            return {}
+    half = len(texts) // 2
+    return _vectors(embedder, texts[:half]) | _vectors(embedder, texts[half:])
 
 
 def clustered(candidates: Sequence[CandidateAnswer], same: Same) -> tuple[CandidateAnswer, ...]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from semievol.backoff import Backoff
-from semievol.errors import ConfigError, TransientError
+from semievol.errors import ConfigError, DataError, TransientError
 from semievol.examples.embedding.unit import unit_rows
-from semievol.http.errors import OddAnswerError, OverloadedError, RefusedError, TimedOutError
+from semievol.http.errors import OddAnswerError, OverloadedError, RefusedError, TimedOutError, UnreachedError
 from semievol.http.server_address import ServerAddress
 from semievol.protocols import Vectors
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 30.0
 _PATIENCE_S = 20.0
 _BUSY = Backoff(0.25, 5.0)
-_TOO_MUCH = (TimedOutError, OverloadedError)
+_TOO_MUCH = (TimedOutError, UnreachedError, OverloadedError)
+_TEXTS_FAULT = (400, 413, 422)
+"""These may be about the texts: one too long, or too many at a time. They may be about the model, too."""
+_SPENT = (402, 429)
+_INNOCENT = "dimensions"
 
 
 class OpenAIEmbedder:
@@ -35,7 +39,7 @@ class OpenAIEmbedder:
 
     Raises:
         ConfigError: the endpoint refuses the model or the key.
-        TransientError: the endpoint does not answer.
+        TransientError: the endpoint does not answer, or what is paid for is spent.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class OpenAIEmbedder:
         self._model = model
         self._batch_size = self._at_once = batch_size
         self._name = f"openai:{model}@{self._url}"
-        self._dimensions = int(self._request(["dimensions"]).shape[1])
+        self._dimensions = int(self._settled([_INNOCENT]).shape[1])
 
     @property
     def name(self) -> str:
@@ -67,12 +71,18 @@ class OpenAIEmbedder:
         return self._dimensions
 
     def embed(self, texts: Sequence[str]) -> Vectors:
+        """One row per text.
+
+        Raises:
+            DataError: the endpoint refuses one of the texts; its place is named, counted from 1.
+            ConfigError, TransientError: see above.
+        """
         if not texts:
             return np.zeros((0, self._dimensions), dtype=np.float32)
         parts: list[Vectors] = []
         rest = list(texts)
         while rest:
-            parts.append(self._next(rest))
+            parts.append(self._next(rest, len(texts)))
             rest = rest[len(parts[-1]) :]
         vectors = np.concatenate(parts)
         if vectors.shape[1] != self._dimensions:
@@ -82,22 +92,52 @@ class OpenAIEmbedder:
             )
         return vectors
 
-    def _next(self, rest: list[str]) -> Vectors:
+    def _next(self, rest: list[str], given: int) -> Vectors:
         """The vectors of the first texts: as many as the endpoint manages at a time, and asked again while it is busy.
 
-        Half as many after it was late or had too much to do, one more after each answer.
+        Half as many after it was late, had too much to do or refused them together, one more after each answer.
         """
 
         def asked() -> Vectors:
-            try:
-                vectors = self._request(rest[: self._at_once])
-            except _TOO_MUCH:
-                self._at_once = max(1, self._at_once // 2)
-                raise
-            self._at_once = min(self._batch_size, self._at_once + 1)
-            return vectors
+            while True:
+                some = rest[: self._at_once]
+                try:
+                    vectors = self._request(some)
+                except _TOO_MUCH:
+                    self._at_once = max(1, self._at_once // 2)
+                    raise
+                except RefusedError as refused:
+                    if refused.status not in _TEXTS_FAULT:
+                        raise self._settings_fault(refused) from refused
+                    if len(some) == 1:
+                        raise self._fault(refused, some[0], given - len(rest) + 1, given) from refused
+                    self._at_once = max(1, len(some) // 2)
+                else:
+                    self._at_once = min(self._batch_size, self._at_once + 1)
+                    return vectors
 
         return _BUSY.call_blocking(asked, retry_on=_TOO_MUCH, patience_s=_PATIENCE_S)
+
+    def _fault(self, refused: RefusedError, text: str, place: int, given: int) -> DataError:
+        """The text's, where an innocent one is not refused."""
+        self._settled([_INNOCENT])
+        return DataError(
+            f"embedding: {self._url} refuses text {place} of {given}, {len(text)} characters, with HTTP "
+            f"{refused.status}: {refused.message}; shorten it, or let the endpoint cut texts (embedding.base_url)"
+        )
+
+    def _settings_fault(self, refused: RefusedError) -> ConfigError | TransientError:
+        said = f"{self._url} answered HTTP {refused.status}: {refused.message}"
+        if refused.status in _SPENT:  # no setting's fault: it goes on when somebody has paid
+            return TransientError(f"embedding: the quota is spent: {said}")
+        return ConfigError(f"embedding: {said}")
+
+    def _settled(self, texts: list[str]) -> Vectors:
+        """The vectors of texts that nothing is wrong with: a refusal is the settings' fault."""
+        try:
+            return self._request(texts)
+        except RefusedError as refused:
+            raise self._settings_fault(refused) from refused
 
     def _request(self, texts: list[str]) -> Vectors:
         content = {"model": self._model, "input": texts}
@@ -105,8 +145,6 @@ class OpenAIEmbedder:
             answer = self._http.ask(self._server, "POST", "/embeddings", timeout_s=_TIMEOUT_S, json=content)
             rows = sorted(answer.object("data")["data"], key=lambda row: row["index"])
             vectors = np.asarray([row["embedding"] for row in rows], dtype=np.float32)
-        except RefusedError as refused:
-            raise ConfigError(f"embedding: {self._url} answered HTTP {refused.status}: {refused.message}") from refused
         except (OddAnswerError, ValueError, OverflowError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"embedding.base_url: {self._url} does not speak the OpenAI embeddings API ({error!r})"

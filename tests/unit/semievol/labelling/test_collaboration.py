@@ -497,3 +497,12 @@ async def test_candidates_are_judged_in_the_words_of_the_first_configuration() -
     await labeller(generator, LabellingConfig(configurations=(first, SAMPLED))).label([QUERY], None)
     (asked,) = generator.calls[1]
     assert [message.content.split("\n")[0] for message in asked.messages] == ["Well, which one?"]
+
+
+async def test_a_question_that_the_embedder_refuses_costs_no_other_its_label() -> None:
+    index = ListIndex(list(INDEX.examples.values()), refuses="too long")
+    queries = [Query(str(n), text) for n, text in enumerate(["x", "y", "too long", "z"])]
+    generator = ScriptedGenerator(script("a", ["a", "a", "a"]))
+    labels = await CollaborativeLabeller(generator, index, TASK, BOTH, 7).label(queries, None)
+    assert labels[2] == Unlabelled(queries[2], "embedding: refuses a text")
+    assert [each.answer for each in labels if isinstance(each, PseudoLabel)] == ["a"] * 3

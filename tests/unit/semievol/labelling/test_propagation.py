@@ -150,3 +150,11 @@ def test_only_the_configured_share_has_an_open_book_copy() -> None:
 def test_open_book_copies_need_an_index() -> None:
     with pytest.raises(ConfigError, match="needs an example index"):
         training_rows(EXAMPLES, [], TASK, TrainingConfig(neighbours_in_prompt=2), 0)
+
+
+def test_a_row_whose_question_the_embedder_refuses_is_trained_on_without_neighbours() -> None:
+    config = TrainingConfig(neighbours_in_prompt=2, open_book_share=1.0)
+    index = ListIndex(EXAMPLES, refuses="question 3")
+    rows = training_rows(EXAMPLES, [], TASK, config, 0, index=index)
+    ids = {row.id for row in rows}
+    assert ids == {f"e{n}" for n in range(5)} | {f"e{n}@neighbours" for n in (0, 1, 2, 4)}

@@ -140,3 +140,11 @@ async def test_where_one_is_late_it_is_left_out_and_where_many_are_the_evaluatio
     assert (len(found.outcomes), found.left_out) == (39, {"e0": "no answer within 6 s"})
     with pytest.raises(LateError, match="3 of 40 examples were not answered in time"):
         await evaluate(failing(LateError("no answer within 6 s"), 0, 1, 2), TASK, numbered(40), None)
+
+
+async def test_an_example_whose_question_the_embedder_refuses_is_left_out() -> None:
+    asked = [*examples(3), Example(Query("long", "too long"), "a")]
+    index = ListIndex(examples(4), refuses="too long")
+    result = await evaluate(ScriptedGenerator(says), TASK, asked, None, index=index, neighbours=2)
+    assert [outcome.id for outcome in result.outcomes] == ["0", "1", "2"]
+    assert result.left_out == {"long": "embedding: refuses a text"}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semievol.config.method import TaskConfig
-from semievol.errors import ConfigError
+from semievol.errors import ConfigError, DataError
 from semievol.protocols import Vectors
 from semievol.tasks.equality import AnswerEquality, clustered, is_correct
 from semievol.tasks.task import Task
@@ -130,3 +130,18 @@ def test_any_of_the_true_answers_is_right_and_what_did_not_parse_is_wrong() -> N
     assert is_correct("Three touchdowns!", example, SHORT.same)
     assert not is_correct("four", example, SHORT.same)
     assert not is_correct(None, example, SHORT.same)
+
+
+def test_an_answer_that_the_embedder_refuses_is_the_same_as_itself_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Short(Directions):
+        def embed(self, texts: Sequence[str]) -> Vectors:
+            if any(len(text) > 9 for text in texts):
+                raise DataError("embedding: refuses a text")
+            return super().embed(texts)
+
+    same = AnswerEquality(FREE, Short()).among(["0", "1", "90", "1 and much more", "2"])
+    assert same("0", "1")
+    assert not same("0", "90")
+    assert same("1 and much more", "1 and much more")
+    assert not same("1 and much more", "1")
+    assert "compared by its spelling alone: embedding: refuses a text" in caplog.text

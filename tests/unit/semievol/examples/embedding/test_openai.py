@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from semievol import backoff
 from semievol.config.method import EmbeddingConfig
-from semievol.errors import ConfigError, TransientError
+from semievol.errors import ConfigError, DataError, TransientError
 from semievol.examples.embedding import remembered
 from semievol.examples.embedding.openai import OpenAIEmbedder
 from semievol.http.client import BlockingHttpClient
@@ -120,3 +120,63 @@ def test_vectors_that_came_before_an_endpoint_left_are_not_asked_for_again(monke
         vectors.embed(["a", "b", "c", "d"])
     assert vectors.embed(["a", "b", "c", "d"]).shape == (4, 2)
     assert asked == ["dimensions", "a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_text_that_an_endpoint_refuses_is_named_and_the_others_are_not(status: int) -> None:
+    asked: list[list[str]] = []
+
+    def answer(texts: list[str]) -> httpx.Response:
+        asked.append(texts)
+        if any(len(text) > 500 for text in texts):
+            return httpx.Response(status, text="512 tokens at most")
+        return embeddings([[1.0, 0.0]] * len(texts))
+
+    embedder = endpoint(answer)
+    message = rf"text 4 of 5, 8000 characters, with HTTP {status}: 512 tokens at most"
+    with pytest.raises(DataError, match=message):
+        embedder.embed(["a", "b", "c", "long" * 2000, "e"])
+    assert asked[-2:] == [["long" * 2000], ["dimensions"]]
+    assert embedder.embed(["a", "b", "c", "e"]).shape == (4, 2)
+
+
+def test_an_endpoint_that_takes_fewer_texts_at_a_time_gets_fewer() -> None:
+    def answer(texts: list[str]) -> httpx.Response:
+        return embeddings([[1.0, 0.0]]) if len(texts) == 1 else httpx.Response(422, text="batch too large")
+
+    assert endpoint(answer).embed(["a", "b", "c"]).shape == (3, 2)
+
+
+def test_a_model_that_an_endpoint_has_no_more_is_no_texts_fault() -> None:
+    gone: list[bool] = []
+    embedder = endpoint(lambda texts: httpx.Response(400, text="no model m") if gone else embeddings([[1.0, 0.0]]))
+    gone.append(True)
+    with pytest.raises(ConfigError, match="answered HTTP 400: no model m"):
+        embedder.embed(["a"])
+
+
+@pytest.mark.parametrize("spent", [(402, ""), (429, "insufficient_quota")])
+def test_a_spent_quota_is_waited_for_by_who_can_wait(spent: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff.time, "sleep", lambda _: pytest.fail("it was asked again"))
+    status, code = spent
+    error = {"message": "pay first", "code": code}
+    with pytest.raises(TransientError, match=f"the quota is spent: .* HTTP {status}: pay first"):
+        endpoint(lambda texts: httpx.Response(status, json={"error": error}))
+
+
+@pytest.mark.parametrize("late", [httpx.ConnectTimeout, httpx.ReadTimeout])
+def test_an_endpoint_that_is_late_is_asked_again(
+    late: type[httpx.TimeoutException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff.time, "sleep", lambda _: None)
+    failures: list[bool] = []
+
+    def answer(texts: list[str]) -> httpx.Response:
+        if failures:
+            failures.pop()
+            raise late("late")
+        return embeddings([[1.0, 0.0]] * len(texts))
+
+    embedder = endpoint(answer)
+    failures.append(True)
+    assert embedder.embed(["a", "b", "c"]).shape == (3, 2)
