@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from semievol.errors import TransientError
+from semievol.errors import DataError, TransientError
 from semievol.examples.resident import ResidentExampleIndex
 from semievol.types import Example, Neighbour
 from semievold.retry import set_within
@@ -53,7 +53,9 @@ class FollowedIndex:
         self._knows = knows
         self._changing = threading.Lock()  # from the reading of rows to their place in the copy
         self._applied: dict[str, float] = {}  # example id -> the change that the copy reflects
-        self._newest = 0.0
+        self._newest = 0.0  # stamped by whoever's clock
+        self._looked_at = 0.0  # by this process's clock
+        self._told_of_a_clock = False
         self._own: set[str] = set()  # brought by this process since it last followed
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -112,17 +114,45 @@ class FollowedIndex:
             self._index.upsert(kept)
             self._index.delete(sorted(set(ids) - {example.id for example in kept}))
 
+    def _apply_what_can_be(self, ids: Sequence[str]) -> None:
+        """As `_apply`; an example whose question the embedder refuses is named and left out until it changes."""
+        try:
+            self._apply(ids)
+        except DataError as error:
+            if len(ids) > 1:
+                self._apply_what_can_be(ids[: len(ids) // 2])
+                self._apply_what_can_be(ids[len(ids) // 2 :])
+                return
+            with self._changing:
+                self._index.delete(ids)  # what it was before
+            log.error("example %r cannot be indexed, and is left out: %s", ids[0], error)
+
+    def _tell_of_a_clock(self, ahead_s: float) -> None:
+        if ahead_s <= OVERLAP_S:
+            self._told_of_a_clock = False
+        elif not self._told_of_a_clock:
+            self._told_of_a_clock = True
+            log.warning(
+                "an example is stamped %.0f s ahead of this machine's clock; one of the clocks is wrong, and changes "
+                "by a clock that is more than %.0f s behind may be seen only at the next start: set the clocks by NTP",
+                ahead_s,
+                OVERLAP_S,
+            )
+
     def _catch_up(self) -> int:
         started, embedded, said = time.monotonic(), self._index.embedded, time.monotonic()
-        changes = self._examples.changes(self._newest - OVERLAP_S)
+        now = time.time()
+        # A stamp of a clock that is ahead must not hide what others stamp until the clocks have caught up.
+        changes = self._examples.changes(min(self._newest, self._looked_at, now) - OVERLAP_S)
         due = [example_id for example_id, at in changes.items() if self._applied.get(example_id) != at]
         for done, some in enumerate(chunks(due, PAGE)):
-            self._apply(some)
+            self._apply_what_can_be(some)
             self._applied.update((example_id, changes[example_id]) for example_id in some)
             if time.monotonic() - said > PROGRESS_S:
                 said = time.monotonic()
                 log.info("example index: %d of %d changes followed so far", done * PAGE + len(some), len(due))
-        self._newest = max([self._newest, *changes.values()])
+        self._newest, self._looked_at = max([self._newest, *changes.values()]), now
+        self._tell_of_a_clock(self._newest - now)
         with self._changing:
             others = len(set(due) - self._own)
             self._own.clear()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from semievol.errors import TransientError
+from semievol.errors import DataError, TransientError
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.resident import ResidentExampleIndex
 from semievol.protocols import Vectors
@@ -41,6 +41,15 @@ class CountingEmbedder(HashingEmbedder):
     def embed(self, texts: Sequence[str]) -> Vectors:
         self.before()
         self.texts += texts
+        return super().embed(texts)
+
+
+class ShortEmbedder(CountingEmbedder):
+    """Refuses longer texts, as an endpoint whose model reads so much and no more."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        if any(len(text) > 50 for text in texts):
+            raise DataError("embedding: refuses a text")
         return super().embed(texts)
 
 
@@ -198,6 +207,56 @@ async def test_changes_of_a_machine_whose_clock_is_behind_are_followed(new_world
     store.retract(["a"])
     await copy.catch_up()
     assert copy.ids() == {"b"}
+
+
+async def test_a_clock_that_was_ahead_hides_no_later_change(
+    new_world: NewWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = new_world()
+    store, now, copy = world.examples, world.database.now, copy_of(world)
+    world.database.now = lambda: now() + 3600.0
+    store.upsert([(example("a"), False)])
+    await copy.catch_up()
+    world.database.now = now
+    store.upsert([(example("b"), False)])
+    await copy.catch_up()
+    await copy.catch_up()
+    assert copy.ids() == {"a", "b"}
+    assert [record.message.partition(" s ahead")[2] != "" for record in caplog.records] == [True]  # said once
+
+
+async def test_an_example_that_the_embedder_refuses_is_named_and_left_out(
+    new_world: NewWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, long = new_world(), Example(Query("long", "long" * 20), "even")
+    world.examples.upsert([(example(f"e{n}"), False) for n in range(300)] + [(example("long"), False)])
+    copy = copy_of(world, ShortEmbedder())
+    await copy.catch_up()
+    world.examples.upsert([(example(f"f{n}"), False) for n in range(20)] + [(long, False)])
+    for one in (copy, copy_of(world, ShortEmbedder())):  # one that knew it, and one that starts
+        await one.catch_up()
+        assert one.ids() == {f"e{n}" for n in range(300)} | {f"f{n}" for n in range(20)}
+        assert "example 'long' cannot be indexed, and is left out: embedding: refuses a text" in caplog.text
+        caplog.clear()
+        await one.catch_up()
+        assert not caplog.records  # it is tried again when it changes
+    world.examples.upsert([(example("long"), False)])
+    await copy.catch_up()
+    assert "long" in copy.ids()
+
+
+async def test_a_label_that_the_embedder_refuses_is_dead_lettered_alone(new_world: NewWorld) -> None:
+    world = new_world()
+    copy = copy_of(world, ShortEmbedder())
+    questions = {f"e{n}": f"is {n} even?" for n in range(20)} | {f"long{n}": f"{n} " + "long" * 20 for n in range(9)}
+    rows = [{"id": each, "question": text, "answer": "even"} for each, text in questions.items()]
+    await world.send(world.topics.labels, rows)
+    await run_until(world.labels_intake(copy), lambda: world.committed("labels", world.topics.labels) == len(rows))
+    refused = [offset for reason, offset in await world.dead_letters() if reason == "unexpected_error"]
+    assert refused  # those that are held out are never embedded
+    assert min(map(int, refused)) >= 20
+    assert copy.ids() == {each.id for each in world.examples.training()}
+    assert not any(each.startswith("long") for each in copy.ids())
 
 
 async def test_following_goes_on_when_the_state_returns(new_world: NewWorld, monkeypatch: pytest.MonkeyPatch) -> None:
