@@ -24,7 +24,7 @@ from semievol.types import Example
 from semievold.config.streams import LabelsSettings, StreamSettings
 from semievold.errors import PoisonRecord
 from semievold.intake.isolation import each_to_its_end, innocent_query, may_be_a_records
-from semievold.intake.messages import CLIENT_HEADER, MAX_CLIENT_CHARS, RecordParser, Retraction, dead_letter
+from semievold.intake.messages import RecordParser, Retraction, client_of, dead_letter
 from semievold.intake.offsets import OffsetTracker
 from semievold.retry import Health, Pulse, Stopped, until_answered
 from semievold.store.examples import FEEDBACK, ExampleStore, StoredExample
@@ -236,7 +236,7 @@ class LabelsIntake:
                 refused.append((record, poison))
             else:
                 if isinstance(item, Example) and _is_feedback(item):
-                    said.append(Said(item, record.headers.get(CLIENT_HEADER, "")[:MAX_CLIENT_CHARS]))
+                    said.append(Said(item, client_of(record.headers)))
                     continue
                 if isinstance(item, Retraction):
                     said = [each for each in said if each.example.id != item.id]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -49,7 +50,7 @@ MAX_TRACE_CHARS = 512
 """What W3C Trace Context asks everybody to pass on of `tracestate`; nothing else of a trace is longer."""
 CLIENT_HEADER = "semievol-client"
 """Of a label that is feedback: who said it, as the gateway's keyed hash."""
-MAX_CLIENT_CHARS = 64
+_CLIENT = re.compile(r"[0-9a-f]{32}", re.ASCII)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
@@ -238,10 +239,17 @@ def trace_of(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def client_of(headers: Mapping[str, str]) -> str:
+    """Who said a label that is feedback; empty where the header is not one that the gateway writes."""
+    client = headers.get(CLIENT_HEADER, "")
+    return client if _CLIENT.fullmatch(client) else ""
+
+
 def dead_letter(record: StreamRecord, poison: PoisonRecord, workload: str, max_record_bytes: int = 0) -> OutgoingRecord:
     """The record as it came, with what was wrong in the headers beside its own.
 
-    A value far beyond any topic's limit is cut; what its own topic takes is for the producer to find out.
+    A value far beyond any topic's limit is cut; what its own topic takes is for the producer to find out. A record
+    without a key gets its place as one, because a compacted topic takes none without.
     """
     value, most = record.value, max(MAX_LETTER_BYTES, max_record_bytes)
     cut = {} if value is None or len(value) <= most else {CUT_HEADER: str(len(value))}
@@ -255,7 +263,8 @@ def dead_letter(record: StreamRecord, poison: PoisonRecord, workload: str, max_r
         "source_offset": str(record.offset),
         "workload": workload,
     }
-    return OutgoingRecord(record.key, None if value is None else value[:most], headers)
+    key = f"{record.topic}-{record.partition}-{record.offset}" if record.key is None else record.key
+    return OutgoingRecord(key, None if value is None else value[:most], headers)
 
 
 # --- the checks -----------------------------------------------------------------------------------------------------

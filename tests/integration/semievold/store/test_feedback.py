@@ -15,6 +15,7 @@ from semievold.streams.protocol import OutgoingRecord
 from tests.stream_world import ListIndex, World, run_until
 
 RULE = HoldoutRule(0.2, "holdout")
+ONE = "1" * 32
 
 
 def word(query_id: str, answer: str, source: str | None = "feedback", question: str | None = None) -> Example:
@@ -101,7 +102,7 @@ class Refusing(ListIndex):
 @pytest.mark.parametrize("refuses", [False, True])
 async def test_of_one_batch_the_operators_word_counts_whatever_comes_last(new_world: Any, refuses: bool) -> None:
     world: World = new_world()
-    client = {CLIENT_HEADER: "one"}
+    client = {CLIENT_HEADER: ONE}
     records = [
         label_record(word("a", "even", None)),
         label_record(word("a", "odd"), client),
@@ -125,9 +126,21 @@ async def test_of_one_batch_the_operators_word_counts_whatever_comes_last(new_wo
 async def test_an_operators_label_removes_what_clients_say_otherwise_from_the_index(new_world: Any) -> None:
     world: World = new_world()
     index = ListIndex()
-    await world.producer.publish("semievol.labels", [label_record(word("a", "odd"), {CLIENT_HEADER: "one"})])
+    await world.producer.publish("semievol.labels", [label_record(word("a", "odd"), {CLIENT_HEADER: ONE})])
     await run_until(world.labels_intake(index), lambda: index.ids() == {"a"})
     await world.producer.publish("semievol.labels", [label_record(word("z", "even", None, "is a even?"))])
     await run_until(world.labels_intake(index), lambda: world.committed("labels", "semievol.labels") == 2)
     assert index.ids() == {"z"}
     assert [each["outcome"] for each in world.feedback.of("a")] == ["contradicted"]
+
+
+async def test_a_header_that_no_gateway_wrote_names_nobody(new_world: Any) -> None:
+    world: World = new_world()
+    index = ListIndex()
+    headers = ["\0" * 8, ONE[:-1] + "\0", "x" * 100]
+    records = [label_record(word(f"q{n}", "odd"), {CLIENT_HEADER: each}) for n, each in enumerate(headers)]
+    await world.producer.publish("semievol.labels", records)
+    role = world.labels_intake(index, holdout_share=0.001)
+    await run_until(role, lambda: world.committed("labels", "semievol.labels") == len(records))
+    assert [world.feedback.of(f"q{n}")[0]["client"] for n in range(len(headers))] == [""] * len(headers)
+    assert role.counters.dead_letters.total() == 0

@@ -11,10 +11,12 @@ from semievol.tasks.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query
 from semievold.errors import PoisonRecord, Reason
 from semievold.intake.messages import (
+    CLIENT_HEADER,
     MAX_DETAIL_CHARS,
     MAX_TRACE_CHARS,
     RecordParser,
     Retraction,
+    client_of,
     dead_letter,
     label_record,
     prediction_record,
@@ -205,6 +207,20 @@ def test_a_dead_letter_is_the_record_as_it_came_with_its_origin_in_the_headers()
         "source_offset": "42",
         "workload": "w",
     }
+
+
+def test_a_dead_letter_of_a_record_without_a_key_has_its_place_as_one() -> None:
+    poison = PoisonRecord(Reason.NOT_UTF8, "why")
+    assert dead_letter(record(b"\xff"), poison, "w").key == "t-1-42"
+    assert dead_letter(record(b"\xff", key=""), poison, "w").key == ""
+
+
+def test_who_said_it_is_a_hash_of_the_gateway_or_nobody() -> None:
+    known = "0123456789abcdef" * 2
+    assert client_of({CLIENT_HEADER: known}) == known
+    for strange in ("", "one", known[1:], known + "0", known.upper(), known[:-1] + "\0", known + "\n", "\0" * 32):
+        assert client_of({CLIENT_HEADER: strange}) == ""
+    assert client_of({}) == ""
 
 
 def test_a_prediction_without_a_parsed_answer_has_no_entropy() -> None:
