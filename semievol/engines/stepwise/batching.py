@@ -9,6 +9,7 @@ labelling that nobody disturbs is computed batch by batch, each whole, so that i
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ from semievol.engines.stepwise.cache_budget import LABELLING_UNIT, CacheBudget
 from semievol.engines.stepwise.holdings import Batch, Drawing, Holdings, LabellingBatch
 from semievol.engines.stepwise.prefilling import Engine, Prefills, Tokens, Unit
 from semievol.engines.stepwise.turns import Turns
-from semievol.errors import LateError
+from semievol.errors import LateError, TransientError
+
+logger = logging.getLogger(__name__)
 
 
 class Batching:
@@ -46,6 +49,7 @@ class Batching:
         self._held = Holdings(budget.tokens, turns)
         self._prefills = Prefills(engine, self._held, budget, chunk)
         self._steps = 0
+        self._at: Sequence[Drawing] = ()  # whose choice of work is being made
 
     @property
     def busy(self) -> bool:
@@ -80,10 +84,17 @@ class Batching:
         self._forget()
         clients = self._held.clients()
         order = self._turns.order(clients, labelling=self.labels)
-        crowded = len(order) > 1
-        unit = next((unit for who in order if (unit := self._unit(who, crowded)) is not None), None)
+        if not order:
+            return
+        free = self._held.free()
+        try:
+            unit = self._chosen(order)
+        except Exception as error:
+            self._fail(self._at, error)
+            return
         if unit is None:
-            self._held.yield_one()
+            if not self._held.yield_one() and self._held.free() <= free:
+                self._give_up()
             return
         started = time.perf_counter()
         try:
@@ -96,19 +107,26 @@ class Batching:
 
     # --- choosing --------------------------------------------------------------------------------------------------
 
+    def _chosen(self, order: Sequence[str | None]) -> Unit | None:
+        """What is done next; None: nothing, for want of room."""
+        crowded = len(order) > 1
+        return next((unit for who in order if (unit := self._unit(who, crowded)) is not None), None)
+
     def _unit(self, who: str | None, crowded: bool) -> Unit | None:
         """What can be done for them; None: nothing, for want of room."""
         if who is None:
             return self._labelling_unit(crowded)
         begun = next((each for each in self._held.prefilling if each.rows[0].job.turn == who), None)
         if begun is not None:
+            self._at = begun.rows
             return self._prefills.on(begun)
-        if (row := next((row for row in self._held.waiting if row.job.turn == who), None)) is not None and (
-            unit := self._prefills.for_client(row)
-        ) is not None:
-            return unit
+        if (row := next((row for row in self._held.waiting if row.job.turn == who), None)) is not None:
+            self._at = [row]
+            if (unit := self._prefills.for_client(row)) is not None:
+                return unit
         own = [batch for batch in self._held.batches if any(row.job.turn == who for row in batch.alive)]
         for batch in sorted(own, key=lambda batch: batch.stepped):
+            self._at = batch.rows
             # Making room may have taken all rows from it.
             if self._held.room(len(batch.rows), who) and batch in self._held.batches:
                 return self._step(batch, self._held.batches, crowded)
@@ -117,6 +135,7 @@ class Batching:
     def _labelling_unit(self, crowded: bool) -> Unit | None:
         held = self._held.labelling
         assert held is not None
+        self._at = held.all_rows()
         if (unit := self._prefills.for_labelling(held)) is not None:
             return unit
         if not held.batches:
@@ -136,6 +155,9 @@ class Batching:
         if self._joins:
             larger = 1 if batches is self._held.batches else LABELLING_UNIT
             size = max(1, min(larger * self._budget.rows, larger * self._budget.unit // batch.width))
+            if crowded and len(batch.rows) > size:
+                # A part of ended rows alone would be nobody's, and its places never free again.
+                batch.without([])
             if crowded and len(batch.rows) > size:
                 parts = [Batch(each, batch.adapter, batch.stepped) for each in cache_rows.parted(batch.running, size)]
                 batches[:] = [each for each in batches if each is not batch] + parts
@@ -207,6 +229,17 @@ class Batching:
         translated = self._engine.translated(error)
         for job in failed.values():
             job.answer.settle(translated)
+
+    def _give_up(self) -> None:
+        """Nothing runs, nothing can give way, and what waits has no room: who waits is told, and all places are free.
+
+        No request that is let in needs more than there is (local), so that this is a fault in the count of places.
+        """
+        used, jobs = self._budget.tokens - self._held.free(), self.unanswered()
+        text = f"the engine found no room for a request, {used} of {self._budget.tokens} places of its caches are lost"
+        logger.error("%s; %d requests fail, and the places are taken back", text, len(jobs))
+        for job in jobs:
+            job.answer.settle(TransientError(f"{text}; they are taken back, ask again"))
 
     def _account(self, unit: Unit, tokens: Tokens, seconds: float) -> None:
         if unit.rows and unit.rows[0].job.turn is None:

@@ -61,9 +61,10 @@ def parted(running: Running, size: int) -> list[Running]:
 def keep(running: Running, places: Sequence[int]) -> None:
     """Let the rows at other places go, and their part of the cache."""
     chosen = torch.tensor(list(places), device=running.logits.device)
-    running.rows = [running.rows[place] for place in places]
     running.prefix.select(chosen)
     running.logits = running.logits[chosen]
+    # Last: where there was no memory for the above, no row is lost; the next step of all of them fails.
+    running.rows = [running.rows[place] for place in places]
 
 
 def trimmed(running: Running) -> Running:

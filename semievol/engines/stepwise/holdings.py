@@ -59,7 +59,10 @@ class Batch:
         return int(self.running.prefix.mask.shape[1])
 
     def without(self, rows: Collection[Drawing]) -> None:
+        """Let these rows go, and those that have ended."""
         places = [place for place, row in enumerate(self.rows) if not row.ended and row not in rows]
+        if len(places) == len(self.rows):
+            return
         if places:
             cache_rows.keep(self.running, places)
         else:
@@ -174,8 +177,9 @@ class Holdings:
         wanted = held[who] + need
         if held[who] and wanted > parts[who]:
             return False
-        bounds = {each: max(int(_BEYOND * parts[each]), wanted - parts[who]) for each in held}
-        giving = [each for each in held if each != who and held[each] > bounds[each]]
+        # Who is in `held` alone has ended: its idle places go with the rows that they run beside.
+        bounds = {each: max(int(_BEYOND * part), wanted - parts[who]) for each, part in parts.items()}
+        giving = [each for each, bound in bounds.items() if each != who and held[each] > bound]
         if sum(held[each] - parts[each] for each in giving) < lack:
             return False
         giving.sort(key=lambda each: held[each] - parts[each], reverse=True)
@@ -186,11 +190,14 @@ class Holdings:
                 return True
         return False
 
-    def yield_one(self) -> None:
-        """Where nobody can go on, who is furthest ahead gives way with the row that came last."""
-        holding = self._held()
-        ahead = [turn for turn in self._turns.ahead(self.clients()) if holding[turn]]
-        self._take_from(ahead[0] if ahead else None, 1)
+    def yield_one(self) -> bool:
+        """Where nobody can go on, who is furthest ahead gives way with the row that came last; False: nobody can."""
+        free = self.free()
+        for turn in (*self._turns.ahead(self.clients()), None):
+            self._take_from(turn, 1)
+            if self.free() > free:
+                return True
+        return False
 
     def _take_from(self, who: str | None, places: int) -> None:
         """Let rows of somebody wait until so many places are free, those that came last first."""

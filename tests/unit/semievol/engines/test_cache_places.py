@@ -1,0 +1,152 @@
+"""Places of the cache come back, and who has no room says so: what a batch holds when rows of it have ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from semievol.config.method import ModelConfig
+from semievol.engines.local import LocalGenerator, Serving
+from semievol.engines.request_queue import Answer, QueuedRequest
+from semievol.errors import TransientError
+from semievol.types import GenerationRequest, Message
+from tests.tiny_model import make_tiny_model
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> LocalGenerator:
+    path = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model", positions=1024)
+    config = ModelConfig(name=str(path), dtype="float32", device="cpu")
+    generator = LocalGenerator(config, threads=1, serving=Serving(prefill_tokens=256))
+    generator._ensure_batching()  # in this thread: nothing else works on what the tests hand it
+    return generator
+
+
+class Engine:
+    """The steps of an engine, one at a time."""
+
+    def __init__(self, generator: LocalGenerator, tokens: int = 4_096, *, unit: int = 4_096, rows: int = 16) -> None:
+        from semievol.engines.stepwise.batching import Batching
+        from semievol.engines.stepwise.cache_budget import CacheBudget
+        from semievol.engines.stepwise.turns import Turns
+
+        self._generator = generator
+        model = generator._ensure_batching()._engine
+        self.tokens = tokens
+        self.batching = Batching(model, Turns(0.5), CacheBudget(tokens, unit, rows, tokens), 256)
+        self.held = self.batching._held
+
+    def _jobs(self, requests: Sequence[GenerationRequest]) -> list[QueuedRequest]:
+        jobs = [QueuedRequest(request, Answer(), place) for place, request in enumerate(requests)]
+        return self._generator._tokenized(jobs)
+
+    def asked(self, request: GenerationRequest) -> QueuedRequest:
+        (job,) = self._jobs([request])
+        self.batching.add(job)
+        return job
+
+    def labelling(self, *requests: GenerationRequest) -> list[QueuedRequest]:
+        jobs = self._jobs(requests)
+        self.batching.add_labelling(jobs)
+        return jobs
+
+    def finish(self, units: int = 2_000) -> None:
+        for _ in range(units):
+            if not self.batching.busy:
+                return
+            self.batching.work()
+        raise AssertionError(f"not done after {units} units")
+
+
+def ask(text: str, turn: str | None = "client", **settings: Any) -> GenerationRequest:
+    interactive = {"interactive": True, "turn": turn} if turn is not None else {}
+    settings = {"max_tokens": 12, "temperature": 1.0, "seed": 1, **interactive, **settings}
+    return GenerationRequest((Message("user", text),), **settings)
+
+
+def beside_ended_rows(engine: Engine, samples: int = 12) -> list[QueuedRequest]:
+    """One client's rows run, and behind them in the same batch those of another client, which have ended."""
+    jobs = [
+        engine.asked(ask("a", "long", samples=samples, max_tokens=40)),
+        engine.asked(ask("a", "short", max_tokens=1)),
+    ]
+    engine.batching.work()
+    engine.batching.work()
+    (batch,) = engine.held.batches
+    assert batch.rows[-1].ended
+    assert batch.rows[-1].job is jobs[1]
+    assert len(batch.rows) == samples + 1
+    return jobs
+
+
+async def test_a_batch_that_is_parted_leaves_no_places_with_rows_that_ended(generator: LocalGenerator) -> None:
+    engine = Engine(generator)
+    jobs = beside_ended_rows(engine)
+    engine.batching._budget = replace(engine.batching._budget, rows=12)  # the 13th is a part by itself
+    jobs.append(engine.asked(ask("b", "other")))
+    engine.finish()
+    assert engine.held.free() == engine.tokens
+    assert not engine.held.batches
+    for job in jobs:
+        assert await job.answer.future
+
+
+async def test_room_is_made_beside_rows_that_ended(generator: LocalGenerator) -> None:
+    engine = Engine(generator, 1_024)
+    jobs = beside_ended_rows(engine)
+    jobs.append(engine.asked(ask("b", "other")))
+    while engine.batching.busy:
+        engine.batching.work()
+        if "other" in engine.held.clients():
+            engine.held.room(engine.held.free() + 1, "other")
+    for job in jobs:
+        assert await job.answer.future
+
+
+async def test_where_nothing_can_give_way_who_waits_is_told_and_the_next_is_answered(
+    generator: LocalGenerator, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(generator)
+    engine.asked(ask("a", "long", samples=8, max_tokens=40))
+    engine.batching.work()
+    (batch,) = engine.held.batches
+    for row in batch.rows:
+        row.decoded.stopped = True  # as if its places had been lost
+    engine.held._tokens = room = batch.running.places + 10
+    waiting = engine.asked(ask("hello" * 20, "other"))
+    with caplog.at_level(logging.ERROR):
+        engine.finish(2)
+    with pytest.raises(TransientError, match=r"no room.*ask again"):
+        await waiting.answer.future
+    assert len(caplog.records) == 1
+    assert engine.held.free() == room
+    after = engine.asked(ask("hello", "other"))
+    engine.finish()
+    assert await after.answer.future
+
+
+async def test_a_fault_in_the_choice_of_work_fails_the_request_that_it_is_of(
+    generator: LocalGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(generator)
+    good = engine.asked(ask("a", "good"))
+    engine.batching.work()
+    bad = engine.asked(ask("b", "bad"))
+    room = engine.held.room
+
+    def broken(need: int, who: str | None) -> bool:
+        if who == "bad":
+            raise MemoryError("no memory to make room")
+        return room(need, who)
+
+    monkeypatch.setattr(engine.held, "room", broken)
+    engine.finish()
+    assert await good.answer.future
+    with pytest.raises(MemoryError):
+        await bad.answer.future
