@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import threading
 import uuid
@@ -16,13 +17,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from semievol.errors import ConfigError, TransientError
+from semievol.errors import ConfigError, DataError, TransientError
+from semievol.examples.embedding.each import vector_of_each
 from semievol.examples.records import example_to_json, stored_example
 from semievol.protocols import Embedder, Vectors
 from semievol.types import Example, Neighbour
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
+
+logger = logging.getLogger(__name__)
 
 _NAMESPACE = uuid.UUID("6f0c8a52-5d0e-5d43-9a61-0a3f4f6f2c11")
 _PAGE = 256
@@ -66,13 +70,18 @@ class QdrantExampleIndex:
     # --- ExampleIndex ----------------------------------------------------------------------------------------------
 
     def upsert(self, examples: Sequence[Example]) -> None:
-        """Add or replace by example id; of several with one id the last wins."""
+        """Add or replace by example id; of several with one id the last wins.
+
+        Raises:
+            DataError: the embedder refuses the question of one; it is named.
+        """
         latest = list({example.id: example for example in examples}.values())
         for start in range(0, len(latest), _PAGE):
-            page = latest[start : start + _PAGE]
-            vectors = self._embedder.embed([example.query.question for example in page])
+            taken, refusals = self._embedded(latest[start : start + _PAGE])
+            if refusals:
+                raise refusals[0]
             with self._lock, _translated(self._where):
-                self._write(page, vectors)
+                self._write(taken)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove by example id; unknown ids are a no-op."""
@@ -119,11 +128,25 @@ class QdrantExampleIndex:
         if previous != self._points:
             self._create(self._points, self._embedder.dimensions)
             kept = [_decoded(record.payload) for record in self._scroll(previous)] if previous else []
-            if kept:
-                self._write(kept, self._embedder.embed([example.query.question for example in kept]))
+            taken, refusals = self._embedded(kept)
+            for refusal in refusals:
+                logger.error("left out of the example index: %s", refusal)
+            if taken:
+                self._write(taken)
             self._note()
         for name in self._obsolete():
             self._client.delete_collection(name)
+
+    def _embedded(self, examples: Sequence[Example]) -> tuple[list[tuple[Example, list[float]]], list[DataError]]:
+        """Those that the embedder takes with their vectors, and why it does not take the others."""
+        taken: list[tuple[Example, list[float]]] = []
+        refusals: list[DataError] = []
+        for example, vector in vector_of_each(self._embedder, examples) if examples else ():
+            if isinstance(vector, DataError):
+                refusals.append(vector)
+            else:
+                taken.append((example, vector.tolist()))
+        return taken, refusals
 
     def _noted(self) -> str | None:
         """The collection in use, by the note; None in a new index."""
@@ -165,12 +188,12 @@ class QdrantExampleIndex:
             if error.status_code != 409:  # another replica was first
                 raise
 
-    def _write(self, examples: Sequence[Example], vectors: Vectors) -> None:
+    def _write(self, examples: Sequence[tuple[Example, list[float]]]) -> None:
         from qdrant_client import models
 
         points = [
             models.PointStruct(id=point_id(example.id), vector=vector, payload=_encoded(example))
-            for example, vector in zip(examples, vectors.tolist(), strict=True)
+            for example, vector in examples
         ]
         self._client.upsert(self._points, points=points, wait=True)
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from semievol.errors import DataError
+from semievol.examples.embedding.each import vector_of_each
 from semievol.protocols import Embedder, KeptVectors, Vectors
 from semievol.types import Example, Neighbour
 
@@ -46,7 +48,11 @@ class ResidentExampleIndex:
         """How many examples had no kept vector, so far."""
 
     def upsert(self, examples: Sequence[Example]) -> None:
-        """Add or replace by example id; of several with one id the last wins."""
+        """Add or replace by example id; of several with one id the last wins.
+
+        Raises:
+            DataError: the embedder refuses the question of one; it is named.
+        """
         latest = list({example.id: example for example in examples}.values())
         for start in range(0, len(latest), PAGE):
             page = latest[start : start + PAGE]
@@ -81,11 +87,19 @@ class ResidentExampleIndex:
         new = [example for example in page if example.id not in known]
         if not new:
             return known
-        vectors = self._embedder.embed([example.query.question for example in new])
-        if self._kept is not None:
-            self._kept.keep(new, vectors)
-        self.embedded += len(new)
-        return {**known, **{example.id: vector for example, vector in zip(new, vectors, strict=True)}}
+        made: dict[str, NDArray[np.float32]] = {}
+        refusals = []
+        for example, vector in vector_of_each(self._embedder, new):
+            if isinstance(vector, DataError):
+                refusals.append(vector)
+            else:
+                made[example.id] = vector
+        if self._kept is not None and made:  # also where one is refused: nobody pays for the others again
+            self._kept.keep([example for example in new if example.id in made], np.stack(list(made.values())))
+        self.embedded += len(made)
+        if refusals:
+            raise refusals[0]
+        return {**known, **made}
 
 
 @dataclass(frozen=True, slots=True)

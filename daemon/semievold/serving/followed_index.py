@@ -125,7 +125,7 @@ class FollowedIndex:
                 return
             with self._changing:
                 self._index.delete(ids)  # what it was before
-            log.error("example %r cannot be indexed, and is left out: %s", ids[0], error)
+            log.error("left out of the example index until it changes: %s", error)
 
     def _tell_of_a_clock(self, ahead_s: float) -> None:
         if ahead_s <= OVERLAP_S:

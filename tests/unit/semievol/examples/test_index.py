@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from qdrant_client import QdrantClient
 
-from semievol.errors import ConfigError, TransientError
+from semievol.errors import ConfigError, DataError, TransientError
 from semievol.examples import index as module
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.index import QdrantExampleIndex, check_server, point_id
@@ -109,6 +109,24 @@ def test_another_embedder_embeds_the_same_examples_anew(opened: Opened, name: st
     again = CountingEmbedder(dimensions, name)
     opened(again)
     assert again.texts == []
+
+
+def test_another_embedder_that_refuses_an_example_takes_over_without_it(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Short(CountingEmbedder):
+        def embed(self, texts: Sequence[str]) -> Vectors:
+            if any(len(text) > 50 for text in texts):
+                raise DataError("embedding: refuses a text")
+            return super().embed(texts)
+
+    long = Example(Query("long", "long" * 20), "x")
+    opened(CountingEmbedder()).upsert([*EXAMPLES, long])
+    index = opened(Short(name="short"))
+    assert index.ids() == {"card", "pin", "sum"}
+    assert "left out of the example index: example 'long': embedding: refuses a text" in caplog.text
+    with pytest.raises(DataError, match=r"^example 'long': "):
+        index.upsert([*EXAMPLES, long])
 
 
 def test_a_server_that_does_not_answer_is_a_transient_error() -> None:

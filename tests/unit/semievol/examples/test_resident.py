@@ -3,8 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from semievol.errors import DataError
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.resident import BLOCK, ExampleTable, ResidentExampleIndex, ResidentExamples
+from semievol.protocols import Vectors
 from semievol.types import Example, Query
 from tests.example_index_contract import EXAMPLES, ExampleIndexContract
 
@@ -141,3 +143,16 @@ def test_vectors_that_are_kept_are_not_made_again() -> None:
     assert first.embedded == 2
     asked = ["is 2 more than 1", "where is my card"]
     assert first.neighbours(asked, 3) == second.neighbours(asked, 3)
+
+
+def test_an_example_that_the_embedder_refuses_is_named() -> None:
+    class Short(HashingEmbedder):
+        def embed(self, texts: Sequence[str]) -> Vectors:
+            if any(len(text) > 50 for text in texts):
+                raise DataError("embedding: refuses a text")
+            return super().embed(texts)
+
+    index = ResidentExampleIndex(Short(64))
+    long = Example(Query("long", "long" * 20), "x")
+    with pytest.raises(DataError, match=r"^example 'long': embedding: refuses a text$"):
+        index.upsert([*EXAMPLES, long, *(example(f"e{n}") for n in range(9))])
