@@ -193,6 +193,12 @@ def test_a_url_that_cannot_work_is_refused_with_the_way_out(url: str) -> None:
         Database(url)
 
 
+@pytest.mark.parametrize("port", [0, 99999])
+def test_a_port_that_cannot_be_is_refused(port: int) -> None:
+    with pytest.raises(ConfigError, match=rf"store\.url: there is no port {port}"):
+        Database(f"postgresql+psycopg://host:{port}/db")
+
+
 def test_a_password_is_never_described() -> None:
     pytest.importorskip("psycopg")
     assert "secret" not in Database("postgresql+psycopg://user:secret@host/db").description
