@@ -184,10 +184,12 @@ class Service:
     async def _open_stores(self, supervisor: Supervisor) -> Stores:
         """The state; a server that does not answer yet is waited for, as after a common start of all machines."""
         config = self._config
-        alias = config.workload.served_alias
+        alias, trusted = config.workload.served_alias, config.gateway.feedback.trusted
         return await waited_for(
             "state",
-            lambda: asyncio.to_thread(open_stores, config.store_url, config.workload.name, alias),
+            lambda: asyncio.to_thread(
+                open_stores, config.store_url, config.workload.name, alias, feedback_trusted=trusted
+            ),
             supervisor,
         )
 
@@ -247,7 +249,9 @@ class Service:
         stores = parts.stores
         if parts.lease is not None:  # every write of the controller is bound to its lease
             database = stores.database.checked(parts.lease.check)
-            stores = stores_over(database, config.workload.name, config.workload.served_alias)
+            trusted = config.gateway.feedback.trusted
+            name, alias = config.workload.name, config.workload.served_alias
+            stores = stores_over(database, name, alias, feedback_trusted=trusted)
         parts.fleet = AdapterFleet(stores, engine.servers, parts.alias, place_of(config).adapters)
         if parts.index is not None:
             parts.labeller = CollaborativeLabeller(

@@ -72,7 +72,8 @@ def opened(path: Path) -> Iterator[tuple[DaemonConfig, Stores, RoundPlace]]:
     from semievold.store.stores import open_stores
 
     config = load(path)
-    stores = open_stores(config.store_url, config.workload.name, config.workload.served_alias)
+    name, alias = config.workload.name, config.workload.served_alias
+    stores = open_stores(config.store_url, name, alias, feedback_trusted=config.gateway.feedback.trusted)
     try:
         yield config, stores, place_of(config)
     finally:

@@ -135,7 +135,8 @@ def _rounds(config: DaemonConfig) -> str:
     from semievold.rounds import observing
     from semievold.store.stores import open_stores
 
-    stores = open_stores(config.store_url, config.workload.name, config.workload.served_alias)
+    name, alias = config.workload.name, config.workload.served_alias
+    stores = open_stores(config.store_url, name, alias, feedback_trusted=config.gateway.feedback.trusted)
     try:
         waits = [f"waits for: {observing.waiting_for(config, stores, labels_lag(config, stores))}"]
         waits += [f"{part}: {reason}" for part, reason in observing.held(config, stores).items()]

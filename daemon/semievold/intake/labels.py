@@ -266,6 +266,8 @@ class LabelsIntake:
         await self._remove(await self._answer("store", lambda: asyncio.to_thread(self._feedback.settle, given)))
         changed = [item for item in stored if item.change != "same"]
         self.counters.added += len(changed)
+        # A client's word stood in its place, on the other side.
+        await self._remove([item.example.id for item in stored if item.holdout and item.change == "changed"])
         # Also unchanged ones: an earlier attempt may have stored them and not come to the index.
         await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
         await self._join(changed)

@@ -2,7 +2,8 @@
 
 Owns the table `examples`. The index itself is written by `semievold.intake.labels`; this only remembers what it holds.
 Invariant: an example never changes sides: once held out (or not) it stays so, or the gate would test on what was
-trained on; and what asks the same as one that is stored goes to its side.
+trained on; and what asks the same as one that is stored goes to its side. What clients said decides no side: an
+operator's label is placed as if they had said nothing, and what they said on the other side is moved aside.
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ class ExampleCounts(NamedTuple):
 class ExampleStore:
     """The examples of one workload."""
 
-    def __init__(self, database: Database, workload: str) -> None:
+    def __init__(self, database: Database, workload: str, *, feedback_trusted: bool = False) -> None:
+        """`feedback_trusted`: what clients said and was held out counts among what the gate may see."""
         self._database = database
         self.workload = workload
+        self._feedback_trusted = feedback_trusted
 
     def upsert(self, labelled: Sequence[tuple[Example, bool]]) -> list[StoredExample]:
         """Add or update (example, held out?) by example id, in one transaction; a retracted one comes back.
@@ -73,28 +76,50 @@ class ExampleStore:
             return self.write_in(connection, list(last.values()), known)
 
     def keep(self, given: Sequence[Example], rule: HoldoutRule) -> list[StoredExample]:
-        """As `upsert`, with the sides of new examples chosen by `rule`, in the same transaction as all others are."""
+        """As `upsert`, with the sides of new examples chosen by `rule`, in the same transaction as all others are.
+
+        What clients said about the same questions, and stands on the other side, is retracted with it.
+        """
         last = {example.id: example for example in given}
         with self._database.write() as connection:
             known = self.rows_in(connection, list(last))
-            new = [each for each in last.values() if each.id not in known]
+            new = [each for each in last.values() if each.id not in known or _is_operators(each, known[each.id])]
             sides = self.sides_in(connection, first_to_ask(new), rule)
             placed = [(each, sides.get(asked_key(each.query), False)) for each in last.values()]
-            return self.write_in(connection, placed, known)
+            stored = self.write_in(connection, placed, known)
+            self._move_aside(connection, [each for each in stored if each.example.source != FEEDBACK])
+            return stored
 
-    def sides_in(self, connection: Connection, asked: Mapping[str, str], rule: HoldoutRule) -> dict[str, bool]:
+    def sides_in(
+        self, connection: Connection, asked: Mapping[str, str], rule: HoldoutRule, *, clients: bool = False
+    ) -> dict[str, bool]:
         """{what is asked: held out?}; where an older version put copies on both sides, they count as held out.
 
-        What clients said does not count among what is trained on: it does not decide how many are held out.
+        What clients said counts only for what `clients` say, where no operator has said anything: it decides neither
+        which nor how many of the operators' labels are held out.
         """
         found: dict[str, bool] = {}
-        columns = examples.c["asked", "holdout"]
+        theirs: dict[str, bool] = {}
+        columns = examples.c["asked", "holdout", "source"]
         for some in chunks(list(asked)):
             statement = sa.select(*columns).where(self._mine(), examples.c.asked.in_(some))
             for row in connection.execute(statement):
-                found[row.asked] = found.get(row.asked, False) or row.holdout
-        training = self._counted(connection, examples.c.source.is_distinct_from(FEEDBACK)).training_questions
-        return rule.sides(asked, found, training, self._counted(connection).holdout_questions)
+                sides = theirs if row.source == FEEDBACK else found
+                sides[row.asked] = sides.get(row.asked, False) or row.holdout
+        operators = self._counted(connection, _OPERATORS)
+        held = self._counted(connection).holdout_questions if clients else operators.holdout_questions
+        return rule.sides(asked, {**theirs, **found} if clients else found, operators.training_questions, held)
+
+    def _move_aside(self, connection: Connection, placed: Sequence[StoredExample]) -> None:
+        """Retract what clients said about these questions, where it stands on the other side."""
+        sides = {asked_key(each.example.query): each.holdout for each in placed}
+        columns = examples.c["id", "asked", "holdout"]
+        for some in chunks(list(sides)):
+            statement = sa.select(*columns).where(
+                self._mine(), examples.c.asked.in_(some), examples.c.source == FEEDBACK, examples.c.retracted.is_(False)
+            )
+            rows = connection.execute(statement).all()
+            self.retract_in(connection, [row.id for row in rows if row.holdout != sides[row.asked]])
 
     def write_in(
         self, connection: Connection, placed: Sequence[tuple[Example, bool]], known: Mapping[str, RowMapping]
@@ -107,13 +132,14 @@ class ExampleStore:
             old = known.get(example.id)
             row = self._row(example, holdout, now)
             if old is not None:
-                row["holdout"] = old["holdout"]
+                if not _is_operators(example, old):
+                    row["holdout"] = old["holdout"]
                 if not old["retracted"] and _content(old) == _content(row):
                     stored.append(stored_of(old))
                     continue
             stored.append(StoredExample(example, row["holdout"], False, "new" if old is None else "changed"))
             rows.append(row)
-        update = ("query", "answer", "source", "category", "asked", "indexed", "retracted", "updated_at")
+        update = ("query", "answer", "source", "category", "asked", "holdout", "indexed", "retracted", "updated_at")
         self._database.upsert(connection, examples, rows, update)
         return stored
 
@@ -146,8 +172,8 @@ class ExampleStore:
         return self._select(examples.c.holdout.is_(False), chosen)
 
     def holdout(self) -> list[Example]:
-        """The examples that only the gate may see."""
-        return self._select(examples.c.holdout.is_(True))
+        """The examples that only the gate may see; of clients none, unless they are trusted."""
+        return self._select(self._held())
 
     def changes(self, at: float) -> dict[str, float]:
         """{id: when it was last added, changed or retracted} of those for which that was since `at` (UTC seconds)."""
@@ -179,13 +205,13 @@ class ExampleStore:
         def questions(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
             return sa.func.count(sa.distinct(sa.case((condition, examples.c.asked))))
 
-        kept, held = examples.c.retracted.is_(False), examples.c.holdout.is_(True)
+        kept, held, trained = examples.c.retracted.is_(False), self._held(), examples.c.holdout.is_(False)
         statement = sa.select(
-            count(kept & ~held),
+            count(kept & trained),
             count(kept & held),
             count(examples.c.retracted.is_(True)),
-            count(kept & ~held & examples.c.indexed.is_(False)),
-            questions(kept & ~held),
+            count(kept & trained & examples.c.indexed.is_(False)),
+            questions(kept & trained),
             questions(kept & held),
         ).where(self._mine(), sa.true() if among is None else among)
         return ExampleCounts(*(int(value) for value in connection.execute(statement).one()))
@@ -198,6 +224,10 @@ class ExampleStore:
 
     def _mine(self) -> sa.ColumnElement[bool]:
         return examples.c.workload == self.workload
+
+    def _held(self) -> sa.ColumnElement[bool]:
+        held: sa.ColumnElement[bool] = examples.c.holdout.is_(True)
+        return held if self._feedback_trusted else held & _OPERATORS
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Example]:
         kept = (self._mine(), examples.c.retracted.is_(False), *conditions)
@@ -228,6 +258,14 @@ class ExampleStore:
             "created_at": now,
             "updated_at": now,
         }
+
+
+_OPERATORS = examples.c.source.is_distinct_from(FEEDBACK)
+
+
+def _is_operators(example: Example, old: RowMapping) -> bool:
+    """Whether an operator speaks where so far a client had: the example is placed as a new one."""
+    return old["source"] == FEEDBACK and example.source != FEEDBACK
 
 
 def _content(row: Any) -> tuple[Any, ...]:

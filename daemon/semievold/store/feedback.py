@@ -31,7 +31,9 @@ class Outcome(StrEnum):
     USED = "used"  # it is an example
     CONFIRMED = "confirmed"  # what is known is said again
     CONTRADICTED = "contradicted"  # an operator, or another client, says something else: kept apart
-    WITHHELD = "withheld"  # the example was taken back, or is held out from clients: kept apart
+    WITHHELD = (
+        "withheld"  # the example was taken back, or an operator's label of it is or would be held out: kept apart
+    )
     SECOND = "second"  # the client has said something else before: not kept
 
 
@@ -70,18 +72,24 @@ class FeedbackStore:
 
         Args:
             given: in the order in which they came.
-            rule: who is held out, where feedback may be.
-            secret: of the service: the key by which it is drawn; None: feedback is not trusted, and never held out.
+            rule: who is held out.
+            secret: of the service: the key by which it is drawn; None: feedback is not trusted, and never held out; it
+                is kept apart where an operator's label under its id would be.
         """
         with self._database.write() as connection:
             return [self._decided(connection, said, rule, secret) for said in given]
 
     def settle(self, truths: Sequence[Example]) -> list[str]:
-        """Set aside what clients say otherwise than these labels of an operator; the ids that are no examples now."""
+        """Set aside what clients say otherwise than these labels of an operator, or about what of them is held out.
+
+        Returns:
+            The ids that are no examples now, those that `ExampleStore.keep` has moved aside among them.
+        """
         wanted: dict[str, set[str]] = {}
         for each in truths:
             wanted.setdefault(asked_key(each.query), set()).update(each.answers)
         removed: list[str] = []
+        aside: list[str] = []
         # Most labels are about what no client spoke of: they do not wait for the lock.
         told = self._spoken_of(list(wanted))
         if not told:
@@ -89,15 +97,22 @@ class FeedbackStore:
         wanted = {asked: wanted[asked] for asked in told}
         with self._database.write() as connection:
             for some in chunks(list(wanted)):
-                statement = sa.select(examples).where(
-                    examples.c.workload == self._workload, examples.c.asked.in_(some), *_CLIENTS
-                )
+                statement = sa.select(examples).where(examples.c.workload == self._workload, examples.c.asked.in_(some))
                 rows = connection.execute(statement).mappings().all()
-                removed += [row["id"] for row in rows if row["answer"] not in wanted[row["asked"]]]
+                held = {row["asked"] for row in rows if row["source"] != FEEDBACK and row["holdout"]}
+                theirs = [row for row in rows if row["source"] == FEEDBACK]
+                aside += [row["id"] for row in theirs if row["retracted"]]
+                removed += [
+                    row["id"]
+                    for row in theirs
+                    if not row["retracted"] and (row["asked"] in held or row["answer"] not in wanted[row["asked"]])
+                ]
+                for asked in held:
+                    self._mark(connection, asked, feedback.c.outcome == Outcome.USED.value, outcome=Outcome.WITHHELD)
             self._examples.retract_in(connection, removed)
             for asked, answers in wanted.items():
                 self._mark(connection, asked, feedback.c.answer.not_in(answers))
-        return removed
+        return aside + removed
 
     def withdraw(self, ids: Sequence[str]) -> list[str]:
         """Take back those of the examples that are feedback; their ids."""
@@ -178,9 +193,11 @@ class FeedbackStore:
             return Outcome.CONTRADICTED, None, removed
         if rows:
             return Outcome.CONFIRMED, None, ()
-        # Not by the id alone, which a client may choose.
-        place = hashlib.blake2b(asked.encode(), key=(secret or "").encode()[:64], digest_size=16).hexdigest()
-        held_out = self._examples.sides_in(connection, {asked: place}, rule if secret else _NOBODY)[asked]
+        if secret:  # not by the id alone, which a client may choose
+            place = hashlib.blake2b(asked.encode(), key=secret.encode()[:64], digest_size=16).hexdigest()
+        else:  # as an operator's label would be: it finds its question as if nobody had spoken
+            place, rule = example.id, HoldoutRule(rule.share, rule.salt)
+        held_out = self._examples.sides_in(connection, {asked: place}, rule, clients=True)[asked]
         if known is not None or (held_out and not secret):
             self._tell(said, "the example was taken back" if known is not None else "its question is held out")
             return Outcome.WITHHELD, None, ()
@@ -204,7 +221,9 @@ class FeedbackStore:
                 for statement in (
                     sa.select(feedback.c.asked).where(self._mine(), feedback.c.asked.in_(some)),
                     sa.select(examples.c.asked).where(
-                        examples.c.workload == self._workload, examples.c.asked.in_(some), *_CLIENTS
+                        examples.c.workload == self._workload,
+                        examples.c.asked.in_(some),
+                        examples.c.source == FEEDBACK,
                     ),
                 ):
                     found.update(connection.execute(statement).scalars())
@@ -214,16 +233,18 @@ class FeedbackStore:
         statement = sa.select(feedback).where(self._mine(), feedback.c.asked == asked).order_by(feedback.c.created_at)
         return connection.execute(statement).mappings().all()
 
-    def _mark(self, connection: Connection, asked: str, *which: sa.ColumnElement[bool]) -> None:
+    def _mark(
+        self,
+        connection: Connection,
+        asked: str,
+        *which: sa.ColumnElement[bool],
+        outcome: Outcome = Outcome.CONTRADICTED,
+    ) -> None:
         statement = sa.update(feedback).where(self._mine(), feedback.c.asked == asked, *which)
-        connection.execute(statement.values(outcome=Outcome.CONTRADICTED.value))
+        connection.execute(statement.values(outcome=outcome.value))
 
     def _mine(self) -> sa.ColumnElement[bool]:
         return feedback.c.workload == self._workload
-
-
-_CLIENTS = (examples.c.source == FEEDBACK, examples.c.retracted.is_(False))
-_NOBODY = HoldoutRule(0.0)
 
 
 def _standing(row: RowMapping | None) -> StoredExample | None:

@@ -43,7 +43,7 @@ class Stores:
             )
 
 
-def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True) -> Stores:
+def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True, feedback_trusted: bool = False) -> Stores:
     """Open the state; `migrate` brings the schema to this version first."""
     database = Database(url, workload)
     if migrate:
@@ -52,12 +52,12 @@ def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True) ->
         except BaseException:
             database.close()
             raise
-    return stores_over(database, workload, alias)
+    return stores_over(database, workload, alias, feedback_trusted=feedback_trusted)
 
 
-def stores_over(database: Database, workload: str, alias: str) -> Stores:
-    """The repositories over a database that is open."""
-    kept = ExampleStore(database, workload)
+def stores_over(database: Database, workload: str, alias: str, *, feedback_trusted: bool = False) -> Stores:
+    """The repositories over a database that is open; `feedback_trusted` is `gateway.feedback.trusted`."""
+    kept = ExampleStore(database, workload, feedback_trusted=feedback_trusted)
     return Stores(
         database=database,
         examples=kept,

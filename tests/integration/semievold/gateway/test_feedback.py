@@ -23,6 +23,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         directory,
         rounds={"wait_for_warm": False},
         trigger={"min_examples": 999},
+        labels={"holdout_share": 0.0001},  # else feedback under some ids is withheld
         gateway={"port": 0, "token": "token-of-the-tests", "capture": {"share": 1.0}},
     )
     process = DaemonProcess(config)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from semievol.errors import DataError
-from semievol.examples.split import HoldoutRule
+from semievol.examples.split import HoldoutRule, is_holdout
 from semievol.types import Example, Query
 from semievold.intake.messages import CLIENT_HEADER, label_record
+from semievold.store.examples import ExampleStore
 from semievold.store.feedback import Outcome, Said
 from semievold.streams.protocol import OutgoingRecord
 from tests.stream_world import ListIndex, World, run_until
@@ -70,14 +71,52 @@ async def test_feedback_under_an_operators_id_or_about_what_is_held_out_is_kept_
 async def test_the_side_of_trusted_feedback_is_drawn_by_a_key(new_world: Any) -> None:
     world: World = new_world()
     some = [word(f"q{n}", "even") for n in range(100)]
-    assert set(outcomes(world, *((each, "one") for each in some[:50]))) == {"used"}
+    assert set(outcomes(world, *((each, "one") for each in some[:50]))) == {"used", "withheld"}
     assert world.examples.holdout() == []
     outcomes(world, *((each, "one") for each in some[50:]), secret="key of the service")
-    held = {each.id for each in world.examples.holdout()}
-    assert 2 <= len(held) <= 25
+    assert world.examples.holdout() == []
+    assert world.examples.counts().holdout == 0
+    trusting = ExampleStore(world.database, "w", feedback_trusted=True)
+    held = {each.id for each in trusting.holdout()}
+    assert 2 <= len(held) == trusting.counts().holdout <= 25
     other: World = new_world(workload="other")
     outcomes(other, *((each, "one") for each in some[50:]), secret="another key")
-    assert {each.id for each in other.examples.holdout()} != held
+    assert {each.id for each in ExampleStore(other.database, "other", feedback_trusted=True).holdout()} != held
+
+
+async def test_feedback_before_the_operators_labels_decides_none_of_their_sides(new_world: Any) -> None:
+    quiet: World = new_world()
+    loud: World = new_world(workload="loud")
+    ids = [f"q{n}" for n in range(60)]
+    said = outcomes(loud, *((word(each, "even"), "one") for each in ids))
+    drawn = [is_holdout(each, RULE.share, RULE.salt) for each in ids]
+    assert said == ["withheld" if held else "used" for held in drawn]
+    rule = HoldoutRule(RULE.share, RULE.salt, least=20, training_first=20)
+    labels = [word(each, "even", None) for each in ids]
+    sides = {}
+    for world in (quiet, loud):
+        kept = world.examples.keep(labels, rule)
+        sides[world.examples.workload] = [each.holdout for each in kept]
+        assert world.examples.counts().holdout_questions == 20
+    assert sides["w"] == sides["loud"]
+
+
+@pytest.mark.parametrize("same_id", [True, False])
+async def test_feedback_gives_way_to_a_label_that_must_be_held_out(new_world: Any, same_id: bool) -> None:
+    world: World = new_world()
+    index = ListIndex()
+    await world.producer.publish("semievol.labels", [label_record(word("a", "even"), {CLIENT_HEADER: "one"})])
+    await run_until(world.labels_intake(index, holdout_share=0.001), lambda: index.ids() == {"a"})
+    label = word("a" if same_id else "z", "even", None, "is a even?")
+    await world.producer.publish("semievol.labels", [label_record(label)])
+    role = world.labels_intake(index, holdout_share=0.999)
+    await run_until(role, lambda: world.committed("labels", "semievol.labels") == 2)
+    assert index.ids() == frozenset()
+    assert world.examples.training() == []
+    assert [(each.id, each.source) for each in world.examples.holdout()] == [(label.id, None)]
+    assert [each["outcome"] for each in world.feedback.of("a")] == ["withheld"]
+    assert outcomes(world, (word("b", "even", question="IS A even?"), "two")) == ["confirmed"]
+    assert index.ids() == frozenset()
 
 
 async def test_clients_do_not_decide_how_many_of_the_operators_are_held_out(new_world: Any) -> None:
