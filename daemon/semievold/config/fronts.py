@@ -63,8 +63,8 @@ class CaptureConfig(Section):
     """Clients' chat queries as records of the queries topic."""
 
     share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the chat requests that is captured, by hash of the query's id. 0: none. Tell your users, and let them
-    opt out with the header `x-semievol-no-capture`."""
+    """Share of the chat requests that is captured, drawn by a hash of client and text with a key that clients do not
+    know. 0: none. Tell your users, and let them opt out with the header `x-semievol-no-capture`."""
     max_chars: int = Field(default=8_000, gt=0)
     """Longer conversations are not captured."""
     queue_size: int = Field(default=1_000, gt=0)

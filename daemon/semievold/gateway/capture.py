@@ -8,26 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import random
 import re
+import secrets
 import time
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import pydantic_core
 
-from semievol.errors import TransientError
+from semievol.errors import SemiEvolError, TransientError
+from semievol.examples.split import asked_key
+from semievol.types import Message, Query
 from semievold.config.fronts import CaptureConfig
 from semievold.config.streams import RetrySettings
 from semievold.errors import PoisonRecord
 from semievold.intake.messages import SCHEMA_VERSION, RecordParser
 from semievold.monitoring.metrics import Metrics
 from semievold.retry import Health, Stopped, until_answered
+from semievold.store.pseudo_labels import query_hash
 from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
 
 ID_HEADER = "x-semievol-id"
 OPT_OUT_HEADER = "x-semievol-no-capture"
 BATCH = 100
+REMEMBERED = 10_000
+"""Ids that a process keeps in mind; the state knows the older ones that were answered."""
+LOOK_UP_S = 1.0
+"""So long a client that gave an id waits for the state, at most."""
+UNCHECKED = ""
+"""In place of a query's hash: nobody knows what the id stands for."""
+
+log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,510}[\x21-\x7e])?")
 
@@ -39,6 +54,7 @@ class Dropped(StrEnum):
     TOO_LONG = "too_long"
     NOT_TEXT = "not_text"
     INVALID = "invalid"
+    ID_TAKEN = "id_taken"  # another query has the client's id, or the state did not say in time whether one has
     QUEUE_FULL = "queue_full"
     NOT_PUBLISHED = "not_published"
 
@@ -54,7 +70,19 @@ class Capture:
         parser: RecordParser,
         producer: StreamProducer,
         metrics: Metrics,
+        *,
+        known: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
+        secret: str | None = None,
     ) -> None:
+        """Take nothing yet.
+
+        `known` tells {id: hash} of the queries that the state has under these ids; None: there is no state to ask.
+        `secret` is the key by which the share is drawn; None: one of this process alone.
+        """
+        self._known = known
+        self.secret = (secret or secrets.token_hex(32)).encode()[:64]
+        self._recent: OrderedDict[str, str] = OrderedDict()  # id: hash of the query that was captured under it
+        self._reused: OrderedDict[tuple[str, str], None] = OrderedDict()  # (client, id of another query)
         self._settings = settings
         self._topic = topic
         self._instruction = instruction
@@ -64,21 +92,50 @@ class Capture:
         self._queue: asyncio.Queue[OutgoingRecord] = asyncio.Queue(settings.queue_size)
         self.health = Health()
 
+    async def earlier(self, headers: Mapping[str, str]) -> str | None:
+        """The hash of the query that the state has under the id that the client gave; UNCHECKED: it did not say."""
+        given = headers.get(ID_HEADER)
+        if not given or self._known is None or OPT_OUT_HEADER in headers or _ID.fullmatch(given) is None:
+            return None
+        try:
+            async with asyncio.timeout(LOOK_UP_S):
+                return (await asyncio.to_thread(self._known, [given])).get(given)
+        except (SemiEvolError, TimeoutError) as failure:
+            log.warning("a query is not captured, the state does not say whether its id is taken: %s", failure)
+            return UNCHECKED
+
     def offer(
-        self, body: Mapping[str, Any], headers: Mapping[str, str], answer_id: str | None, adapter: str | None
+        self,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+        answer_id: str | None,
+        adapter: str | None,
+        *,
+        client: str = "",
+        earlier: str | None = None,
+        dropped: Callable[[Dropped], object] = lambda _: None,
     ) -> str | None:
         """Queue the query of a chat request that `adapter` answers; its id, or None when it was not captured.
 
-        The id is the client's, when it gave one, else the answer's.
+        The id is the client's, when it gave one, else the answer's. `client` is who asks (`semievold.gateway.clients`),
+        `earlier` what the method has found, and `dropped` is told why a query of the sampled share was not captured.
         """
         query_id = headers.get(ID_HEADER) or answer_id
-        if query_id is None or not in_share(query_id, self._settings.share):
+        turns = _text_turns(body.get("messages"))
+        if query_id is None or not self._in_share(client, turns):
             return None
-        reason = self._queued(query_id, body, headers, adapter)
+        reason = self._queued(query_id, turns, headers, adapter, earlier)
         if reason is None:
             return query_id
+        if reason is Dropped.ID_TAKEN:
+            _remember(self._reused, (client, query_id), None)
         self._drop(reason)
+        dropped(reason)
         return None
+
+    def reused(self, client: str, query_id: str) -> bool:
+        """Whether the client has sent a query to this process under an id that was another query's."""
+        return (client, query_id) in self._reused
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish what is queued until `stop` is set, then what is left, without waiting for a stream that is away."""
@@ -92,11 +149,15 @@ class Capture:
             stopped.cancel()
 
     def _queued(
-        self, query_id: str, body: Mapping[str, Any], headers: Mapping[str, str], adapter: str | None
+        self,
+        query_id: str,
+        turns: list[dict[str, str]] | None,
+        headers: Mapping[str, str],
+        adapter: str | None,
+        earlier: str | None,
     ) -> Dropped | None:
         if OPT_OUT_HEADER in headers:
             return Dropped.OPTED_OUT
-        turns = _text_turns(body.get("messages"))
         if turns is None:
             return Dropped.NOT_TEXT
         if sum(len(turn["content"]) for turn in turns) > self._settings.max_chars:
@@ -113,14 +174,30 @@ class Capture:
             }
         )
         try:
-            self._parser.query(StreamRecord(self._topic, 0, 0, query_id, value, {}, 0.0))
+            query = self._parser.query(StreamRecord(self._topic, 0, 0, query_id, value, {}, 0.0))
         except PoisonRecord:
             return Dropped.INVALID
+        content = query_hash(query)
+        if any(each not in (None, content) for each in (earlier, self._recent.get(query.id))):
+            return Dropped.ID_TAKEN
         try:
             self._queue.put_nowait(OutgoingRecord(query_id, value))
         except asyncio.QueueFull:
             return Dropped.QUEUE_FULL
+        _remember(self._recent, query.id, content)
         return None
+
+    def _in_share(self, client: str, turns: list[dict[str, str]] | None) -> bool:
+        """Whether the query belongs to the sampled share: drawn by a keyed hash of who asks what, so that a repeated
+        request is not drawn again, and a client cannot choose.
+        """
+        if turns is None:  # never captured: that counts how many are left out
+            return random.random() < self._settings.share
+        last = turns[-1]["content"] if turns else ""
+        messages = tuple(Message(cast(Any, turn["role"]), turn["content"]) for turn in turns)
+        asked = asked_key(Query("", last, messages=messages))
+        digest = hashlib.blake2b(f"{client}\x1f{asked}".encode(), key=self.secret, digest_size=8).digest()
+        return int.from_bytes(digest, "big") < self._settings.share * 2**64
 
     def _asked(self, turns: list[dict[str, str]]) -> dict[str, Any]:
         """A question, when the intake would ask it in the same words by itself; else the whole conversation."""
@@ -162,12 +239,11 @@ class Capture:
         self._metrics.capture_dropped.labels(self._metrics.workload, reason.value).inc(count)
 
 
-def in_share(query_id: str, share: float) -> bool:
-    """Whether the query belongs to the sampled share: decided by its id alone, so that a repeated request is not drawn
-    again.
-    """
-    digest = hashlib.blake2b(query_id.encode(errors="replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+def _remember(kept: OrderedDict[Any, Any], key: object, value: object) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > REMEMBERED:
+        kept.popitem(last=False)
 
 
 def _text_turns(messages: object) -> list[dict[str, str]] | None:

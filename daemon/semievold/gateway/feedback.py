@@ -8,10 +8,9 @@ is set here, and the query in it is the one that was answered, not what a client
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pydantic_core
@@ -23,14 +22,13 @@ from semievol.examples.split import asked_key
 from semievol.types import Example, Query
 from semievold.config.fronts import GatewayConfig
 from semievold.errors import PoisonRecord
+from semievold.gateway.clients import client_of
 from semievold.intake.messages import CLIENT_HEADER, SCHEMA_VERSION, RecordParser, label_record
 from semievold.store.examples import FEEDBACK
 from semievold.store.feedback import FeedbackStore
 from semievold.store.pseudo_labels import PseudoLabelStore, query_hash
 from semievold.streams.protocol import StreamProducer, StreamRecord
-from semievold.web.connections import address_of
 from semievold.web.errors import error
-from semievold.web.tokens import DEFAULT, HOLDER
 
 FIELDS = frozenset({"id", "answer", "question", "messages", "options"})
 REMEMBERED = 10_000
@@ -50,7 +48,10 @@ class Feedback:
         parser: RecordParser,
         producer: StreamProducer,
         secret: str,
+        reused: Callable[[str, str], bool] = lambda _client, _id: False,
     ) -> None:
+        """`reused`: whether a client has sent a query under an id that was another's, so that it was not captured."""
+        self._reused = reused
         self._settings = settings.feedback
         self._captures = settings.capture.share > 0
         self._topic = topic
@@ -66,7 +67,7 @@ class Feedback:
         """Why a request is not even read; None: it is."""
         if not self._settings.enabled:
             return error(403, "feedback_off", "gateway.feedback.enabled is false: this service takes no feedback")
-        client, now, most = self._client(request), time.monotonic(), float(self._settings.max_per_minute)
+        client, now, most = client_of(request, self._secret), time.monotonic(), float(self._settings.max_per_minute)
         left, since = self._budgets.pop(client, (most, now))
         left = min(most, left + (now - since) * most / MINUTE_S)
         _remember(self._budgets, client, (left - 1 if left >= 1 else left, now))
@@ -94,7 +95,9 @@ class Feedback:
             label = self._label({**_asked(known), **answer})
         except PoisonRecord as poison:
             return error(400, poison.reason.value, poison.detail)
-        client, asked = self._client(request), asked_key(known)
+        client, asked = client_of(request, self._secret), asked_key(known)
+        if not ("question" in body or "messages" in body) and self._reused(client, label.id):
+            return error(409, "duplicate_id", "id: this client has sent several questions with it; say which one")
         before = self._on_the_way.get((client, asked))
         if before is None:
             before = await asyncio.to_thread(self._said.answer_of, client, asked)
@@ -104,16 +107,6 @@ class Feedback:
         _remember(self._on_the_way, (client, asked), label.answer)
         await self._producer.publish(self._topic, [label_record(label, {CLIENT_HEADER: client})])
         return web.json_response({"id": label.id, "answer": label.answer, "joined": True}, status=202)
-
-    def _client(self, request: web.Request) -> str:
-        """Who asks, as 32 hex digits that say nothing to those who read the stream: the holder of a named token,
-        whatever addresses it has; of the token that many may have, an address.
-        """
-        holder = request.get(HOLDER, DEFAULT)
-        if holder == DEFAULT:
-            peer = None if request.transport is None else request.transport.get_extra_info("peername")
-            holder = f"{DEFAULT} {address_of(peer)}"
-        return hashlib.blake2b(holder.encode(), key=self._secret, digest_size=16).hexdigest()
 
     async def _known(self, query_id: object) -> Query | None:
         """The query that was answered under the id, if a client may have seen the answer."""

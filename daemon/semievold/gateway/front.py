@@ -20,10 +20,11 @@ from semievol.errors import AdapterError, BusyError, SemiEvolError, TransientErr
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.admission import Admission, retry_later
 from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Backend, Call, presentable, refusal
-from semievold.gateway.capture import Capture
+from semievold.gateway.capture import Capture, Dropped
+from semievold.gateway.clients import client_of
 from semievold.gateway.dialect.fields import ClientMistake, check_honoured
 from semievold.gateway.feedback import Feedback
-from semievold.gateway.headers import AnswerHeaders
+from semievold.gateway.headers import NOT_CAPTURED, AnswerHeaders
 from semievold.gateway.quotas import requests_in
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
@@ -176,15 +177,31 @@ class Gateway:
         with self._admission.counted(holder, count):
             async with self._alias.bind() as adapter:
                 deadline = asyncio.get_running_loop().time() + self._config.timeout_s
-                captured = functools.partial(self._captured, path, request, body, adapter)
+                capture = self._tools.capture if path == CHAT else None
+                captured: Callable[[str | None], str | None] = _not_at_all
+                if capture is not None:
+                    earlier = await capture.earlier(request.headers)
+                    captured = functools.partial(_captured, capture, request, body, adapter, earlier)
                 return await _answered(backend, Call(request, path, body, adapter, served, deadline, captured))
 
-    def _captured(
-        self, path: str, request: web.Request, body: Mapping[str, Any], adapter: str | None, answer_id: str | None
-    ) -> str | None:
-        if self._tools.capture is None or path != CHAT:
-            return None
-        return self._tools.capture.offer(body, request.headers, answer_id, adapter)
+
+def _captured(
+    capture: Capture,
+    request: web.Request,
+    body: Mapping[str, Any],
+    adapter: str | None,
+    earlier: str | None,
+    answer_id: str | None,
+) -> str | None:
+    def tell(reason: Dropped) -> None:
+        request[NOT_CAPTURED] = reason.value
+
+    client = client_of(request, capture.secret)
+    return capture.offer(body, request.headers, answer_id, adapter, client=client, earlier=earlier, dropped=tell)
+
+
+def _not_at_all(_answer_id: str | None) -> None:
+    """Nothing is captured."""
 
 
 async def _answered(backend: Backend, call: Call) -> web.StreamResponse:

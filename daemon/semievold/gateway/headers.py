@@ -18,7 +18,12 @@ from semievold.gateway.call import ADAPTER_HEADER, QUERY_ID_HEADER, REPLICA_HEAD
 REQUEST_ID_HEADER = "x-request-id"
 _SANE_ID = re.compile(r"[\w.:=+/@-]{1,128}", re.ASCII)
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]{1,64}", re.ASCII)
-_EXPOSED = ", ".join((REQUEST_ID_HEADER, ADAPTER_HEADER, REPLICA_HEADER, QUERY_ID_HEADER, "retry-after"))
+NOT_CAPTURED_HEADER = "x-semievol-not-captured"
+NOT_CAPTURED = web.RequestKey("not_captured", str)
+"""In a request, why its query was not captured, though it was drawn."""
+_EXPOSED = ", ".join(
+    (REQUEST_ID_HEADER, ADAPTER_HEADER, REPLICA_HEADER, QUERY_ID_HEADER, NOT_CAPTURED_HEADER, "retry-after")
+)
 _PREFLIGHT_AGE_S = 600
 
 
@@ -32,6 +37,8 @@ class AnswerHeaders:
         """As aiohttp's signal `on_response_prepare`: before the first byte of any answer."""
         given = request.headers.get(REQUEST_ID_HEADER, "")
         response.headers[REQUEST_ID_HEADER] = given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        if NOT_CAPTURED in request:
+            response.headers[NOT_CAPTURED_HEADER] = request[NOT_CAPTURED]
         if self._origins:
             response.headers.add(hdrs.VARY, hdrs.ORIGIN)
         if self._allowed(request):

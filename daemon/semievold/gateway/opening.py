@@ -33,20 +33,23 @@ def open_gateway_tools(
 ) -> GatewayTools:
     """What the settings ask for; requests go to `replicas`, or without them to `generator`.
 
-    `secret`: of the service; clients are named by a hash with it.
+    `secret`: of the service; clients are named, and what is captured is drawn, by a hash with it.
     """
     settings = config.gateway
     backend = LocalBackend(generator) if replicas is None else _proxy(config, replicas, metrics)
     capture = embeddings = None
     if settings.capture.share > 0:
         instruction = config.task.instruction
-        capture = Capture(settings.capture, config.stream.queries, instruction, parser, producer, metrics)
+        known, topic = stores.pseudo_labels.known, config.stream.queries
+        capture = Capture(settings.capture, topic, instruction, parser, producer, metrics, known=known, secret=secret)
     if settings.embeddings_url is not None:
         token = settings.embeddings_token
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         server = OneServer(ServerAddress("embeddings", settings.embeddings_url, headers))
         embeddings = ProxyBackend(server, settings, metrics)
-    said = Feedback(settings, config.stream.labels, stores.pseudo_labels, stores.feedback, parser, producer, secret)
+    more = {} if capture is None else {"reused": capture.reused}
+    labels = stores.pseudo_labels
+    said = Feedback(settings, config.stream.labels, labels, stores.feedback, parser, producer, secret, **more)
     return GatewayTools(backend, said, embeddings, capture)
 
 

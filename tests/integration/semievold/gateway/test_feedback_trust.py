@@ -13,15 +13,19 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from semievol.types import Query
-from semievold.config.fronts import GatewayConfig
+from semievold.config.fronts import CaptureConfig, GatewayConfig
 from semievold.gateway.admission import Admission
+from semievold.gateway.capture import Capture
 from semievold.gateway.feedback import Feedback
 from semievold.gateway.front import FEEDBACK_PATH, OPEN_PATHS
+from semievold.monitoring.metrics import Metrics
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.tables import examples
 from semievold.web.access import guarded
 from semievold.web.body_limits import limited_app
 from semievold.web.tokens import DEFAULT, Tokens
+from tests.openai_double import Double
+from tests.openai_double import front as gateway
 from tests.stream_world import ListIndex, World, pseudo_label, run_until
 
 TOKEN = {"Authorization": "Bearer token-of-the-gateway"}
@@ -31,10 +35,12 @@ Ask = Callable[..., Any]
 
 
 @asynccontextmanager
-async def front(world: World, **settings: Any) -> AsyncIterator[Ask]:
+async def front(world: World, reused: Any = lambda _client, _id: False, **settings: Any) -> AsyncIterator[Ask]:
     """Posts to the route, guarded as the gateway guards it; (status, answer)."""
     config = GatewayConfig.model_validate({"capture": {"share": 1.0}, "feedback": settings})
-    feedback = Feedback(config, "semievol.labels", world.labels, world.feedback, world.parser, world.producer, "secret")
+    feedback = Feedback(
+        config, "semievol.labels", world.labels, world.feedback, world.parser, world.producer, "secret", reused
+    )
     admission = Admission(config)
 
     async def asked(request: web.Request) -> web.StreamResponse:
@@ -172,6 +178,29 @@ async def test_the_holders_of_two_tokens_are_two_clients(new_world: Any) -> None
     assert counters.feedback == {"used": 1, "contradicted": 1}
     assert [each["outcome"] for each in world.feedback.of("a")] == ["contradicted", "contradicted"]
     assert world.examples.training() == []
+
+
+async def test_a_reused_id_says_nothing_about_the_earlier_question(new_world: Any) -> None:
+    world: World = new_world()
+    answered(world, "order-1")
+    metrics = Metrics("w")
+    capture = Capture(
+        CaptureConfig(share=1.0), "queries", None, world.parser, world.producer, metrics, known=world.labels.known
+    )
+    async with gateway([Double("one")], capture=capture) as gate:
+        gate.session.headers["x-semievol-id"] = "order-1"
+        answer = await gate.ask(messages=[{"role": "user", "content": "is another even?"}])
+        assert answer.status == 200
+        assert answer.headers["x-semievol-not-captured"] == "id_taken"
+        assert "x-semievol-query-id" not in answer.headers
+        answer = await gate.ask(messages=[{"role": "user", "content": "is order-1 even?"}])
+        assert answer.headers["x-semievol-query-id"] == "order-1"
+    assert metrics.capture_dropped.labels("w", "id_taken")._value.get() == 1
+    async with front(world, reused=lambda _client, id_: id_ == "order-1") as ask:
+        status, said = await ask(id="order-1", answer="odd")
+        assert (status, said["error"]["code"]) == (409, "duplicate_id")
+        assert (await ask(id="order-1", answer="odd", question="is another even?"))[0] == 409
+        assert (await ask(id="order-1", answer="even", question="is order-1 even?"))[0] == 202
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

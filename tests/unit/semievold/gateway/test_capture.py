@@ -16,9 +16,10 @@ from semievol.tasks.task import Task
 from semievol.types import Message, Query
 from semievold.config.fronts import CaptureConfig
 from semievold.errors import TransientStreamError
-from semievold.gateway.capture import Capture, Dropped, in_share
+from semievold.gateway.capture import Capture, Dropped
 from semievold.intake.messages import RecordParser
 from semievold.monitoring.metrics import Metrics
+from semievold.store.pseudo_labels import query_hash
 from semievold.streams.protocol import OutgoingRecord, StreamRecord
 
 INSTRUCTION = "Sort the mail."
@@ -45,15 +46,19 @@ class Producer:
 
 
 class World:
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, known: Any = None, secret: str = "key of the service", **settings: Any) -> None:
         self.producer = Producer()
         self.metrics = Metrics("w")
         config = CaptureConfig(**{"share": 1.0, **settings})
-        self.capture = Capture(config, "queries", INSTRUCTION, PARSER, self.producer, self.metrics)
+        self.capture = Capture(
+            config, "queries", INSTRUCTION, PARSER, self.producer, self.metrics, known=known, secret=secret
+        )
 
-    def offer(self, *messages: Any, headers: dict[str, str] | None = None, answer_id: str | None = "a1") -> str | None:
+    def offer(
+        self, *messages: Any, headers: dict[str, str] | None = None, answer_id: str | None = "a1", **more: Any
+    ) -> str | None:
         turns = [{"role": m[0], "content": m[1]} if isinstance(m, tuple) else m for m in messages]
-        return self.capture.offer({"messages": turns}, headers or {}, answer_id, "v1")
+        return self.capture.offer({"messages": turns}, headers or {}, answer_id, "v1", **more)
 
     def dropped(self) -> dict[str, int]:
         found = {each.value: self.metrics.capture_dropped.labels("w", each.value)._value.get() for each in Dropped}
@@ -129,14 +134,63 @@ async def test_what_is_not_captured_is_counted_with_its_reason(messages: Any, he
     assert world.dropped() == {reason: 1}
 
 
-async def test_a_share_is_sampled_by_the_id_alone() -> None:
-    world = World(share=0.25)
-    taken = [world.offer(("user", "x"), answer_id=f"id-{number}") for number in range(1000)]
-    assert 200 < sum(query_id is not None for query_id in taken) < 300
-    assert taken == [f"id-{number}" if in_share(f"id-{number}", 0.25) else None for number in range(1000)]
-    assert world.dropped() == {}
-    assert not in_share("x", 0.0)
-    assert in_share("x", 1.0)
+def drawn(world: World, *, times: int = 1, client: str = "one") -> list[int]:
+    """Which of 1000 questions are captured, each asked `times` with other ids, in other spelling."""
+    found = []
+    for number in range(1000):
+        spellings = (f"is {number} red?", f"  IS {number}  Red?")
+        taken = [
+            world.offer(("user", spellings[time % 2]), headers={"x-semievol-id": f"id-{number}-{time}"}, client=client)
+            for time in range(times)
+        ]
+        assert len({each is None for each in taken}) == 1
+        if taken[0] is not None:
+            found.append(number)
+    return found
+
+
+async def test_a_share_is_drawn_by_a_key_from_who_asks_what_and_not_from_an_id() -> None:
+    taken = drawn(World(share=0.25, queue_size=10_000), times=4)
+    assert 200 < len(taken) < 300
+    again = World(share=0.25)
+    assert drawn(again) == taken  # after a restart, too
+    assert again.dropped() == {}
+    assert drawn(World(share=0.25, secret="another key")) != taken
+    assert drawn(World(share=0.25), client="two") != taken
+    assert len(drawn(World(share=1.0))) == 1000
+
+
+GIVEN = {"x-semievol-id": "order-1"}
+
+
+async def test_an_id_of_another_query_is_not_captured_again() -> None:
+    world = World()
+    told: list[Dropped] = []
+    assert world.offer(("user", "what is this?"), headers=GIVEN, client="one", dropped=told.append) == "order-1"
+    assert world.offer(("user", "and that?"), headers=GIVEN, client="two", dropped=told.append) is None
+    assert world.offer(("user", "and that?"), answer_id="order-1", dropped=told.append) is None
+    assert told == [Dropped.ID_TAKEN] * 2
+    assert world.offer(("user", "what is this?"), headers=GIVEN, client="two") == "order-1"
+    assert world.capture.reused("two", "order-1")
+    assert not world.capture.reused("one", "order-1")
+    assert world.dropped() == {"id_taken": 2}
+    assert {query.question for query in await world.queries()} == {"what is this?"}
+
+
+async def test_the_state_knows_ids_that_were_captured_elsewhere() -> None:
+    earlier = query_hash(Query("order-1", "what is this?"))
+    world = World(known=lambda ids: dict.fromkeys(ids, earlier))
+    found = await world.capture.earlier(GIVEN)
+    assert world.offer(("user", "and that?"), headers=GIVEN, earlier=found) is None
+    assert world.offer(("user", "what is this?"), headers=GIVEN, earlier=found) == "order-1"
+    assert await world.capture.earlier({}) is None
+
+    def away(_ids: Sequence[str]) -> dict[str, str]:
+        raise TransientStreamError("the state is away")
+
+    world = World(known=away)
+    assert world.offer(("user", "x"), headers=GIVEN, earlier=await world.capture.earlier(GIVEN)) is None
+    assert world.dropped() == {"id_taken": 1}
 
 
 async def test_a_full_queue_drops_new_queries_and_keeps_no_client_waiting() -> None:
