@@ -120,8 +120,8 @@ def _parts(value: str, named: str = "") -> SplitResult:
     try:
         parts = urlsplit(value)
         port = parts.port  # is read only when it is asked for
-    except ValueError as error:
-        raise ValueError(f"{named}an address cannot be read ({error}); write one like http://host:8000") from None
+    except ValueError:  # its text may show a part of a password that holds a slash
+        raise ValueError(f"{named}the address has no port from 1 to 65535; write one like http://host:8000") from None
     if port == 0:
         raise ValueError(f"{named}nothing listens on port 0; give one from 1 to 65535")
     return parts

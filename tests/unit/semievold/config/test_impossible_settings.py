@@ -65,6 +65,13 @@ def test_a_setting_that_can_never_work_is_refused(sections: dict[str, Any], said
     assert said in where or said in str(refused.value)
 
 
+def test_a_password_that_is_taken_for_a_port_is_not_shown() -> None:
+    sections = {"generation": {"kind": "vllm", "dns": "http://user:hunter/2@vllm:8000"}}
+    with pytest.raises(ValidationError) as refused:
+        DaemonConfig.model_validate({"workload": "w", "model": {"name": "m"}, **sections})
+    assert "hunter" not in "".join(each["msg"] for each in refused.value.errors())
+
+
 def test_a_token_may_end_as_the_file_that_held_it() -> None:
     """`echo secret > token` writes a line break, which no client sends."""
     config = DaemonConfig.model_validate(
