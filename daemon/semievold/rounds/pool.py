@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ EMBEDDED_AT_ONCE = 256
 NAMED = 20
 """So many of those left out are named in the log."""
 ASKED_BY_HOLDOUT = "a held-out example asks the same"
+ASKED_BEFORE = "another query of the pool asks the same"
 GONE = "the task has no such answer any more"
 STALE = "an older adapter made it, and the serving one cannot be asked"
 
@@ -126,13 +127,17 @@ def judge(
 ) -> Judged:
     """The whole pool through the consensus, where that is configured, and through selection; in the order of ids.
 
+    Of queries that ask the same, one counts: what is sent often has no more say than what is sent once.
+
     Blocking. `refused` are stale and could not be labelled again.
 
     Raises:
         TransientError: the endpoint that embeds for the consensus does not answer.
     """
     rule = config.selection.of_evolve_round(1 + stores.rounds.evolved())
-    rows = sorted(stores.pseudo_labels.pool(config.rounds.max_pool), key=lambda row: row.id)
+    pool = sorted(stores.pseudo_labels.pool(config.rounds.max_pool), key=lambda row: row.id)
+    copies = _copies(pool, stores.pseudo_labels.asked([row.id for row in pool]), refused or {})
+    rows = [row for row in pool if row.id not in copies]
     labels: dict[str, PseudoLabel] = {}
     changed: int | None = None
     if config.labelling.consensus is None and rule.by == "entropy":
@@ -159,7 +164,7 @@ def judge(
             rejected[label.query.id] = GONE
         else:
             kept.append(label)
-    members = tuple(
+    members = [
         Membership(
             each.id,
             each.id not in rejected,
@@ -168,8 +173,18 @@ def judge(
             labels[each.id].consensus if each.id in labels else None,
         )
         for each in judged
-    )
-    return Judged(kept, members, selection.threshold, changed)
+    ]
+    members += [Membership(row.id, False, ASKED_BEFORE, row.answer, None) for row in pool if row.id in copies]
+    members.sort(key=lambda member: member.query_id)
+    return Judged(kept, tuple(members), selection.threshold, changed)
+
+
+def _copies(pool: Sequence[PoolRow], asked: Mapping[str, str], refused: Collection[str]) -> set[str]:
+    """The ids of those that ask what another asks that came first, or alone has an answer that can be learned."""
+    first: dict[str, str] = {}
+    for row in sorted(pool, key=lambda row: (row.id in refused, row.answer is None, row.created_at, row.id)):
+        first.setdefault(asked.get(row.id, row.id), row.id)
+    return {row.id for row in pool} - set(first.values())
 
 
 def training_examples(stores: Stores) -> list[Example]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ import pydantic_core
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
-from semievol.examples.records import query_to_json
+from semievol.errors import DataError
+from semievol.examples.records import query_to_json, stored_query
+from semievol.examples.split import asked_key
 from semievol.types import PseudoLabel, Query
 from semievold.store.database import Database, chunks
 from semievold.store.label_rows import label_columns, label_of, readable_labels
@@ -212,6 +215,18 @@ class PseudoLabelStore:
         )
         with self._database.read() as connection:
             return [PoolRow(*row) for row in connection.execute(statement)]
+
+    def asked(self, ids: Sequence[str]) -> dict[str, str]:
+        """{query id: what is asked (`asked_key`)}; unknown ids, and rows that cannot be read, are left out."""
+        found: dict[str, str] = {}
+        columns = pseudo_labels.c["query_id", "query"]
+        with self._database.read() as connection:
+            for some in chunks(ids):
+                statement = sa.select(*columns).where(self._mine(), pseudo_labels.c.query_id.in_(some))
+                for row in connection.execute(statement):
+                    with suppress(DataError, TypeError):
+                        found[row.query_id] = asked_key(stored_query(row.query, row.query_id))
+        return found
 
     def load(self, ids: Sequence[str]) -> list[PseudoLabel]:
         """The full labels in the order of `ids`; unknown ids, and rows that cannot be read, are left out."""

@@ -1,6 +1,7 @@
 """What a round trains on, chosen from real stores."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,35 @@ def test_what_a_held_out_example_asks_or_the_task_knows_no_more_is_left_out_by_n
     }
     assert (chosen.summary["examples"], chosen.summary["examples_left_out"]) == (1, 1)
     assert chosen.manifest["left_out_ids"] == ["old"]
+
+
+@pytest.mark.parametrize("labelling", [{}, {"consensus": {}}])
+def test_what_is_asked_many_times_counts_once_in_a_round(tmp_path: Path, labelling: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["even", "odd"]},
+        "labelling": labelling,
+        "selection": {"theta": 0.5, "min_agreement": 0},
+    }
+    config = DaemonConfig.model_validate(settings)
+    own = [pseudo_label(f"own{n}", f"is {n} even?", "odd", 0.2 + n / 100) for n in range(4)]
+    many = [pseudo_label(f"copy{n:02}", f"is 9{' ' * n} EVEN?", "even", 0.1) for n in range(30)]
+    silent = replace(many[0], query=Query("a-silent", "is 9 even?"), answer=None)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in [silent, *many, *own]])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        chosen = snapshot.choose(
+            stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None, {"copy00": "too long"}
+        )
+    finally:
+        stores.database.close()
+    assert chosen.manifest["selected_ids"] == ["copy01", "own0", "own1"]
+    assert len(chosen.members) == len(many) + len(own) + 1
+    again = {each.query_id for each in chosen.members if each.reason == "another query of the pool asks the same"}
+    assert again == {each.query.id for each in (silent, *many)} - {"copy01"}
 
 
 class Interrupting:
