@@ -325,7 +325,7 @@ class LocalGenerator(Generator):
             raise AdapterError(f"adapter {adapter} is not loaded")
 
     def _tokenized(self, jobs: Sequence[QueuedRequest]) -> list[QueuedRequest]:
-        """The jobs whose prompts fit; the others are refused."""
+        """The jobs whose prompts can be read and fit; the others are refused."""
         prompts, fitting = self._ensure_prompts(), []
         for job in jobs:
             try:
@@ -334,8 +334,8 @@ class LocalGenerator(Generator):
                 self._check_cache(len(job.tokens), job.request.max_tokens)
                 job.samplers = self._ensure_sampling().samplers(job.request)
                 fitting.append(job)
-            except DataError as error:
-                job.answer.settle(error)
+            except Exception as error:  # of a template or a constraint, say: of this request alone
+                job.answer.settle(_translate(error))
         return fitting
 
     def _check_cache(self, prompt: int, answer: int) -> None:

@@ -90,7 +90,13 @@ class Constraints:
 
         if self._tokenizer is None:
             ends = sorted(self._prompts.end_tokens)
-            self._tokenizer = llguidance.hf.from_tokenizer(self._prompts.tokenizer, eos_token=ends)
+            try:
+                self._tokenizer = llguidance.hf.from_tokenizer(self._prompts.tokenizer, eos_token=ends)
+            except Exception as error:  # the library's own kinds; some tokenizers it cannot read
+                raise DataError(
+                    f"{constraint.field}: constrained answers need a tokenizer that can be read token by token (a "
+                    f"`tokenizer.json`), and this model's cannot be ({_short(error)}); leave it out"
+                ) from error
         try:
             compiled = llguidance.LLMatcher(self._tokenizer, _grammar(constraint), log_level=0)
         except ValueError as error:

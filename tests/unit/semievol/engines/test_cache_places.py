@@ -89,8 +89,10 @@ async def test_a_batch_that_is_parted_leaves_no_places_with_rows_that_ended(gene
     engine = Engine(generator)
     jobs = beside_ended_rows(engine)
     engine.batching._budget = replace(engine.batching._budget, rows=12)  # the 13th is a part by itself
-    jobs.append(engine.asked(ask("b", "other")))
-    engine.finish()
+    jobs += engine.labelling(ask("b", None, samples=4, max_tokens=40))
+    while engine.batching.busy:
+        engine.batching.work()
+        assert all(batch.alive for batch in engine.held.batches)
     assert engine.held.free() == engine.tokens
     assert not engine.held.batches
     for job in jobs:
@@ -101,10 +103,8 @@ async def test_room_is_made_beside_rows_that_ended(generator: LocalGenerator) ->
     engine = Engine(generator, 1_024)
     jobs = beside_ended_rows(engine)
     jobs.append(engine.asked(ask("b", "other")))
-    while engine.batching.busy:
-        engine.batching.work()
-        if "other" in engine.held.clients():
-            engine.held.room(engine.held.free() + 1, "other")
+    assert not engine.held.room(engine.tokens, "other")
+    engine.finish()
     for job in jobs:
         assert await job.answer.future
 

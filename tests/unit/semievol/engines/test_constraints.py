@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from semievol.config.method import ModelConfig
+from semievol.engines.language_model import Prompts
 from semievol.engines.local import LocalGenerator
 from semievol.errors import DataError
 from semievol.types import Completion, Constraint, GenerationRequest, Message, Sampling
@@ -121,3 +123,30 @@ async def test_without_the_library_the_extra_is_named(
     monkeypatch.setattr("semievol.engines.sampling.constraints.available", lambda: False)
     with pytest.raises(DataError, match=r"response_format: .*pip install 'semievol\[local\]'"):
         await answer(generator, asking(json_schema(PERSON)))
+
+
+async def test_a_request_that_cannot_be_read_fails_alone(
+    generator: LocalGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: Any, **__: Any) -> Any:
+        raise ValueError("only fast tokenizers are supported")
+
+    await generator.start()
+    read = Prompts.request_tokens
+
+    def request_tokens(prompts: Prompts, request: GenerationRequest) -> list[int]:
+        if request.messages[0].content == "unreadable":
+            raise ZeroDivisionError("of the template")
+        return read(prompts, request)
+
+    monkeypatch.setattr("llguidance.hf.from_tokenizer", slow)
+    monkeypatch.setattr(Prompts, "request_tokens", request_tokens)
+    unreadable = GenerationRequest((Message("user", "unreadable"),))
+    held, failed, free = await asyncio.gather(
+        *(answer(generator, each) for each in (asking(json_schema(PERSON)), unreadable, asking(None))),
+        return_exceptions=True,
+    )
+    assert isinstance(held, DataError)
+    assert "response_format: constrained answers need a tokenizer" in str(held)
+    assert isinstance(failed, ZeroDivisionError)
+    assert isinstance(free, list)
