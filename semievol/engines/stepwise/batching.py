@@ -109,18 +109,30 @@ class Batching:
 
     def _chosen(self, order: Sequence[str | None]) -> Unit | None:
         """What is done next; None: nothing, for want of room."""
-        crowded = len(order) > 1
-        return next((unit for who in order if (unit := self._unit(who, crowded)) is not None), None)
+        crowded, begins = len(order) > 1, True
+        for who in order:
+            if (unit := self._unit(who, crowded, begins)) is not None:
+                return unit
+            # Whose turn it is lacks room alone. Those behind go on with what runs, and begin nothing that takes the
+            # next places to come free: many small requests would keep a large one waiting for ever.
+            begins = begins and not self._waits(who)
+        return None
 
-    def _unit(self, who: str | None, crowded: bool) -> Unit | None:
-        """What can be done for them; None: nothing, for want of room."""
+    def _waits(self, who: str | None) -> bool:
         if who is None:
-            return self._labelling_unit(crowded)
+            return self._held.labelling is not None and bool(self._held.labelling.waiting)
+        return any(row.job.turn == who for row in self._held.waiting)
+
+    def _unit(self, who: str | None, crowded: bool, begins: bool) -> Unit | None:
+        """What can be done for them; None: nothing, for want of room. begins: also prompts of theirs that wait."""
+        if who is None:
+            return self._labelling_unit(crowded, begins)
         begun = next((each for each in self._held.prefilling if each.rows[0].job.turn == who), None)
         if begun is not None:
             self._at = begun.rows
             return self._prefills.on(begun)
-        if (row := next((row for row in self._held.waiting if row.job.turn == who), None)) is not None:
+        row = next((row for row in self._held.waiting if row.job.turn == who), None)
+        if row is not None and begins:
             self._at = [row]
             if (unit := self._prefills.for_client(row)) is not None:
                 return unit
@@ -132,11 +144,11 @@ class Batching:
                 return self._step(batch, self._held.batches, crowded)
         return None
 
-    def _labelling_unit(self, crowded: bool) -> Unit | None:
+    def _labelling_unit(self, crowded: bool, begins: bool) -> Unit | None:
         held = self._held.labelling
         assert held is not None
         self._at = held.all_rows()
-        if (unit := self._prefills.for_labelling(held)) is not None:
+        if (begins or held.prefilling is not None) and (unit := self._prefills.for_labelling(held)) is not None:
             return unit
         if not held.batches:
             return None

@@ -151,7 +151,6 @@ class Prefills:
     def _piece(self, held: LabellingBatch) -> Unit | None:
         """Some prompts of the batch, or a part of a long one; what all begin with is computed first."""
         assert self._chunk is not None
-        longest = max(len(row.prefix) + row.remaining for row in held.waiting)
         if held.shared is None:
             held.set_shared(decoding.shared_length(list({tuple(row.prefix) for row in held.waiting})))
         if held.shared_done < len(held.shared or ()):
@@ -161,12 +160,15 @@ class Prefills:
         prompts, wide = {tuple(first)}, len(first)
         for row in held.waiting:
             wide, more = max(wide, len(row.prefix)), prompts | {tuple(row.prefix)}
-            if rows and len(more) * (wide - held.shared_done) > self._chunk:
+            # Further samples of the same prompts cost no time: a long prompt is computed once for all of them.
+            if len(more) > len(prompts) and len(more) * (wide - held.shared_done) > self._chunk:
                 break
             prompts = more
             rows.append(row)
-        if not self._held.room(len(rows) * longest, None):
+        rows = self._with_room(rows)
+        if not rows:
             return None
+        prompts = {tuple(row.prefix) for row in rows}
         held.waiting = [row for row in held.waiting if row not in rows]
         shares = held.shared_done > 0 and all(row.prefix[: held.shared_done] == held.shared for row in rows)
         done = held.shared_done if shares else 0
@@ -175,6 +177,20 @@ class Prefills:
             held.prefilling = Prefilling(rows, first, cache, done)
             return self.on(held.prefilling)
         return Unit(held.adapter, rows, lambda: self._labelling_prefill(held, rows, held.cache, done))
+
+    def _with_room(self, rows: list[Drawing]) -> list[Drawing]:
+        """As many of these rows of labelling, the first ones, as there is room for; none: there is none for one."""
+
+        def longest() -> int:
+            return max(len(row.prefix) + row.remaining for row in rows)
+
+        if self._held.room(len(rows) * longest(), None):
+            return rows
+        rows = rows[: max(1, self._held.left(None) // longest())]
+        if len(rows) > 1 and self._held.room(len(rows) * longest(), None):
+            return rows
+        rows = rows[:1]
+        return rows if self._held.room(longest(), None) else []
 
     def _shared_part(self, held: LabellingBatch) -> Tokens:
         assert held.shared is not None

@@ -150,3 +150,52 @@ async def test_a_fault_in_the_choice_of_work_fails_the_request_that_it_is_of(
     assert await good.answer.future
     with pytest.raises(MemoryError):
         await bad.answer.future
+
+
+async def test_a_long_prompt_of_labelling_is_computed_once_for_all_its_samples(generator: LocalGenerator) -> None:
+    engine = Engine(generator, 16_384)
+    (job,) = engine.labelling(ask("q " * 200, None, samples=4, max_tokens=4))
+    assert len(job.tokens) > 256
+    units = -(-len(job.tokens) // 256)
+    for _ in range(units):
+        assert engine.held.labelling is not None
+        assert not engine.held.labelling.batches
+        engine.batching.work()
+    assert engine.held.labelling is not None
+    assert [len(batch.rows) for batch in engine.held.labelling.batches] == [4]
+    assert not engine.held.labelling.waiting
+    engine.finish()
+    assert len(await job.answer.future) == 4
+
+
+async def test_labelling_begins_with_as_many_rows_as_there_is_room_for(generator: LocalGenerator) -> None:
+    engine = Engine(generator)
+    jobs = engine.labelling(*(ask("q", None, samples=4, max_tokens=30, seed=n) for n in range(2)))
+    each = len(jobs[0].tokens) + 30
+    engine.held._tokens = 3 * each
+    engine.batching.work()
+    assert engine.held.labelling is not None
+    assert [len(batch.rows) for batch in engine.held.labelling.batches] == [3]
+    engine.finish()
+    for job in jobs:
+        assert len(await job.answer.future) == 4
+
+
+async def test_a_large_request_is_begun_however_many_small_ones_come(generator: LocalGenerator) -> None:
+    engine = Engine(generator)
+    small = ask("x" * 60, "small", max_tokens=10)
+    running = [engine.asked(replace(small, max_tokens=2 * place)) for place in range(1, 6)]
+    engine.batching.work()
+    most = len(running[0].tokens) + 10
+    engine.held._tokens = 8 * most  # five small ones do not give way, and the large one needs the room of two
+    long = 5 * most - 70
+    large = engine.asked(ask("q" * (long - (len(running[0].tokens) - 60)), "large", max_tokens=60))
+    for _ in range(300):
+        if large.rows[0].decoded.token_ids:
+            break
+        running = [job for job in running if not all(row.ended for row in job.rows)]
+        running += [engine.asked(small) for _ in range(5 - len(running))]
+        engine.batching.work()
+    assert large.rows[0].decoded.token_ids
+    engine.finish()
+    assert await large.answer.future
