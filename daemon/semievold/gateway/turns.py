@@ -1,6 +1,6 @@
 """What a client's request is to the engine of this process: whose turn it takes, and how long it may be worked on.
 
-Owns the bound on both together. Invariant: `gateway.timeout_s` counts while the engine works on a request, not while
+Owns the bounds on its time. Invariant: `gateway.timeout_s` counts while the engine works on a request, not while
 others are served; nobody waits for ever.
 """
 
