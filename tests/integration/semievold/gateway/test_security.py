@@ -331,6 +331,7 @@ def test_a_token_opens_its_own_front_alone(daemon: DaemonProcess) -> None:
 def test_no_secret_is_in_logs_configuration_status_or_errors(daemon: DaemonProcess) -> None:
     shown: list[str] = []
     api, gateway = SECRETS["api", "token"], SECRETS["gateway", "token"]
+    feedback = SECRETS["gateway", "feedback", "token"]
     chat = {"model": "tiny", "messages": [{"role": "user", "content": "red"}], "max_tokens": 4}
     asked = [
         ("api", "/v1/status", api, None, 200),
@@ -346,7 +347,8 @@ def test_no_secret_is_in_logs_configuration_status_or_errors(daemon: DaemonProce
         ("gateway", "/v1/completions", gateway, {"model": "tiny", "prompt": "x", "max_tokens": 2}, 200),
         ("gateway", "/v1/completions", gateway, {**chat, "prompt": "x"}, 400),
         ("gateway", "/v1/embeddings", gateway, {"model": "x", "input": "y"}, 503),
-        ("gateway", "/v1/feedback", gateway, {"id": "q", "answer": "red"}, 404),
+        ("gateway", "/v1/feedback", gateway, {"id": "q", "answer": "red"}, 401),
+        ("gateway", "/v1/feedback", feedback, {"id": "q", "answer": "red"}, 404),
         ("gateway", "/metrics", gateway, None, 404),
     ]
     for name, path, token, body, status in asked:
