@@ -69,6 +69,8 @@ PRIVATE = [
     Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.lora_variant"),
     Private(WEIGHTS, "peft", "peft.tuners.lora.LoraLayer.scaling"),
     Private(WEIGHTS, "peft", "peft.tuners.lora.layer.LoraVariant.forward"),
+    Private("daemon/semievold/web/server.py", "aiohttp", "aiohttp.web.Request._match_info"),
+    Private("daemon/semievold/web/connection.py", "aiohttp", "aiohttp.http_exceptions.HttpProcessingError"),
 ]
 # Modules below the top one whose names their library documents, of the packages that the list is about.
 DOCUMENTED = {
@@ -191,8 +193,9 @@ def test_no_undocumented_module_of_a_pinned_package_is_imported_that_is_not_list
 
 @pytest.mark.parametrize("package", sorted({call.package for call in PRIVATE}))
 def test_a_package_with_private_calls_is_pinned_to_the_minor_version_that_is_locked(package: str) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    [wanted] = {text for extra in extras.values() for text in extra if Requirement(text).name == package}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = [project["dependencies"], *project["optional-dependencies"].values()]
+    [wanted] = {text for each in asked for text in each if Requirement(text).name == package}
     lock = (ROOT / "requirements.lock").read_text("utf-8")
     [locked] = [Requirement(line) for line in lock.splitlines() if line.startswith(f"{package}==")]
     version = Version(str(locked.specifier).removeprefix("=="))
