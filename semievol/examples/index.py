@@ -17,13 +17,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from semievol.errors import ConfigError, DataError, TransientError
+from semievol.errors import ConfigError, TransientError
 from semievol.examples.embedding.each import vector_of_each
 from semievol.examples.records import example_to_json, stored_example
 from semievol.protocols import Embedder, Vectors
 from semievol.types import Example, Neighbour
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from qdrant_client import QdrantClient
 
 logger = logging.getLogger(__name__)
@@ -77,9 +79,9 @@ class QdrantExampleIndex:
         """
         latest = list({example.id: example for example in examples}.values())
         for start in range(0, len(latest), _PAGE):
-            taken, refusals = self._embedded(latest[start : start + _PAGE])
-            if refusals:
-                raise refusals[0]
+            taken, refused = vector_of_each(self._embedder, latest[start : start + _PAGE])
+            if refused:
+                raise next(iter(refused.values()))
             with self._lock, _translated(self._where):
                 self._write(taken)
 
@@ -128,25 +130,15 @@ class QdrantExampleIndex:
         if previous != self._points:
             self._create(self._points, self._embedder.dimensions)
             kept = [_decoded(record.payload) for record in self._scroll(previous)] if previous else []
-            taken, refusals = self._embedded(kept)
-            for refusal in refusals:
-                logger.error("left out of the example index: %s", refusal)
-            if taken:
-                self._write(taken)
+            if kept:
+                taken, refused = vector_of_each(self._embedder, kept)
+                for refusal in refused.values():
+                    logger.error("left out of the example index: %s", refusal)
+                if taken:
+                    self._write(taken)
             self._note()
         for name in self._obsolete():
             self._client.delete_collection(name)
-
-    def _embedded(self, examples: Sequence[Example]) -> tuple[list[tuple[Example, list[float]]], list[DataError]]:
-        """Those that the embedder takes with their vectors, and why it does not take the others."""
-        taken: list[tuple[Example, list[float]]] = []
-        refusals: list[DataError] = []
-        for example, vector in vector_of_each(self._embedder, examples) if examples else ():
-            if isinstance(vector, DataError):
-                refusals.append(vector)
-            else:
-                taken.append((example, vector.tolist()))
-        return taken, refusals
 
     def _noted(self) -> str | None:
         """The collection in use, by the note; None in a new index."""
@@ -188,11 +180,11 @@ class QdrantExampleIndex:
             if error.status_code != 409:  # another replica was first
                 raise
 
-    def _write(self, examples: Sequence[tuple[Example, list[float]]]) -> None:
+    def _write(self, examples: Sequence[tuple[Example, NDArray[np.float32]]]) -> None:
         from qdrant_client import models
 
         points = [
-            models.PointStruct(id=point_id(example.id), vector=vector, payload=_encoded(example))
+            models.PointStruct(id=point_id(example.id), vector=vector.tolist(), payload=_encoded(example))
             for example, vector in examples
         ]
         self._client.upsert(self._points, points=points, wait=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,14 +51,22 @@ class ResidentExampleIndex:
         """Add or replace by example id; of several with one id the last wins.
 
         Raises:
-            DataError: the embedder refuses the question of one; it is named.
+            DataError: the embedder refuses the question of one; it is named, and what comes with it is not added.
         """
-        latest = list({example.id: example for example in examples}.values())
-        for start in range(0, len(latest), PAGE):
-            page = latest[start : start + PAGE]
-            vectors = self._vectors(page)
-            with self._lock:
-                self._resident.put(page, [vectors[example.id] for example in page])
+        for page in _pages(examples):
+            vectors, refused = self._vectors(page)
+            if refused:
+                raise next(iter(refused.values()))
+            self._put(page, vectors)
+
+    def upsert_what_can_be(self, examples: Sequence[Example]) -> dict[str, DataError]:
+        """As `upsert`; those whose question the embedder refuses stay as they were, and come back by id."""
+        refused: dict[str, DataError] = {}
+        for page in _pages(examples):
+            vectors, refusals = self._vectors(page)
+            self._put([example for example in page if example.id in vectors], vectors)
+            refused |= refusals
+        return refused
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove by example id; unknown ids are a no-op."""
@@ -82,24 +90,28 @@ class ResidentExampleIndex:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _vectors(self, page: Sequence[Example]) -> Mapping[str, NDArray[np.float32]]:
+    def _put(self, page: Sequence[Example], vectors: Mapping[str, NDArray[np.float32]]) -> None:
+        with self._lock:
+            self._resident.put(page, [vectors[example.id] for example in page])
+
+    def _vectors(self, page: Sequence[Example]) -> tuple[Mapping[str, NDArray[np.float32]], dict[str, DataError]]:
+        """By id: the vectors, and why the embedder makes none."""
         known = {} if self._kept is None else self._kept.of(page)
         new = [example for example in page if example.id not in known]
         if not new:
-            return known
-        made: dict[str, NDArray[np.float32]] = {}
-        refusals = []
-        for example, vector in vector_of_each(self._embedder, new):
-            if isinstance(vector, DataError):
-                refusals.append(vector)
-            else:
-                made[example.id] = vector
+            return known, {}
+        made, refused = vector_of_each(self._embedder, new)
         if self._kept is not None and made:  # also where one is refused: nobody pays for the others again
-            self._kept.keep([example for example in new if example.id in made], np.stack(list(made.values())))
+            self._kept.keep([example for example, _ in made], np.stack([vector for _, vector in made]))
         self.embedded += len(made)
-        if refusals:
-            raise refusals[0]
-        return {**known, **made}
+        return {**known, **{example.id: vector for example, vector in made}}, refused
+
+
+def _pages(examples: Sequence[Example]) -> Iterator[list[Example]]:
+    """So many at a time; of several with one id the last."""
+    latest = list({example.id: example for example in examples}.values())
+    for start in range(0, len(latest), PAGE):
+        yield latest[start : start + PAGE]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from semievol.config.method import Configuration, TrainingConfig
 from semievol.errors import ConfigError, DataError
 from semievol.examples.split import asked_key, in_share
+from semievol.halving import each_or_refusal
 from semievol.protocols import ExampleIndex
 from semievol.seeds import derive
 from semievol.tasks.task import Task
@@ -44,13 +45,7 @@ def retrieve(index: ExampleIndex | None, queries: Sequence[Query], k: int) -> li
 
 def retrieve_each(index: ExampleIndex | None, queries: Sequence[Query], k: int) -> list[list[Neighbour] | DataError]:
     """As `retrieve`; a query whose question the index refuses has the refusal in place of its neighbours."""
-    try:
-        return [*retrieve(index, queries, k)]
-    except DataError as refusal:
-        if len(queries) == 1:
-            return [refusal]
-    half = len(queries) // 2
-    return retrieve_each(index, queries[:half], k) + retrieve_each(index, queries[half:], k)
+    return each_or_refusal(queries, lambda some: retrieve(index, some, k))
 
 
 def arrange(neighbours: Sequence[Neighbour], configuration: Configuration, query: Query, seed: int) -> list[Example]:

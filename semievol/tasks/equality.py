@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semievol.errors import ConfigError, DataError
+from semievol.halving import each_or_refusal
 from semievol.protocols import Embedder
 from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Example
@@ -73,14 +74,13 @@ class AnswerEquality:
 
 def _vectors(embedder: Embedder, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     """Of all texts that the embedder takes; each of the others is told in the log."""
-    try:
-        return dict(zip(texts, embedder.embed(texts), strict=True))
-    except DataError as refusal:
-        if len(texts) == 1:
-            logger.warning("an answer is compared by its spelling alone: %s", refusal)
-            return {}
-    half = len(texts) // 2
-    return _vectors(embedder, texts[:half]) | _vectors(embedder, texts[half:])
+    vectors: dict[str, NDArray[np.float32]] = {}
+    for text, vector in zip(texts, each_or_refusal(texts, embedder.embed), strict=True):
+        if isinstance(vector, DataError):
+            logger.warning("an answer is compared by its spelling alone: %s", vector)
+        else:
+            vectors[text] = vector
+    return vectors
 
 
 def clustered(candidates: Sequence[CandidateAnswer], same: Same) -> tuple[CandidateAnswer, ...]:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from semievol.errors import DataError, TransientError
+from semievol.errors import TransientError
 from semievol.examples.resident import ResidentExampleIndex
 from semievol.types import Example, Neighbour
 from semievold.retry import set_within
@@ -110,22 +110,22 @@ class FollowedIndex:
 
     def _apply(self, ids: Sequence[str]) -> None:
         with self._changing:
-            kept = [example for example in self._examples.training(ids) if self._knows(example)]
+            kept = self._kept(ids)
             self._index.upsert(kept)
             self._index.delete(sorted(set(ids) - {example.id for example in kept}))
 
     def _apply_what_can_be(self, ids: Sequence[str]) -> None:
         """As `_apply`; an example whose question the embedder refuses is named and left out until it changes."""
-        try:
-            self._apply(ids)
-        except DataError as error:
-            if len(ids) > 1:
-                self._apply_what_can_be(ids[: len(ids) // 2])
-                self._apply_what_can_be(ids[len(ids) // 2 :])
-                return
-            with self._changing:
-                self._index.delete(ids)  # what it was before
-            log.error("left out of the example index until it changes: %s", error)
+        with self._changing:
+            kept = self._kept(ids)
+            refused = self._index.upsert_what_can_be(kept)
+            # Also what a refused one was before.
+            self._index.delete(sorted(set(ids) - {example.id for example in kept} | refused.keys()))
+        for refusal in refused.values():
+            log.error("left out of the example index until it changes: %s", refusal)
+
+    def _kept(self, ids: Sequence[str]) -> list[Example]:
+        return [example for example in self._examples.training(ids) if self._knows(example)]
 
     def _tell_of_a_clock(self, ahead_s: float) -> None:
         if ahead_s <= OVERLAP_S:
