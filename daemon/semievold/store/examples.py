@@ -106,9 +106,12 @@ class ExampleStore:
             for row in connection.execute(statement):
                 sides = theirs if row.source == FEEDBACK else found
                 sides[row.asked] = sides.get(row.asked, False) or row.holdout
+        known = {**theirs, **found} if clients else found
+        if not rule.least or asked.keys() <= known.keys():  # then no number of questions decides anything
+            return rule.sides(asked, known, 0, 0)
         operators = self._counted(connection, _OPERATORS)
         held = self._counted(connection).holdout_questions if clients else operators.holdout_questions
-        return rule.sides(asked, {**theirs, **found} if clients else found, operators.training_questions, held)
+        return rule.sides(asked, known, operators.training_questions, held)
 
     def _move_aside(self, connection: Connection, placed: Sequence[StoredExample]) -> None:
         """Retract what clients said about these questions, where it stands on the other side."""

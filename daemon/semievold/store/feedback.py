@@ -193,13 +193,16 @@ class FeedbackStore:
             return Outcome.CONTRADICTED, None, removed
         if rows:
             return Outcome.CONFIRMED, None, ()
+        if known is not None:
+            self._tell(said, "the example was taken back")
+            return Outcome.WITHHELD, None, ()
         if secret:  # not by the id alone, which a client may choose
             place = hashlib.blake2b(asked.encode(), key=secret.encode()[:64], digest_size=16).hexdigest()
         else:  # as an operator's label would be: it finds its question as if nobody had spoken
             place, rule = example.id, HoldoutRule(rule.share, rule.salt)
         held_out = self._examples.sides_in(connection, {asked: place}, rule, clients=True)[asked]
-        if known is not None or (held_out and not secret):
-            self._tell(said, "the example was taken back" if known is not None else "its question is held out")
+        if held_out and not secret:
+            self._tell(said, "its question is held out")
             return Outcome.WITHHELD, None, ()
         stored = self._examples.write_in(connection, [(example, held_out)], {})
         return Outcome.USED, stored[0], ()
