@@ -62,9 +62,7 @@ class KafkaStreamProducer:
 
     def _send_alone(self, topic: str, record: OutgoingRecord) -> None:
         while self._send(topic, [record]):
-            if topic != self._settings.dead_letter:
-                raise too_large(topic, record)
-            record = cut(topic, record)
+            record = smaller(topic, record, self._settings.dead_letter)
 
     def _send(self, topic: str, records: Sequence[OutgoingRecord]) -> list[OutgoingRecord]:
         """Send them all and wait; those that are too large for the topic come back."""
@@ -107,7 +105,18 @@ class KafkaStreamProducer:
             client.abandon(CLOSE_S)
 
 
-def too_large(topic: str, record: OutgoingRecord) -> RecordRefused:
+def smaller(topic: str, record: OutgoingRecord, dead_letter: str) -> OutgoingRecord:
+    """What is tried instead of a record that is too large for its topic: a dead letter is cut.
+
+    Raises:
+        RecordRefused: it is another's than the topic `dead_letter`, or nothing of it is left to cut.
+    """
+    if topic != dead_letter:
+        raise _too_large(topic, record)
+    return _cut(topic, record)
+
+
+def _too_large(topic: str, record: OutgoingRecord) -> RecordRefused:
     """The error of a record that its topic never takes."""
     return RecordRefused(
         f"topic {topic}: the record with key {record.key!r} has {len(record.value or b''):,} bytes, and the topic "
@@ -115,7 +124,7 @@ def too_large(topic: str, record: OutgoingRecord) -> RecordRefused:
     )
 
 
-def cut(topic: str, letter: OutgoingRecord) -> OutgoingRecord:
+def _cut(topic: str, letter: OutgoingRecord) -> OutgoingRecord:
     """The letter with half its value; where nothing is left of that, without the record's own headers.
 
     A header of ours says so.
@@ -126,5 +135,5 @@ def cut(topic: str, letter: OutgoingRecord) -> OutgoingRecord:
         return OutgoingRecord(letter.key, value[: len(value) // 2], headers)
     kept = {name: letter.headers[name] for name in _OUR_HEADERS if name in letter.headers}
     if len(kept) == len(letter.headers):
-        raise too_large(topic, letter)
+        raise _too_large(topic, letter)
     return OutgoingRecord(letter.key, letter.value, {**kept, DROPPED_HEADER: str(len(letter.headers) - len(kept))})

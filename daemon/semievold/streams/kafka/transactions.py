@@ -20,9 +20,10 @@ from semievol.errors import SemiEvolError
 from semievold.config.streams import StreamSettings
 from semievold.errors import RecordRefused, TransientStreamError
 from semievold.streams.kafka.client.administrator import administrator
-from semievold.streams.kafka.client.transactions import Addressed, TransactionalSender
+from semievold.streams.kafka.client.sender import Addressed
+from semievold.streams.kafka.client.transactions import TransactionalSender
 from semievold.streams.kafka.consumer import KafkaStreamConsumer
-from semievold.streams.kafka.producer import CLOSE_S, cut, too_large
+from semievold.streams.kafka.producer import CLOSE_S, smaller
 from semievold.streams.kafka.topics import KafkaTopics
 from semievold.streams.protocol import Due
 
@@ -121,9 +122,7 @@ class KafkaTransactions:
             largest = max(oversized, key=lambda each: _size(each))
             place = records.index(largest)
             try:
-                if largest.topic != self._settings.dead_letter:
-                    raise too_large(*largest)
-                records[place] = Addressed(largest.topic, cut(*largest))
+                records[place] = Addressed(largest.topic, smaller(*largest, self._settings.dead_letter))
             except RecordRefused as refused:  # whatever it says, the others are not to wait for it
                 logger.error("%r is not published: %s", largest.record.key, refused)
                 del records[place]

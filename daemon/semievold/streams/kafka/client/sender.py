@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import KafkaProducer
 
@@ -16,6 +16,13 @@ UNLIMITED_BYTES = 64 * 1024 * 1024
 """Whether a record is too large is for its topic to say, not for the client."""
 
 
+class Addressed(NamedTuple):
+    """A record and its topic."""
+
+    topic: str
+    record: OutgoingRecord
+
+
 class Sender:
     """An idempotent producer. Safe to share between threads; its own thread holds what is not delivered yet."""
 
@@ -25,15 +32,9 @@ class Sender:
 
     def send(self, topic: str, records: Sequence[OutgoingRecord], deadline: float) -> list[OutgoingRecord]:
         """Send them all and wait, until `time.monotonic` says `deadline`; those too large for the topic come back."""
-        oversized = []
         with translated(self._settings):
-            sent = [(self._client.send(topic, **encoded(record)), record) for record in records]
-            for future, record in sent:
-                try:
-                    future.get(timeout=max(0.0, deadline - time.monotonic()))
-                except TOO_LARGE:
-                    oversized.append(record)
-        return oversized
+            oversized = sent(self._client, [Addressed(topic, record) for record in records], deadline)
+        return [each.record for each in oversized]
 
     def close(self, timeout_s: float) -> None:
         """Deliver what is held. Raises TransientStreamError when the time was too short: abandon it then."""
@@ -65,7 +66,18 @@ def abandon(client: Any, timeout_s: float) -> None:
     client._sender.join(timeout_s)
 
 
-def encoded(record: OutgoingRecord) -> dict[str, Any]:
+def sent(client: Any, records: Sequence[Addressed], deadline: float) -> list[Addressed]:
+    """Send them all with a client of kafka-python and wait; those that are too large for their topic come back."""
+    oversized = []
+    for future, each in [(client.send(each.topic, **_encoded(each.record)), each) for each in records]:
+        try:
+            future.get(timeout=max(0.0, deadline - time.monotonic()))
+        except TOO_LARGE:
+            oversized.append(each)
+    return oversized
+
+
+def _encoded(record: OutgoingRecord) -> dict[str, Any]:
     """What kafka-python's `send` takes of a record."""
     headers = [(name, text.encode("utf-8", "surrogatepass")) for name, text in record.headers.items()]
     key = None if record.key is None else record.key.encode("utf-8", "surrogatepass")

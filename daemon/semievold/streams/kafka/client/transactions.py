@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
 from semievold.config.streams import KafkaSettings
-from semievold.streams.kafka.client.connection import TOO_LARGE, connect, translated
-from semievold.streams.kafka.client.sender import abandon, encoded, options
-from semievold.streams.protocol import OutgoingRecord
-
-
-class Addressed(NamedTuple):
-    """A record and its topic."""
-
-    topic: str
-    record: OutgoingRecord
+from semievold.streams.kafka.client.connection import connect, translated
+from semievold.streams.kafka.client.sender import Addressed, abandon, options, sent
 
 
 class TransactionalSender:
@@ -79,14 +71,7 @@ class TransactionalSender:
         manager = self._client._transaction_manager
         with translated(self._settings):
             self._client.begin_transaction()
-            sent = [(self._client.send(each.topic, **encoded(each.record)), each) for each in records]
-            oversized = []
-            for future, each in sent:  # one that failed does not always fail the transaction
-                try:
-                    future.get(timeout=max(0.0, deadline - time.monotonic()))
-                except TOO_LARGE:
-                    oversized.append(each)
-            if oversized:
+            if oversized := sent(self._client, records, deadline):  # one that failed does not always fail the rest
                 return oversized
             self._wait(manager.send_offsets_to_transaction(offsets, member), deadline)
             self._wait(manager.begin_commit(), deadline)
