@@ -36,7 +36,6 @@ _UNAUTHENTICATED = (
     kafka_errors.IllegalSaslStateError,
 )
 _CONFIGURATION = (
-    kafka_errors.AuthorizationError,
     kafka_errors.KafkaConfigurationError,
     kafka_errors.UnsupportedCodecError,
     kafka_errors.InvalidSessionTimeoutError,
@@ -117,6 +116,11 @@ def translate(error: Exception, settings: KafkaSettings) -> SemiEvolError:
         return ConfigError(
             f"stream.kafka.group_instance_id: another process uses {settings.group_instance_id!r}; give each its own"
         )
+    if isinstance(error, kafka_errors.TransactionalIdAuthorizationFailedError):  # an AuthorizationError, too
+        return ConfigError(
+            f"stream.kafka.exactly_once: {settings.sasl_username or 'this client'} may not write in transactions at "
+            f"{servers}; grant WRITE and DESCRIBE on transactional ids that begin with {settings.group_prefix}semievol-"
+        )
     if isinstance(error, kafka_errors.AuthorizationError):
         user = settings.sasl_username or "this client"
         return ConfigError(f"stream.kafka: {user} has no permission at {servers} ({said}); grant it the missing right")
@@ -124,11 +128,6 @@ def translate(error: Exception, settings: KafkaSettings) -> SemiEvolError:
         return ConfigError(
             f"stream.kafka.transaction_timeout_s: {settings.transaction_timeout_s:g} s are more than the broker at "
             f"{servers} allows; set less, or raise its transaction.max.timeout.ms"
-        )
-    if isinstance(error, kafka_errors.TransactionalIdAuthorizationFailedError):
-        return ConfigError(
-            f"stream.kafka.exactly_once: {settings.sasl_username or 'this client'} may not write in transactions at "
-            f"{servers}; grant WRITE and DESCRIBE on transactional ids that begin with {settings.group_prefix}semievol-"
         )
     if NO_CODEC in said:
         codec = next((name for name in CODECS if name in said), "unknown")
