@@ -46,7 +46,7 @@ def query_from_json(row: Row) -> Query:
         options=_options(row.get("options")),
         messages=messages,
         category=None if row.get("category") is None else _text(row["category"], "category"),
-        metadata={**_checked(unknown), **_checked(metadata or {}, "metadata")},
+        metadata={**checked_values(unknown), **checked_values(metadata or {}, "metadata")},
     )
 
 
@@ -245,7 +245,12 @@ def _messages(value: object) -> tuple[Message, ...] | None:
     return tuple(messages)
 
 
-def _checked(values: Row, field: str = "") -> Row:
+def checked_values(values: Row, field: str = "") -> Row:
+    """`values`, of which every store takes each (json_values).
+
+    Raises:
+        DataError: one it does not take, by the path below `field`.
+    """
     if (fault := fault_of(values, field)) is not None:
         raise DataError(f"field {fault.field!r}: {fault.problem}" if fault.field else str(fault))
     return values

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from semievol.errors import DataError
 from semievol.examples.forms import Recogniser
-from semievol.examples.json_values import fault_of
-from semievol.examples.records import Row
+from semievol.examples.records import Row, checked_values
 from semievol.tasks.task import Task
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import PoisonRecord
@@ -59,9 +58,7 @@ class BulkRecords:
 
     def record(self, record: Mapping[str, Any], place: str) -> OutgoingRecord | None:
         """As `row`, of one that is in our own form already."""
-        if (fault := fault_of(record)) is not None:
-            raise DataError(f"field {fault.field!r}: {fault.problem}" if fault.field else str(fault))
-        value = json.dumps(record, ensure_ascii=False).encode()
+        value = json.dumps(checked_values(record), ensure_ascii=False).encode()
         try:
             parsed = self._parse(StreamRecord(self.topic, 0, 0, None, value, {}, 0.0))
         except PoisonRecord as poison:
