@@ -1,4 +1,4 @@
-"""What an intake counts; read by the metrics, the status and the idle watch."""
+"""What the intakes count; read by the metrics, the status and the idle watch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from dataclasses import dataclass, field
 
 from semievold.intake.pace import Pace
 from semievold.retry import Health
+from semievold.store.feedback import Outcome
 
 
 @dataclass(slots=True)
-class IntakeCounters:
-    """What an intake did since its process started; read by the metrics."""
+class RoleCounters:
+    """What a role that reads a topic did since its process started."""
 
     received: int = 0
-    labelled: int = 0
-    published: int = 0
-    duplicates: int = 0  # redeliveries of queries that are labelled already
     dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
-    in_flight: int = 0  # records read and not finished
     lag: int = 0  # records not committed, as last measured
-    pace: Pace = field(default_factory=Pace)
     health: Health = field(default_factory=Health)
 
     @property
@@ -32,3 +28,28 @@ class IntakeCounters:
     def degraded(self) -> str | None:
         """What does not answer; None: everything does."""
         return self.health.degraded
+
+
+@dataclass(slots=True)
+class IntakeCounters(RoleCounters):
+    """Of the queries topic."""
+
+    labelled: int = 0
+    published: int = 0
+    duplicates: int = 0  # redeliveries of queries that are labelled already
+    in_flight: int = 0  # records read and not finished
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass(slots=True)
+class LabelsCounters(RoleCounters):
+    """Of the labels topic."""
+
+    added: int = 0  # new or changed examples
+    retracted: int = 0
+    indexed: int = 0
+    joined_right: int = 0  # labels of queries that were answered as the label says
+    joined_wrong: int = 0
+    feedback: Counter[Outcome] = field(default_factory=Counter)  # clients' answers; none of them in the two above
+    feedback_right: int = 0
+    feedback_wrong: int = 0

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from semievol.errors import TransientError
@@ -23,12 +21,13 @@ from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.types import Example
 from semievold.config.streams import LabelsSettings, StreamSettings
 from semievold.errors import PoisonRecord
+from semievold.intake.counters import LabelsCounters
 from semievold.intake.isolation import each_to_its_end, innocent_query, may_be_a_records
 from semievold.intake.messages import RecordParser, Retraction, client_of, dead_letter
 from semievold.intake.offsets import OffsetTracker
-from semievold.retry import Health, Pulse, Stopped, until_answered
+from semievold.retry import Pulse, Stopped, until_answered
 from semievold.store.examples import FEEDBACK, ExampleStore, StoredExample
-from semievold.store.feedback import FeedbackStore, Outcome, Said
+from semievold.store.feedback import FeedbackStore, Said
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import StreamConsumer, StreamProducer, StreamRecord
 
@@ -49,34 +48,6 @@ class Joined(NamedTuple):
     adapter: str | None
     predicted_at: float
     correct: bool
-
-
-@dataclass(slots=True)
-class LabelsCounters:
-    """What a labels role did since its process started; read by the metrics."""
-
-    received: int = 0
-    added: int = 0  # new or changed examples
-    retracted: int = 0
-    indexed: int = 0
-    joined_right: int = 0  # labels of queries that were answered as the label says
-    joined_wrong: int = 0
-    feedback: Counter[Outcome] = field(default_factory=Counter)  # clients' answers; none of them in the two above
-    feedback_right: int = 0
-    feedback_wrong: int = 0
-    dead_letters: Counter[str] = field(default_factory=Counter)  # by reason
-    lag: int = 0  # records not committed, as last measured
-    health: Health = field(default_factory=Health)
-
-    @property
-    def retries(self) -> int:
-        """Attempts that a component did not answer."""
-        return self.health.retries
-
-    @property
-    def degraded(self) -> str | None:
-        """What does not answer; None: everything does."""
-        return self.health.degraded
 
 
 class LabelsIntake:
@@ -167,8 +138,7 @@ class LabelsIntake:
         for start in range(0, len(missing), self._settings.batch_size):
             await self._index_what_can_be(missing[start : start + self._settings.batch_size])
         extra = sorted(present - {example.id for example in training})
-        if extra:
-            await self._answer("index", lambda: asyncio.to_thread(self._index.delete, extra))
+        await self._remove(extra)
         if missing or extra:
             logger.info("index reconciled: %d examples added, %d removed", len(missing), len(extra))
 
@@ -200,11 +170,6 @@ class LabelsIntake:
 
         A record that causes an unexpected error is taken back and dead-lettered, like one that is invalid.
         """
-        ended: set[int] = set()
-
-        async def together(some: Sequence[StreamRecord]) -> None:
-            await self._work_together(some)
-            ended.update(map(id, some))
 
         async def give_up(record: StreamRecord, poison: PoisonRecord) -> None:
             with suppress(PoisonRecord):
@@ -217,13 +182,8 @@ class LabelsIntake:
                     await self._withdraw([item.id])
             await self._refuse([(record, poison)])
 
-        await each_to_its_end(
-            records,
-            together,
-            lambda some: [record for record in some if id(record) not in ended],
-            self._index_innocent,
-            give_up,
-        )
+        # They end together or not at all: of those that failed, none is finished.
+        await each_to_its_end(records, self._work_together, list, self._index_innocent, give_up)
 
     async def _work_together(self, records: Sequence[StreamRecord]) -> None:
         wanted: dict[str, Example | Retraction] = {}
@@ -290,7 +250,7 @@ class LabelsIntake:
         self.counters.feedback_wrong += sum(not item.correct for item in compared)
 
     async def _remove(self, ids: Sequence[str]) -> None:
-        """From the index, what the store has taken back."""
+        """From the index, what the store does not train on."""
         if ids:
             await self._answer("index", lambda: asyncio.to_thread(self._index.delete, ids))
 
@@ -320,7 +280,7 @@ class LabelsIntake:
         if not ids:
             return
         await self._answer("store", lambda: asyncio.to_thread(self._examples.retract, ids))
-        await self._answer("index", lambda: asyncio.to_thread(self._index.delete, ids))
+        await self._remove(ids)
         self.counters.retracted += len(ids)
 
     async def _join(self, changed: Sequence[StoredExample]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import TransientError
-from semievold.intake.counters import IntakeCounters
-from semievold.intake.labels import LabelsCounters, LabelsIntake
+from semievold.intake.counters import IntakeCounters, LabelsCounters
+from semievold.intake.labels import LabelsIntake
 from semievold.intake.role import Intake
 from semievold.monitoring.metrics import Metrics
 from semievold.rounds.control import Control
