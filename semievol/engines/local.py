@@ -332,7 +332,8 @@ class LocalGenerator(Generator):
                 job.tokens = job.tokens or prompts.request_tokens(job.request)
                 prompts.check_length(len(job.tokens), job.request.max_tokens)
                 self._check_cache(len(job.tokens), job.request.max_tokens)
-                job.samplers = self._ensure_sampling().samplers(job.request)
+                # Kept by a job that is put back, which has drawn nothing yet.
+                job.samplers = job.samplers or self._ensure_sampling().samplers(job.request)
                 fitting.append(job)
             except Exception as error:  # of a template or a constraint, say: of this request alone
                 job.answer.settle(_translate(error))
