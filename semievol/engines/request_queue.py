@@ -184,7 +184,7 @@ def cut_batch(jobs: Sequence[QueuedRequest], max_batch: int, tokens: int) -> lis
         return []
     pool = sorted(jobs, key=lambda job: (len(job.tokens), job.tokens))
     low = high = pool.index(jobs[0])
-    different, rows, longest = {tuple(jobs[0].tokens)}, jobs[0].request.samples, _longest(jobs[0])
+    different, rows, most = {tuple(jobs[0].tokens)}, jobs[0].request.samples, longest(jobs[0])
     while high - low + 1 < len(pool):
         shorter = pool[low - 1] if low else None
         longer = pool[high + 1] if high + 1 < len(pool) else None
@@ -194,15 +194,15 @@ def cut_batch(jobs: Sequence[QueuedRequest], max_batch: int, tokens: int) -> lis
         )
         different.add(tuple(nearest.tokens))
         rows += nearest.request.samples
-        longest = max(longest, _longest(nearest))
+        most = max(most, longest(nearest))
         if len(different) > max_batch or rows > max_batch * _ROWS_PER_PROMPT:
             break
-        if rows * longest > min(tokens, _BATCH_TOKENS):
+        if rows * most > min(tokens, _BATCH_TOKENS):
             break
         low, high = (low - 1, high) if nearest is shorter else (low, high + 1)
     return pool[low : high + 1]
 
 
-def _longest(job: QueuedRequest) -> int:
+def longest(job: QueuedRequest) -> int:
     """Places in the cache that a row of this request may fill."""
     return len(job.tokens) + job.request.max_tokens

@@ -33,6 +33,11 @@ class Drawing(Sample):
         return [*self.job.tokens, *self.decoded.token_ids]
 
     @property
+    def length(self) -> int:
+        """Of the prefix."""
+        return len(self.job.tokens) + len(self.decoded.token_ids)
+
+    @property
     def remaining(self) -> int:
         return self.max_tokens - len(self.decoded.token_ids)
 
@@ -108,9 +113,6 @@ class LabellingBatch:
     def places(self) -> int:
         begun = 0 if self.prefilling is None else self.prefilling.places
         return begun + self.shared_done + sum(batch.running.places for batch in self.batches)
-
-    def set_shared(self, length: int) -> None:
-        self.shared = self.waiting[0].prefix[:length]
 
     def all_rows(self) -> list[Drawing]:
         return [row for job in self.jobs for row in job.rows]

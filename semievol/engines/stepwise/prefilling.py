@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol.engines import decoding
-from semievol.engines.request_queue import QueuedRequest
+from semievol.engines.request_queue import QueuedRequest, longest
 from semievol.engines.stepwise import cache_rows
 from semievol.engines.stepwise.cache_budget import CacheBudget
 from semievol.engines.stepwise.holdings import Batch, Drawing, Holdings, LabellingBatch, Prefilling
@@ -68,7 +68,7 @@ class Prefills:
     def for_client(self, row: Drawing) -> Unit | None:
         """Begin a client's request, with as many of its rows as there is room for, and others' short ones with it."""
         job, prefix = row.job, row.prefix
-        rows = [each for each in self._held.waiting if each.job is job and len(each.prefix) == len(prefix)]
+        rows = [each for each in self._held.waiting if each.job is job and each.length == row.length]
         rows = rows if not row.decoded.token_ids else [row]
         need = len(prefix) + min(row.remaining, _FIRST_ROOM)
         count = min(len(rows), max(1, self._held.left(job.turn) // need))
@@ -87,34 +87,42 @@ class Prefills:
         rows += self._companions(rows, need, chunk)
         for each in rows:
             self._held.waiting.remove(each)
-        return Unit(job.request.adapter, rows, lambda: self._prefill_together(rows))
+        return Unit(job.request.adapter, rows, lambda: self._prefill(rows, self._held.batches))
 
     def _companions(self, rows: Sequence[Drawing], need: int, chunk: int) -> list[Drawing]:
         """Rows of other requests that can be computed in the same pass, without anybody giving way."""
         found: list[Drawing] = []
-        first, longest = rows[0], len(rows[0].prefix)
+        first, widest = rows[0], rows[0].length
         prompts, free = {tuple(first.prefix)}, self._held.free() - len(rows) * need
         for row in self._held.waiting:
             if row.job is first.job or row.job.request.adapter != first.job.request.adapter:
                 continue
-            wide = max(longest, len(row.prefix))
+            wide = max(widest, row.length)
             more = prompts | {tuple(row.prefix)}
             need = wide + _FIRST_ROOM
             if len(more) * wide > chunk or need > free or len(rows) + len(found) >= self._budget.rows:
                 continue
-            prompts, longest, free = more, wide, free - need
+            prompts, widest, free = more, wide, free - need
             found.append(row)
         return found
 
-    def _prefill_together(self, rows: Sequence[Drawing]) -> Tokens:
+    def _prefill(self, rows: Sequence[Drawing], batches: list[Batch], cache: Any = None, done: int = 0) -> Tokens:
+        """Compute the prompts of these rows, each once, and put the rows among `batches`.
+
+        The first `done` tokens are the same in all, and `cache` holds them.
+        """
         places: dict[tuple[int, ...], int] = {}
         held = [places.setdefault(tuple(row.prefix), len(places)) for row in rows]
-        prefix, logits = decoding.prefill(self._engine.model, [list(prompt) for prompt in places], self._engine.padding)
-        running = decoding.begun(prefix, logits, rows, held)
-        self._held.batches.append(Batch(running, rows[0].job.request.adapter, 0))
+        model, prompts = self._engine.model, [list(prompt) for prompt in places]
+        if done:
+            cache = cache_rows.repeated(cache, len(prompts))
+            prefix, logits = decoding.continued(model, cache, done, prompts, self._engine.padding)
+        else:
+            prefix, logits = decoding.prefill(model, prompts, self._engine.padding)
+        batches.append(Batch(decoding.begun(prefix, logits, rows, held), rows[0].job.request.adapter, 0))
         tokens: Tokens = Counter()
         for prompt, place in places.items():
-            tokens[rows[held.index(place)].job.turn] += len(prompt)
+            tokens[rows[held.index(place)].job.turn] += len(prompt) - done
         return tokens
 
     def on(self, begun: Prefilling) -> Unit:
@@ -141,25 +149,27 @@ class Prefills:
 
     def _whole_prefill(self, held: LabellingBatch) -> Unit | None:
         """All prompts of the batch at once, or as many rows as there is room for."""
-        longest = max(len(row.prefix) + row.remaining for row in held.waiting)
-        count = min(len(held.waiting), max(1, self._held.free() // longest))
-        if not self._held.room(count * longest, None):
+        most = max(longest(row.job) for row in held.waiting)
+        count = min(len(held.waiting), max(1, self._held.free() // most))
+        if not self._held.room(count * most, None):
             return None
         rows, held.waiting = held.waiting[:count], held.waiting[count:]
-        return Unit(held.adapter, rows, lambda: self._labelling_prefill(held, rows, None, 0))
+        return Unit(held.adapter, rows, lambda: self._prefill(rows, held.batches))
 
     def _piece(self, held: LabellingBatch) -> Unit | None:
         """Some prompts of the batch, or a part of a long one; what all begin with is computed first."""
         assert self._chunk is not None
         if held.shared is None:
-            held.set_shared(decoding.shared_length(list({tuple(row.prefix) for row in held.waiting})))
-        if held.shared_done < len(held.shared or ()):
+            held.shared = held.waiting[0].prefix[
+                : decoding.shared_length(list({tuple(row.prefix) for row in held.waiting}))
+            ]
+        if held.shared_done < len(held.shared):
             return Unit(held.adapter, held.all_rows(), lambda: self._shared_part(held))
         first = held.waiting[0].prefix
         rows: list[Drawing] = []
         prompts, wide = {tuple(first)}, len(first)
         for row in held.waiting:
-            wide, more = max(wide, len(row.prefix)), prompts | {tuple(row.prefix)}
+            wide, more = max(wide, row.length), prompts | {tuple(row.prefix)}
             # Further samples of the same prompts cost no time: a long prompt is computed once for all of them.
             if len(more) > len(prompts) and len(more) * (wide - held.shared_done) > self._chunk:
                 break
@@ -176,21 +186,21 @@ class Prefills:
             cache = cache_rows.repeated(held.cache, 1) if done else decoding.empty_cache(self._engine.model)
             held.prefilling = Prefilling(rows, first, cache, done)
             return self.on(held.prefilling)
-        return Unit(held.adapter, rows, lambda: self._labelling_prefill(held, rows, held.cache, done))
+        return Unit(held.adapter, rows, lambda: self._prefill(rows, held.batches, held.cache, done))
 
     def _with_room(self, rows: list[Drawing]) -> list[Drawing]:
         """As many of these rows of labelling, the first ones, as there is room for; none: there is none for one."""
 
-        def longest() -> int:
-            return max(len(row.prefix) + row.remaining for row in rows)
+        def fit(some: Sequence[Drawing]) -> bool:
+            return self._held.room(len(some) * max(longest(row.job) for row in some), None)
 
-        if self._held.room(len(rows) * longest(), None):
+        if fit(rows):
             return rows
-        rows = rows[: max(1, self._held.left(None) // longest())]
-        if len(rows) > 1 and self._held.room(len(rows) * longest(), None):
+        rows = rows[: max(1, self._held.left(None) // max(longest(row.job) for row in rows))]
+        if len(rows) > 1 and fit(rows):
             return rows
         rows = rows[:1]
-        return rows if self._held.room(longest(), None) else []
+        return rows if fit(rows) else []
 
     def _shared_part(self, held: LabellingBatch) -> Tokens:
         assert held.shared is not None
@@ -200,15 +210,3 @@ class Prefills:
         decoding.extended(self._engine.model, held.cache, tokens, held.shared_done)
         held.shared_done += len(tokens)
         return Counter({None: len(tokens)})
-
-    def _labelling_prefill(self, held: LabellingBatch, rows: Sequence[Drawing], cache: Any, done: int) -> Tokens:
-        places: dict[tuple[int, ...], int] = {}
-        prompts = [places.setdefault(tuple(row.prefix), len(places)) for row in rows]
-        model, different = self._engine.model, [list(prompt) for prompt in places]
-        if done:
-            cache = cache_rows.repeated(cache, len(different))
-            prefix, logits = decoding.continued(model, cache, done, different, self._engine.padding)
-        else:
-            prefix, logits = decoding.prefill(model, different, self._engine.padding)
-        held.batches.append(Batch(decoding.begun(prefix, logits, rows, prompts), held.adapter, 0))
-        return Counter({None: sum(map(len, different)) - done * len(different)})
