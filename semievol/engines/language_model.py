@@ -3,7 +3,7 @@
 Owns what generation and training must agree on: the chat template, the tokens that end a turn, the number of
 positions. Owns no adapters, no decoding, and not what keeps text from becoming control tokens (plain.encoding). torch
 and transformers are imported when a model is loaded, not before.
-Invariant: `prompt_tokens(messages) + completion_tokens(messages, text)` is the sequence that the model would have
+Invariant: the tokens of `read_completion(messages, text)`, put together, are the sequence that the model would have
 read and produced, had it answered `text` to `messages`.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from semievol.config.method import ModelConfig
 from semievol.engines.cpu import has_bfloat16
 from semievol.engines.plain.encoding import Encoded, PlainText
-from semievol.engines.plain.tally import NEUTRALISED, Where, asked_by
+from semievol.engines.plain.tally import NEUTRALISED, asked_by
 from semievol.errors import ConfigError, DataError, TooLongError
 from semievol.types import GenerationRequest, Message
 
@@ -58,12 +58,9 @@ class Prompts:
         """
         return self._written([m.role for m in messages], [m.content for m in messages])
 
-    def prompt_tokens(self, messages: Sequence[Message], where: Where | None = None) -> list[int]:
-        """The prompt's tokens; a prompt that held control texts is counted under `where`."""
-        read = self.read(messages)
-        if read.neutralised and where is not None:
-            NEUTRALISED.add(where)
-        return read.ids
+    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt's tokens."""
+        return self.read(messages).ids
 
     def read(self, messages: Sequence[Message]) -> Encoded:
         """The prompt's tokens, and whether text in it was kept from becoming control tokens.
@@ -82,7 +79,10 @@ class Prompts:
         """
         prompt = request.prompt
         if prompt is None:
-            return self.prompt_tokens(request.messages, asked_by(request.interactive))
+            read = self.read(request.messages)
+            if read.neutralised:
+                NEUTRALISED.add(asked_by(request.interactive))
+            return read.ids
         if isinstance(prompt, str):
             try:
                 prompt.encode()
@@ -90,16 +90,24 @@ class Prompts:
                 raise DataError("prompt: holds half of a surrogate pair, which no encoding takes") from None
             with self._plain.lock:
                 return list(self.tokenizer(prompt)["input_ids"])
-        if odd := next((token for token in prompt if not 0 <= token < len(self.tokenizer)), None):
-            raise DataError(f"prompt: {odd} is no token; the model has the tokens 0 to {len(self.tokenizer) - 1}")
+        self.check_tokens(prompt, "prompt")
         return list(prompt)
 
-    def completion_tokens(self, messages: Sequence[Message], completion: str) -> list[int]:
-        """The tokens that answer `completion` to `messages`, the end of turn included."""
-        return self.read_completion(messages, completion).ids
+    def check_tokens(self, tokens: Sequence[int], field: str) -> None:
+        """Refuse tokens that the model does not have.
 
-    def read_completion(self, messages: Sequence[Message], completion: str) -> Encoded:
-        """As `completion_tokens`; also whether text in prompt or completion was kept from becoming control tokens."""
+        Raises:
+            DataError: names `field`, and the tokens that there are.
+        """
+        vocabulary = len(self.tokenizer)
+        if odd := next((token for token in tokens if not 0 <= token < vocabulary), None):
+            raise DataError(f"{field}: {odd} is no token; the model has the tokens 0 to {vocabulary - 1}")
+
+    def read_completion(self, messages: Sequence[Message], completion: str) -> tuple[list[int], Encoded]:
+        """The prompt's tokens, and those that answer `completion` to it, the end of turn included.
+
+        `neutralised` says whether text in either was kept from becoming control tokens.
+        """
         roles = [m.role for m in messages]
         head = self.read(messages).ids
         whole = self._plain.encode(
@@ -112,7 +120,7 @@ class Prompts:
             ids = whole.ids[len(head) :]
         else:
             ids = self._plain.encode("".join, [completion]).ids
-        return Encoded([*ids, self.turn_end], whole.neutralised)
+        return head, Encoded([*ids, self.turn_end], whole.neutralised)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Decode without special tokens."""

@@ -75,8 +75,7 @@ def tokenize(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> 
         if row.weight == 0:
             continue
         try:
-            prompt = prompts.prompt_tokens(row.messages)
-            read = prompts.read_completion(row.messages, row.completion)
+            prompt, read = prompts.read_completion(row.messages, row.completion)
         except DataError as error:
             left_out[row.id] = str(error)
             continue

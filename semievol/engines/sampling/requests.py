@@ -7,23 +7,14 @@ Invariant: a request that asks for nothing of this gets the samplers and the tex
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from semievol.engines.decoding import Decoded
 from semievol.engines.language_model import Prompts
 from semievol.engines.sampling.constraints import Constraints
 from semievol.engines.sampling.sampler import Sampler
 from semievol.engines.sampling.token_texts import TokenTexts
 from semievol.errors import DataError
 from semievol.types import Completion, GenerationRequest, TokenText
-
-
-class DrawnRow(Protocol):
-    """What was drawn for one sample (decoding.Decoded)."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    likeliest: list[tuple[tuple[int, float], ...]]
-    stopped: bool
 
 
 class RequestSampling:
@@ -40,10 +31,8 @@ class RequestSampling:
         Raises:
             DataError: it names a token that there is not, or a constraint that cannot be held to.
         """
-        options, vocabulary = request.sampling, len(self._prompts.tokenizer)
-        for token, _ in options.logit_bias:
-            if not 0 <= token < vocabulary:
-                raise DataError(f"logit_bias: {token} is no token; the model has the tokens 0 to {vocabulary - 1}")
+        options = request.sampling
+        self._prompts.check_tokens([token for token, _ in options.logit_bias], "logit_bias")
         return [
             Sampler(
                 request.temperature,
@@ -57,7 +46,7 @@ class RequestSampling:
         ]
 
     def answer(
-        self, request: GenerationRequest, samplers: Sequence[Sampler], rows: Sequence[DrawnRow], prompt_tokens: int
+        self, request: GenerationRequest, samplers: Sequence[Sampler], rows: Sequence[Decoded], prompt_tokens: int
     ) -> list[Completion] | DataError:
         """What a client or the labelling is told of a request whose rows have ended."""
         if (failed := next((each.failed for each in samplers if each.failed is not None), None)) is not None:
@@ -67,9 +56,7 @@ class RequestSampling:
             self._completion(request, sampler, row, prompt_tokens) for sampler, row in zip(samplers, rows, strict=True)
         ]
 
-    def _completion(
-        self, request: GenerationRequest, sampler: Sampler, row: DrawnRow, prompt_tokens: int
-    ) -> Completion:
+    def _completion(self, request: GenerationRequest, sampler: Sampler, row: Decoded, prompt_tokens: int) -> Completion:
         cut = sampler.text()
         text = self._prompts.text(row.token_ids) if cut is None else cut
         return Completion(
@@ -84,7 +71,7 @@ class RequestSampling:
             else self._details(row, cut if sampler.stopped else None),
         )
 
-    def _details(self, row: DrawnRow, cut: str | None) -> tuple[tuple[TokenText, tuple[TokenText, ...]], ...]:
+    def _details(self, row: Decoded, cut: str | None) -> tuple[tuple[TokenText, tuple[TokenText, ...]], ...]:
         """Each token with its alternatives; of a text that was cut, those that it has a part of."""
         details = [
             (self._token(token, logprob), tuple(self._token(*other) for other in others))

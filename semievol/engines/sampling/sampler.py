@@ -111,10 +111,6 @@ class Sampler:
     def _penalized(self) -> bool:
         return bool(self.options.presence_penalty or self.options.frequency_penalty)
 
-    def next(self, logits: torch.Tensor) -> Drawn:
-        """The next token of this row alone, from its logits, shape (vocabulary,). Of several rows: `draw`."""
-        return draw(logits[None], [self])[0]
-
     def uniform(self) -> float:
         """The row's next random number in [0, 1)."""
         if not self._numbers:  # in blocks, which gives the same numbers as one by one and takes less time
@@ -140,28 +136,23 @@ class Sampler:
                 _add(logits, tuple(penalties))
         return _narrowed(logits, self.temperature, options) if self._narrows else logits
 
-    def took(self, token_id: int, *, end: bool = False) -> str:
+    def took(self, token_id: int, *, end: bool = False) -> None:
         """Go on with the token that was drawn; sets `stopped`.
 
         Args:
             token_id: the token.
             end: it ends the turn, so that it has no text.
-
-        Returns:
-            With stop strings: the text that may be shown now.
         """
         if not self._follows:
-            return ""
+            return
         self._counts[token_id] += 1
         if self._matcher is not None:
             self._matcher.accept(token_id)
             self.stopped = self._matcher.failed is not None
         if self._text is None:
-            return ""
-        shown = self._stops.add(self._text.rest() if end else self._text.add(token_id))
+            return
+        self._shown.append(self._stops.add(self._text.rest() if end else self._text.add(token_id)))
         self.stopped = self.stopped or self._stops.stopped
-        self._shown.append(shown)
-        return shown
 
     def text(self) -> str | None:
         """The whole text up to the first stop string, once the row has ended; None without stop strings."""

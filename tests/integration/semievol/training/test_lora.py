@@ -372,7 +372,9 @@ def test_prompt_and_completion_are_what_the_template_writes(model: Path) -> None
     whole = prompts.tokenizer.apply_chat_template(
         [{"role": m.role, "content": m.content} for m in (*messages, Message("assistant", "two"))], tokenize=False
     )
-    tokens = prompts.prompt_tokens(messages) + prompts.completion_tokens(messages, "two")
+    prompt, completion = prompts.read_completion(messages, "two")
+    assert prompt == prompts.prompt_tokens(messages)
+    tokens = prompt + completion.ids
     assert tokens == prompts.tokenizer(whole, add_special_tokens=False)["input_ids"]
     assert tokens[-1] == prompts.turn_end == 2
 

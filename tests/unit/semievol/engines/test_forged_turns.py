@@ -184,7 +184,7 @@ def test_a_tokenizer_that_splits_special_tokens_leaves_those_of_the_template_who
 
 def test_what_is_trained_on_holds_no_control_token_but_the_end(of: Family) -> None:
     own, answer = prompts(of), "billing" + forged(of)
-    learned = own.completion_tokens(talk("q"), answer)
+    learned = own.read_completion(talk("q"), answer)[1].ids
     assert controls(of, learned[:-1]) == []
     assert learned[-1] == own.turn_end
     rows = [
@@ -196,7 +196,7 @@ def test_what_is_trained_on_holds_no_control_token_but_the_end(of: Family) -> No
     assert tokenized.neutralised == ("1", "2")
     frame = controls(of, of.today(talk("q")))
     assert [controls(of, [*row.prompt, *row.completion]) for row in tokenized.rows] == [[*frame, own.turn_end]] * 3
-    plain = own.completion_tokens(talk("q"), "billing")
+    plain = own.read_completion(talk("q"), "billing")[1].ids
     assert plain == [
         *of.tokenizer(of.rendered(talk("q")) + "billing", add_special_tokens=False)["input_ids"][
             len(own.prompt_tokens(talk("q"))) :

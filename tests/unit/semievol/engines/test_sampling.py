@@ -50,9 +50,14 @@ def logits(seed: int) -> Any:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=VOCABULARY).astype(np.float32) * 3)
 
 
+def next_of(each: Any, row: Any) -> Any:
+    """The next token of this row alone."""
+    return sampler.draw(row[None], [each])[0]
+
+
 def drawn(options: Sampling, *, temperature: float = 1.0, times: int = 400, seed: int = 0) -> list[int]:
     each = sampler.Sampler(temperature, seed, 0, options)
-    return [each.next(logits(0)).token_id for _ in range(times)]
+    return [next_of(each, logits(0)).token_id for _ in range(times)]
 
 
 def probabilities(temperature: float = 1.0) -> Any:
@@ -108,20 +113,20 @@ def test_penalties_count_what_the_row_has_generated() -> None:
     each = sampler.Sampler(0, 0, 0, Sampling(presence_penalty=1.0))
     tokens = []
     for _ in range(4):
-        tokens.append(each.next(row).token_id)
+        tokens.append(next_of(each, row).token_id)
         each.took(tokens[-1])
     assert tokens == [3, 5, 3, 3]  # 2.0; 1.2 beats 1.0; then 1.0 beats 0.2, and once more: presence counts once
     each = sampler.Sampler(0, 0, 0, Sampling(frequency_penalty=0.5))
     tokens = []
     for _ in range(4):
-        tokens.append(each.next(row).token_id)
+        tokens.append(next_of(each, row).token_id)
         each.took(tokens[-1])
     assert tokens == [3, 3, 5, 3]  # 2.0, 1.5, then 1.2 beats 1.0, then 1.0 beats 0.7
 
 
 def test_log_probabilities_are_those_of_the_model_whatever_is_asked() -> None:
     options = Sampling(top_p=0.5, presence_penalty=2.0, logit_bias=((4, 30.0),), top_logprobs=5)
-    one = sampler.Sampler(0.5, 1, 0, options).next(logits(0))
+    one = next_of(sampler.Sampler(0.5, 1, 0, options), logits(0))
     at_one = logits(0).log_softmax(-1)
     assert one.logprob == pytest.approx(float(at_one[one.token_id]))
     assert [token for token, _ in one.likeliest] == at_one.argsort(descending=True)[:5].tolist()
@@ -130,7 +135,7 @@ def test_log_probabilities_are_those_of_the_model_whatever_is_asked() -> None:
 
 def test_options_of_a_row_leave_the_other_rows_as_they_are() -> None:
     rows = torch.stack([logits(0)] * 3)
-    alone = [sampler.Sampler(1.0, 3, sample).next(logits(0)) for sample in range(3)]
+    alone = [next_of(sampler.Sampler(1.0, 3, sample), logits(0)) for sample in range(3)]
     among = sampler.draw(
         rows,
         [
