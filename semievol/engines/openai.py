@@ -20,8 +20,7 @@ from semievol.backoff import Backoff
 from semievol.engines.concurrency import Line, Turn
 from semievol.engines.openai_client import NotJsonError, OpenAIClient
 from semievol.engines.patience import TIMES, Signs, waited_for
-from semievol.engines.plain.control_texts import COMMON
-from semievol.engines.plain.tally import NEUTRALISED, asked_by
+from semievol.engines.plain.reading import PromptReader
 from semievol.engines.requests import each_for_itself
 from semievol.errors import AdapterError, ConfigError, DataError, LateError, SemiEvolError, TooLongError
 from semievol.http.errors import BusyError, OverloadedError, RefusedError
@@ -79,6 +78,8 @@ class OpenAIGenerator(Generator):
         self._model = model
         self._setting = setting
         self._endpoint = _Endpoint(client.base_url)
+        # Which tokenizer reads a prompt is not known: what the usual families take for control tokens is broken.
+        self._reader = PromptReader()
         self._line = Line(concurrency)
         self._signs = Signs(self._check)
         self._understood, self._answered_at = False, 0.0
@@ -118,8 +119,7 @@ class OpenAIGenerator(Generator):
 
     async def _reply(self, request: GenerationRequest) -> Reply:
         """One request with all its samples."""
-        if any(COMMON.holds(message.content) for message in request.messages):
-            NEUTRALISED.add(asked_by(request.interactive))
+        request = await self._reader.neutral(request)
         tasks = [asyncio.create_task(self._answer(part)) for part in self._parts(request)]
         try:
             return [completion for answered in await asyncio.gather(*tasks) for completion in answered]
@@ -210,10 +210,7 @@ class OpenAIGenerator(Generator):
     def _body(self, request: GenerationRequest, limit: str) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._name(request.adapter),
-            # Which tokenizer reads them is not known: what the usual families take for control tokens is broken.
-            "messages": [
-                {"role": message.role, "content": COMMON.broken(message.content)} for message in request.messages
-            ],
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
             "temperature": request.temperature,
             "top_p": 1.0,
             "seed": request.seed % _SEEDS,
