@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from semievol.config.generation import GenerationConfig
-from semievol.config.method import Configuration, MethodConfig
+from semievol.config.method import Configuration, MethodConfig, ModelConfig
 from semievol.errors import ConfigError, TransientError
 
 if TYPE_CHECKING:
@@ -77,17 +77,21 @@ def _open(config: MethodConfig, settings: GenerationConfig, setting: str, stack:
         return _open_openai(config, settings, setting, stack)
     from semievol.engines.local import LocalGenerator
 
-    model = config.model
-    if settings.model is not None:
-        model = model.model_copy(update={"name": settings.model, "revision": None, "chat_template": None})
     generator = LocalGenerator(
-        model,
+        _model_of(config, settings),
         threads=settings.threads or config.training.threads,
         max_batch=settings.max_batch,
         cache_tokens=settings.cache_tokens,
     )
     stack.push_async_callback(generator.close)
     return generator
+
+
+def _model_of(config: MethodConfig, settings: GenerationConfig) -> ModelConfig:
+    """The model that an engine answers with: its own, or the one that is trained."""
+    if settings.model is None:
+        return config.model
+    return config.model.model_copy(update={"name": settings.model, "revision": None, "chat_template": None})
 
 
 def _open_vllm(config: MethodConfig, settings: GenerationConfig, stack: AsyncExitStack) -> Generator:
@@ -99,13 +103,10 @@ def _open_vllm(config: MethodConfig, settings: GenerationConfig, stack: AsyncExi
     servers = [ServerAddress.at(url, settings.api_key, settings.base_name) for url in settings.replicas]
     client = VllmClient()
     pool = FixedServers(client, servers)
-    model = config.model
-    if settings.model is not None:
-        model = model.model_copy(update={"name": settings.model, "revision": None, "chat_template": None})
     generator = VllmGenerator(
         client,
         pool,
-        reader=PromptReader(model),
+        reader=PromptReader(_model_of(config, settings)),
         concurrency=settings.concurrency,
         timeout_s=settings.timeout_s,
     )
