@@ -15,6 +15,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
@@ -59,6 +60,14 @@ class Dropped(StrEnum):
     NOT_PUBLISHED = "not_published"
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A request of the sampled share; `turns` None: they are not text, and it is only counted."""
+
+    turns: list[dict[str, str]] | None
+    client: str
+
+
 class Capture:
     """Takes queries from the gateway, and publishes them beside it."""
 
@@ -92,6 +101,11 @@ class Capture:
         self._queue: asyncio.Queue[OutgoingRecord] = asyncio.Queue(settings.queue_size)
         self.health = Health()
 
+    def drawn(self, body: Mapping[str, Any], client: str) -> Drawn | None:
+        """A chat request, where it belongs to the sampled share; `client` is who asks (`semievold.gateway.clients`)."""
+        turns = _text_turns(body.get("messages"))
+        return Drawn(turns, client) if self._in_share(client, turns) else None
+
     async def earlier(self, headers: Mapping[str, str]) -> str | None:
         """The hash of the query that the state has under the id that the client gave; UNCHECKED: it did not say."""
         given = headers.get(ID_HEADER)
@@ -106,29 +120,27 @@ class Capture:
 
     def offer(
         self,
-        body: Mapping[str, Any],
+        drawn: Drawn,
         headers: Mapping[str, str],
         answer_id: str | None,
         adapter: str | None,
         *,
-        client: str = "",
         earlier: str | None = None,
         dropped: Callable[[Dropped], object] = lambda _: None,
     ) -> str | None:
         """Queue the query of a chat request that `adapter` answers; its id, or None when it was not captured.
 
-        The id is the client's, when it gave one, else the answer's. `client` is who asks (`semievold.gateway.clients`),
-        `earlier` what the method has found, and `dropped` is told why a query of the sampled share was not captured.
+        The id is the client's, when it gave one, else the answer's. `earlier` is what the method has found, and
+        `dropped` is told why a query of the sampled share was not captured.
         """
         query_id = headers.get(ID_HEADER) or answer_id
-        turns = _text_turns(body.get("messages"))
-        if query_id is None or not self._in_share(client, turns):
+        if query_id is None:
             return None
-        reason = self._queued(query_id, turns, headers, adapter, earlier)
+        reason = self._queued(query_id, drawn.turns, headers, adapter, earlier)
         if reason is None:
             return query_id
         if reason is Dropped.ID_TAKEN:
-            _remember(self._reused, (client, query_id), None)
+            _remember(self._reused, (drawn.client, query_id), None)
         self._drop(reason)
         dropped(reason)
         return None

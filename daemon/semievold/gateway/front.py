@@ -20,7 +20,7 @@ from semievol.errors import AdapterError, BusyError, SemiEvolError, TransientErr
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.admission import Admission, retry_later
 from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Backend, Call, presentable, refusal
-from semievold.gateway.capture import Capture, Dropped
+from semievold.gateway.capture import Capture, Drawn, Dropped
 from semievold.gateway.clients import client_of
 from semievold.gateway.dialect.fields import ClientMistake, check_honoured
 from semievold.gateway.feedback import Feedback
@@ -179,16 +179,17 @@ class Gateway:
                 deadline = asyncio.get_running_loop().time() + self._config.timeout_s
                 capture = self._tools.capture if path == CHAT else None
                 captured: Callable[[str | None], str | None] = _not_at_all
-                if capture is not None:
-                    earlier = await capture.earlier(request.headers)
-                    captured = functools.partial(_captured, capture, request, body, adapter, earlier)
+                # Only who is drawn may wait for the state.
+                if capture is not None and (drawn := capture.drawn(body, client_of(request, capture.secret))):
+                    earlier = None if drawn.turns is None else await capture.earlier(request.headers)
+                    captured = functools.partial(_captured, capture, request, drawn, adapter, earlier)
                 return await _answered(backend, Call(request, path, body, adapter, served, deadline, captured))
 
 
 def _captured(
     capture: Capture,
     request: web.Request,
-    body: Mapping[str, Any],
+    drawn: Drawn,
     adapter: str | None,
     earlier: str | None,
     answer_id: str | None,
@@ -196,8 +197,7 @@ def _captured(
     def tell(reason: Dropped) -> None:
         request[NOT_CAPTURED] = reason.value
 
-    client = client_of(request, capture.secret)
-    return capture.offer(body, request.headers, answer_id, adapter, client=client, earlier=earlier, dropped=tell)
+    return capture.offer(drawn, request.headers, answer_id, adapter, earlier=earlier, dropped=tell)
 
 
 def _not_at_all(_answer_id: str | None) -> None:

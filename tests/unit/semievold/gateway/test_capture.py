@@ -58,7 +58,8 @@ class World:
         self, *messages: Any, headers: dict[str, str] | None = None, answer_id: str | None = "a1", **more: Any
     ) -> str | None:
         turns = [{"role": m[0], "content": m[1]} if isinstance(m, tuple) else m for m in messages]
-        return self.capture.offer({"messages": turns}, headers or {}, answer_id, "v1", **more)
+        drawn = self.capture.drawn({"messages": turns}, more.pop("client", ""))
+        return None if drawn is None else self.capture.offer(drawn, headers or {}, answer_id, "v1", **more)
 
     def dropped(self) -> dict[str, int]:
         found = {each.value: self.metrics.capture_dropped.labels("w", each.value)._value.get() for each in Dropped}
