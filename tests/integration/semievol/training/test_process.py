@@ -98,7 +98,7 @@ import json, os, sys
 said = {{"environment": dict(os.environ), "descriptors": os.listdir("/proc/self/fd"), "umask": os.umask(0)}}
 with open({file!r}, "w") as file:
     json.dump(said, file)
-print(json.dumps({{"path": "made"}}))
+print(json.dumps({{"path": "made", "rows_neutralised": 0}}))
 """
 
 

@@ -244,5 +244,6 @@ TURNS = st.lists(st.fixed_dictionaries({"role": ROLES | JSON, "content": JSON}) 
 @given(st.fixed_dictionaries({"messages": TURNS | JSON}), st.text(st.characters(codec="latin-1"), max_size=20))
 def test_whatever_clients_send_is_a_valid_record_or_dropped(body: Any, identity: str) -> None:
     world = World()
-    taken = world.capture.offer(json.loads(json.dumps(body)), {"x-semievol-id": identity}, "a1", None)
+    drawn = world.capture.drawn(json.loads(json.dumps(body)), "")
+    taken = drawn and world.capture.offer(drawn, {"x-semievol-id": identity}, "a1", None)
     assert taken is None or [query.id for query in asyncio.run(world.queries())] == [taken]
