@@ -46,6 +46,7 @@ from semievold.rounds.control import Control
 from semievold.rounds.launch import SubprocessLauncher
 from semievold.rounds.lease import ControlLease
 from semievold.rounds.places import RoundPlace
+from semievold.rounds.retention import Retention
 from semievold.rounds.steps import RoundEngine, RoundTools
 from semievold.serving.alias import Alias
 from semievold.serving.engine import open_engine
@@ -53,6 +54,7 @@ from semievold.serving.fleet import AdapterFleet
 from semievold.serving.followed_index import FollowedIndex
 from semievold.serving.following import StateFollower
 from semievold.serving.replicas import ReplicaSet
+from semievold.store.retention import RetentionStore
 from semievold.store.stores import Stores, check_workload, open_stores, stores_over
 from semievold.streams.opening import open_stream
 from semievold.streams.protocol import Stream, StreamProducer
@@ -266,6 +268,7 @@ class Service:
         if parts.lease is not None:
             parts.control = self._control(parts, stores, parts.lease)
             parts.supervisor.add("control", parts.control.run, stage=1)
+            self._add_retention(parts, RetentionStore(stores.database, config.workload.name), parts.lease)
         control = parts.control
         parts.follower = StateFollower(
             parts.stores, parts.alias, parts.fleet, lambda: control is not None and control.leads
@@ -297,6 +300,11 @@ class Service:
         # Where the labels role is another process, its quiet (trigger.labels_quiet_s) is all that is known of it.
         lag = no_lag if parts.labels is None else parts.labels.backlog
         return Control(self._config, stores, lease, engine, parts.fleet, parts.alias, lag)
+
+    def _add_retention(self, parts: Parts, store: RetentionStore, lease: ControlLease) -> None:
+        kept, keep_rounds = self._config.store.retention, self._config.artifacts.keep_rounds
+        retention = Retention(store, kept, keep_rounds, lease, parts.metrics.forgotten, parts.stores.database.now)
+        parts.supervisor.add("retention", retention.run, stage=1)
 
     def _add_intake(self, parts: Parts) -> None:
         assert parts.labeller is not None

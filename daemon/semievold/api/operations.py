@@ -16,6 +16,7 @@ from semievold.rounds import observing
 from semievold.rounds.places import RoundPlace
 from semievold.store.adapters import AdapterVersion
 from semievold.store.leases import LeaseState
+from semievold.store.retention import bytes_of, bytes_under, sizes
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
 
@@ -44,6 +45,20 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
         "answers_a_minute": stores.pseudo_labels.count_since(stores.database.now() - 60.0),
         "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},
         "round": None if open_round is None else round_summary(open_round, place),
+    }
+
+
+def state_size(config: DaemonConfig, stores: Stores, place: RoundPlace) -> dict[str, Any]:
+    """What the state holds, in rows and bytes, and what bounds it. Counts whole tables."""
+    tables = sizes(stores.database, config.workload.name)
+    file = stores.database.file
+    return {
+        "database": stores.database.description,
+        "database_bytes": None if file is None else bytes_of(file.parent.glob(f"{file.name}*")),
+        "rounds_bytes": bytes_under(place.rounds),
+        "adapters_bytes": bytes_under(place.adapters),
+        "retention": config.store.retention.model_dump(),
+        "tables": [asdict(size) for size in tables],
     }
 
 

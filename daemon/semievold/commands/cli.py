@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_queries_app(), name="queries")
     app.add_typer(_labels_app(), name="labels")
     app.add_typer(_offsets_app(), name="offsets")
+    app.add_typer(_state_app(), name="state")
     app.add_typer(_config_app(), name="config")
 
 
@@ -332,6 +333,19 @@ def _offsets_app() -> typer.Typer:
 
         with opened(config) as (settings, stores, _place):
             output.show(reading.reset(settings, stores, role, to), output_format)
+
+    return app
+
+
+def _state_app() -> typer.Typer:
+    app = typer.Typer(help="What the state holds: size.", no_args_is_help=True)
+
+    @app.command(help="Rows and bytes of each table, and bytes of the files beside them.")
+    def size(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.api import operations
+
+        with opened(config) as (settings, stores, place):
+            output.show(operations.state_size(settings, stores, place), output_format)
 
     return app
 

@@ -39,6 +39,21 @@ class WorkloadConfig(Section):
         return self.alias or self.name
 
 
+class RetentionConfig(Section):
+    """How much of what grows with the traffic the state keeps. What an open round or an adapter that exists descends
+    from stays in any case, and what is not published yet.
+    """
+
+    pseudo_labels: int | None = Field(default=1_000_000, gt=0)
+    """Of the pseudo-labels the newest this many are kept, with their history (some 2 KB each). A query whose label was
+    deleted and whose record is read again is labelled again. None: no bound."""
+    days: float | None = Field(default=None, gt=0)
+    """What was labelled longer ago than this is deleted too; longer than the queries topic keeps its records. None: no
+    bound."""
+    interval_s: float = Field(default=600.0, gt=0)
+    """How often the leader looks for what may go, seconds."""
+
+
 class StoreConfig(Section):
     """Where state lives."""
 
@@ -46,6 +61,7 @@ class StoreConfig(Section):
     """SQLAlchemy URL, `postgresql+psycopg://user:password@host/database`; set it by environment when it holds a
     password. In `sqlite:////path`, ? and % are written %3F and %25. None: the SQLite file `state.db` under
     artifacts.directory."""
+    retention: RetentionConfig = RetentionConfig()
 
 
 class LeaseConfig(Section):
@@ -208,6 +224,21 @@ class DaemonConfig(MethodConfig):
                 f"generation.launch_settings.max_lora_rank: {launch.max_lora_rank} is below training.rank "
                 f"{self.training.rank}; raise it, or leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_retention(self) -> DaemonConfig:
+        """Rounds would never see what they wait for."""
+        kept = self.store.retention.pseudo_labels
+        for name, needed in (
+            ("rounds.max_pool", self.rounds.max_pool),
+            ("trigger.new_pseudo_labels", self.trigger.new_pseudo_labels or 0),
+            ("trigger.min_new", self.trigger.min_new),
+        ):
+            if kept is not None and kept < needed:
+                raise ValueError(
+                    f"store.retention.pseudo_labels: {kept} is below {name} {needed}; raise it, or lower the other"
+                )
         return self
 
     @model_validator(mode="after")

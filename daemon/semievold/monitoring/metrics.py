@@ -99,6 +99,9 @@ class Metrics:
             "Requests, prompts and training rows in which text was kept from becoming control tokens.",
             "where",
         )
+        self.retention_deleted = counter(
+            "retention_deleted_total", "Rows that were deleted to keep the state small.", "what"
+        )
         self._reported: dict[tuple[str, ...], float] = {}
 
     def advance(self, counter: Counter, total: float, *labels: str) -> None:
@@ -113,6 +116,10 @@ class Metrics:
         """Labels that became durable; an infinite entropy (nothing parsed) lands in the last bucket."""
         for label in labels:
             self.entropy.labels(self.workload).observe(label.entropy)
+
+    def forgotten(self, what: str, count: int) -> None:
+        """Rows that retention deleted, by what they belonged to."""
+        self.retention_deleted.labels(self.workload, what).inc(count)
 
     def show_rounds(self, counts: dict[str, int]) -> None:
         """Rounds by state, zero for the states nobody is in."""
