@@ -27,8 +27,8 @@ from semievold.intake.messages import RecordParser
 from semievold.intake.role import Intake
 from semievold.store.database import Database
 from semievold.store.examples import ExampleStore
-from semievold.store.feedback import FeedbackStore
 from semievold.store.pseudo_labels import PseudoLabelStore
+from semievold.store.stores import stores_over
 from semievold.streams.opening import open_stream
 from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
 
@@ -123,7 +123,8 @@ class World:
         self._producer: StreamProducer | None = None
         self.labels = PseudoLabelStore(self.database, workload)
         self.examples = ExampleStore(self.database, workload)
-        self.feedback = FeedbackStore(self.database, workload, self.examples)
+        self.stores = stores_over(self.database, workload, "alias")
+        self.feedback = self.stores.feedback
         task = Task(TaskConfig(labels=ANSWERS, max_question_chars=100))
         self.parser = RecordParser(task, max_record_bytes=10_000)
 

@@ -346,6 +346,8 @@ class Service:
         parts.supervisor.add("gateway", lambda stop: front.run(self._bound("gateway"), stop), stage=2)
         if ends.capture is not None:
             parts.supervisor.add("capture", ends.capture.run, stage=3)  # after the gateway: it publishes what is queued
+        if ends.words is not None:
+            parts.supervisor.add("feedback", ends.words.run, stage=3)
 
     def _add_api(self, parts: Parts) -> None:
         control = parts.control

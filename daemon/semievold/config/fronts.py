@@ -86,6 +86,11 @@ class FeedbackConfig(Section):
     max_per_minute: int = Field(default=60, gt=0)
     """Requests of one client, refused ones included; more are answered 429. A client is the holder of one of
     gateway.tokens, else an address (of IPv6: one /64 network), and has one answer to a question."""
+    wait_s: float = Field(default=86_400.0, gt=0)
+    """Feedback on a captured query that the intake has not answered yet waits so long for it, seconds; then it is told
+    as expired. As long it is known which answers were captured, and what they said."""
+    max_waiting: int = Field(default=10_000, gt=0)
+    """So much feedback waits at most, a tenth of it of one client; more is answered 429."""
 
     @field_validator("token", mode="before")
     @classmethod

@@ -55,6 +55,8 @@ class Call:
     alias: the name under which the client asked and is answered; None: the body's model is none of ours, keep it.
     deadline: of the event loop's clock.
     captured: told the answer's id when the answer has begun; the query's id when the query was captured.
+    answered: told the query's id and the text of the answer, when that was captured and the answer is whole; None: it
+        is not one text.
     """
 
     request: web.Request
@@ -64,6 +66,7 @@ class Call:
     alias: str | None
     deadline: float
     captured: Callable[[str | None], str | None]
+    answered: Callable[[str, str | None], None] = lambda _id, _text: None
 
     limited: bool = False
     """The limit of the answer's tokens is ours: the client gave none."""
@@ -102,6 +105,12 @@ class Call:
         if query_id is not None:
             headers[QUERY_ID_HEADER] = query_id
         return headers
+
+    def tell_answer(self, headers: Mapping[str, str], text: str | None) -> None:
+        """Of an answer with these headers, what was answered; None: not one text."""
+        query_id = headers.get(QUERY_ID_HEADER)
+        if query_id is not None:
+            self.answered(query_id, text)
 
 
 class Backend(Protocol):

@@ -1,7 +1,8 @@
 """Clients' chat queries into the queries topic: a sampled share, bounded, and never at the client's cost.
 
-Owns what is captured and what is left out (every reason counted), and the queue to the stream. Invariant: a record that
-is published parses as a query; a client neither waits for the stream nor fails with it.
+Owns what is captured and what is left out (every reason counted), whose an id is, and the queue to the stream.
+Invariants: a record that is published parses as a query; an id is one query's, of all gateways over one state; a client
+neither waits for the stream nor fails with it.
 """
 
 from __future__ import annotations
@@ -13,35 +14,37 @@ import random
 import re
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import pydantic_core
 
 from semievol.errors import SemiEvolError, TransientError
+from semievol.examples.json_values import fault_of
 from semievol.examples.split import asked_key
 from semievol.types import Message, Query
 from semievold.config.fronts import CaptureConfig
 from semievold.config.streams import RetrySettings
 from semievold.errors import PoisonRecord
+from semievold.gateway.asked import Turn, asked_fields, text_turns
+from semievold.gateway.remembered import Remembered
 from semievold.intake.messages import SCHEMA_VERSION, RecordParser
 from semievold.monitoring.metrics import Metrics
 from semievold.retry import Health, Stopped, until_answered
+from semievold.store.captured import Captured
 from semievold.store.pseudo_labels import query_hash
 from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
 
 ID_HEADER = "x-semievol-id"
 OPT_OUT_HEADER = "x-semievol-no-capture"
 BATCH = 100
-REMEMBERED = 10_000
-"""Ids that a process keeps in mind; the state knows the older ones that were answered."""
-LOOK_UP_S = 1.0
+CLAIM_S = 1.0
 """So long a client that gave an id waits for the state, at most."""
 UNCHECKED = ""
 """In place of a query's hash: nobody knows what the id stands for."""
+NOT_DRAWN = "it was not drawn for the share that is captured (gateway.capture.share)"
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +63,19 @@ class Dropped(StrEnum):
     NOT_PUBLISHED = "not_published"
 
 
+class CaptureState(Protocol):
+    """What the gateways over one state know together (`semievold.store.captured`)."""
+
+    def claim(self, query: Captured) -> str: ...
+
+    def note(self, queries: Sequence[Captured]) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A request of the sampled share; `turns` None: they are not text, and it is only counted."""
 
-    turns: list[dict[str, str]] | None
+    turns: list[Turn] | None
     client: str
 
 
@@ -80,40 +91,50 @@ class Capture:
         producer: StreamProducer,
         metrics: Metrics,
         *,
-        known: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
+        state: CaptureState | None = None,
         secret: str | None = None,
     ) -> None:
         """Take nothing yet.
 
-        `known` tells {id: hash} of the queries that the state has under these ids; None: there is no state to ask.
-        `secret` is the key by which the share is drawn; None: one of this process alone.
+        `state` tells whose an id is; None: there is none to ask. `secret` is the key by which the share is drawn; None:
+        one of this process alone.
         """
-        self._known = known
+        self._state = state
         self.secret = (secret or secrets.token_hex(32)).encode()[:64]
-        self._recent: OrderedDict[str, str] = OrderedDict()  # id: hash of the query that was captured under it
-        self._reused: OrderedDict[tuple[str, str], None] = OrderedDict()  # (client, id of another query)
+        self._recent: Remembered[str, Captured] = Remembered()  # by id
+        self._named: Remembered[str, str] = Remembered()  # id of an answer: the id that the client gave the query
+        self._notes: Remembered[str, Captured] = Remembered()  # what the state is to be told
+        self._left_out: Remembered[tuple[str, str], str] = Remembered()  # (client, id): why
+        self._reused: Remembered[tuple[str, str], None] = Remembered()  # (client, id of another query)
         self._settings = settings
         self._topic = topic
         self._instruction = instruction
         self._parser = parser
         self._producer = producer
         self._metrics = metrics
-        self._queue: asyncio.Queue[OutgoingRecord] = asyncio.Queue(settings.queue_size)
+        self._queue: asyncio.Queue[OutgoingRecord | None] = asyncio.Queue(settings.queue_size)
         self.health = Health()
 
     def drawn(self, body: Mapping[str, Any], client: str) -> Drawn | None:
         """A chat request, where it belongs to the sampled share; `client` is who asks (`semievold.gateway.clients`)."""
-        turns = _text_turns(body.get("messages"))
+        turns = text_turns(body.get("messages"))
         return Drawn(turns, client) if self._in_share(client, turns) else None
 
-    async def earlier(self, headers: Mapping[str, str]) -> str | None:
-        """The hash of the query that the state has under the id that the client gave; UNCHECKED: it did not say."""
+    async def claimed(self, drawn: Drawn, headers: Mapping[str, str]) -> str | None:
+        """The hash of the query that has the id which the client gave, from now on this one unless another came first;
+        UNCHECKED: the state did not say. None: there is nothing to ask.
+        """
         given = headers.get(ID_HEADER)
-        if not given or self._known is None or OPT_OUT_HEADER in headers or _ID.fullmatch(given) is None:
+        if not given or self._state is None:
             return None
+        asked = self._asked(given, drawn.turns, headers, None)
+        if isinstance(asked, Dropped):
+            return None
+        query, _ = asked
+        wanted = Captured(given, query_hash(query), asked_key(query), drawn.client)
         try:
-            async with asyncio.timeout(LOOK_UP_S):
-                return (await asyncio.to_thread(self._known, [given])).get(given)
+            async with asyncio.timeout(CLAIM_S):
+                return await asyncio.to_thread(self._state.claim, wanted)
         except (SemiEvolError, TimeoutError) as failure:
             log.warning("a query is not captured, the state does not say whether its id is taken: %s", failure)
             return UNCHECKED
@@ -125,25 +146,54 @@ class Capture:
         answer_id: str | None,
         adapter: str | None,
         *,
-        earlier: str | None = None,
+        claimed: str | None = None,
         dropped: Callable[[Dropped], object] = lambda _: None,
     ) -> str | None:
         """Queue the query of a chat request that `adapter` answers; its id, or None when it was not captured.
 
-        The id is the client's, when it gave one, else the answer's. `earlier` is what the method has found, and
+        The id is the client's, when it gave one, else the answer's. `claimed` is what the method has found, and
         `dropped` is told why a query of the sampled share was not captured.
         """
         query_id = headers.get(ID_HEADER) or answer_id
         if query_id is None:
             return None
-        reason = self._queued(query_id, drawn.turns, headers, adapter, earlier)
+        reason = self._queued(query_id, drawn, headers, answer_id, adapter, claimed)
         if reason is None:
             return query_id
         if reason is Dropped.ID_TAKEN:
-            _remember(self._reused, (drawn.client, query_id), None)
+            self._reused.put((drawn.client, query_id), None)
+        else:
+            self._leave_out(drawn.client, reason.value, query_id)
+        self._leave_out(drawn.client, reason.value, answer_id)
         self._drop(reason)
         dropped(reason)
         return None
+
+    def not_drawn(self, client: str, headers: Mapping[str, str], answer_id: str | None) -> None:
+        """Remember of an answer that its query is not captured, for whoever has feedback on it."""
+        self._leave_out(client, NOT_DRAWN, headers.get(ID_HEADER))
+        self._leave_out(client, NOT_DRAWN, answer_id)
+
+    def answered(self, query_id: str, text: str | None) -> None:
+        """A captured query's answer is whole: its text, where it is one and has come to its end."""
+        known = self._recent.get(query_id)
+        if known is None or text is None or not text.strip() or len(text) > self._settings.max_chars:
+            return
+        # Captured queries have no options: nothing else of a query decides how an answer is read.
+        served = self._parser.task.parse(text, Query(query_id, ""))
+        if served is None or fault_of({"answer": served}) is not None:
+            return
+        self._keep(known._replace(served=served))
+        if self._queue.empty():
+            self._queue.put_nowait(None)
+
+    def recall(self, id_: str) -> Captured | None:
+        """What this process has captured under an id, the query's or the answer's, lately."""
+        return self._recent.get(self._named.get(id_) or id_)
+
+    def left_out(self, client: str, id_: str) -> str | None:
+        """Why the client's query under an id, its own or the answer's, was not captured by this process."""
+        return self._left_out.get((client, id_))
 
     def reused(self, client: str, query_id: str) -> bool:
         """Whether the client has sent a query to this process under an id that was another query's."""
@@ -155,19 +205,44 @@ class Capture:
         try:
             while not stop.is_set() or not self._queue.empty():
                 batch = await self._next_batch(stopped)
+                await self._note()
                 if batch:
                     await self._publish(batch, stop)
+            await self._note()
         finally:
             stopped.cancel()
 
     def _queued(
         self,
         query_id: str,
-        turns: list[dict[str, str]] | None,
+        drawn: Drawn,
         headers: Mapping[str, str],
+        answer_id: str | None,
         adapter: str | None,
-        earlier: str | None,
+        claimed: str | None,
     ) -> Dropped | None:
+        asked = self._asked(query_id, drawn.turns, headers, adapter)
+        if isinstance(asked, Dropped):
+            return asked
+        query, value = asked
+        known = self._recent.get(query.id)
+        content = query_hash(query)
+        if any(each not in (None, content) for each in (claimed, known and known.content)):
+            return Dropped.ID_TAKEN
+        try:
+            self._queue.put_nowait(OutgoingRecord(query_id, value))
+        except asyncio.QueueFull:
+            return Dropped.QUEUE_FULL
+        other = answer_id if answer_id != query_id else None
+        self._keep(Captured(query_id, content, asked_key(query), drawn.client, other, known.served if known else None))
+        if other is not None:
+            self._named.put(other, query_id)
+        return None
+
+    def _asked(
+        self, query_id: str, turns: list[Turn] | None, headers: Mapping[str, str], adapter: str | None
+    ) -> tuple[Query, bytes] | Dropped:
+        """The query as the intake will read it, and its record."""
         if OPT_OUT_HEADER in headers:
             return Dropped.OPTED_OUT
         if turns is None:
@@ -180,24 +255,37 @@ class Capture:
             {
                 "schema_version": SCHEMA_VERSION,
                 "id": query_id,
-                **self._asked(turns),
+                **asked_fields(turns, self._instruction),
                 "metadata": {"source": "gateway", "adapter": adapter},
                 "timestamp": time.time(),
             }
         )
         try:
-            query = self._parser.query(StreamRecord(self._topic, 0, 0, query_id, value, {}, 0.0))
+            return self._parser.query(StreamRecord(self._topic, 0, 0, query_id, value, {}, 0.0)), value
         except PoisonRecord:
             return Dropped.INVALID
-        content = query_hash(query)
-        if any(each not in (None, content) for each in (earlier, self._recent.get(query.id))):
-            return Dropped.ID_TAKEN
+
+    def _keep(self, query: Captured) -> None:
+        self._recent.put(query.query_id, query)
+        if self._state is not None:
+            self._notes.put(query.query_id, query)
+
+    def _leave_out(self, client: str, reason: str, id_: str | None) -> None:
+        if id_ is not None:
+            self._left_out.put((client, id_), reason)
+
+    async def _note(self) -> None:
+        """Tell the state; while it is away, what there is to tell waits, and the stream does not wait for that."""
+        if self._state is None or not (notes := self._notes.taken()):
+            return
         try:
-            self._queue.put_nowait(OutgoingRecord(query_id, value))
-        except asyncio.QueueFull:
-            return Dropped.QUEUE_FULL
-        _remember(self._recent, query.id, content)
-        return None
+            await asyncio.to_thread(self._state.note, list(notes.values()))
+        except SemiEvolError as failure:
+            log.warning("the state is not told what was captured, feedback on it may be refused: %s", failure)
+            if isinstance(failure, TransientError):
+                for query_id, query in notes.items():
+                    if query_id not in self._notes:
+                        self._notes.put(query_id, query)
 
     def _in_share(self, client: str, turns: list[dict[str, str]] | None) -> bool:
         """Whether the query belongs to the sampled share: drawn by a keyed hash of who asks what, so that a repeated
@@ -211,13 +299,6 @@ class Capture:
         digest = hashlib.blake2b(f"{client}\x1f{asked}".encode(), key=self.secret, digest_size=8).digest()
         return int.from_bytes(digest, "big") < self._settings.share * 2**64
 
-    def _asked(self, turns: list[dict[str, str]]) -> dict[str, Any]:
-        """A question, when the intake would ask it in the same words by itself; else the whole conversation."""
-        own = turns[1:] if turns and turns[0] == {"role": "system", "content": self._instruction} else turns
-        if len(own) == 1 and own[0]["role"] == "user":
-            return {"question": own[0]["content"]}
-        return {"messages": turns}
-
     async def _next_batch(self, stopped: asyncio.Task[bool]) -> list[OutgoingRecord]:
         if self._queue.empty():
             waiting = asyncio.create_task(self._queue.get())
@@ -225,12 +306,12 @@ class Capture:
             if not waiting.done():
                 waiting.cancel()
                 return []
-            batch = [waiting.result()]
+            taken = [waiting.result()]
         else:
-            batch = []
-        while len(batch) < BATCH and not self._queue.empty():
-            batch.append(self._queue.get_nowait())
-        return batch
+            taken = []
+        while len(taken) < BATCH and not self._queue.empty():
+            taken.append(self._queue.get_nowait())
+        return [record for record in taken if record is not None]  # None: only the state has something to be told
 
     async def _publish(self, batch: list[OutgoingRecord], stop: asyncio.Event) -> None:
         try:
@@ -249,35 +330,3 @@ class Capture:
 
     def _drop(self, reason: Dropped, count: int = 1) -> None:
         self._metrics.capture_dropped.labels(self._metrics.workload, reason.value).inc(count)
-
-
-def _remember(kept: OrderedDict[Any, Any], key: object, value: object) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    while len(kept) > REMEMBERED:
-        kept.popitem(last=False)
-
-
-def _text_turns(messages: object) -> list[dict[str, str]] | None:
-    """The turns as role and text; None when one of them is something else (images, tool calls)."""
-    if not isinstance(messages, list):
-        return None
-    turns = []
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-            return None
-        text = _text(message.get("content"))
-        if text is None or message.get("tool_calls"):
-            return None
-        turns.append({"role": message["role"], "content": text})
-    return turns
-
-
-def _text(content: object) -> str | None:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return None
-    parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    texts = [part for part in parts if isinstance(part, str)]
-    return "\n".join(texts) if len(texts) == len(parts) else None

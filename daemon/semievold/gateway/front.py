@@ -11,10 +11,10 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from semievol.errors import AdapterError, BusyError, SemiEvolError, TransientError
 from semievold.config.fronts import GatewayConfig
@@ -26,6 +26,7 @@ from semievold.gateway.dialect.fields import ClientMistake, check_honoured
 from semievold.gateway.feedback import Feedback
 from semievold.gateway.headers import NOT_CAPTURED, AnswerHeaders
 from semievold.gateway.quotas import requests_in
+from semievold.gateway.words import WaitingWords
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
 from semievold.web.access import guarded
@@ -47,12 +48,14 @@ class GatewayTools:
 
     embeddings: another server for /v1/embeddings; None: the backend.
     capture: None: no query is captured.
+    words: what joins feedback that waits.
     """
 
     backend: Backend
     feedback: Feedback
     embeddings: Backend | None = None
     capture: Capture | None = None
+    words: WaitingWords | None = None
 
 
 class Gateway:
@@ -98,6 +101,7 @@ class Gateway:
         add.add_post(RESPONSES, functools.partial(self._ask, RESPONSES))
         add.add_post(EMBEDDINGS, self._ask_embeddings)
         add.add_post(FEEDBACK_PATH, self._feedback)
+        add.add_get(FEEDBACK_PATH, self._feedback, allow_head=False)
         return app
 
     @web.middleware
@@ -146,6 +150,8 @@ class Gateway:
             return excess
         if (refused := self._tools.feedback.refused(request)) is not None:
             return refused
+        if request.method == hdrs.METH_GET:
+            return await self._tools.feedback.standing(request)
         return await self._tools.feedback(await self._admission.read_object(request), request)
 
     async def _ask(self, path: str, request: web.Request) -> web.StreamResponse:
@@ -178,12 +184,23 @@ class Gateway:
             async with self._alias.bind() as adapter:
                 deadline = asyncio.get_running_loop().time() + self._config.timeout_s
                 capture = self._tools.capture if path == CHAT else None
-                captured: Callable[[str | None], str | None] = _not_at_all
-                # Only who is drawn may wait for the state.
-                if capture is not None and (drawn := capture.drawn(body, client_of(request, capture.secret))):
-                    earlier = None if drawn.turns is None else await capture.earlier(request.headers)
-                    captured = functools.partial(_captured, capture, request, drawn, adapter, earlier)
-                return await _answered(backend, Call(request, path, body, adapter, served, deadline, captured))
+                call = Call(request, path, body, adapter, served, deadline, _not_at_all)
+                if capture is not None:
+                    call = await _watched(capture, call)
+                return await _answered(backend, call)
+
+
+async def _watched(capture: Capture, call: Call) -> Call:
+    """The call, with what captures its query and notes its answer."""
+    client = client_of(call.request, capture.secret)
+    drawn = capture.drawn(call.body, client)
+    if drawn is None:
+        left_out = functools.partial(capture.not_drawn, client, call.request.headers)
+        return replace(call, captured=left_out)
+    # Only who is drawn may wait for the state.
+    claimed = await capture.claimed(drawn, call.request.headers)
+    captured = functools.partial(_captured, capture, call.request, drawn, call.adapter, claimed)
+    return replace(call, captured=captured, answered=capture.answered)
 
 
 def _captured(
@@ -191,13 +208,13 @@ def _captured(
     request: web.Request,
     drawn: Drawn,
     adapter: str | None,
-    earlier: str | None,
+    claimed: str | None,
     answer_id: str | None,
 ) -> str | None:
     def tell(reason: Dropped) -> None:
         request[NOT_CAPTURED] = reason.value
 
-    return capture.offer(drawn, request.headers, answer_id, adapter, earlier=earlier, dropped=tell)
+    return capture.offer(drawn, request.headers, answer_id, adapter, claimed=claimed, dropped=tell)
 
 
 def _not_at_all(_answer_id: str | None) -> None:

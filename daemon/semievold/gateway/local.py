@@ -64,6 +64,8 @@ class LocalBackend:
         answers = await generated(self._generator, dialect.requests, call)
         body = dialect.answer(call.alias or "", answers)
         headers = call.headers(body["id"])
+        one = len(answers) == len(answers[0]) == 1
+        call.tell_answer(headers, answers[0][0].text if one else None)
         if not dialect.streamed:
             return web.json_response(body, headers=headers)
         return await _stream(call, dialect.events(body), call.path != RESPONSES, headers)

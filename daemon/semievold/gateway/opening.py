@@ -14,6 +14,7 @@ from semievold.gateway.feedback import Feedback
 from semievold.gateway.front import GatewayTools
 from semievold.gateway.local import LocalBackend
 from semievold.gateway.proxy import OneServer, ProxyBackend
+from semievold.gateway.words import WaitingWords
 from semievold.intake.messages import RecordParser
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.lending import ReplicaPool
@@ -40,17 +41,17 @@ def open_gateway_tools(
     capture = embeddings = None
     if settings.capture.share > 0:
         instruction = config.task.instruction
-        known, topic = stores.pseudo_labels.known, config.stream.queries
-        capture = Capture(settings.capture, topic, instruction, parser, producer, metrics, known=known, secret=secret)
+        topic, state = config.stream.queries, stores.captured
+        capture = Capture(settings.capture, topic, instruction, parser, producer, metrics, state=state, secret=secret)
     if settings.embeddings_url is not None:
         token = settings.embeddings_token
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         server = OneServer(ServerAddress("embeddings", settings.embeddings_url, headers))
         embeddings = ProxyBackend(server, settings, metrics)
-    more = {} if capture is None else {"reused": capture.reused}
-    labels = stores.pseudo_labels
-    said = Feedback(settings, config.stream.labels, labels, stores.feedback, parser, producer, secret, **more)
-    return GatewayTools(backend, said, embeddings, capture)
+    labels = config.stream.labels
+    words = WaitingWords(settings.feedback, labels, stores, parser, producer, metrics)
+    said = Feedback(settings, labels, words, stores, parser, producer, secret, capture)
+    return GatewayTools(backend, said, embeddings, capture, words)
 
 
 def _proxy(config: DaemonConfig, replicas: ReplicaPool, metrics: Metrics) -> ProxyBackend:

@@ -23,9 +23,17 @@ from semievol.engines.plain.control_texts import COMMON, ControlTexts
 from semievol.errors import TransientError
 from semievol.http.server_address import ServerAddress
 from semievold.config.fronts import GatewayConfig
-from semievold.gateway.call import Call, presentable, refusal
+from semievold.gateway.call import QUERY_ID_HEADER, Call, presentable, refusal
 from semievold.gateway.plain_messages import neutral_call
-from semievold.gateway.rewriting import StreamRewriter, answer_id, begins_with_error, quoted, replace_model
+from semievold.gateway.rewriting import (
+    StreamRewriter,
+    StreamText,
+    answer_id,
+    begins_with_error,
+    quoted,
+    replace_model,
+    text_of,
+)
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.lending import ReplicaPool
 from semievold.web.errors import error_body
@@ -157,6 +165,8 @@ class ProxyBackend:
             headers = call.headers(answer_id(begin), replica.name)
             if streamed:
                 return await self._stream(call, replica, answer, rewriter, begin, headers)
+            if QUERY_ID_HEADER in headers:
+                call.tell_answer(headers, text_of(begin))
             body = begin if call.alias is None else replace_model(begin, quoted(call.alias))
             return web.Response(body=body, content_type=answer.content_type, headers=headers)
 
@@ -188,12 +198,18 @@ class ProxyBackend:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", **headers}
         )
+        said = StreamText() if QUERY_ID_HEADER in headers else None
         try:
             async with asyncio.timeout_at(call.deadline + self._settings.connect_timeout_s):  # for a client that hangs
                 await response.prepare(call.request)
-                await response.write(begin)
-                while events := await _next_events(call, answer, rewriter):
+                events = begin
+                while events:
+                    if said is not None:
+                        said.feed(events)
                     await response.write(events)
+                    events = await _next_events(call, answer, rewriter)
+                if said is not None:
+                    call.tell_answer(headers, said.text())
                 await response.write_eof()
         except _ReplicaFailed as failure:
             self._count(replica, failure, "broke off a stream")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 
@@ -56,6 +57,53 @@ def answer_id(start: bytes) -> str | None:
 def begins_with_error(event: bytes) -> bool:
     """Whether the first event of a stream says that there will be no answer."""
     return event.startswith(b"data:") and _ERROR_EVENT.match(event[5:]) is not None
+
+
+def text_of(document: bytes) -> str | None:
+    """The text of a chat answer that has one choice; None: it has several, or says something else."""
+    choice = _only_choice(document)
+    message = choice.get("message") if choice else None
+    content = message.get("content") if isinstance(message, dict) else None
+    return content if isinstance(content, str) else None
+
+
+def _only_choice(document: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(document)
+    except (ValueError, RecursionError):
+        return None
+    choices = value.get("choices") if isinstance(value, dict) else None
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        return None
+    return choices[0] if choices[0].get("index") in (None, 0) else None
+
+
+class StreamText:
+    """The text of a chat answer that comes as events, as long as there is one choice and no error."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._whole = False
+        self._one = True
+
+    def feed(self, events: bytes) -> None:
+        """Whole events, as `StreamRewriter.feed` gives them."""
+        for line in events.split(b"\n"):
+            if not line.startswith(b"data:"):
+                continue
+            payload = line[5:].strip()
+            if payload == b"[DONE]":
+                self._whole = True
+            elif (choice := _only_choice(payload)) is not None:
+                delta = choice.get("delta")
+                content = delta.get("content") if isinstance(delta, dict) else None
+                self._parts.append(content if isinstance(content, str) else "")
+            elif b'"choices":[]' not in payload.replace(b" ", b""):  # usage, at the end
+                self._one = False
+
+    def text(self) -> str | None:
+        """All of it; None: it has not come to its end, or is not one text."""
+        return "".join(self._parts) if self._whole and self._one else None
 
 
 class StreamRewriter:

@@ -23,7 +23,7 @@ from semievold.config.streams import LabelsSettings, StreamSettings
 from semievold.errors import PoisonRecord
 from semievold.intake.counters import LabelsCounters
 from semievold.intake.isolation import each_to_its_end, innocent_query, may_be_a_records
-from semievold.intake.messages import RecordParser, Retraction, client_of, dead_letter
+from semievold.intake.messages import Denial, RecordParser, Retraction, client_of, dead_letter
 from semievold.intake.offsets import OffsetTracker
 from semievold.retry import Pulse, Stopped, until_answered
 from semievold.store.examples import FEEDBACK, ExampleStore, StoredExample
@@ -174,7 +174,9 @@ class LabelsIntake:
         async def give_up(record: StreamRecord, poison: PoisonRecord) -> None:
             with suppress(PoisonRecord):
                 item = self._parser.label(record)
-                if _is_feedback(item):
+                if isinstance(item, Denial):
+                    pass  # it made nothing
+                elif _is_feedback(item):
                     # What it made is taken back, and nothing that somebody else has said under its id.
                     withdrawn = lambda: asyncio.to_thread(self._feedback.withdraw, [item.id])  # noqa: E731
                     await self._remove(await self._answer("store", withdrawn))
@@ -195,6 +197,9 @@ class LabelsIntake:
             except PoisonRecord as poison:
                 refused.append((record, poison))
             else:
+                if isinstance(item, Denial):
+                    said.append(Said(item.example, client_of(record.headers), against=True))
+                    continue
                 if isinstance(item, Example) and _is_feedback(item):
                     said.append(Said(item, client_of(record.headers)))
                     continue
@@ -245,9 +250,12 @@ class LabelsIntake:
         stored = [each.stored for each in decided if each.stored is not None and each.stored.example.id not in removed]
         self.counters.added += sum(item.change != "same" for item in stored)
         await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
-        compared = await self._compared([each.said.example for each in decided if each.new])
+        new = [each.said for each in decided if each.new]
+        compared = await self._compared([each.example for each in new if not each.against])
+        denied = await self._compared([each.example for each in new if each.against])
         self.counters.feedback_right += sum(item.correct for item in compared)
-        self.counters.feedback_wrong += sum(not item.correct for item in compared)
+        # What a client says is wrong is all that it says: the prediction is another, or it is wrong.
+        self.counters.feedback_wrong += sum(not item.correct for item in compared) + sum(i.correct for i in denied)
 
     async def _remove(self, ids: Sequence[str]) -> None:
         """From the index, what the store does not train on."""

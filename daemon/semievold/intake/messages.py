@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -102,6 +102,25 @@ class Retraction:
     id: str
 
 
+class _DenialRecord(_QueryRecord):
+    """`semievol.labels`, version 1, of the gateway: what a client says is wrong."""
+
+    wrong: _Answer
+    answer: None = None
+    source: Literal["feedback"]
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A client's word that the answer of `example` is wrong: evidence against it, and no label."""
+
+    example: Example
+
+    @property
+    def id(self) -> str:
+        return self.example.id
+
+
 class RecordParser:
     """Turns stream records into queries and examples of one task."""
 
@@ -120,8 +139,8 @@ class RecordParser:
             raise PoisonRecord(Reason.NO_VALUE, "a query cannot be null; send a JSON object with id and question")
         return self._query(self._validated(_QueryRecord, record.value))
 
-    def label(self, record: StreamRecord) -> Example | Retraction:
-        """The example that a record of the labels topic gives, with its canonical answers, or takes back.
+    def label(self, record: StreamRecord) -> Example | Retraction | Denial:
+        """The example that a record of the labels topic gives, with its canonical answers, or takes back, or denies.
 
         Raises:
             PoisonRecord: it can never be processed; names the field and the fix.
@@ -131,13 +150,17 @@ class RecordParser:
             if not record.key:
                 raise PoisonRecord(Reason.NO_KEY, "a null value retracts the label that its key names; set the key")
             return Retraction(_checked_id(record.key, "the key"))
+        if b'"wrong"' in record.value and _is_denial(record.value):
+            denied = self._validated(_DenialRecord, record.value)
+            return Denial(self._example(denied, [str(denied.wrong)], denied.source))
         parsed = self._validated(_LabelRecord, record.value)
+        answers = [str(answer) for answer in (parsed.answer, *(parsed.answers or ()))]
+        return self._example(parsed, answers, _optional_text("source", parsed.source))
+
+    def _example(self, parsed: _QueryRecord, answers: Sequence[str], source: str | None) -> Example:
         query = self._query(parsed)
-        source = _optional_text("source", parsed.source)
         try:
-            return example_of(
-                query, [str(answer) for answer in (parsed.answer, *(parsed.answers or ()))], self.task, source
-            )
+            return example_of(query, answers, self.task, source)
         except DataError as error:
             raise PoisonRecord(Reason.ANSWER_NOT_ALLOWED, _short(str(error))) from error
 
@@ -204,6 +227,13 @@ def label_record(example: Example, headers: Mapping[str, str] = NO_HEADERS) -> O
     return OutgoingRecord(example.id, _record_bytes(example.query, example_to_json(example)), headers)
 
 
+def denial_record(denied: Example, headers: Mapping[str, str] = NO_HEADERS) -> OutgoingRecord:
+    """A record for the labels topic: the answer of `denied` is wrong. A reader that is older finds no answer in it."""
+    fields = example_to_json(denied)
+    fields["wrong"] = fields.pop("answer")
+    return OutgoingRecord(denied.id, _record_bytes(denied.query, fields), headers)
+
+
 def _record_bytes(query: Query, fields: dict[str, Any]) -> bytes:
     if query.messages is not None:
         del fields["question"]  # the last turn says it
@@ -268,6 +298,15 @@ def dead_letter(record: StreamRecord, poison: PoisonRecord, workload: str, max_r
 
 
 # --- the checks -----------------------------------------------------------------------------------------------------
+
+
+def _is_denial(value: bytes) -> bool:
+    """Whether it is one; a label may have a field of any name beside its own."""
+    try:
+        _DenialRecord.model_validate_json(value.removeprefix(codecs.BOM_UTF8))
+    except ValidationError:
+        return False
+    return True
 
 
 def _check_read(record: StreamRecord) -> None:
@@ -345,17 +384,13 @@ def _poison(error: ValidationError, value: bytes) -> PoisonRecord:
         except UnicodeDecodeError as broken:
             return PoisonRecord(Reason.NOT_UTF8, f"byte {broken.start} is not UTF-8; encode the record as UTF-8 JSON")
         return PoisonRecord(Reason.MALFORMED_JSON, f"{text}; send one JSON object")
-    field = _field(first["loc"])
+    # The path of the faulty field; the names of the types that were tried in turn are not the sender's business.
+    field = ".".join(str(part) for part in first["loc"] if part not in _TYPES)
     if not field:
         return PoisonRecord(Reason.MALFORMED_JSON, f"{text}; send one JSON object")
     if first["type"] == "missing":
         return PoisonRecord(Reason.MISSING_FIELD, f"{field}: missing; it is required")
     return PoisonRecord(Reason.INVALID_FIELD, f"{field}: {text}")
-
-
-def _field(location: Sequence[int | str]) -> str:
-    """The path of the faulty field; the names of the types that were tried in turn are not the sender's business."""
-    return ".".join(str(part) for part in location if part not in _TYPES)
 
 
 def _short(text: str, limit: int = MAX_DETAIL_CHARS) -> str:

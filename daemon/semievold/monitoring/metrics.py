@@ -63,6 +63,11 @@ class Metrics:
         self.labels_received = counter("labels_received_total", "Label records read from the stream.")
         self.joined = counter("labels_joined_total", "Labels of queries answered earlier.", "correct")
         self.feedback = counter("feedback_total", "Clients' answers by what became of them.", "outcome")
+        self.feedback_standing = counter(
+            "feedback_received_total",
+            "Clients' words at the gateway: joined to their query at once or later, pending, refused, expired.",
+            "standing",
+        )
         self.feedback_joined = counter("feedback_joined_total", "Clients' answers beside the earlier one.", "correct")
         self.examples = gauge("examples", "Labelled examples.", "split")
         self.pool = gauge("pseudo_labels", "Stored pseudo-labels.")

@@ -20,6 +20,7 @@ from semievol.protocols import Embedder
 from semievol.tasks.task import Task
 from semievol.types import Example, PseudoLabel, Query, Unlabelled
 from semievold.config.daemon import DaemonConfig
+from semievold.store.feedback import Word
 from semievold.store.pseudo_labels import PoolRow
 from semievold.store.rounds import Membership
 from semievold.store.stores import Stores
@@ -32,6 +33,7 @@ NAMED = 20
 ASKED_BY_HOLDOUT = "a held-out example asks the same"
 ASKED_BEFORE = "another query of the pool asks the same"
 GONE = "the task has no such answer any more"
+DOUBTED = "a client says that the answer is wrong"
 STALE = "an older adapter made it, and the serving one cannot be asked"
 
 Label = Callable[[Sequence[Query], str | None], Awaitable[list[PseudoLabel | Unlabelled]]]
@@ -154,6 +156,7 @@ def judge(
     selection = select(judged, rule)
     selected = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
     held_out = {asked_key(example.query) for example in stores.examples.holdout()}
+    said = stores.feedback.open_words()
     rejected, kept = dict(selection.rejected), []
     for label in selected:
         if label.query.id in (refused or {}):
@@ -162,6 +165,8 @@ def judge(
             rejected[label.query.id] = ASKED_BY_HOLDOUT
         elif label.answer is None or not task.knows(label.answer, label.query):
             rejected[label.query.id] = GONE
+        elif any(word.contradicts(Word(label.answer)) for word in said.get(asked_key(label.query), ())):
+            rejected[label.query.id] = DOUBTED
         else:
             kept.append(label)
     members = [

@@ -30,6 +30,7 @@ class Outcome(StrEnum):
 
     USED = "used"  # it is an example
     CONFIRMED = "confirmed"  # what is known is said again
+    DENIED = "denied"  # an answer is wrong, and nobody says that it is right: pseudo-labels with it are not trained on
     CONTRADICTED = "contradicted"  # an operator, or another client, says something else: kept apart
     WITHHELD = (
         "withheld"  # the example was taken back, or an operator's label of it is or would be held out: kept apart
@@ -37,11 +38,31 @@ class Outcome(StrEnum):
     SECOND = "second"  # the client has said something else before: not kept
 
 
+class Word(NamedTuple):
+    """An answer to a question, and whether it is said to be wrong (`against`), or right."""
+
+    answer: str
+    against: bool = False
+
+    def contradicts(self, other: Word) -> bool:
+        """Whether both cannot be true: a question has one answer."""
+        if self.against and other.against:
+            return False
+        return (self.answer == other.answer) == (self.against != other.against)
+
+
 class Said(NamedTuple):
-    """The answer that a client gives to a query, and who it is (a keyed hash; empty: unknown)."""
+    """The answer that a client gives to a query, or says is wrong (`against`), and who it is (a keyed hash; empty:
+    unknown).
+    """
 
     example: Example
     client: str
+    against: bool = False
+
+    @property
+    def word(self) -> Word:
+        return Word(self.example.answer, self.against)
 
 
 class Kept(NamedTuple):
@@ -111,7 +132,10 @@ class FeedbackStore:
                     self._mark(connection, asked, feedback.c.outcome == Outcome.USED.value, outcome=Outcome.WITHHELD)
             self._examples.retract_in(connection, removed)
             for asked, answers in wanted.items():
-                self._mark(connection, asked, feedback.c.answer.not_in(answers))
+                right = feedback.c.answer.in_(answers)
+                against = feedback.c.against.is_(True)
+                self._mark(connection, asked, (right & against) | (~right & ~against))
+                self._mark(connection, asked, ~right & against, outcome=Outcome.CONFIRMED)
         return aside + removed
 
     def withdraw(self, ids: Sequence[str]) -> list[str]:
@@ -123,17 +147,34 @@ class FeedbackStore:
         return removed
 
     def of(self, query_id: str) -> list[dict[str, Any]]:
-        """What was said about a query: client, answer, outcome and time (UTC seconds), oldest first."""
-        columns = feedback.c["client", "answer", "outcome", "created_at"]
+        """What was said about a query: client, answer, whether that is said to be wrong (`against`), outcome and time
+        (UTC seconds), oldest first.
+        """
+        columns = feedback.c["client", "answer", "against", "outcome", "created_at"]
         statement = sa.select(*columns).where(self._mine(), feedback.c.query_id == query_id)
         with self._database.read() as connection:
             rows = connection.execute(statement.order_by(feedback.c.created_at, feedback.c.client)).mappings()
             return [dict(row) for row in rows]
 
-    def answer_of(self, client: str, asked: str) -> str | None:
+    def words_of(self, client: str, asked: str) -> list[Word]:
         """What the client has said to a question (`asked_key`) before."""
         with self._database.read() as connection:
-            return next((row["answer"] for row in self._said(connection, asked) if row["client"] == client), None)
+            return [_word(row) for row in self._said(connection, asked) if row["client"] == client]
+
+    def open_words(self) -> dict[str, list[Word]]:
+        """What clients say to questions (`asked_key`) to which no operator's answer is known."""
+        known = sa.exists().where(
+            examples.c.workload == feedback.c.workload,
+            examples.c.asked == feedback.c.asked,
+            examples.c.retracted.is_(False),
+            examples.c.source.is_distinct_from(FEEDBACK),
+        )
+        statement = sa.select(*feedback.c["asked", "answer", "against"]).where(self._mine(), ~known).distinct()
+        found: dict[str, list[Word]] = {}
+        with self._database.read() as connection:
+            for row in connection.execute(statement).mappings():
+                found.setdefault(row["asked"], []).append(_word(row))
+        return found
 
     # --- the decision -------------------------------------------------------------------------------------------
 
@@ -141,20 +182,25 @@ class FeedbackStore:
         example, asked = said.example, asked_key(said.example.query)
         before = self._said(connection, asked)
         own = [row for row in before if row["client"] == said.client]
-        if any(row["answer"] != example.answer for row in own):
+        if any(_word(row).contradicts(said.word) for row in own):
             logger.warning("feedback of client %r on query %r is its second answer: left out", said.client, example.id)
             return Kept(said, Outcome.SECOND, False)
         of_id = self._examples.rows_in(connection, [example.id])
         again = next((row for row in own if row["query_id"] == example.id), None)
-        if again is not None:
+        if again is not None and _word(again) == said.word:
             return Kept(said, Outcome(again["outcome"]), False, _standing(of_id.get(example.id)))
+        if again is not None and said.against:  # it has said what is right, and so that this is wrong
+            return Kept(said, Outcome.CONFIRMED, False)
         outcome, stored, removed = self._placed(connection, said, asked, before, of_id.get(example.id), rule, secret)
+        if again is not None:  # it said what is wrong, and says what is right now
+            self._forget(connection, example.id, said.client)
         row = {
             "workload": self._workload,
             "query_id": example.id,
             "client": said.client,
             "asked": asked,
             "answer": example.answer,
+            "against": said.against,
             "outcome": outcome.value,
             "created_at": self._database.now(),
         }
@@ -180,13 +226,15 @@ class FeedbackStore:
         if known is not None and known["asked"] != asked:
             self._tell(said, "the id is an example's that asks something else")
             return Outcome.WITHHELD, None, ()
-        others = [row for row in rows if example.answer not in (row["answer"], *row["query"].get("answers", ()))]
-        differing = [row for row in before if row["answer"] != example.answer]
+        if said.against:
+            return self._denied(connection, said, asked, before, rows)
+        others = [row for row in rows if example.answer not in _answers(row)]
+        differing = [row for row in before if row["client"] != said.client and _word(row).contradicts(said.word)]
         if any(row["source"] != FEEDBACK for row in others):
             self._tell(said, f"an operator says {others[0]['answer'][:100]!r}")
             return Outcome.CONTRADICTED, None, ()
         if all(row["source"] == FEEDBACK for row in rows) and (others or differing):
-            self._tell(said, f"another client says {(others or differing)[0]['answer'][:100]!r}")
+            self._tell(said, "another client says otherwise")
             removed = tuple(row["id"] for row in rows)
             self._examples.retract_in(connection, removed)
             self._mark(connection, asked)
@@ -207,14 +255,44 @@ class FeedbackStore:
         stored = self._examples.write_in(connection, [(example, held_out)], {})
         return Outcome.USED, stored[0], ()
 
+    def _denied(
+        self,
+        connection: Connection,
+        said: Said,
+        asked: str,
+        before: Sequence[RowMapping],
+        rows: Sequence[RowMapping],
+    ) -> tuple[Outcome, StoredExample | None, tuple[str, ...]]:
+        """As `_placed`, where a client says that an answer is wrong; `rows`: the examples of the question."""
+        operators = [row for row in rows if row["source"] != FEEDBACK]
+        if any(said.example.answer in _answers(row) for row in operators):
+            self._tell(said, "an operator says that it is right")
+            return Outcome.CONTRADICTED, None, ()
+        if operators:
+            return Outcome.CONFIRMED, None, ()
+        removed = tuple(row["id"] for row in rows if said.example.answer in _answers(row))
+        differing = [row for row in before if row["client"] != said.client and _word(row).contradicts(said.word)]
+        if removed or differing:
+            self._tell(said, "another client says that it is right")
+            self._examples.retract_in(connection, removed)
+            right = feedback.c.against.is_(False)
+            self._mark(connection, asked, right, feedback.c.answer == said.example.answer)
+            return Outcome.CONTRADICTED, None, removed
+        return (Outcome.CONFIRMED if rows else Outcome.DENIED), None, ()
+
     def _tell(self, said: Said, why: str) -> None:
         logger.warning(
-            "feedback of client %r on query %r says %r, and %s: kept apart",
+            "feedback of client %r on query %r says that %r is %s, and %s: kept apart",
             said.client,
             said.example.id,
             said.example.answer[:100],
+            "wrong" if said.against else "right",
             why,
         )
+
+    def _forget(self, connection: Connection, query_id: str, client: str) -> None:
+        which = (feedback.c.query_id == query_id, feedback.c.client == client)
+        connection.execute(sa.delete(feedback).where(self._mine(), *which))
 
     def _spoken_of(self, asked: Sequence[str]) -> set[str]:
         """Those questions (`asked_key`) about which the state has clients' answers."""
@@ -248,6 +326,15 @@ class FeedbackStore:
 
     def _mine(self) -> sa.ColumnElement[bool]:
         return feedback.c.workload == self._workload
+
+
+def _word(row: RowMapping) -> Word:
+    return Word(row["answer"], row["against"])
+
+
+def _answers(row: RowMapping) -> tuple[str, ...]:
+    """Those of an example that are right."""
+    return row["answer"], *row["query"].get("answers", ())
 
 
 def _standing(row: RowMapping | None) -> StoredExample | None:

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from semievol.errors import ConfigError
 from semievold.store.adapters import AdapterStore
 from semievold.store.aliases import AliasStore
+from semievold.store.captured import CapturedStore
 from semievold.store.database import Database
 from semievold.store.examples import ExampleStore
 from semievold.store.feedback import FeedbackStore
@@ -17,6 +18,7 @@ from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.store.requests import RequestStore
 from semievold.store.rounds import RoundStore
 from semievold.store.tables import examples, pseudo_labels, rounds
+from semievold.store.waiting_feedback import WaitingFeedback
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Stores:
     requests: RequestStore
     leases: LeaseStore
     feedback: FeedbackStore
+    captured: CapturedStore
+    waiting: WaitingFeedback
 
     def workloads(self) -> frozenset[str]:
         """All that have examples, pseudo-labels or rounds in this database."""
@@ -68,6 +72,8 @@ def stores_over(database: Database, workload: str, alias: str, *, feedback_trust
         requests=RequestStore(database, workload),
         leases=LeaseStore(database, workload),
         feedback=FeedbackStore(database, workload, kept),
+        captured=CapturedStore(database, workload),
+        waiting=WaitingFeedback(database, workload),
     )
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 
 metadata = MetaData()
@@ -80,7 +81,40 @@ feedback = Table(
     Column("answer", Text, nullable=False),
     Column("outcome", String(20), nullable=False),  # semievold.store.feedback.Outcome
     Column("created_at", Float, nullable=False),
+    Column("against", Boolean, nullable=False, server_default=false()),  # the client says that the answer is wrong
     Index("ix_feedback_asked", "workload", "asked"),
+)
+
+captured = Table(
+    "captured",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("query_id", String(512), primary_key=True),
+    Column("content_hash", String(32), nullable=False),  # of the query, as in pseudo_labels
+    Column("asked", String(32), nullable=False),
+    Column("client", String(64), nullable=False),  # who asked, a keyed hash
+    Column("answer_id", String(512)),  # of the answer, where the client gave the query another id
+    Column("served", Text),  # the answer that the client got, as the task reads it
+    Column("created_at", Float, nullable=False),
+    Index("ix_captured_answer", "workload", "answer_id"),
+    Index("ix_captured_created", "workload", "created_at"),
+)
+
+waiting_feedback = Table(
+    "waiting_feedback",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("query_id", String(512), primary_key=True),
+    Column("client", String(64), primary_key=True),
+    Column("content_hash", String(32), nullable=False),
+    Column("asked", String(32), nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("against", Boolean, nullable=False),
+    Column("standing", String(20), nullable=False),  # semievold.store.waiting_feedback.Standing
+    Column("reason", Text),  # why it is refused
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index("ix_waiting_feedback_client", "workload", "standing", "client"),
 )
 
 example_vectors = Table(

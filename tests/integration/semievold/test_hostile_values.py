@@ -27,8 +27,10 @@ from semievold.config.fronts import GatewayConfig
 from semievold.errors import PoisonRecord
 from semievold.gateway.admission import Admission
 from semievold.gateway.feedback import Feedback
+from semievold.gateway.words import WaitingWords
 from semievold.intake.messages import RecordParser
 from semievold.intake.reading import parse_target
+from semievold.monitoring.metrics import Metrics
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.requests import RequestStore
 from semievold.store.tables import examples, operator_requests, pseudo_labels
@@ -175,7 +177,8 @@ async def test_sqlite_and_postgresql_keep_the_same_of_every_hostile_record(
 async def test_feedback_is_taken_whole_or_refused_with_the_field(new_world: Any) -> None:
     world: World = new_world()
     config = GatewayConfig.model_validate({"feedback": {"trusted": True}})
-    feedback = Feedback(config, "semievol.labels", world.labels, world.feedback, world.parser, world.producer, "key")
+    words = WaitingWords(config.feedback, "semievol.labels", world.stores, world.parser, world.producer, Metrics("w"))
+    feedback = Feedback(config, "semievol.labels", words, world.stores, world.parser, world.producer, "key")
     admission = Admission(config)
 
     async def asked(request: Any) -> Any:

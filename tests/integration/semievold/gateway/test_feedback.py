@@ -52,14 +52,21 @@ def test_feedback_joins_the_answer_to_the_captured_query_once(daemon: DaemonProc
     answer = daemon.chat("red 5", max_tokens=4)
     query_id = answer.headers["x-semievol-query-id"]
     assert query_id == answer.json()["id"]
+    at_once = feedback(daemon, id=query_id, answer="Red")
+    assert (at_once.status_code, at_once.json()["answer"]) == (202, "red")
     seen = daemon.wait_until(lambda: explained(daemon, query_id))
-    assert (seen["question"], seen["truth"]) == ("red 5", None)
-    before = examples(daemon)
+    assert seen["question"] == "red 5"
     for _ in range(2):  # idempotent
         done = feedback(daemon, id=query_id, answer=" RED ")
-        assert (done.status_code, done.json()) == (202, {"id": query_id, "answer": "red", "joined": True})
+        assert (done.status_code, done.json()) == (202, {"id": query_id, "answer": "red", "status": "joined"})
     daemon.wait_until(lambda: explained(daemon, query_id)["truth"] == "red")
-    daemon.wait_until(lambda: examples(daemon) == before + 1)
+    assert examples(daemon) == 1
+    told = httpx.get(
+        daemon.url("gateway") + "/v1/feedback",
+        params={"id": query_id},
+        headers={"Authorization": "Bearer token-of-the-tests"},
+    )
+    assert told.json() == {"id": query_id, "answer": "red", "status": "joined", "outcome": "used"}
     seen = explained(daemon, query_id)
     assert seen["truth_source"] == "feedback"
     assert [(each["answer"], each["outcome"]) for each in seen["feedback"]] == [("red", "used")]

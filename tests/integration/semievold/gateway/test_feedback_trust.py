@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from semievol.types import Query
 from semievold.config.fronts import CaptureConfig, GatewayConfig
@@ -18,6 +18,7 @@ from semievold.gateway.admission import Admission
 from semievold.gateway.capture import Capture
 from semievold.gateway.feedback import Feedback
 from semievold.gateway.front import FEEDBACK_PATH, OPEN_PATHS
+from semievold.gateway.words import WaitingWords
 from semievold.monitoring.metrics import Metrics
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.tables import examples
@@ -35,12 +36,10 @@ Ask = Callable[..., Any]
 
 
 @asynccontextmanager
-async def front(world: World, reused: Any = lambda _client, _id: False, **settings: Any) -> AsyncIterator[Ask]:
+async def front(world: World, capture: Capture | None = None, **settings: Any) -> AsyncIterator[Ask]:
     """Posts to the route, guarded as the gateway guards it; (status, answer)."""
     config = GatewayConfig.model_validate({"capture": {"share": 1.0}, "feedback": settings})
-    feedback = Feedback(
-        config, "semievol.labels", world.labels, world.feedback, world.parser, world.producer, "secret", reused
-    )
+    feedback = route(world, config, capture)
     admission = Admission(config)
 
     async def asked(request: web.Request) -> web.StreamResponse:
@@ -58,6 +57,12 @@ async def front(world: World, reused: Any = lambda _client, _id: False, **settin
             return answer.status, await answer.json()
 
         yield ask
+
+
+def route(world: World, config: GatewayConfig, capture: Capture | None = None) -> Feedback:
+    topic, stores = "semievol.labels", world.stores
+    words = WaitingWords(config.feedback, topic, stores, world.parser, world.producer, Metrics("w"))
+    return Feedback(config, topic, words, stores, world.parser, world.producer, "secret", capture)
 
 
 def answered(world: World, *ids: str, question: str | None = None, source: str = "gateway") -> None:
@@ -184,9 +189,8 @@ async def test_a_reused_id_says_nothing_about_the_earlier_question(new_world: An
     world: World = new_world()
     answered(world, "order-1")
     metrics = Metrics("w")
-    capture = Capture(
-        CaptureConfig(share=1.0), "queries", None, world.parser, world.producer, metrics, known=world.labels.known
-    )
+    settings, state = CaptureConfig(share=1.0), world.stores.captured
+    capture = Capture(settings, "queries", None, world.parser, world.producer, metrics, state=state, secret="secret")
     async with gateway([Double("one")], capture=capture) as gate:
         gate.session.headers["x-semievol-id"] = "order-1"
         answer = await gate.ask(messages=[{"role": "user", "content": "is another even?"}])
@@ -196,7 +200,7 @@ async def test_a_reused_id_says_nothing_about_the_earlier_question(new_world: An
         answer = await gate.ask(messages=[{"role": "user", "content": "is order-1 even?"}])
         assert answer.headers["x-semievol-query-id"] == "order-1"
     assert metrics.capture_dropped.labels("w", "id_taken")._value.get() == 1
-    async with front(world, reused=lambda _client, id_: id_ == "order-1") as ask:
+    async with front(world, capture) as ask:
         status, said = await ask(id="order-1", answer="odd")
         assert (status, said["error"]["code"]) == (409, "duplicate_id")
         assert (await ask(id="order-1", answer="odd", question="is another even?"))[0] == 409
@@ -207,6 +211,6 @@ async def test_a_reused_id_says_nothing_about_the_earlier_question(new_world: An
 async def test_an_unknown_id_says_whether_anything_is_captured(new_world: Any, share: float) -> None:
     world: World = new_world()
     config = GatewayConfig.model_validate({"capture": {"share": share}})
-    feedback = Feedback(config, "semievol.labels", world.labels, world.feedback, world.parser, world.producer, "secret")
-    answer = await feedback({"id": "x", "answer": "even"}, None)  # type: ignore[arg-type]
+    request = make_mocked_request("POST", FEEDBACK_PATH)
+    answer = await route(world, config)({"id": "x", "answer": "even"}, request)
     assert (b"gateway.capture.share is 0" in bytes(answer.body)) == (share == 0)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from semievol.examples.embedding.hashing import HashingEmbedder
+from semievol.examples.split import HoldoutRule
 from semievol.labelling import confidence
 from semievol.protocols import Vectors
 from semievol.tasks.task import Task
@@ -17,7 +18,8 @@ from semievold.api import operations
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import FatalError
 from semievold.round_states import RoundState as S
-from semievold.rounds import snapshot
+from semievold.rounds import pool, snapshot
+from semievold.store.feedback import Said
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.stores import Stores, open_stores
 from tests.scripted import ListIndex, pseudo_label
@@ -209,6 +211,33 @@ def test_what_is_asked_many_times_counts_once_in_a_round(tmp_path: Path, labelli
     assert len(chosen.members) == len(many) + len(own) + 1
     again = {each.query_id for each in chosen.members if each.reason == "another query of the pool asks the same"}
     assert again == {each.query.id for each in (silent, *many)} - {"copy01"}
+
+
+@pytest.mark.parametrize("by", ["thumb down", "another answer", "an operator's word besides"])
+def test_a_pseudo_label_that_a_client_contradicts_is_not_trained_on(tmp_path: Path, by: str) -> None:
+    config = DaemonConfig.model_validate(
+        {
+            "workload": "w",
+            "model": {"name": "none"},
+            "task": {"labels": ["even", "odd"]},
+            "selection": {"theta": 1.0, "min_agreement": 0},
+        }
+    )
+    labels = [pseudo_label(f"q{n}", f"is {n} even?", "odd", 0.1) for n in range(3)]
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2000 even?"), "even"), False)])
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in labels])
+        against = by != "another answer"
+        word = Example(Query("x", "IS 1  even?"), "odd" if against else "even", "feedback")
+        stores.feedback.keep([Said(word, "one", against)], HoldoutRule(0.0001, ""))
+        if by == "an operator's word besides":
+            stores.examples.upsert([(Example(Query("o", "is 1 even?"), "odd"), False)])
+        judged = pool.judge(stores, HashingEmbedder(), Task(config.task), config)
+    finally:
+        stores.database.close()
+    left_out = {} if by == "an operator's word besides" else {"q1": "a client says that the answer is wrong"}
+    assert {each.query_id: each.reason for each in judged.members if not each.selected} == left_out
 
 
 class Interrupting:

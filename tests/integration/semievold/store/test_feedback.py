@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from semievol.errors import DataError
-from semievol.examples.split import HoldoutRule, is_holdout
+from semievol.examples.split import HoldoutRule, asked_key, is_holdout
 from semievol.types import Example, Query
 from semievold.intake.messages import CLIENT_HEADER, label_record
+from semievold.store.captured import Captured
 from semievold.store.examples import ExampleStore
 from semievold.store.feedback import Outcome, Said
+from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.streams.protocol import OutgoingRecord
-from tests.stream_world import ListIndex, World, run_until
+from tests.stream_world import ListIndex, World, pseudo_label, run_until
 
 RULE = HoldoutRule(0.2, "holdout")
 ONE = "1" * 32
@@ -183,3 +186,79 @@ async def test_a_header_that_no_gateway_wrote_names_nobody(new_world: Any) -> No
     await run_until(role, lambda: world.committed("labels", "semievol.labels") == len(records))
     assert [world.feedback.of(f"q{n}")[0]["client"] for n in range(len(headers))] == [""] * len(headers)
     assert role.counters.dead_letters.total() == 0
+
+
+def against(query_id: str, answer: str, question: str | None = None) -> Said:
+    return Said(word(query_id, answer, question=question), "", True)
+
+
+def kept(world: World, *given: Said) -> list[str]:
+    return [each.outcome.value for each in world.feedback.keep(given, RULE, None)]
+
+
+async def test_what_a_client_says_is_wrong_is_no_label_and_weighs_no_more_than_a_label(new_world: Any) -> None:
+    world: World = new_world()
+    world.examples.upsert([(word("o", "even", None), False)])
+    assert kept(world, against("a", "even")._replace(client="one")) == ["denied"]
+    assert world.examples.counts().training == 1
+    assert kept(world, against("a", "even")._replace(client="one")) == ["denied"]  # delivered again
+    # An operator's word stands, whoever denies it, under whatever id; who denies another answer says the same.
+    denials = [against("o", "even"), against("x", "even", "IS O even?"), against("y", "odd", "is o even?")]
+    assert kept(world, *(each._replace(client=f"c{n}") for n, each in enumerate(denials))) == [
+        "contradicted",
+        "contradicted",
+        "confirmed",
+    ]
+    assert world.examples.get("o") is not None
+    assert set(world.feedback.open_words()) == {asked_key(word("a", "even").query)}
+
+
+async def test_a_client_that_denies_anothers_answer_sets_both_aside(new_world: Any) -> None:
+    world: World = new_world()
+    assert outcomes(world, (word("a", "even"), "one")) == ["used"]
+    (denied,) = world.feedback.keep([against("b", "even", "is A even?")._replace(client="two")], RULE, None)
+    assert (denied.outcome, denied.removed) == (Outcome.CONTRADICTED, ("a",))
+    assert world.examples.training() == []
+    assert [each["outcome"] for each in world.feedback.of("a")] == ["contradicted"]
+    assert outcomes(world, (word("a", "even"), "three")) == ["contradicted"]
+    # An operator's label decides: who denied another answer has said nothing wrong.
+    world.feedback.keep([against("c", "odd", "is A even?")._replace(client="four")], RULE, None)
+    label = word("z", "even", None, "is a even?")
+    world.examples.keep([label], RULE)
+    world.feedback.settle([label])
+    assert [each["outcome"] for each in world.feedback.of("b")] == ["contradicted"]
+    assert [each["outcome"] for each in world.feedback.of("c")] == ["confirmed"]
+
+
+async def test_a_client_may_say_what_is_right_after_what_is_wrong_and_not_the_opposite(new_world: Any) -> None:
+    world: World = new_world()
+    one = against("a", "even")._replace(client="one")
+    assert kept(world, one, one._replace(against=False)) == ["denied", "second"]
+    assert outcomes(world, (word("a", "odd"), "one")) == ["used"]
+    assert kept(world, one) == ["confirmed"]  # it follows from what it says
+    assert [(each["answer"], each["against"]) for each in world.feedback.of("a")] == [("odd", False)]
+    assert kept(world, against("b", "odd", "is A even?")._replace(client="one")) == ["second"]
+
+
+@pytest.mark.parametrize("elsewhere", ["captured", "labelled"])
+async def test_of_two_gateways_that_capture_one_id_at_once_one_wins(new_world: Any, elsewhere: str) -> None:
+    world: World = new_world()
+    state = world.stores.captured
+    queries = [Captured("order-1", f"{number:032x}", f"{number:032x}", f"c{number}") for number in range(6)]
+    if elsewhere == "labelled":
+        query = Query("order-1", "is it even?")
+        world.labels.add([NewLabel(pseudo_label(query), query_hash(query))])
+    with ThreadPoolExecutor(6) as pool:
+        first = set(pool.map(state.claim, queries))
+    assert len(first) == 1
+    if elsewhere == "labelled":
+        assert first == {query_hash(query)}
+        assert state.get("order-1") is None
+        return
+    (winner,) = (each for each in queries if each.content in first)
+    state.note([each._replace(served="even") for each in queries if each != winner])
+    assert state.get("order-1") == winner
+    state.note([winner._replace(served="odd", answer_id="chatcmpl-1")])
+    assert state.get("chatcmpl-1") == winner._replace(served="odd", answer_id="chatcmpl-1")
+    state.forget(world.database.now() + 1)
+    assert state.get("order-1") is None

@@ -19,6 +19,7 @@ from semievold.errors import TransientStreamError
 from semievold.gateway.capture import Capture, Dropped
 from semievold.intake.messages import RecordParser
 from semievold.monitoring.metrics import Metrics
+from semievold.store.captured import Captured
 from semievold.store.pseudo_labels import query_hash
 from semievold.streams.protocol import OutgoingRecord, StreamRecord
 
@@ -45,13 +46,31 @@ class Producer:
         pass
 
 
+class State:
+    """What gateways know together; `ids` None: it is away."""
+
+    def __init__(self, ids: dict[str, str] | None) -> None:
+        self.ids = ids
+        self.noted: list[Captured] = []
+
+    def claim(self, query: Captured) -> str:
+        if self.ids is None:
+            raise TransientStreamError("the state is away")
+        return self.ids.setdefault(query.query_id, query.content)
+
+    def note(self, queries: Sequence[Captured]) -> None:
+        if self.ids is None:
+            raise TransientStreamError("the state is away")
+        self.noted += queries
+
+
 class World:
-    def __init__(self, known: Any = None, secret: str = "key of the service", **settings: Any) -> None:
+    def __init__(self, state: Any = None, secret: str = "key of the service", **settings: Any) -> None:
         self.producer = Producer()
         self.metrics = Metrics("w")
         config = CaptureConfig(**{"share": 1.0, **settings})
         self.capture = Capture(
-            config, "queries", INSTRUCTION, PARSER, self.producer, self.metrics, known=known, secret=secret
+            config, "queries", INSTRUCTION, PARSER, self.producer, self.metrics, state=state, secret=secret
         )
 
     def offer(
@@ -179,19 +198,54 @@ async def test_an_id_of_another_query_is_not_captured_again() -> None:
 
 
 async def test_the_state_knows_ids_that_were_captured_elsewhere() -> None:
-    earlier = query_hash(Query("order-1", "what is this?"))
-    world = World(known=lambda ids: dict.fromkeys(ids, earlier))
-    found = await world.capture.earlier(GIVEN)
-    assert world.offer(("user", "and that?"), headers=GIVEN, earlier=found) is None
-    assert world.offer(("user", "what is this?"), headers=GIVEN, earlier=found) == "order-1"
-    assert await world.capture.earlier({}) is None
+    world = World(State({"order-1": query_hash(Query("order-1", "what is this?"))}))
+    asked = {"messages": [{"role": "user", "content": "and that?"}]}
+    drawn = world.capture.drawn(asked, "")
+    assert drawn is not None
+    found = await world.capture.claimed(drawn, GIVEN)
+    assert world.offer(("user", "and that?"), headers=GIVEN, claimed=found) is None
+    assert world.offer(("user", "what is this?"), headers=GIVEN, claimed=found) == "order-1"
+    assert await world.capture.claimed(drawn, {}) is None
+    assert await world.capture.claimed(drawn, {"x-semievol-id": "order-2"}) == query_hash(Query("order-2", "and that?"))
 
-    def away(_ids: Sequence[str]) -> dict[str, str]:
-        raise TransientStreamError("the state is away")
-
-    world = World(known=away)
-    assert world.offer(("user", "x"), headers=GIVEN, earlier=await world.capture.earlier(GIVEN)) is None
+    world = World(State(None))
+    assert world.offer(("user", "x"), headers=GIVEN, claimed=await world.capture.claimed(drawn, GIVEN)) is None
     assert world.dropped() == {"id_taken": 1}
+
+
+async def test_the_state_is_told_what_was_captured_and_answered_also_when_it_was_away() -> None:
+    state = State(None)
+    world = World(state)
+    assert world.offer(("user", "x"), headers=GIVEN, answer_id="chatcmpl-1", client="one") == "order-1"
+    world.capture.answered("order-1", "Answer: RED")
+    world.capture.answered("nobody's", "red")
+    assert [query.id for query in await world.queries()] == ["order-1"]
+    assert state.noted == []
+    state.ids = {}
+    world.capture.answered("order-1", "I cannot say")  # no answer of the task: what was said before stays
+    await world.queries()
+    (noted,) = state.noted
+    assert (noted.query_id, noted.answer_id, noted.client, noted.served) == ("order-1", "chatcmpl-1", "one", "red")
+    assert world.capture.recall("chatcmpl-1") == world.capture.recall("order-1") == noted
+
+
+@pytest.mark.parametrize("text", [None, "", " \n", "x" * 51, "re\0d"])
+async def test_an_answer_that_is_no_text_of_the_task_is_not_noted(text: str | None) -> None:
+    world = World(max_chars=50)
+    world.offer(("user", "x"))
+    world.capture.answered("a1", text)
+    found = world.capture.recall("a1")
+    assert found is not None
+    assert found.served is None
+
+
+async def test_why_a_query_was_not_captured_is_known_to_its_client_alone() -> None:
+    world = World(max_chars=50)
+    world.capture.not_drawn("one", {}, "a7")
+    world.offer(("user", "x" * 51), headers=GIVEN, answer_id="a8", client="one")
+    assert "gateway.capture.share" in str(world.capture.left_out("one", "a7"))
+    assert [world.capture.left_out("one", each) for each in ("a8", "order-1")] == ["too_long", "too_long"]
+    assert world.capture.left_out("two", "a8") is None
 
 
 async def test_a_full_queue_drops_new_queries_and_keeps_no_client_waiting() -> None:

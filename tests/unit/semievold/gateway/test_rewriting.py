@@ -9,10 +9,12 @@ from semievold.gateway.call import presentable
 from semievold.gateway.rewriting import (
     MAX_EVENT_BYTES,
     StreamRewriter,
+    StreamText,
     answer_id,
     begins_with_error,
     quoted,
     replace_model,
+    text_of,
 )
 
 ALIAS = 'ali"as\\é'
@@ -99,3 +101,42 @@ def test_addresses_and_paths_are_taken_out_of_messages() -> None:
     shown = presentable(text)
     assert shown == "at [address] and [address] or [address], file '[path]', [path], either/or"
     assert len(presentable("x" * 10_000)) == 2_000
+
+
+def told(*deltas: object, done: bool = True, index: int = 0) -> bytes:
+    lines = [{"choices": [{"index": index, "delta": delta}]} for delta in deltas]
+    body = b"".join(b"data: " + json.dumps(line).encode() + b"\n\n" for line in lines)
+    return body + (b'data: {"choices": [], "usage": {}}\n\ndata: [DONE]\n\n' if done else b"")
+
+
+@pytest.mark.parametrize(
+    ("events", "text"),
+    [
+        (told({"role": "assistant", "content": ""}, {"content": "re"}, {"content": "d"}, {}), "red"),
+        (told({"content": "re"}, {"content": "d"}, done=False), None),
+        (told({"content": "red"}, done=False) + told({"content": "blue"}, index=1), None),
+        (told({"content": "red"}, done=False) + b'data: {"error": {"message": "x"}}\n\ndata: [DONE]\n\n', None),
+        (b"", None),
+    ],
+    ids=["whole", "broken off", "two choices", "an error", "nothing"],
+)
+def test_a_streams_text_is_known_when_it_came_to_its_end_as_one(events: bytes, text: str | None) -> None:
+    said = StreamText()
+    for event in events.split(b"\n\n"):
+        said.feed(event + b"\n\n")
+    assert said.text() == text
+
+
+@pytest.mark.parametrize(
+    ("choices", "text"),
+    [
+        ([{"index": 0, "message": {"content": "red"}}], "red"),
+        ([{"index": 0, "message": {"content": None, "tool_calls": []}}], None),
+        ([{"index": 0, "message": {"content": "a"}}, {"index": 1, "message": {"content": "b"}}], None),
+        ([], None),
+        ("x", None),
+    ],
+)
+def test_an_answers_text_is_that_of_its_only_choice(choices: object, text: str | None) -> None:
+    assert text_of(json.dumps({"id": "x", "choices": choices}).encode()) == text
+    assert text_of(b"[") is None

@@ -14,10 +14,12 @@ from semievold.intake.messages import (
     CLIENT_HEADER,
     MAX_DETAIL_CHARS,
     MAX_TRACE_CHARS,
+    Denial,
     RecordParser,
     Retraction,
     client_of,
     dead_letter,
+    denial_record,
     label_record,
     prediction_record,
     query_record,
@@ -303,3 +305,20 @@ def test_the_trace_of_a_query_is_that_of_its_prediction_and_nothing_longer_passe
     label = PseudoLabel(Query("q", "?"), "a", 0.1, 1.0, 1.0, False, None, (), ())
     headers = {**trace, "b3": "b" * (MAX_TRACE_CHARS + 1), "authorization": "a secret", "baggage": "user=1"}
     assert prediction_record(label, headers).headers == trace
+
+
+def test_a_denial_is_read_back_and_is_no_label_to_who_does_not_know_it() -> None:
+    denied = Example(Query("q1", "is it?"), "no", "feedback")
+    sent = denial_record(denied, {CLIENT_HEADER: "1" * 32})
+    assert CLASSES.label(StreamRecord("t", 0, 0, sent.key, sent.value, sent.headers, 0.0)) == Denial(denied)
+    fields = json.loads(sent.value or b"")
+    assert "answer" not in fields
+    for changed in ({"source": "operator"}, {"source": None}, {"answer": "no"}):
+        found = {**fields, **changed}
+        if "answer" in changed:
+            assert CLASSES.label(record(found)) == Example(
+                Query("q1", "is it?", metadata={"wrong": "no"}), "no", "feedback"
+            )
+        else:
+            assert "answer" in poison(found, label=True).detail
+    assert poison({**fields, "wrong": "maybe"}, label=True).reason is Reason.ANSWER_NOT_ALLOWED
