@@ -32,6 +32,7 @@ from semievold.api.api import Api, ApiTools
 from semievold.config.daemon import ROLES, DaemonConfig
 from semievold.config.streams import RetrySettings
 from semievold.event_loop import run_loop
+from semievold.gateway.capture import Capture
 from semievold.gateway.front import Gateway
 from semievold.gateway.opening import open_gateway_tools
 from semievold.idle import IdleWatch
@@ -114,6 +115,7 @@ class Parts:
     labels: LabelsIntake | None = None
     control: Control | None = None
     intake: Intake | None = None
+    capture: Capture | None = None
 
 
 class Service:
@@ -344,6 +346,7 @@ class Service:
             parts.stack.push_async_callback(used.close)
         front = Gateway(config.gateway, config.workload.served_alias, ends, parts.alias, parts.metrics, token)
         parts.supervisor.add("gateway", lambda stop: front.run(self._bound("gateway"), stop), stage=2)
+        parts.capture = ends.capture
         if ends.capture is not None:
             parts.supervisor.add("capture", ends.capture.run, stage=3)  # after the gateway: it publishes what is queued
         if ends.words is not None:
@@ -362,6 +365,7 @@ class Service:
             control=control,
             lease=parts.lease,
             replicas=parts.replicas,
+            captured=None if parts.capture is None else parts.capture.health,
         )
         tools = ApiTools(
             parts.stores,

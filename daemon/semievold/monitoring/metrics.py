@@ -55,6 +55,7 @@ class Metrics:
         self.dead_letters = counter("dead_letters_total", "Records sent to the dead-letter topic.", "role", "reason")
         self.retries = counter("retries_total", "Batches tried again because a component did not answer.", "role")
         self.in_flight = gauge("intake_in_flight", "Query records read and not yet committed.")
+        self.intake_held = gauge("intake_held", "1 while queries are not read on purpose, 0 while they are.")
         self.lag = gauge("stream_lag", "Records not yet committed by this consumer.", "role")
         self.pace = gauge("intake_answers_per_minute", "Queries whose pseudo-label became durable in the last minute.")
         self.entropy = histogram("pseudo_label_entropy", "Entropy of pseudo-labels, nats per token.", ENTROPY_BUCKETS)
@@ -76,6 +77,9 @@ class Metrics:
         self.leader = gauge("leader", "1 while this process leads, 0 while it stands by.")
         self.waiting = gauge("waiting", "1 for what the controller waits for before the next round.", "what")
         self.alias_generation = gauge("alias_generation", "How often the alias was moved.")
+        self.alias_followed = gauge(
+            "alias_followed", "1 while the alias is followed; 0: the state is away, and what it named last serves."
+        )
         self.serving = gauge("serving_adapter", "1 for the adapter that serves.", "adapter")
         self.replica_up = gauge(
             "replica_up", "1 for a replica that gets requests; else why it gets none.", "replica", "reason"

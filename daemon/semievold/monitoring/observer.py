@@ -16,6 +16,7 @@ from semievold.intake.counters import IntakeCounters, LabelsCounters
 from semievold.intake.labels import LabelsIntake
 from semievold.intake.role import Intake
 from semievold.monitoring.metrics import Metrics
+from semievold.retry import Health
 from semievold.rounds.control import Control
 from semievold.rounds.lease import ControlLease
 from semievold.serving.alias import Alias
@@ -45,7 +46,9 @@ class Observer:
         control: Control | None = None,
         lease: ControlLease | None = None,
         replicas: ReplicaSet | None = None,
+        captured: Health | None = None,
     ) -> None:
+        """Look at nothing yet; `captured` says whether the stream takes what the gateway captures."""
         self._metrics = metrics
         self._stores = stores
         self._alias = alias
@@ -56,6 +59,7 @@ class Observer:
         self._control = control
         self._lease = lease
         self._replicas = replicas
+        self._captured = captured
 
     def missing(self) -> dict[str, str]:
         """What keeps the process from being ready, by part; empty when it is (a standby is ready)."""
@@ -69,8 +73,15 @@ class Observer:
         return {part: str(problem) for part, problem in found.items() if problem}
 
     def held(self) -> dict[str, str]:
-        """What stands still although nothing is broken, by part, and what it waits for."""
+        """What stands still although this process works, by part, and what it waits for. A gateway is ready without the
+        state and the stream: one outage of theirs would take all gateways away from their clients.
+        """
         found = {"intake": self._intake and self._intake.held, "labels": self._labels and self._labels.held}
+        if self._follower is not None and self._follower.away is not None:
+            serving = self._alias.adapter or "the base model"
+            found["alias"] = f"it stands for {serving} still, and cannot be followed: {self._follower.away}"
+        if self._captured is not None and self._captured.degraded is not None:
+            found["capture"] = f"captured queries wait for the stream: {self._captured.degraded}"
         if self._control is not None and self._control.waits_for not in ("round", "pseudo_labels", "interval"):
             found["rounds"] = self._control.waiting_for
         return {part: str(reason) for part, reason in found.items() if reason}
@@ -88,6 +99,7 @@ class Observer:
         """Bring every metric up to date; those of the state stay as they are while it is away."""
         if self._intake is not None:
             self._count_intake(self._intake.counters)
+            self._metrics.intake_held.labels(self._metrics.workload).set(self._intake.held is not None)
         if self._labels is not None:
             self._count_labels(self._labels.counters)
         m = self._metrics
@@ -97,6 +109,8 @@ class Observer:
         self._count_neutralised()
         m.alias_generation.labels(m.workload).set(self._alias.state.generation)
         m.show_serving(self._alias.adapter)
+        if self._follower is not None:
+            m.alias_followed.labels(m.workload).set(self._follower.away is None)
         if self._replicas is not None:
             m.show_replicas(self._replicas.show())
         try:

@@ -38,18 +38,23 @@ class StateFollower:
         self.warm_ended = asyncio.Event()
         self.defect: str | None = None
         """Why the version that the alias names cannot be loaded here; None: it is."""
+        self.away: str | None = None
+        """Why the alias cannot be followed now; None: it is. What it named last goes on serving."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until stopped, also while the state is away."""
-        away = False
         while not stop.is_set():
             try:
                 await self.look()
-                away = False
             except TransientError as error:
-                if not away:
-                    log.warning("the alias cannot be followed for the moment: %s", error)
-                away = True
+                if self.away is None:
+                    still = self._alias.adapter or "the base model"
+                    log.warning("the alias cannot be followed for now, and stands for %s still: %s", still, error)
+                self.away = str(error)
+            else:
+                if self.away is not None:
+                    log.info("the alias is followed again")
+                self.away = None
             await set_within(stop, FOLLOW_S)
 
     async def look(self) -> None:

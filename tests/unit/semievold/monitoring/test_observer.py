@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 
@@ -13,12 +14,13 @@ from semievold.intake.labels import LabelsIntake
 from semievold.intake.role import Intake
 from semievold.monitoring.metrics import WAITING, Metrics
 from semievold.monitoring.observer import Observer
-from semievold.retry import Pulse
+from semievold.retry import Health, Pulse
 from semievold.round_states import RoundState as S
 from semievold.serving.alias import Alias
 from semievold.serving.attestation import Attestation
+from semievold.serving.following import StateFollower
 from semievold.serving.replica import ReplicaView
-from semievold.store.aliases import AliasState
+from semievold.store.aliases import AliasState, AliasStore
 from semievold.store.examples import ExampleCounts, ExampleStore
 from tests.control_roles import Roles
 from tests.control_world import OpenWorld
@@ -77,6 +79,7 @@ async def test_each_figure_says_what_its_part_or_the_state_says(open_world: Open
         "semievol_intake_duplicates_total{}": 13,
         "semievol_intake_in_flight{}": 14,
         "semievol_stream_lag{intake}": 15,
+        "semievol_intake_held{}": 0,
         "semievol_dead_letters_total{no_value,intake}": 16,
         "semievol_retries_total{intake}": 17,
         "semievol_labels_received_total{}": 21,
@@ -100,6 +103,7 @@ async def test_each_figure_says_what_its_part_or_the_state_says(open_world: Open
         "semievol_holdout_accuracy{candidate}": 1.0,
         "semievol_leader{}": 1,
         "semievol_alias_generation{}": 1,
+        "semievol_alias_followed{}": 1,
         f"semievol_serving_adapter{{{warm.adapter}}}": 1,
         "semievol_replica_up{,one:1}": 1,
         "semievol_replica_up{not asked yet,two:1}": 0,
@@ -239,6 +243,52 @@ async def test_a_follower_that_cannot_load_what_serves_is_not_ready(open_world: 
     roles = Roles(world)
     await world.here.follower.look()
     assert "no STABLE marker" in roles.observer.missing()["adapter"]
+
+
+class AwayAlias(AliasStore):
+    away = True
+
+    def get(self) -> AliasState:
+        if self.away:
+            raise TransientError("postgres:5432 is away")
+        return super().get()
+
+
+async def test_a_gateway_goes_on_with_the_version_that_it_knows_while_the_state_and_the_stream_are_away_and_says_so(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world()
+    await world.here.lead()
+    name = await world.version()
+    world.here.stores.alias.move(name)
+    gateway = world.process(exclusive=False)
+    await gateway.follower.look()
+    stored = AwayAlias(world.database, "w", "w")
+    captured = Health()
+    follower = StateFollower(replace(world.stores, alias=stored), gateway.alias, gateway.fleet, lambda: False)
+    metrics = Metrics("w")
+    observer = Observer(metrics, world.stores, gateway.alias, follower=follower, fleet=gateway.fleet, captured=captured)
+    captured.failed("capture", TransientError("no broker answers"))
+    stop = asyncio.Event()
+    follows = asyncio.create_task(follower.run(stop))
+    await world.until(lambda: follower.away is not None)
+    async with gateway.alias.bind() as bound:
+        assert bound == name
+    assert observer.missing() == {}  # ready
+    assert observer.held() == {
+        "alias": f"it stands for {name} still, and cannot be followed: postgres:5432 is away",
+        "capture": "captured queries wait for the stream: capture: no broker answers",
+    }
+    await observer.observe()
+    assert figures(metrics)["semievol_alias_followed{}"] == 0
+    stored.away = False
+    captured.answered("capture")
+    await world.until(lambda: follower.away is None)
+    assert observer.held() == {}
+    await observer.observe()
+    assert figures(metrics)["semievol_alias_followed{}"] == 1
+    stop.set()
+    await follows
 
 
 async def test_a_process_that_only_follows_names_what_it_cannot_load(open_world: OpenWorld) -> None:

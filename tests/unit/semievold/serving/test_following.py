@@ -196,7 +196,7 @@ async def test_following_goes_on_when_the_engine_answers_again(
         await world.until(lambda: process.alias.adapter == name)
     assert world.loop.time() - begun == pytest.approx(4 * FOLLOW_S, abs=0.6)
     assert [record.message for record in caplog.records] == [
-        "the alias cannot be followed for the moment: the engine is away"
+        "the alias cannot be followed for now, and stands for the base model still: the engine is away"
     ]
     stop.set()
     await following
