@@ -31,7 +31,8 @@ from semievold.rounds.control import Control
 from semievold.rounds.launch import Trained, TrainingPlace
 from semievold.rounds.lease import ControlLease
 from semievold.rounds.places import RoundPlace
-from semievold.rounds.steps import RoundEngine, RoundTools
+from semievold.rounds.steps import RoundEngine
+from semievold.rounds.tools import RoundTools
 from semievold.serving.adapter_servers import LocalServers
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
@@ -49,7 +50,7 @@ TTL_S = 9.0
 EPOCH_S = 1_700_000_000.0
 """What `now` says when the loop's clock is at 0."""
 LOOK_S = 0.5
-HELD_OUT = range(1000, 1020)
+HELD_OUT = range(1000, 1030)
 
 SETTINGS: Mapping[str, Any] = {
     "workload": WORKLOAD,
@@ -57,6 +58,7 @@ SETTINGS: Mapping[str, Any] = {
     "task": {"labels": list(ANSWERS)},
     "labelling": {"configurations": [{"name": "now", "temperature": 0.0, "neighbours": 0}], "justify": False},
     "selection": {"theta": 1.0},
+    "gate": {"patience_s": 0.0},
     "trigger": {"min_examples": 4, "labels_quiet_s": 0.0, "new_pseudo_labels": 10},
     "rollout": {"watch_s": 1.0, "watch_min": 5, "drain_s": 2.0},
 }

@@ -1,12 +1,14 @@
 """The states of a round and the moves between them: pure, so that every path can be read and tested here.
 
-The main path is MAIN_PATH; a round leaves it only by an exit, and an ended round never moves again. What is done in
-a state is in `semievold.rounds.steps`; how it is stored is in `semievold.store.rounds`.
+The main path is MAIN_PATH; a round whose proof is not complete stays in `proving` before it is promoted. It leaves by
+an exit alone, and an ended round never moves again. What is done in a state is in `semievold.rounds.steps`; how it is
+stored is in `semievold.store.rounds`.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import pairwise
 from typing import Literal
 
 RoundKind = Literal["warm", "evolve"]
@@ -22,6 +24,7 @@ class RoundState(StrEnum):
     LOADED = "loaded"
     EVALUATED = "evaluated"
     ATTESTED = "attested"
+    PROVING = "proving"
     PROMOTED = "promoted"
     SETTLED = "settled"
     REJECTED = "rejected"
@@ -46,12 +49,17 @@ MAIN_PATH = (
 ENDED = frozenset({S.SETTLED, S.REJECTED, S.INCONCLUSIVE, S.FAILED, S.ROLLED_BACK, S.CANCELLED})
 # Rounds that ended without the gate's word: what they would have learned from still counts as new.
 UNDECIDED = frozenset({S.FAILED, S.CANCELLED})
-CANCELLABLE = frozenset(MAIN_PATH[: MAIN_PATH.index(S.PROMOTED)])
+CANCELLABLE = frozenset({*MAIN_PATH[: MAIN_PATH.index(S.PROMOTED)], S.PROVING})
 
 _EXITS: dict[RoundState, frozenset[RoundState]] = {
     **{state: frozenset({S.FAILED, S.CANCELLED}) for state in CANCELLABLE},
-    S.LOADED: frozenset({S.FAILED, S.CANCELLED, S.REJECTED, S.INCONCLUSIVE}),
+    **{state: frozenset({S.FAILED, S.CANCELLED, S.REJECTED, S.INCONCLUSIVE}) for state in (S.LOADED, S.PROVING)},
     S.PROMOTED: frozenset({S.ROLLED_BACK}),
+}
+_FOLLOWING: dict[RoundState, frozenset[RoundState]] = {
+    **{state: frozenset({after}) for state, after in pairwise(MAIN_PATH)},
+    S.ATTESTED: frozenset({S.PROMOTED, S.PROVING}),
+    S.PROVING: frozenset({S.PROMOTED}),
 }
 
 
@@ -59,5 +67,4 @@ def allowed(current: RoundState, following: RoundState) -> bool:
     """Whether a round in `current` may move to `following`."""
     if current in ENDED:
         return False
-    following_on_path = MAIN_PATH[MAIN_PATH.index(current) + 1]
-    return following is following_on_path or following in _EXITS[current]
+    return following in _FOLLOWING[current] or following in _EXITS[current]

@@ -48,7 +48,8 @@ from semievold.rounds.launch import SubprocessLauncher
 from semievold.rounds.lease import ControlLease
 from semievold.rounds.places import RoundPlace
 from semievold.rounds.retention import Retention
-from semievold.rounds.steps import RoundEngine, RoundTools
+from semievold.rounds.steps import RoundEngine
+from semievold.rounds.tools import RoundTools
 from semievold.serving.alias import Alias
 from semievold.serving.engine import open_engine
 from semievold.serving.fleet import AdapterFleet

@@ -104,6 +104,29 @@ class GateConfig(Section):
         return self
 
 
+class SequentialGateConfig(GateConfig):
+    """The gate of the service, which may look again after every label (semievol.proof.sequential)."""
+
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """Chance that a candidate which is no better is ever promoted, however often the gate looks. At 0.05 it takes 7
+    wins without a loss, 10 with one, 12 with two."""
+    margin: float = Field(default=0.0, ge=0, lt=0.5)
+    """Gain that must be exceeded, as a share of all queries. 0: any gain; it needs the fewest labels."""
+    least_gain: float = Field(default=0.05, gt=0, lt=1)
+    """A gain that is worth waiting for: once it is shown that less is gained, the wait is over."""
+    beta: float = Field(default=0.05, gt=0, lt=0.5)
+    """Chance that a candidate which gains `least_gain` is ever given up as one that gains less."""
+
+    @model_validator(mode="after")
+    def _one_order(self) -> SequentialGateConfig:
+        if self.margin > self.least_gain:
+            raise ValueError(
+                f"least_gain: {self.least_gain:g} is below gate.margin ({self.margin:g}), so that a candidate might be "
+                "promoted and given up at once; raise it, or lower the margin"
+            )
+        return self
+
+
 class MethodConfig(Section):
     """The method's sections together: what a run on files needs."""
 

@@ -1,7 +1,8 @@
-"""The gate: has the candidate proved itself against the incumbent on the holdout?
+"""The gate of a run on files: has the candidate proved itself against the incumbent on the holdout, in one look?
 
-Owns the three-valued decision; pure. Invariant: `promote` needs a complete, paired and large enough comparison and
-a significant gain; whatever is missing or contradictory gives `inconclusive`, which never promotes.
+Owns the three-valued decision by McNemar's exact test; pure. The service, which looks again, has a rule of its own
+(semievol.proof.sequential). Invariant: `promote` needs a complete, paired and large enough comparison and a significant
+gain; whatever is missing or contradictory gives `inconclusive`, which never promotes.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def decide(incumbent: Sequence[Outcome], candidate: Sequence[Outcome], config: G
     Reject if the candidate is significantly worse or a large enough category drops by more than
     `max_slice_drop`; else promote if it is significantly better; else inconclusive.
     """
-    problem = _pairing_problem(incumbent, candidate, config)
+    problem = pairing_problem(incumbent, candidate, config)
     if problem is not None:
         return GateResult("inconclusive", problem)
     theirs = {outcome.id: outcome for outcome in candidate}
@@ -81,7 +82,7 @@ def decide(incumbent: Sequence[Outcome], candidate: Sequence[Outcome], config: G
     losses = sum(old.correct and not new.correct for old, new in pairs)
     p_better = binomial_tail(wins, wins + losses)
     p_worse = binomial_tail(losses, wins + losses)
-    slices = _slices(pairs, config)
+    slices = slices_of(pairs, config)
     decision, reason = _verdict(wins, losses, p_better, p_worse, slices, config)
     return GateResult(
         decision=decision,
@@ -97,7 +98,7 @@ def decide(incumbent: Sequence[Outcome], candidate: Sequence[Outcome], config: G
     )
 
 
-def _pairing_problem(incumbent: Sequence[Outcome], candidate: Sequence[Outcome], config: GateConfig) -> str | None:
+def pairing_problem(incumbent: Sequence[Outcome], candidate: Sequence[Outcome], config: GateConfig) -> str | None:
     """Why the two evaluations cannot be compared, or None when they can."""
     expected = {outcome.id: outcome.expected for outcome in incumbent}
     answered = {outcome.id: outcome.expected for outcome in candidate}
@@ -113,7 +114,7 @@ def _pairing_problem(incumbent: Sequence[Outcome], candidate: Sequence[Outcome],
     return None
 
 
-def _slices(pairs: Sequence[tuple[Outcome, Outcome]], config: GateConfig) -> tuple[SliceResult, ...]:
+def slices_of(pairs: Sequence[tuple[Outcome, Outcome]], config: GateConfig) -> tuple[SliceResult, ...]:
     by_category: defaultdict[str, list[tuple[Outcome, Outcome]]] = defaultdict(list)
     for old, new in pairs:
         if old.category is not None:

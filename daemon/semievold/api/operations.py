@@ -6,6 +6,7 @@ Reads state alone, so it answers also when the daemon is down. Writes nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -87,12 +88,21 @@ def round_summary(round_: Round, place: RoundPlace | None = None) -> dict[str, A
             "candidate": evaluation.get("candidate_accuracy"),
             "p_better": evaluation.get("p_better"),
         },
+        "gate": _gate(evaluation),
         "created_at": round_.created_at,
         "updated_at": round_.updated_at,
     }
     if place is not None and round_.state.value == "training":
         summary["training"] = read_progress(place.training(round_).work)
     return summary
+
+
+def _gate(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the labels say so far, and what is still needed; None before they were asked, and of older rounds."""
+    if "better" not in evaluation:
+        return None
+    names = ("decision", "reason", "count", "wins", "losses", "labels_needed")
+    return {**{name: evaluation[name] for name in names}, "evidence": evaluation["better"]}
 
 
 def round_detail(stores: Stores, number: int) -> dict[str, Any]:

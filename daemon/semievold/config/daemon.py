@@ -20,6 +20,7 @@ from semievol.errors import ConfigError, DataError
 from semievol.tasks.task import Task
 from semievol.types import Query
 from semievold.config.fronts import ApiConfig, GatewayConfig
+from semievold.config.gate import GateSettings
 from semievold.config.generation import LORA_RANKS, GenerationConfig
 from semievold.config.streams import IntakeSettings, LabelsSettings, StreamSettings
 
@@ -175,6 +176,7 @@ class DaemonConfig(MethodConfig):
     lease: LeaseConfig = LeaseConfig()
     index: IndexConfig = IndexConfig()
     generation: GenerationConfig = GenerationConfig()
+    gate: GateSettings = GateSettings()
     trigger: TriggerConfig = TriggerConfig()
     rounds: RoundsConfig = RoundsConfig()
     rollout: RolloutConfig = RolloutConfig()

@@ -26,6 +26,7 @@ STATES = {
     "loaded": "proving itself on the holdout",
     "evaluated": "attesting",
     "attested": "promoting",
+    "proving": "waiting for labels that prove it",
     "promoted": "watched",
 }
 

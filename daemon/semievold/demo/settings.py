@@ -67,6 +67,8 @@ def _settings(directory: Path, model: Path, seed: int, scale: Scale) -> dict[str
         "trigger": {"new_pseudo_labels": scale.queries // scale.rounds, "max_rounds": scale.rounds},
         # The traffic of each round is answered by the adapter of the round before: nothing old is left to label again.
         "rounds": {"refresh": False},
+        # All labels of the story come before the round that they are to prove.
+        "gate": {"patience_s": 0.0},
         "rollout": {"watch_s": 2.0},
         # One core for the trainer, one for the daemon: threads of both on the same two cores would wait for each other.
         "generation": {"threads": 1, "max_batch": 16},

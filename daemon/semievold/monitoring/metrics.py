@@ -6,7 +6,8 @@ states, roles) or names of adapters and replicas, of which a process holds few; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,8 +26,8 @@ from semievold.rounds.trigger import WAITS_FOR
 from semievold.serving.replica import ReplicaView
 
 ENTROPY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-WAITING = ("start", "lease", "round", *WAITS_FOR)
-"""What a controller can wait for; `round`: for the one that is open."""
+WAITING = ("start", "lease", "round", "evidence", *WAITS_FOR)
+"""What a controller can wait for; `round`: for the open one; `evidence`: for labels that prove its candidate."""
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -74,6 +75,11 @@ class Metrics:
         self.pool = gauge("pseudo_labels", "Stored pseudo-labels.")
         self.rounds = gauge("rounds", "Rounds by state.", "state")
         self.round_accuracy = gauge("holdout_accuracy", "Accuracy on the holdout at the last gate.", "role")
+        self.gate_evidence = gauge("gate_evidence", "Evidence (e-value) that the open round's candidate is better.")
+        self.gate_pairs = gauge("gate_pairs", "Labels that both models of the open round answered.", "outcome")
+        self.gate_needed = gauge(
+            "gate_labels_needed", "Labels that the open round needs at the present rate of disagreement; -1: unknown."
+        )
         self.leader = gauge("leader", "1 while this process leads, 0 while it stands by.")
         self.waiting = gauge("waiting", "1 for what the controller waits for before the next round.", "what")
         self.alias_generation = gauge("alias_generation", "How often the alias was moved.")
@@ -134,6 +140,19 @@ class Metrics:
         """Rounds by state, zero for the states nobody is in."""
         for state in RoundState:
             self.rounds.labels(self.workload, state.value).set(counts.get(state.value, 0))
+
+    def show_gate(self, evaluation: Mapping[str, Any] | None) -> None:
+        """The evidence in the open round; None: there is none, and what an earlier one had vanishes."""
+        for gauge in (self.gate_evidence, self.gate_pairs, self.gate_needed):
+            gauge.clear()
+        if evaluation is None or "better" not in evaluation:
+            return
+        self.gate_evidence.labels(self.workload).set(evaluation["better"])
+        needed = evaluation["labels_needed"]
+        self.gate_needed.labels(self.workload).set(-1 if needed is None else needed)
+        ties = evaluation["count"] - evaluation["wins"] - evaluation["losses"]
+        for outcome, number in (("win", evaluation["wins"]), ("loss", evaluation["losses"]), ("tie", ties)):
+            self.gate_pairs.labels(self.workload, outcome).set(number)
 
     def show_waiting(self, waits_for: str) -> None:
         """1 for what is waited for, 0 for all else."""

@@ -161,6 +161,7 @@ class Observer:
             m.recent_entropy.labels(m.workload).set(window.mean_entropy)
         rounds = await asyncio.to_thread(stores.rounds.all)
         m.show_rounds(Counter(round_.state.value for round_ in rounds))
+        m.show_gate(next((round_.evaluation for round_ in rounds if not round_.ended), None))
         last = next((round_.evaluation for round_ in rounds if round_.evaluation), None)
         if last is not None:
             m.round_accuracy.labels(m.workload, "incumbent").set(last["incumbent_accuracy"])

@@ -18,7 +18,7 @@ from semievol.seeds import derive
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import LeaseLost, StateConflict
 from semievold.retry import Pulse
-from semievold.round_states import CANCELLABLE, RoundKind
+from semievold.round_states import CANCELLABLE, RoundKind, RoundState
 from semievold.rounds.lease import ControlLease
 from semievold.rounds.observing import CONFIG_OPTION, RoundObserver, at_work, shape
 from semievold.rounds.steps import RoundEngine
@@ -89,8 +89,8 @@ class Control:
 
     @property
     def idle(self) -> bool:
-        """No round is open and the last look found no reason to start one."""
-        return self._step is None and self._stepping is None
+        """No round is open, or the one that is waits for labels from outside; and nothing is due."""
+        return (self._step is None and self._stepping is None) or self.waits_for == "evidence"
 
     @property
     def last_error(self) -> str | None:
@@ -178,6 +178,8 @@ class Control:
         for request in await asyncio.to_thread(self._stores.requests.pending):
             await self._carry_out(request)
         if self._step is not None:
+            if self._stepping is not None and self._stepping.state is RoundState.PROVING:
+                self._say_what_is_missing(await asyncio.to_thread(self._stores.rounds.open))
             return
         open_round = await asyncio.to_thread(self._stores.rounds.open)
         if self._stepping is not None and (open_round is None or open_round.number != self._stepping.number):
@@ -185,10 +187,15 @@ class Control:
         if open_round is None:
             open_round = await self._trigger()
         self._stepping = open_round
-        if open_round is not None:
-            self._wait_for(at_work(open_round), "round")
+        self._say_what_is_missing(open_round)
         if open_round is not None and asyncio.get_running_loop().time() >= self._next_try:
             self._step = asyncio.create_task(self._engine.advance(open_round), name=f"round-{open_round.number}")
+
+    def _say_what_is_missing(self, open_round: Round | None) -> None:
+        """An open round waits for itself, but where its gate waits for labels."""
+        if open_round is not None:
+            proving = open_round.state is RoundState.PROVING
+            self._wait_for(at_work(open_round), "evidence" if proving else "round")
 
     async def _collect_step(self) -> None:
         if self._step is None or not self._step.done():

@@ -86,7 +86,10 @@ def waiting_for(config: DaemonConfig, stores: Stores, labels_lag: int = 0) -> st
 
 
 def at_work(open_round: Round) -> str:
-    return f"round {open_round.number} ({open_round.kind}), which is {open_round.state}"
+    doing = f"round {open_round.number} ({open_round.kind}), which is {open_round.state}"
+    evaluation = open_round.evaluation or {}
+    waits = open_round.state is RoundState.PROVING and evaluation.get("reason")
+    return f"{doing}: {waits}" if waits else doing
 
 
 def held(config: DaemonConfig, stores: Stores) -> dict[str, str]:

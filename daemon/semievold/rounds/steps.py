@@ -9,56 +9,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from semievol import adapter_directory
-from semievol.engines.remembered import RememberedAnswers
 from semievol.errors import AdapterError, ConfigError, DataError, TransientError
-from semievol.examples.split import one_a_question
-from semievol.proof.evaluation import Evaluation, evaluate, paired, summarise
-from semievol.proof.gate import GateResult, decide
-from semievol.protocols import Embedder, ExampleIndex, Generator
-from semievol.tasks.equality import AnswerEquality
-from semievol.tasks.task import Task
-from semievol.types import Example, Outcome
+from semievol.proof.sequential import Verdict
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import FatalError, LeaseLost
 from semievold.round_states import RoundState
-from semievold.rounds import deciding, snapshot
+from semievold.rounds import snapshot
 from semievold.rounds.ages import Moment
-from semievold.rounds.launch import Launcher
+from semievold.rounds.evidence import Evidence, candidate_of
 from semievold.rounds.places import RoundPlace
-from semievold.rounds.pool import GONE, Label, RoundPool, known_to
+from semievold.rounds.pool import RoundPool
 from semievold.rounds.tidying import tidy
-from semievold.serving.alias import Alias
-from semievold.serving.fleet import AdapterFleet
-from semievold.store.rounds import Round, StoredOutcome
-from semievold.store.stores import Stores
+from semievold.rounds.tools import RoundTools
+from semievold.store.rounds import Round
 
 log = logging.getLogger(__name__)
 
-PROPOSED = frozenset({RoundState.TRAINED, RoundState.LOADED, RoundState.EVALUATED, RoundState.ATTESTED})
+PROPOSED = frozenset(
+    {RoundState.TRAINED, RoundState.LOADED, RoundState.EVALUATED, RoundState.ATTESTED, RoundState.PROVING}
+)
 """States in which the candidate is asked, and must stay loaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class RoundTools:
-    """What a round works with."""
-
-    stores: Stores
-    task: Task
-    generator: Generator
-    index: ExampleIndex
-    embedder: Embedder
-    label: Label
-    launcher: Launcher
-    fleet: AdapterFleet
-    alias: Alias
-    equality: AnswerEquality
+PROVING_LOOK_S = 1.0
+"""How often a round that waits for its proof looks for new labels; that is one short query of the state."""
 
 
 class RoundEngine:
@@ -70,8 +51,7 @@ class RoundEngine:
         self._rounds = tools.stores.rounds
         self.place = place
         self.progress: dict[str, Any] = {}
-        # An evaluation that is cut short by a component goes on where it was; names of adapters are never used again.
-        self._answers = RememberedAnswers(tools.generator)
+        self._evidence = Evidence(config, tools)
         self._pool = RoundPool(config, tools.stores, tools.embedder, tools.label)
         self._steps: Mapping[RoundState, Callable[[Round], Awaitable[Round]]] = {
             RoundState.PLANNED: self._snapshot,
@@ -80,7 +60,8 @@ class RoundEngine:
             RoundState.TRAINED: self._load,
             RoundState.LOADED: self._evaluate,
             RoundState.EVALUATED: self._attest,
-            RoundState.ATTESTED: self._promote,
+            RoundState.ATTESTED: self._decide,
+            RoundState.PROVING: self._prove,
             RoundState.PROMOTED: self._watch,
         }
 
@@ -208,75 +189,26 @@ class RoundEngine:
         return await asyncio.to_thread(self._rounds.trained, round_.number, summary, adapter)
 
     async def _load(self, round_: Round) -> Round:
-        await self._tools.fleet.load(_candidate(round_))
+        await self._tools.fleet.load(candidate_of(round_))
         return await asyncio.to_thread(self._rounds.transition, round_.number, RoundState.TRAINED, RoundState.LOADED)
 
     async def _evaluate(self, round_: Round) -> Round:
-        tools = self._tools
-        await tools.fleet.load(_candidate(round_))  # again after a restart: an engine forgets what it had loaded
-        held_out, gone = known_to(tools.task, await asyncio.to_thread(tools.stores.examples.holdout))
-        holdout = one_a_question(sorted(held_out, key=lambda example: example.id))
-        settings = await asyncio.to_thread(deciding.settings_hash, self._config)
-        known = await self._known_outcomes(round_.incumbent, holdout, settings)
-        incumbent = await self._evaluation(round_.incumbent, holdout, known)
-        candidate = await self._evaluation(round_.adapter, holdout, {})
-        incumbent, candidate = paired(incumbent, candidate)
-        result = decide(incumbent.outcomes, candidate.outcomes, self._config.gate)
-        self._answers.forget()
-        contents = {example.id: deciding.example_hash(example) for example in holdout}
-        evidence = _evaluation_json(result, incumbent, candidate) | {
-            "settings": settings,
-            "remembered": len(known),
-            "left_out": {**dict.fromkeys(gone, GONE), **candidate.left_out},
-        }
-        outcomes = {
-            role: [StoredOutcome(outcome, contents[outcome.id]) for outcome in found.outcomes]
-            for role, found in (("incumbent", incumbent), ("candidate", candidate))
-        }
-        if result.decision == "promote":
+        """The gate's first look; a round that labels of tomorrow may prove goes on."""
+        await self._tools.fleet.load(candidate_of(round_))
+        look = await self._evidence.look(round_)
+        verdict = look.verdict
+        found: dict[str, Any] = {"outcomes": look.outcomes, "evaluation": look.evaluation}
+        if verdict.decision == "promote" or (verdict.is_open and self._config.gate.patience_s > 0):
             return await asyncio.to_thread(
                 lambda: self._rounds.transition(
-                    round_.number,
-                    RoundState.LOADED,
-                    RoundState.EVALUATED,
-                    result.reason,
-                    outcomes=outcomes,
-                    evaluation=evidence,
+                    round_.number, RoundState.LOADED, RoundState.EVALUATED, verdict.reason, **found
                 )
             )
-        exit_state = RoundState.REJECTED if result.decision == "reject" else RoundState.INCONCLUSIVE
-        return await self._leave(round_, exit_state, result.reason, outcomes=outcomes, evaluation=evidence)
-
-    async def _evaluation(
-        self, adapter: str | None, holdout: Sequence[Example], known: Mapping[str, Outcome]
-    ) -> Evaluation:
-        """Ask what is not known yet; answers are greedy, so that asking again would give the same."""
-        tools = self._tools
-        unknown = [example for example in holdout if example.id not in known]
-        asked = await evaluate(self._answers, tools.task, unknown, adapter, equality=tools.equality)
-        outcomes = {**known, **{outcome.id: outcome for outcome in asked.outcomes}}
-        found = [replace(outcomes[e.id], category=e.query.category) for e in holdout if e.id in outcomes]
-        return replace(summarise(adapter, found), left_out=asked.left_out)
-
-    async def _known_outcomes(
-        self, adapter: str | None, holdout: Sequence[Example], settings: str
-    ) -> dict[str, Outcome]:
-        """What the incumbent answered when it was the candidate, where it would answer the same today.
-
-        That is under the same settings, and to examples whose question and right answers are the same.
-        """
-        if adapter is None:
-            return {}
-        remembered = await asyncio.to_thread(self._rounds.outcomes_as_candidate, adapter, settings)
-        return {
-            example.id: found.outcome
-            for example in holdout
-            if (found := remembered.get(example.id)) is not None and found.content == deciding.example_hash(example)
-        }
+        return await self._leave(round_, _exit_of(verdict), verdict.reason, **found)
 
     async def _attest(self, round_: Round) -> Round:
-        await self._tools.fleet.load(_candidate(round_))
-        attestation = await self._tools.fleet.attest(_candidate(round_))
+        await self._tools.fleet.load(candidate_of(round_))
+        attestation = await self._tools.fleet.attest(candidate_of(round_))
         if not attestation.passed:
             return await self._leave(
                 round_, RoundState.FAILED, f"attestation: {attestation.reason}", attestation=asdict(attestation)
@@ -291,15 +223,73 @@ class RoundEngine:
             )
         )
 
+    async def _decide(self, round_: Round) -> Round:
+        """Promote what is proved; wait for the proof of what is not."""
+        evaluation = round_.evaluation or {}
+        if evaluation.get("decision") == "promote":
+            return await self._promote(round_)
+        return await asyncio.to_thread(
+            self._rounds.transition,
+            round_.number,
+            RoundState.ATTESTED,
+            RoundState.PROVING,
+            evaluation.get("reason"),
+        )
+
+    async def _prove(self, round_: Round) -> Round:
+        """Hold the round open while labels come in, until they decide, or patience or hope is at its end."""
+        tools, gate = self._tools, self._config.gate
+        begun, labels_of = Moment(tools.stores.database.now), tools.stores.examples.last_change
+        await tools.fleet.load(candidate_of(round_))
+        seen, verdict = await asyncio.to_thread(labels_of), None
+        while True:
+            await tools.fleet.follow()
+            if (overtaken := self._overtaken(round_, tools.alias.adapter)) is not None:
+                return await self._leave(round_, RoundState.FAILED, overtaken)
+            changed = await asyncio.to_thread(labels_of)
+            if verdict is None or changed != seen:
+                look = await self._evidence.look(round_)
+                round_ = await asyncio.to_thread(
+                    self._rounds.note, round_.number, RoundState.PROVING, look.evaluation, look.outcomes
+                )
+                if verdict is None:  # what is counted are looks that kill the process; waiting does not
+                    await self._forget_attempt(round_)
+                seen, verdict = changed, look.verdict
+            if verdict.decision == "promote":
+                return await self._attested_again(round_) or await self._promote(round_)
+            left_s = gate.patience_s - begun.age_s(round_.updated_at)
+            if not verdict.is_open:
+                return await self._leave(round_, _exit_of(verdict), verdict.reason)
+            if left_s <= 0:
+                reason = f"{verdict.reason}; gate.patience_s ({gate.patience_s:g} s) is over"
+                return await self._leave(round_, _exit_of(verdict), reason)
+            await asyncio.sleep(min(left_s, PROVING_LOOK_S))
+
+    async def _attested_again(self, round_: Round) -> Round | None:
+        """A proof may take hours: what serves the candidate now must be what was attested then. None: it is."""
+        attestation = await self._tools.fleet.attest(candidate_of(round_))
+        if attestation.passed:
+            return None
+        return await self._leave(
+            round_, RoundState.FAILED, f"attestation: {attestation.reason}", attestation=asdict(attestation)
+        )
+
+    def _overtaken(self, round_: Round, serving: str | None) -> str | None:
+        """Why the proof is worth nothing any more; None: the incumbent still serves."""
+        if serving == round_.incumbent:
+            return None
+        return f"proved against {round_.incumbent}, but {serving} serves now; start another round"
+
     async def _promote(self, round_: Round) -> Round:
-        adapter = _candidate(round_)
+        adapter = candidate_of(round_)
         await self._tools.fleet.load(adapter)
         current = await asyncio.to_thread(self._tools.stores.alias.get)
-        if current.adapter != round_.incumbent:
-            reason = f"proved against {round_.incumbent}, but {current.adapter} serves now; start another round"
-            return await self._leave(round_, RoundState.FAILED, reason)
+        if (overtaken := self._overtaken(round_, current.adapter)) is not None:
+            return await self._leave(round_, RoundState.FAILED, overtaken)
         alias = self._config.workload.served_alias
-        moved = await asyncio.to_thread(self._rounds.promote, round_.number, alias, adapter, current.generation)
+        moved = await asyncio.to_thread(
+            self._rounds.promote, round_.number, alias, adapter, current.generation, round_.state
+        )
         await self._tools.fleet.follow()
         return moved
 
@@ -316,7 +306,7 @@ class RoundEngine:
                 return await self._leave(round_, RoundState.ROLLED_BACK, reason)
             left_s = rollout.watch_s - promotion.age_s(round_.updated_at)
             before, after = await asyncio.to_thread(
-                labels.agreement_of, round_.incumbent, _candidate(round_), rollout.watch_min
+                labels.agreement_of, round_.incumbent, candidate_of(round_), rollout.watch_min
             )
             if before is not None and after is not None and before - after > rollout.max_agreement_drop:
                 reason = f"mean agreement fell from {before:.2f} to {after:.2f} after the promotion"
@@ -340,25 +330,13 @@ class RoundEngine:
         return moved
 
 
-def _candidate(round_: Round) -> str:
-    if round_.adapter is None:
-        raise FatalError(f"round {round_.number} is {round_.state} but names no adapter")
-    return round_.adapter
+def _exit_of(verdict: Verdict) -> RoundState:
+    """What becomes of a round that is not promoted. A gain that is held back by something worse is no open question."""
+    rejected = verdict.decision == "reject" or verdict.held_back
+    return RoundState.REJECTED if rejected else RoundState.INCONCLUSIVE
 
 
 def _chosen(taken: snapshot.Snapshot) -> str:
     changed = taken.manifest["answers_changed"]
     heard = "" if changed is None else f"; the consensus changed {changed} of {taken.manifest['pool']} answers"
     return f"{len(taken.rows)} rows{heard}"
-
-
-def _evaluation_json(result: GateResult, incumbent: Evaluation, candidate: Evaluation) -> dict[str, Any]:
-    return {
-        **asdict(result),
-        "incumbent_accuracy": incumbent.accuracy,
-        "candidate_accuracy": candidate.accuracy,
-        "incumbent_entropy": incumbent.mean_entropy,
-        "candidate_entropy": candidate.mean_entropy,
-        "holdout": len(candidate.outcomes),
-        "left_out": dict(candidate.left_out),
-    }

@@ -1,6 +1,6 @@
 """Rounds in the database: each transition is one transaction that checks the state it leaves.
 
-Owns rounds, their events, members and outcomes, and the promotion, which moves alias, adapters and round together.
+Owns rounds, their events and members, and the promotion, which moves alias, adapters and round together.
 Invariant: at most one round of a workload is open, and its state is never skipped or repeated.
 """
 
@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
 
 from semievol.examples.json_values import mended_text
-from semievol.types import Outcome
 from semievold.errors import StateConflict
 from semievold.round_states import ENDED, UNDECIDED, RoundKind, RoundState, allowed
 from semievold.store.aliases import move_alias, read_alias
 from semievold.store.database import MAX_INTEGER, Database
-from semievold.store.tables import adapters, round_events, round_members, round_outcomes, rounds
+from semievold.store.outcomes import StoredOutcome, read_outcomes, write_outcomes
+from semievold.store.tables import adapters, round_events, round_members, rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,6 @@ class Membership:
     reason: str | None
     answer: str | None = None
     consensus: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredOutcome:
-    """An outcome, and the hash of the example's content that it belongs to; None: not known (before schema 0004)."""
-
-    outcome: Outcome
-    content: str | None = None
 
 
 def _round(row: RowMapping) -> Round:
@@ -205,9 +197,7 @@ class RoundStore:
             moved = self._move(connection, number, current, following, detail, columns)
             if members:
                 connection.execute(insert(round_members), [self._member_row(number, member) for member in members])
-            for role, rows in (outcomes or {}).items():
-                if rows:
-                    connection.execute(insert(round_outcomes), [self._outcome_row(number, role, o) for o in rows])
+            write_outcomes(self._database, connection, self._workload, number, outcomes or {})
             return moved
 
     def trained(self, number: int, training: Mapping[str, Any], adapter: Mapping[str, Any]) -> Round:
@@ -233,7 +223,30 @@ class RoundStore:
                 {"training": dict(training), "adapter": adapter["name"]},
             )
 
-    def promote(self, number: int, alias: str, adapter: str, generation: int) -> Round:
+    def note(
+        self,
+        number: int,
+        state: RoundState,
+        evaluation: Mapping[str, Any],
+        outcomes: Mapping[str, Sequence[StoredOutcome]],
+    ) -> Round:
+        """Keep what the gate has seen meanwhile; the round stays where it is.
+
+        An outcome takes the place of the one that the same model had for the same example: no label counts twice.
+
+        Raises:
+            StateConflict: the round is not in `state` any more.
+        """
+        with self._database.write() as connection:
+            mine = and_(self._mine(number), rounds.c.state == state.value)
+            if connection.execute(update(rounds).where(mine).values(evaluation=dict(evaluation))).rowcount != 1:
+                raise StateConflict(f"round {number} is not in state {state}; another process moved it")
+            write_outcomes(self._database, connection, self._workload, number, outcomes)
+            return _round(connection.execute(select(rounds).where(self._mine(number))).mappings().one())
+
+    def promote(
+        self, number: int, alias: str, adapter: str, generation: int, current: RoundState = RoundState.ATTESTED
+    ) -> Round:
         """Move alias, adapters and round together: after this commit, and not before, the candidate serves.
 
         Raises:
@@ -243,7 +256,7 @@ class RoundStore:
             if read_alias(connection, self._workload).generation != generation:
                 raise StateConflict(f"the alias {alias} was moved while round {number} was being promoted")
             move_alias(connection, self._workload, alias, adapter, self._database.now())
-            return self._move(connection, number, RoundState.ATTESTED, RoundState.PROMOTED, adapter, {})
+            return self._move(connection, number, current, RoundState.PROMOTED, adapter, {})
 
     def roll_back(self, number: int, alias: str, to_adapter: str | None, reason: str, generation: int) -> Round:
         """Point the alias back and end the round, together.
@@ -266,9 +279,7 @@ class RoundStore:
             outcomes: Mapping[str, Sequence[StoredOutcome]] = columns.pop("outcomes", {})
             kept = {"reason": mended_text(reason), **columns}
             moved = self._move(connection, number, current, exit_state, reason, kept)
-            for role, rows in outcomes.items():
-                if rows:
-                    connection.execute(insert(round_outcomes), [self._outcome_row(number, role, o) for o in rows])
+            write_outcomes(self._database, connection, self._workload, number, outcomes)
             connection.execute(
                 update(adapters)
                 .where(
@@ -313,20 +324,16 @@ class RoundStore:
         mine = (rounds.c.workload == self._workload, rounds.c.adapter == adapter)
         with self._database.read() as connection:
             made = connection.execute(select(*rounds.c["number", "evaluation"]).where(*mine)).all()
-            numbers = [row.number for row in made if settings in (None, (row.evaluation or {}).get("settings", ""))]
-            found = select(round_outcomes).where(
-                round_outcomes.c.workload == self._workload,
-                round_outcomes.c.role == "candidate",
-                round_outcomes.c.number.in_(numbers),
-            )
-            rows = list(connection.execute(found).mappings())
-        return {
-            row["example_id"]: StoredOutcome(
-                Outcome(row["example_id"], row["expected"], row["answer"], row["correct"], row["entropy"]),
-                row["content"],
-            )
-            for row in rows
-        }
+            found: dict[str, StoredOutcome] = {}
+            for row in made:
+                if settings in (None, (row.evaluation or {}).get("settings", "")):
+                    found |= read_outcomes(connection, self._workload, row.number).get("candidate", {})
+            return found
+
+    def outcomes(self, number: int) -> dict[str, dict[str, StoredOutcome]]:
+        """{role: {example id: what the model in that role answered in this round}}."""
+        with self._database.read() as connection:
+            return read_outcomes(connection, self._workload, number)
 
     def _move(
         self,
@@ -372,17 +379,3 @@ class RoundStore:
 
     def _member_row(self, number: int, member: Membership) -> dict[str, Any]:
         return {"workload": self._workload, "number": number, **asdict(member)}
-
-    def _outcome_row(self, number: int, role: str, stored: StoredOutcome) -> dict[str, Any]:
-        outcome = stored.outcome
-        return {
-            "content": stored.content,
-            "workload": self._workload,
-            "number": number,
-            "role": role,
-            "example_id": outcome.id,
-            "expected": outcome.expected,
-            "answer": None if outcome.answer is None else mended_text(outcome.answer),
-            "correct": outcome.correct,
-            "entropy": outcome.entropy,
-        }

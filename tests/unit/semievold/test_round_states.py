@@ -13,7 +13,14 @@ def test_an_ended_round_never_moves_again() -> None:
 
 def test_only_the_gate_can_reject_or_be_inconclusive() -> None:
     for exit_state in (RoundState.REJECTED, RoundState.INCONCLUSIVE):
-        assert [state for state in MAIN_PATH if allowed(state, exit_state)] == [RoundState.LOADED]
+        states = [state for state in RoundState if allowed(state, exit_state)]
+        assert states == [RoundState.LOADED, RoundState.PROVING]
+
+
+def test_a_round_whose_proof_is_not_complete_waits_between_its_attestation_and_its_promotion() -> None:
+    assert [state for state in RoundState if allowed(state, RoundState.PROVING)] == [RoundState.ATTESTED]
+    assert [state for state in MAIN_PATH if allowed(RoundState.PROVING, state)] == [RoundState.PROMOTED]
+    assert RoundState.PROVING in CANCELLABLE
 
 
 def test_a_promoted_round_can_be_rolled_back_but_not_cancelled() -> None:

@@ -15,7 +15,8 @@ from semievold.errors import LeaseLost
 from semievold.round_states import RoundState
 from semievold.rounds.launch import Trained, TrainingPlace
 from semievold.rounds.places import RoundPlace
-from semievold.rounds.steps import RoundEngine, RoundTools
+from semievold.rounds.steps import RoundEngine
+from semievold.rounds.tools import RoundTools
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores, open_stores
 

@@ -18,7 +18,8 @@ from semievold.config.daemon import DaemonConfig
 from semievold.round_states import RoundState
 from semievold.rounds.places import RoundPlace
 from semievold.rounds.pool import RoundPool
-from semievold.rounds.steps import RoundEngine, RoundTools
+from semievold.rounds.steps import RoundEngine
+from semievold.rounds.tools import RoundTools
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.stores import Stores, open_stores
 from tests.scripted import ListIndex, pseudo_label

@@ -14,7 +14,8 @@ from semievol.types import Completion, Example, GenerationRequest, Query
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import RoundState
 from semievold.rounds.places import RoundPlace
-from semievold.rounds.steps import RoundEngine, RoundTools
+from semievold.rounds.steps import RoundEngine
+from semievold.rounds.tools import RoundTools
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores, open_stores
 
@@ -57,7 +58,7 @@ class Fleet:
 
 def engine_of(stores: Stores, generator: Answering, tmp_path: Path, max_answer_tokens: int = 8) -> RoundEngine:
     task = {"labels": ["yes", "no"], "max_answer_tokens": max_answer_tokens}
-    gate = {"min_holdout": 5}
+    gate = {"min_holdout": 5, "patience_s": 0.0}
     config = DaemonConfig.model_validate({"workload": "w", "model": {"name": "m"}, "task": task, "gate": gate})
     nothing: Any = None
     made = Task(config.task)

@@ -5,7 +5,8 @@ import pytest
 from semievol.types import Outcome
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState
-from semievold.store.rounds import Membership, StoredOutcome
+from semievold.store.outcomes import StoredOutcome
+from semievold.store.rounds import Membership
 from semievold.store.stores import Stores, open_stores, stores_over
 
 S = RoundState

@@ -115,7 +115,7 @@ async def test_the_status_says_who_leads_and_what_is_waited_for(open_world: Open
         status = await (await client.get("/v1/status")).json()
     assert (status["leader"], status["waiting_for"]) == (True, "0 of 10 new pseudo-labels")
     assert (status["serving"], status["promotions"], status["round"]) == (settled.adapter, 1, None)
-    assert status["examples"] == {"training": 10, "holdout": 20, "retracted": 0}
+    assert status["examples"] == {"training": 10, "holdout": 30, "retracted": 0}
     assert status["lease"]["holder"] == world.here.lease.holder
 
 

@@ -92,7 +92,7 @@ async def test_each_figure_says_what_its_part_or_the_state_says(open_world: Open
         "semievol_pseudo_label_agreement{}": 0.75,
         "semievol_pseudo_label_recent_entropy{}": pytest.approx(0.2),
         "semievol_examples{training}": 10,
-        "semievol_examples{holdout}": 20,
+        "semievol_examples{holdout}": 30,
         "semievol_intake_answers_per_minute{}": 0,
         **NOT_WAITED_FOR,
         "semievol_waiting{pseudo_labels}": 1,
@@ -149,7 +149,7 @@ async def test_a_process_without_roles_shows_the_state_and_no_leader(open_world:
     assert "semievol_leader{}" not in shown
     assert "semievol_intake_received_total{}" not in shown
     assert (shown["semievol_alias_generation{}"], shown["semievol_serving_adapter{elsewhere}"]) == (4, 1)
-    assert shown["semievol_examples{holdout}"] == 20
+    assert shown["semievol_examples{holdout}"] == 30
 
 
 async def test_what_serves_no_longer_and_replicas_that_are_gone_vanish(open_world: OpenWorld) -> None:

@@ -160,9 +160,10 @@ async def test_a_second_round_is_refused_while_one_is_open(open_world: OpenWorld
 
 @pytest.mark.parametrize("state", sorted(CANCELLABLE))
 async def test_a_round_is_cancelled_in_every_state_before_its_promotion(open_world: OpenWorld, state: S) -> None:
-    world = open_world(trigger={"min_examples": 1000})
+    world = open_world(trigger={"min_examples": 1000}, gate={"patience_s": 600.0})
     world.teach()
     await world.here.lead()
+    world.trainer.right = 4 if state is S.PROVING else 10  # no better than what serves
     await world.advance(await world.plan(), state)
     request = world.request("cancel_round", round=0, reason="not today")
     world.here.start()

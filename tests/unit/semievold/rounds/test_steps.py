@@ -84,9 +84,9 @@ async def test_a_candidate_that_is_worse_is_rejected_with_the_evidence_and_unloa
     rejected = await world.here.engine.advance(loaded)
     assert rejected.state is S.REJECTED
     assert rejected.reason is not None
-    assert rejected.reason.startswith("significantly worse: 0 wins, 8 losses")
+    assert rejected.reason.startswith("significantly worse: 0 wins, 12 losses")
     assert rejected.evaluation is not None
-    assert (rejected.evaluation["decision"], rejected.evaluation["losses"]) == ("reject", 8)
+    assert (rejected.evaluation["decision"], rejected.evaluation["losses"]) == ("reject", 12)
     assert adapters(world) == {rejected.adapter: "rejected"}
     outcomes = world.stores.rounds.outcomes_as_candidate(rejected.adapter or "")
     assert {found.outcome.correct for found in outcomes.values()} == {False}
@@ -100,7 +100,10 @@ async def test_a_candidate_that_is_no_better_is_inconclusive_with_the_evidence(o
     world.trainer.right = world.weights[BASE].right
     ended = await world.here.engine.advance(await world.advance(await world.plan(), S.LOADED))
     assert ended.state is S.INCONCLUSIVE
-    assert ended.reason == "no significant difference: 0 wins, 0 losses, p = 1"
+    assert ended.reason == (
+        "no significant difference: 0 wins, 0 losses, evidence 1 of 20; "
+        "no pair differs among 30 labels; 7 wins are needed"
+    )
     assert ended.evaluation is not None
     assert ended.evaluation["decision"] == "inconclusive"
     assert len(world.stores.rounds.outcomes_as_candidate(ended.adapter or "")) == len(HELD_OUT)
@@ -123,8 +126,8 @@ async def test_what_the_incumbent_answered_as_a_candidate_is_not_asked_again_unl
     assert again == [changed.query.question]
     assert sum(request.adapter == loaded.adapter for request in asked) == len(HELD_OUT)
     assert evaluated.evaluation is not None
-    # 14 of 20 by the warm round; of the changed example, which it knew, it gives the former answer.
-    assert evaluated.evaluation["incumbent_accuracy"] == 13 / 20
+    # 21 of 30 by the warm round; of the changed example, which it knew, it gives the former answer.
+    assert evaluated.evaluation["incumbent_accuracy"] == 20 / 30
 
 
 async def test_weights_that_are_not_served_as_trained_fail_the_round_before_they_serve(open_world: OpenWorld) -> None:

@@ -1,0 +1,133 @@
+"""The gate's evidence in a round: both models answer the labels that they have not answered yet, and all is weighed.
+
+Owns which answers count; the rule is semievol.proof.sequential's. Invariants: a label counts once, however often it is
+looked at, and so does a question; an answer counts as long as label and settings are what they were when it was given,
+and is asked for again where they are not. So a process that takes the round over finds the same evidence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from semievol.engines.remembered import RememberedAnswers
+from semievol.examples.split import one_a_question
+from semievol.proof.evaluation import Evaluation, evaluate, paired, summarise
+from semievol.proof.sequential import Verdict, prove
+from semievol.types import Example, Outcome
+from semievold.config.daemon import DaemonConfig
+from semievold.errors import FatalError
+from semievold.rounds import deciding
+from semievold.rounds.pool import GONE, known_to
+from semievold.rounds.tools import RoundTools
+from semievold.store.outcomes import StoredOutcome
+from semievold.store.rounds import Round
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen. `evaluation` is for the round's row, `outcomes` are those that the round had not yet, by role."""
+
+    verdict: Verdict
+    evaluation: Mapping[str, Any]
+    outcomes: Mapping[str, Sequence[StoredOutcome]]
+
+
+class Evidence:
+    """Looks at the labels that there are."""
+
+    def __init__(self, config: DaemonConfig, tools: RoundTools) -> None:
+        self._config = config
+        self._tools = tools
+        # What is cut short by a component goes on where it was; names of adapters are never used again.
+        self._answers = RememberedAnswers(tools.generator)
+
+    async def look(self, round_: Round) -> Look:
+        """Ask incumbent and candidate what they have not answered, and weigh all that they have.
+
+        Raises:
+            AdapterError: the candidate's directory is unusable.
+            TransientError: engine or state do not answer now; what was answered is remembered.
+        """
+        tools = self._tools
+        held_out, gone = known_to(tools.task, await asyncio.to_thread(tools.stores.examples.holdout))
+        holdout = one_a_question(sorted(held_out, key=lambda example: example.id))
+        contents = {example.id: deciding.example_hash(example) for example in holdout}
+        settings = await asyncio.to_thread(deciding.settings_hash, self._config)
+        stored = await self._stored(round_, settings, contents)
+        remembered = await self._remembered(round_.incumbent, settings, contents)
+        candidate = candidate_of(round_)
+        if contents.keys() - stored["candidate"].keys():
+            await tools.fleet.load(candidate)  # again after a restart: an engine forgets what it had loaded
+        incumbent = await self._evaluation(round_.incumbent, holdout, {**remembered, **stored["incumbent"]})
+        proposed = await self._evaluation(candidate, holdout, stored["candidate"])
+        both = paired(incumbent, proposed)
+        verdict = prove(both[0].outcomes, both[1].outcomes, self._config.gate)
+        self._answers.forget()
+        evaluation = _as_json(verdict, *both) | {
+            "settings": settings,
+            "remembered": len(remembered),
+            "left_out": {**dict.fromkeys(gone, GONE), **both[1].left_out},
+        }
+        new = {
+            role: [StoredOutcome(o, contents[o.id]) for o in found.outcomes if o.id not in stored[role]]
+            for role, found in zip(("incumbent", "candidate"), both, strict=True)
+        }
+        return Look(verdict, evaluation, new)
+
+    async def _stored(self, round_: Round, settings: str, contents: Mapping[str, str]) -> dict[str, dict[str, Outcome]]:
+        """By role, what this round's models answered and would answer the same today."""
+        found: dict[str, dict[str, Outcome]] = {"incumbent": {}, "candidate": {}}
+        if (round_.evaluation or {}).get("settings") != settings:
+            return found
+        rows = await asyncio.to_thread(self._tools.stores.rounds.outcomes, round_.number)
+        return {role: _valid(rows.get(role, {}), contents) for role in found}
+
+    async def _remembered(self, adapter: str | None, settings: str, contents: Mapping[str, str]) -> dict[str, Outcome]:
+        """What the incumbent answered when it was the candidate, where it would answer the same today.
+
+        That is under the same settings, and to examples whose question and right answers are the same.
+        """
+        if adapter is None:
+            return {}
+        rows = await asyncio.to_thread(self._tools.stores.rounds.outcomes_as_candidate, adapter, settings)
+        return _valid(rows, contents)
+
+    async def _evaluation(
+        self, adapter: str | None, holdout: Sequence[Example], known: Mapping[str, Outcome]
+    ) -> Evaluation:
+        """Ask what is not known yet; answers are greedy, so that asking again would give the same."""
+        tools = self._tools
+        unknown = [example for example in holdout if example.id not in known]
+        asked = await evaluate(self._answers, tools.task, unknown, adapter, equality=tools.equality)
+        outcomes = {**known, **{outcome.id: outcome for outcome in asked.outcomes}}
+        found = [replace(outcomes[e.id], category=e.query.category) for e in holdout if e.id in outcomes]
+        return replace(summarise(adapter, found), left_out=asked.left_out)
+
+
+def candidate_of(round_: Round) -> str:
+    """The name of the adapter that the round proposes.
+
+    Raises:
+        FatalError: it has none.
+    """
+    if round_.adapter is None:
+        raise FatalError(f"round {round_.number} is {round_.state} but names no adapter")
+    return round_.adapter
+
+
+def _valid(rows: Mapping[str, StoredOutcome], contents: Mapping[str, str]) -> dict[str, Outcome]:
+    return {id_: row.outcome for id_, row in rows.items() if id_ in contents and row.content == contents[id_]}
+
+
+def _as_json(verdict: Verdict, incumbent: Evaluation, candidate: Evaluation) -> dict[str, Any]:
+    return {
+        **asdict(verdict),
+        "incumbent_accuracy": incumbent.accuracy,
+        "candidate_accuracy": candidate.accuracy,
+        "incumbent_entropy": incumbent.mean_entropy,
+        "candidate_entropy": candidate.mean_entropy,
+        "holdout": len(candidate.outcomes),
+    }
