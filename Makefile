@@ -68,9 +68,10 @@ integration: $(STAMP)-dev model servers ## Run the tests against real files, pro
 faults: $(STAMP)-dev model servers ## Run the tests that kill and corrupt things
 	$(BIN)/pytest tests/faults
 
-# Both in one session, so that the broker, the database and the vLLM servers start once.
+# Both in one session, and by two processes: many of these tests wait for a server or a child process. Those that need
+# vLLM stay in one of the two, so that its servers start once (tests/conftest.py).
 on-servers: $(STAMP)-dev model servers
-	$(BIN)/pytest --durations=25 tests/integration tests/faults
+	$(BIN)/pytest --numprocesses=2 --dist=loadgroup --durations=40 tests/integration tests/faults
 
 bench: $(STAMP)-dev model servers ## Measure every claim of the README
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -38,8 +38,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(here).parts[0]
         if folder in FOLDERS:
             item.add_marker(folder)
+        item.add_marker(pytest.mark.xdist_group(_lane(item)))
         if "kafka" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(BROKER_TIMEOUT_S))
+
+
+def _lane(item: pytest.Item) -> str:
+    """Which tests one process runs one after the other, where several share the work (pytest-xdist).
+
+    All that vLLM serves share its servers: a second pair would take a minute to start and twice the memory. Others by
+    file, which is what their fixtures are made for.
+    """
+    served = hasattr(item, "module") and any(
+        getattr(value, "__module__", None) == "tests.servers.vllm" for value in vars(item.module).values()
+    )
+    return "vllm" if served else str(item.path)
 
 
 @pytest.hookimpl(wrapper=True)
