@@ -73,6 +73,7 @@ class Roles:
             config.labels,
             config.stream,
             feedback=world.stores.feedback,
+            contradictions=world.stores.contradictions,
         )
         self.metrics = Metrics(config.workload.name)
         self.replicas = Replicas()

@@ -174,6 +174,7 @@ class World:
             settings,
             self.topics,
             feedback=self.feedback,
+            contradictions=self.stores.contradictions,
             feedback_secret=options.get("feedback_secret"),
             on_joined=options.get("on_joined"),
         )

@@ -230,6 +230,7 @@ class Service:
             self._config.labels,
             self._config.stream,
             feedback=parts.stores.feedback,
+            contradictions=parts.stores.contradictions,
             feedback_secret=self._feedback_secret() if self._config.gateway.feedback.trusted else None,
             least_holdout=self._config.gate.min_holdout,
             training_first=self._config.trigger.min_examples,

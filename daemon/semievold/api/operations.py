@@ -43,7 +43,7 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
         "promotions": serving.generation,
         "examples": {"training": examples.training, "holdout": examples.holdout, "retracted": examples.retracted},
         "pseudo_labels": {"total": labels.total, "unparseable": labels.unparseable, "unpublished": labels.unpublished},
-        "feedback": {"waiting": stores.waiting.count()},
+        "feedback": {"waiting": stores.waiting.count(), "contradictions": stores.contradictions.open()},
         "answers_a_minute": stores.pseudo_labels.count_since(stores.database.now() - 60.0),
         "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},
         "round": None if open_round is None else round_summary(open_round, place),

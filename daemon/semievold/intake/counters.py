@@ -51,5 +51,6 @@ class LabelsCounters(RoleCounters):
     joined_right: int = 0  # labels of queries that were answered as the label says
     joined_wrong: int = 0
     feedback: Counter[Outcome] = field(default_factory=Counter)  # clients' answers; none of them in the two above
+    reviewed: int = 0  # contradictions that went to the review topic
     feedback_right: int = 0
     feedback_wrong: int = 0

@@ -25,9 +25,11 @@ from semievold.intake.counters import LabelsCounters
 from semievold.intake.isolation import each_to_its_end, innocent_query, may_be_a_records
 from semievold.intake.messages import Denial, RecordParser, Retraction, client_of, dead_letter
 from semievold.intake.offsets import OffsetTracker
+from semievold.intake.reviewing import Doubted, Reviewing
 from semievold.retry import Pulse, Stopped, until_answered
+from semievold.store.contradictions import ContradictionStore
 from semievold.store.examples import FEEDBACK, ExampleStore, StoredExample
-from semievold.store.feedback import FeedbackStore, Said
+from semievold.store.feedback import FeedbackStore, Outcome, Said
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import StreamConsumer, StreamProducer, StreamRecord
 
@@ -57,6 +59,7 @@ class LabelsIntake:
         least_holdout: so many different questions are held out, whatever the share says, once `training_first` of them
             can be trained on.
         feedback: decides on what clients say.
+        contradictions: what of it goes to the review topic.
         feedback_secret: by which trusted feedback is held out; None: it is not trusted.
         equality: which answers mean the same; None: what the parser's task says by itself, without an embedder.
         on_joined: told of every label whose query was answered earlier (accuracy drift).
@@ -74,6 +77,7 @@ class LabelsIntake:
         topics: StreamSettings,
         *,
         feedback: FeedbackStore,
+        contradictions: ContradictionStore,
         feedback_secret: str | None = None,
         least_holdout: int = 0,
         training_first: int = 0,
@@ -89,6 +93,7 @@ class LabelsIntake:
         self._settings = settings
         self._rule = HoldoutRule(settings.holdout_share, settings.holdout_salt, least_holdout, training_first)
         self._feedback = feedback
+        self._reviewing = Reviewing(contradictions, producer, topics.review, self._answer)
         self._feedback_secret = feedback_secret
         self._topics = topics
         self._equality = equality or AnswerEquality(parser.task)
@@ -117,6 +122,7 @@ class LabelsIntake:
         self._stop = stop
         try:
             await self.reconcile()
+            self.counters.reviewed += await self._reviewing.publish()
             while not stop.is_set():
                 await self._step()
         except Stopped:
@@ -250,12 +256,19 @@ class LabelsIntake:
         stored = [each.stored for each in decided if each.stored is not None and each.stored.example.id not in removed]
         self.counters.added += sum(item.change != "same" for item in stored)
         await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
-        new = [each.said for each in decided if each.new]
-        compared = await self._compared([each.example for each in new if not each.against])
-        denied = await self._compared([each.example for each in new if each.against])
-        self.counters.feedback_right += sum(item.correct for item in compared)
-        # What a client says is wrong is all that it says: the prediction is another, or it is wrong.
-        self.counters.feedback_wrong += sum(not item.correct for item in compared) + sum(i.correct for i in denied)
+        # Also what was heard before: an earlier attempt may not have come so far.
+        told = {each.said.example.id: each for each in decided if each.outcome is not Outcome.SECOND}
+        wrong = []
+        for item in await self._compared([each.said.example for each in told.values()]):
+            each = told[item.id]
+            # What a client says is wrong is all that it says: the prediction is another, or it is wrong.
+            says_wrong = item.correct if each.said.against else not item.correct
+            if says_wrong and item.predicted is not None:
+                wrong.append(Doubted(each.said, item.predicted, item.adapter, item.predicted_at))
+            self.counters.feedback_right += each.new and item.correct and not each.said.against
+            self.counters.feedback_wrong += each.new and says_wrong
+        await self._reviewing.doubt(wrong)
+        self.counters.reviewed += await self._reviewing.publish()
 
     async def _remove(self, ids: Sequence[str]) -> None:
         """From the index, what the store does not train on."""

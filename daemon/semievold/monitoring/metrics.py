@@ -65,6 +65,7 @@ class Metrics:
         self.labels_received = counter("labels_received_total", "Label records read from the stream.")
         self.joined = counter("labels_joined_total", "Labels of queries answered earlier.", "correct")
         self.feedback = counter("feedback_total", "Clients' answers by what became of them.", "outcome")
+        self.reviewed = counter("review_total", "Items published to the review topic.", "purpose")
         self.feedback_standing = counter(
             "feedback_received_total",
             "Clients' words at the gateway: joined to their query at once or later, pending, refused, expired.",

@@ -141,6 +141,7 @@ class Observer:
         m.advance(m.joined, seen.joined_wrong, "no")
         m.advance(m.feedback_joined, seen.feedback_right, "yes")
         m.advance(m.feedback_joined, seen.feedback_wrong, "no")
+        m.advance(m.reviewed, seen.reviewed, "contradiction")
         for outcome, total in seen.feedback.items():
             m.advance(m.feedback, total, outcome.value)
         m.advance(m.retries, seen.retries, "labels")

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, RowMapping
 
 from semievol.examples.split import HoldoutRule, asked_key
 from semievol.types import Example
+from semievold.store.contradictions import Claim, ContradictionStore
 from semievold.store.database import Database, chunks
 from semievold.store.examples import FEEDBACK, ExampleStore, StoredExample, stored_of
 from semievold.store.tables import examples, feedback
@@ -87,6 +88,7 @@ class FeedbackStore:
         self._database = database
         self._workload = workload
         self._examples = kept
+        self._review = ContradictionStore(database, workload)
 
     def keep(self, given: Sequence[Said], rule: HoldoutRule, secret: str | None = None) -> list[Kept]:
         """Decide on each in turn, all in one transaction.
@@ -131,6 +133,7 @@ class FeedbackStore:
                 for asked in held:
                     self._mark(connection, asked, feedback.c.outcome == Outcome.USED.value, outcome=Outcome.WITHHELD)
             self._examples.retract_in(connection, removed)
+            self._review.settle_in(connection, list(wanted))
             for asked, answers in wanted.items():
                 right = feedback.c.answer.in_(answers)
                 against = feedback.c.against.is_(True)
@@ -205,6 +208,8 @@ class FeedbackStore:
             "created_at": self._database.now(),
         }
         new = self._database.insert_new(connection, feedback, [row], feedback.c.query_id)
+        if new and outcome is Outcome.CONTRADICTED:
+            self._review.note_in(connection, asked, example.query, self._claims(connection, asked))
         # One id for two questions: the client has said something to the first.
         return Kept(said, outcome if new else Outcome.SECOND, bool(new), stored if new else None, removed)
 
@@ -254,6 +259,21 @@ class FeedbackStore:
             return Outcome.WITHHELD, None, ()
         stored = self._examples.write_in(connection, [(example, held_out)], {})
         return Outcome.USED, stored[0], ()
+
+    def _claims(self, connection: Connection, asked: str) -> list[Claim]:
+        """All that is said about a question."""
+        mine = (examples.c.workload == self._workload, examples.c.asked == asked, examples.c.retracted.is_(False))
+        statement = sa.select(examples).where(*mine, examples.c.source.is_distinct_from(FEEDBACK))
+        labels = connection.execute(statement).mappings()
+        claims = [
+            Claim(answer, False, "label", {"id": row["id"], "source": row["source"]}, row["updated_at"])
+            for row in labels
+            for answer in _answers(row)
+        ]
+        return claims + [
+            Claim(row["answer"], row["against"], "client", {"client": row["client"]}, row["created_at"])
+            for row in self._said(connection, asked)
+        ]
 
     def _denied(
         self,

@@ -10,6 +10,7 @@ from semievol.errors import ConfigError
 from semievold.store.adapters import AdapterStore
 from semievold.store.aliases import AliasStore
 from semievold.store.captured import CapturedStore
+from semievold.store.contradictions import ContradictionStore
 from semievold.store.database import Database
 from semievold.store.examples import ExampleStore
 from semievold.store.feedback import FeedbackStore
@@ -36,6 +37,7 @@ class Stores:
     feedback: FeedbackStore
     captured: CapturedStore
     waiting: WaitingFeedback
+    contradictions: ContradictionStore
 
     def workloads(self) -> frozenset[str]:
         """All that have examples, pseudo-labels or rounds in this database."""
@@ -74,6 +76,7 @@ def stores_over(database: Database, workload: str, alias: str, *, feedback_trust
         feedback=FeedbackStore(database, workload, kept),
         captured=CapturedStore(database, workload),
         waiting=WaitingFeedback(database, workload),
+        contradictions=ContradictionStore(database, workload),
     )
 
 

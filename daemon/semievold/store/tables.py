@@ -117,6 +117,21 @@ waiting_feedback = Table(
     Index("ix_waiting_feedback_client", "workload", "standing", "client"),
 )
 
+contradictions = Table(
+    "contradictions",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("key", String(32), primary_key=True),  # hash of the question and of what is said about it
+    Column("asked", String(32), nullable=False),
+    Column("query_id", String(512), nullable=False),
+    Column("item", JSON, nullable=False),  # the record of the review topic
+    Column("published", Boolean, nullable=False),
+    Column("settled", Boolean, nullable=False),  # an operator's label of the question came later
+    Column("created_at", Float, nullable=False),
+    Index("ix_contradictions_asked", "workload", "asked"),
+    Index("ix_contradictions_due", "workload", "published", "created_at"),
+)
+
 example_vectors = Table(
     "example_vectors",
     metadata,
