@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.servers import crds
+
 ROOT = Path(__file__).resolve().parents[2]
 QUIET_S = 2.0
 """What ends sooner is not worth a line."""
@@ -68,6 +70,18 @@ def has_maven_or_jars() -> bool:
     return shutil.which("mvn") is not None or any((ROOT / ".cache" / "kafka").glob("*/lib/kafka_*.jar"))
 
 
+def has_haproxy() -> bool:
+    return shutil.which("haproxy", path=f"/usr/sbin:/usr/local/sbin:{os.environ.get('PATH', '')}") is not None
+
+
+def has_kubectl() -> bool:
+    return shutil.which("kubectl") is not None
+
+
+def has_go_or_definitions() -> bool:
+    return crds.go() is not None or all(crds.kept(module).is_dir() for module in crds.MODULES)
+
+
 def has_promtool() -> bool:
     return shutil.which("promtool") is not None
 
@@ -77,11 +91,16 @@ NEEDS = (
     # Which Java a release has: 17, only newer ones, or an older one by default.
     Need("Java 17", ("openjdk-17-jre-headless", "default-jre-headless"), "tests on Kafka", has_java),
     Need("Maven", ("maven",), "tests on Kafka", has_maven_or_jars),
+    # Debian's own kubernetes-client has a kustomize from before components.
+    Need("kubectl", ("kubectl",), "tests of k8s", has_kubectl),
+    Need("HAProxy", ("haproxy",), "tests of the guard before vLLM", has_haproxy),
+    Need("Go", ("golang-go",), "the check of custom resources in k8s", has_go_or_definitions),
     Need("promtool", ("prometheus",), "the check of deploy/prometheus", has_promtool),
 )
 
 FETCHES = (
     Fetch("Kafka's jars (43 MB)", "tests.servers.kafka", "--fetch", "tests on Kafka", 600, ("Java 17", "Maven")),
+    Fetch("definitions of custom resources", "tests.servers.crds", "--fetch", "their checks", 300, ("Go",)),
     Fetch("vLLM's CPU build (a few GB)", "tests.servers.vllm", "--install", "tests on vLLM", 2_400),
 )
 
