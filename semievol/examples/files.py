@@ -11,26 +11,26 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from semievol.config.data import DataConfig
 from semievol.durable_files import replaced
 from semievol.errors import DataError
-from semievol.examples.forms import ANSWERS, QUESTIONS, Recogniser, Wanted
+from semievol.examples.column_names import known_names
+from semievol.examples.forms import Recogniser, Wanted
 from semievol.examples.hub import HUB, hub_rows
+from semievol.examples.json_files import json_rows
 from semievol.examples.records import (
     KNOWN_FIELDS,
     Row,
     answers_of,
     example_from_json,
-    kind_of,
     pseudo_label_from_json,
     query_from_json,
     record_id,
 )
-from semievol.examples.sources import MARK, Place, kind_suffix, opened, text_lines, whole_lines
+from semievol.examples.sources import Place, kind_suffix, opened
 from semievol.examples.tables import CsvTable, parquet_rows
 from semievol.tasks.task import Task
 from semievol.types import Example, PseudoLabel, Query
@@ -134,8 +134,7 @@ class OpenSource:
         Raises:
             DataError: the file cannot be read on, or its form cannot be told.
         """
-        known = frozenset({*KNOWN_FIELDS, *QUESTIONS, *ANSWERS, *self._data.columns.values()})
-        for place, row in rows_of(self.path, known, self._dialect):
+        for place, row in rows_of(self.path, known_names(self._data), self._dialect):
             if isinstance(row, DataError):
                 yield place, row
                 continue
@@ -222,7 +221,7 @@ def rows_of(
 
     Args:
         path: the file, or `hub:NAME`.
-        known: columns that mean something, which tell a table's separator.
+        known: columns that mean something, which tell a table's separator, and a record from what holds records.
         said: is told how the file is written, where that is not the usual way.
 
     Raises:
@@ -246,65 +245,7 @@ def rows_of(
                     table.said.clear()
                 yield found
         else:
-            yield from json_rows(file, path.name)
-
-
-def json_rows(file: BufferedReader, name: str) -> Iterator[tuple[Place, Row | DataError]]:
-    """The objects of JSON lines, or of one JSON array, whatever the file is called."""
-    lines = text_lines(file, name)
-    first = True
-    for number, text in lines:
-        if isinstance(text, DataError):
-            yield Place(name, number), text
-            continue
-        if not text.strip():
-            continue
-        if first and text.lstrip().startswith("["):
-            rest = "\n" * (number - 1) + text + "".join(more for _, more in whole_lines(lines, name))
-            yield from _array_rows(rest, name)
-            return
-        first = False
-        yield Place(name, number), json_object(text)
-
-
-def json_object(text: str) -> Row | DataError:
-    """One object, or what is wrong with it; a mark of byte order before it is passed over."""
-    try:
-        row = json.loads(text.removeprefix(MARK))
-    except (ValueError, RecursionError) as error:
-        return DataError(f"is not valid JSON ({error})")
-    return row if isinstance(row, dict) else DataError(f"expected a JSON object, found {kind_of(row)}")
-
-
-def _array_rows(text: str, name: str) -> Iterator[tuple[Place, Row | DataError]]:
-    """Each element in its turn, so that an error names it."""
-    decoder = json.JSONDecoder()
-    position, number = text.index("[") + 1, 0
-
-    def skipped(start: int) -> int:
-        while start < len(text) and text[start].isspace():
-            start += 1
-        return start
-
-    position = skipped(position)
-    while position < len(text) and text[position] != "]":
-        number += 1
-        place = Place(name, number, "record")
-        try:
-            row, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            line = text.count("\n", 0, position) + 1
-            raise DataError(f"{name}:{line}: is not valid JSON ({error}), record {number}") from None
-        yield place, row if isinstance(row, dict) else DataError(f"expected a JSON object, found {kind_of(row)}")
-        position = skipped(end)
-        if position < len(text) and text[position] == ",":
-            position = skipped(position + 1)
-        elif position < len(text) and text[position] != "]":
-            line = text.count("\n", 0, position) + 1
-            raise DataError(f"{name}:{line}: is not valid JSON: a comma is missing behind record {number}")
-    if position >= len(text) or text[skipped(position + 1) :].strip():
-        end_of = "the array has no end" if position >= len(text) else "there is more behind the array"
-        raise DataError(f"{name}: is not valid JSON: {end_of}")
+            yield from json_rows(file, path.name, frozenset(known))
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:

@@ -3,19 +3,21 @@
 Owns the recognition, the choice of ids where there are none, and the words that say what was recognised; not files, and
 not what a valid record is (semievol.examples.records). Pure. Invariants: the form is decided by the first record of a
 source and holds for all of it; what can be read in two ways is refused with both named; equal content has equal ids,
-whatever its form.
+whatever its form, and however its names are written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from semievol.config.data import DataConfig
 from semievol.errors import DataError
+from semievol.examples.column_names import ANSWERS, QUESTIONS, KnownNames
 from semievol.examples.conversations import Turns, ends_with_answer, plain_turns, text_of
 from semievol.examples.json_values import depth_fault
 from semievol.examples.records import KNOWN_FIELDS, Row, kind_of
@@ -24,8 +26,6 @@ Wanted = Literal["query", "example", "answer"]
 """answer: the true answers of known queries, by id; the question is needed only for an id."""
 
 CONVERSATIONS = {"messages": "OpenAI messages", "conversations": "ShareGPT conversations"}
-QUESTIONS = ("question", "messages", "conversations", "text", "prompt", "instruction", "input")
-ANSWERS = ("answer", "label", "label_text", "completion", "output")
 NAMES = {
     ("text", "label"): "text and label",
     ("prompt", "completion"): "prompt and completion (TRL, OpenAI)",
@@ -34,6 +34,7 @@ NAMES = {
 LAST_TURN = "last assistant turn"
 CONTENT_ID = "c-"
 """What an id by content begins with."""
+_WHOLE = re.compile(r"-?[0-9]{1,15}(\.0+)?")
 _PARSED_CELLS = ("options", "answers", "messages", "conversations", "metadata")
 
 
@@ -45,6 +46,7 @@ class Form:
     answer: str | None
     id: str | None
     mapped: Mapping[str, str]  # our field: the column that a setting names
+    spoken: bool = False  # the conversation ends with a turn of the assistant, which is not asked
 
     def said(self, wanted: Wanted) -> str | None:
         """What was recognised, for people; None where the source is in our own form, ids included."""
@@ -63,7 +65,7 @@ class Form:
     def own(self) -> bool:
         """Whether what is asked stands under our own names, `question` or `messages`, and is taken as it comes."""
         named = self.question in ("question", "messages", None)
-        return named and self.answer != LAST_TURN and "question" not in self.mapped and "messages" not in self.mapped
+        return named and not self.spoken and "question" not in self.mapped and "messages" not in self.mapped
 
     def _asked(self) -> str:
         if self.question in CONVERSATIONS:
@@ -89,11 +91,15 @@ def recognise(row: Row, data: DataConfig, wanted: Wanted) -> Form:
     """
     present = {name for name, value in row.items() if value is not None}
     mapped = {field: column for field, column in data.columns.items() if column in row}
+    if row.get(mapped.get("id", "")) is None:
+        mapped.pop("id", None)
     question = mapped.get("question") or mapped.get("messages") or _question(row, present, data, wanted, mapped)
-    turns = row.get(question) if question is not None and _is_conversation(row.get(question)) else None
-    answer = mapped.get("answer") or _answer(row, present, data, wanted, turns)
-    identity = mapped.get("id") or ("id" if "id" in row else None)
-    return Form(question, answer, identity, mapped)
+    answer = mapped.get("answer") or _answer(row, present, data, wanted, question)
+    spoken = question is not None and _is_spoken(row.get(question))
+    if spoken and answer == question:
+        answer = LAST_TURN
+    identity = mapped.get("id") or ("id" if row.get("id") is not None else None)
+    return Form(question, answer, identity, mapped, spoken and (answer == LAST_TURN or "answer" in mapped))
 
 
 def _question(row: Row, present: set[str], data: DataConfig, wanted: Wanted, mapped: Mapping[str, str]) -> str | None:
@@ -101,7 +107,9 @@ def _question(row: Row, present: set[str], data: DataConfig, wanted: Wanted, map
         return "question"
     if _is_conversation(row.get("messages")) and not ends_with_answer(row["messages"]):
         return "messages"
-    free = present - set(mapped.values())
+    free = present - {
+        column for field, column in mapped.items() if field != "answer" or not _is_conversation(row[column])
+    }
     found = [name for name in QUESTIONS if name in free]
     if "instruction" in found:
         found = [name for name in found if name != "input"]
@@ -120,8 +128,9 @@ def _question(row: Row, present: set[str], data: DataConfig, wanted: Wanted, map
     raise DataError(f"field 'question': missing; {_hint('question', row, data)}")
 
 
-def _answer(row: Row, present: set[str], data: DataConfig, wanted: Wanted, turns: Turns | None) -> str | None:
-    spoken = [LAST_TURN] if turns is not None and ends_with_answer(turns) else []
+def _answer(row: Row, present: set[str], data: DataConfig, wanted: Wanted, asked: str | None) -> str | None:
+    """`asked`: the column of the question."""
+    spoken = [LAST_TURN] if asked is not None and _is_spoken(row.get(asked)) else []
     free = present - set(data.columns.values())
     found = [name for name in ANSWERS if name in free]
     if "answer" in found:
@@ -130,7 +139,7 @@ def _answer(row: Row, present: set[str], data: DataConfig, wanted: Wanted, turns
         return next(iter([*spoken, *found]), None)
     found += spoken
     if len(found) > 1:
-        raise DataError(_two_readings("answer", found, data))
+        raise DataError(_two_readings("answer", found, data, asked))
     if found:
         return found[0]
     if set(row) <= KNOWN_FIELDS:
@@ -138,12 +147,13 @@ def _answer(row: Row, present: set[str], data: DataConfig, wanted: Wanted, turns
     raise DataError(f"field 'answer': missing; {_hint('answer', row, data)}")
 
 
-def _two_readings(field: str, found: Sequence[str], data: DataConfig) -> str:
+def _two_readings(field: str, found: Sequence[str], data: DataConfig, turns: str | None = None) -> str:
+    """`turns`: the column of the conversation whose last turn is one of the readings."""
     readings = " or ".join(f"{field} = {each}" for each in found)
-    column = "messages" if found[0] == LAST_TURN else found[0]
+    columns = " or ".join(f"{field}={turns if each == LAST_TURN else each}" for each in found)
     return (
         f"field {field!r}: can be read in {'two' if len(found) == 2 else len(found)} ways, {readings}; say which with "
-        f"--columns {field}={column}, or under data.columns" + _missing(field, data)
+        f"--columns {columns}, or under data.columns" + _missing(field, data)
     )
 
 
@@ -157,7 +167,7 @@ def _hint(field: str, row: Row, data: DataConfig) -> str:
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     if field in data.columns:
         return f"data.columns maps it to {data.columns[field]!r}, and the columns are {shown}"
-    texts = [name for name in names if isinstance(row[name], str)] or ["COLUMN"]
+    texts = [name for name in names if isinstance(row[name], str) or _is_conversation(row[name])] or ["COLUMN"]
     example = texts[0 if field == "question" else -1]
     return f"the columns are {shown or 'none'}; say which it is, as in --columns {field}={example}"
 
@@ -165,6 +175,11 @@ def _hint(field: str, row: Row, data: DataConfig) -> str:
 def _is_conversation(value: object) -> bool:
     """Also as a table's cell, in JSON."""
     return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _is_spoken(value: object) -> bool:
+    """Whether it is a conversation that ends with a turn of the assistant."""
+    return _is_conversation(value) and ends_with_answer(value)
 
 
 # --- record by record -----------------------------------------------------------------------------------------------
@@ -188,6 +203,7 @@ class Recogniser:
         self._instruction = instruction
         self._cells = cells
         self._form: Form | None = None
+        self._names = KnownNames(data)
         self._numbered = False  # an answer that is no word of ours was a whole number
 
     @property
@@ -208,6 +224,7 @@ class Recogniser:
         Raises:
             DataError: naming the field.
         """
+        row = self._names.of(row)
         if self._cells:
             row = self._parsed(row)
         if (fault := depth_fault(row)) is not None:
@@ -231,6 +248,8 @@ class Recogniser:
         used = {form.question, form.answer, form.id, *form.mapped.values()}
         if form.question == "instruction":
             used |= {"input", "text"} if form.answer == "output" else {"input"}  # `text`: all three in one
+        if form.question == "conversations":
+            used |= {"system"}  # ShareGPT's own place for it
         ours = {"question", "messages", "answer", *form.mapped}
         record: dict[str, Any] = {}
         hidden: dict[str, Any] = {}
@@ -256,18 +275,21 @@ class Recogniser:
         if value is None:
             raise DataError(_lacks("question", column))
         if column == "instruction" and row.get("input"):
-            value = f"{text_of(value, column)}\n\n{text_of(row['input'], 'input')}"
+            told, given = text_of(value, column), text_of(row["input"], "input")
+            value = given if told == self._instruction else f"{told}\n\n{given}"
         if column not in CONVERSATIONS and not _is_conversation(value):
             record["question"] = value
             return
         turns = plain_turns(value, column)
-        if form.answer == LAST_TURN:
-            if turns[-1]["role"] == "assistant":
-                *turns, last = turns
-                if self._wanted != "query":
-                    record["answer"] = self._named(last["content"])
-            elif self._wanted != "query":
-                raise DataError(f"field {column!r}: the last turn must be the assistant's, which is the answer")
+        if column == "conversations" and row.get("system") and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": text_of(row["system"], "system")})
+        is_answer = form.answer == LAST_TURN and self._wanted != "query"
+        if form.spoken and turns[-1]["role"] == "assistant":
+            *turns, last = turns
+            if is_answer:
+                record["answer"] = self._named(last["content"])
+        elif is_answer:
+            raise DataError(f"field {column!r}: the last turn must be the assistant's, which is the answer")
         record.update(_asked(turns, column, self._instruction))
 
     def _spoken(self, value: object, column: str) -> object:
@@ -281,13 +303,12 @@ class Recogniser:
 
     def _named(self, answer: object) -> object:
         names = self._data.label_names
-        whole = isinstance(answer, int) and not isinstance(answer, bool)
-        if not whole and not (isinstance(answer, str) and answer.strip().removeprefix("-").isdecimal()):
+        number = _whole(answer)
+        if number is None:
             return answer
         if names is None:
             self._numbered = True
             return answer
-        number = int(str(answer))
         if not 0 <= number < len(names):
             raise DataError(
                 f"field 'answer': {number} names none of the {len(names)} data.label_names, which count from 0"
@@ -299,7 +320,7 @@ class Recogniser:
             if row.get(form.id) is not None:
                 record["id"] = row[form.id]
             return
-        if row.get("id") is not None:
+        if row.get(self._data.columns.get("id", "id")) is not None:
             raise DataError("field 'id': given, and records before it have none; give every record an id, or none")
         record.pop("id", None)
         record["id"] = content_id(record)
@@ -320,6 +341,13 @@ class Recogniser:
             except (ValueError, RecursionError) as error:
                 raise DataError(f"field {name!r}: is not valid JSON ({error})") from None
         return parsed
+
+
+def _whole(answer: object) -> int | None:
+    """The whole number that an answer is, also as tables write one beside empty cells (1.0); None: it is none."""
+    if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
+        return None
+    return int(float(answer)) if _WHOLE.fullmatch(str(answer).strip()) else None
 
 
 def _lacks(field: str, column: str) -> str:

@@ -10,7 +10,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,6 +26,7 @@ _KINDS = {
     b"\xd0\xcf\x11\xe0": "an old spreadsheet (.xls); save it as CSV (UTF-8)",
 }
 _GZIP = b"\x1f\x8b"
+_MOST_LAYERS = 3
 
 
 class Place(NamedTuple):
@@ -47,25 +48,28 @@ class Place(NamedTuple):
 def kind_suffix(path: Path) -> str:
     """What the file's name says of its content, in lower case, without `.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    while suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """The file's bytes, decompressed where they are gzip's, whatever the file is called.
+    """The file's bytes, decompressed where they are gzip's, also of gzip's, whatever the file is called.
 
     Raises:
         DataError: it cannot be read, or is broken.
     """
     try:
-        with path.open("rb") as file:
-            if file.peek(2).startswith(_GZIP):
-                with gzip.open(file) as unpacked:
-                    yield io.BufferedReader(unpacked)
-            else:
-                yield file
+        with ExitStack() as stack:
+            file: io.BufferedReader = stack.enter_context(path.open("rb"))
+            layers = 0
+            while file.peek(2).startswith(_GZIP):
+                layers += 1
+                if layers > _MOST_LAYERS:
+                    raise DataError(f"{path.name}: is compressed more than {_MOST_LAYERS} times; decompress it")
+                file = io.BufferedReader(stack.enter_context(gzip.open(file)))
+            yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path.name}: is not valid gzip ({error})") from None
     except OSError as error:

@@ -14,8 +14,9 @@ from io import BufferedReader
 from typing import Any
 
 from semievol.errors import ConfigError, DataError
+from semievol.examples.column_names import folded
 from semievol.examples.records import KNOWN_FIELDS, Row
-from semievol.examples.sources import Place, text_lines, whole_lines
+from semievol.examples.sources import MARK, Place, text_lines, whole_lines
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _QUOTES = "a quotation mark within a cell is written twice, and the cell enclosed in quotation marks"
@@ -34,7 +35,7 @@ class CsvTable:
     def __init__(self, file: BufferedReader, name: str, *, tabs: bool, known: Collection[str]) -> None:
         self._name = name
         self._usual = "\t" if tabs else ","
-        self._known = frozenset(known)
+        self._known = frozenset(map(folded, known))
         self._lines = whole_lines(text_lines(file, name, any_end=True), name)
         self._record: list[tuple[int, str]] = []  # the lines of the record that is being read
         self._separator = self._usual
@@ -75,7 +76,7 @@ class CsvTable:
         found = [each for each in dict.fromkeys([self._usual, *SEPARATORS]) if each in outside]
         if len(found) < 2:
             return found[0] if found else self._usual
-        hits = {each: sum(_plain(cell) in self._known for cell in _cells(header, each)) for each in found}
+        hits = {each: sum(folded(cell) in self._known for cell in _cells(header, each)) for each in found}
         best = [each for each in found if hits[each] == max(hits.values())]
         if len(best) > 1:
             readings = " or ".join(SEPARATORS.get(each, repr(each)) for each in best)
@@ -87,9 +88,6 @@ class CsvTable:
 
     def _columns(self, cells: Sequence[str], line: int) -> list[str]:
         names = [_plain(cell) for cell in cells]
-        lowered = [name.lower() if name.lower() in self._known else name for name in names]
-        if len(set(lowered)) == len(lowered):  # `Question` as `question`, unless both are there
-            names = lowered
         while names and not names[-1]:
             names.pop()
         if "" in names:
@@ -171,7 +169,7 @@ def _cells(line: str, separator: str) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    return name.strip()
+    return name.replace(MARK, "").strip()
 
 
 def parquet_rows(file: BufferedReader, name: str) -> Iterator[tuple[Place, Row]]:

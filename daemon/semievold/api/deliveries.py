@@ -6,15 +6,15 @@ named with its number, its field and what is wrong.
 
 from __future__ import annotations
 
-import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from semievol.errors import DataError
-from semievol.examples.files import json_object
+from semievol.examples.column_names import known_names
+from semievol.examples.json_files import below, json_document, json_object
 from semievol.examples.records import Row, kind_of
 from semievold.config.daemon import DaemonConfig
 from semievold.intake.bulk import BulkRecords, What
@@ -53,7 +53,7 @@ def read_delivery(config: DaemonConfig, what: What, body: bytes) -> Delivery:
     """
     checks = BulkRecords(config, what)
     delivery = Delivery(checks.topic)
-    for number, row in enumerate(_rows(body)):
+    for number, row in enumerate(_rows(body, known_names(config.data))):
         try:
             if isinstance(row, DataError):
                 raise row
@@ -70,15 +70,20 @@ def read_delivery(config: DaemonConfig, what: What, body: bytes) -> Delivery:
     return delivery
 
 
-def _rows(body: bytes) -> Iterator[Row | DataError]:
+def _rows(body: bytes, known: Collection[str]) -> Iterator[Row | DataError]:
     body = body.removeprefix(BOM_UTF8)
     try:
-        whole = json.loads(body)
+        whole = json_document(body)
     except (ValueError, RecursionError):
         yield from _lines(body)
         return
-    if isinstance(whole, dict) and isinstance(whole.get("records"), list):
-        whole = whole["records"]
+    if isinstance(whole, dict):
+        try:
+            inner = below(whole, known)
+        except DataError as error:
+            yield error
+            return
+        whole = whole if inner is None else whole[inner]
     for row in whole if isinstance(whole, list) else [whole]:
         yield row if isinstance(row, dict) else DataError(f"expected a JSON object, found {kind_of(row)}")
 

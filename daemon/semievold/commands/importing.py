@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from semievol.errors import ConfigError, DataError
-from semievol.examples.files import OpenSource, json_object, json_rows
+from semievol.examples.files import OpenSource
+from semievol.examples.json_files import json_object, json_rows
 from semievol.examples.records import Row, record_id
 from semievol.examples.sources import kind_suffix, opened
 from semievold.config.daemon import DaemonConfig

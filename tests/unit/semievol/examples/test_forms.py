@@ -40,6 +40,12 @@ FORMS: dict[str, bytes] = {
     "marked.jsonl": b"\xef\xbb\xbf" + as_lines(OWN).replace(b"\n", b"\r\n"),
     "own.jsonl.gz": gzip.compress(as_lines(OWN)),
     "not-named-so.jsonl": gzip.compress(as_lines(OWN)),
+    "twice.jsonl.gz.gz": gzip.compress(gzip.compress(as_lines(OWN))),
+    "document.json": b"\n".join(json.dumps(row, indent=1).encode() for row in OWN),
+    "old-mac.jsonl": as_lines(OWN).replace(b"\n", b"\r"),
+    "below.json": json.dumps({"version": 2, "source": "a tool", "data": OWN}, indent=1).encode(),
+    "null-ids.jsonl": as_lines([{"id": None, **row} for row in OWN]),
+    "capitals.jsonl": as_lines([{"Text": question, " LABEL": answer} for question, answer in PAIRS]),
     "array.json": json.dumps(OWN, indent=1).encode(),
     "array.jsonl": json.dumps(OWN).encode(),
     "lines.json": as_lines(OWN),
@@ -80,6 +86,7 @@ FORMS: dict[str, bytes] = {
     "semicolons.csv": b"question;answer\nwhere is my parcel;delivery\nrefund me;refund\n",
     "hinted.csv": b"sep=;\r\nquestion;answer\r\nwhere is my parcel;delivery\r\nrefund me;refund\r\n;\r\n",
     "padded.csv": b"question, answer \nwhere is my parcel, delivery\nrefund me, refund\n",
+    "marked-twice.csv": b"\xef\xbb\xbf\xef\xbb\xbfquestion,answer\nwhere is my parcel,delivery\nrefund me,refund\n",
     "capitals.csv": b"Question,Answer\nwhere is my parcel,delivery\nrefund me,refund\n",
     "excel.csv": b"\xef\xbb\xbfquestion;answer\r\nwhere is my parcel;delivery\r\n\r\nrefund me;refund\r\n",
     "unicode.csv": "question\tanswer\r\nwhere is my parcel\tdelivery\r\nrefund me\trefund\r\n".encode("utf-16"),
@@ -168,6 +175,39 @@ def test_alpacas_input_stands_below_its_instruction(tmp_path: Path) -> None:
     assert (example.source, example.query.metadata) == ("s", {})
 
 
+def test_an_alpaca_instruction_that_is_the_tasks_is_not_said_twice(tmp_path: Path) -> None:
+    rows = [{"instruction": "Sort.", "input": question, "output": answer} for question, answer in PAIRS]
+    assert files.read_examples(lines_of(tmp_path, *rows), Task(TaskConfig(instruction="Sort."))) == EXPECTED
+
+
+def test_sharegpts_system_text_is_the_first_turn(tmp_path: Path) -> None:
+    said = turns(*PAIRS[0], "from", "value", ("human", "gpt"))
+    apart = files.read_examples(lines_of(tmp_path, {"system": "be brief", "conversations": said}), OPEN)
+    within = [{"from": "system", "value": "be brief"}, *said]
+    assert apart == files.read_examples(lines_of(tmp_path, {"conversations": within}), OPEN)
+    assert (apart[0].query.messages or ())[0] == Message("system", "be brief")
+
+
+def test_an_answer_beside_a_whole_conversation_is_either_as_the_mapping_says(tmp_path: Path) -> None:
+    """Both readings that the refusal names can be chosen, as it says."""
+    path = lines_of(tmp_path, {"messages": turns(*PAIRS[0], "role", "content", ("user", "assistant")), "answer": "z"})
+    with pytest.raises(DataError, match=r"say which with --columns answer=answer or answer=messages, or under"):
+        files.read_examples(path, OPEN)
+    given = files.read_examples(path, OPEN, mapped(DataConfig(), "answer=answer"))
+    spoken = files.read_examples(path, OPEN, mapped(DataConfig(), "answer=messages"))
+    assert [(each.query.question, each.answer) for each in given + spoken] == [(ASKED[0], "z"), (ASKED[0], "delivery")]
+    assert spoken[0].query.metadata == {"answer": "z"}
+    assert files.read_queries(path, OPEN, mapped(DataConfig(), "answer=answer"))[0].question == ASKED[0]
+
+
+def test_names_are_told_apart_where_both_writings_are_there(tmp_path: Path) -> None:
+    (example,) = files.read_examples(lines_of(tmp_path, {"question": "x", "Question": "y", "answer": "z"}), OPEN)
+    assert (example.query.question, example.query.metadata) == ("x", {"Question": "y"})
+    data = mapped(DataConfig(), "question=Utterance,answer=intent")
+    (example,) = files.read_examples(lines_of(tmp_path, {"utterance": "x", "INTENT": "y"}), OPEN, data)
+    assert (example.query.question, example.answer) == ("x", "y")
+
+
 def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
     row = {"uuid": "u1", "utterance": "where is my parcel", "intent": "delivery", "choices": ["a", "b"], "answer": 7}
     data = mapped(DataConfig(), "id=uuid, question=utterance,answer=intent")
@@ -192,6 +232,8 @@ def test_whole_numbers_are_named_by_a_setting(tmp_path: Path) -> None:
     assert files.read_examples(tmp_path / "l.csv", OPEN, data) == EXPECTED
     path = lines_of(tmp_path, {"text": ASKED[0], "label": 1}, {"text": ASKED[1], "label": "refund"})
     assert files.read_examples(path, OPEN, data) == EXPECTED
+    (tmp_path / "l.csv").write_text("text,label\nwhere is my parcel,1.0\nrefund me,0.0\n")  # as beside empty cells
+    assert files.read_examples(tmp_path / "l.csv", OPEN, data) == EXPECTED
     with pytest.raises(DataError, match=r"rows.jsonl:1: field 'answer': 2 names none of the 2 data.label_names"):
         files.read_examples(lines_of(tmp_path, {"text": "x", "label": 2}), OPEN, data)
     with pytest.raises(DataError, match=r"'1' is not one of the 2 labels .data.label_names names whole numbers."):
@@ -255,6 +297,15 @@ def test_a_parquet_file_names_its_numbers_itself(tmp_path: Path) -> None:
             "field 'messages': the last turn before the answer must be the user's",
         ),
         ({"conversations": [{"from": "tool", "value": "x"}]}, "field 'answer': missing"),
+        (
+            {"Text": "x", "TEXT": "y", "label": "z"},
+            "field 'text': can be read in two ways, 'Text' or 'TEXT'; keep one of them",
+        ),
+        (
+            {"conversation": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
+            "field 'question': missing; the columns are conversation; say which it is, as in --columns "
+            "question=conversation",
+        ),
     ],
 )
 def test_what_cannot_be_told_apart_is_refused_with_its_readings(
@@ -269,6 +320,9 @@ def test_a_later_record_in_another_form_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows.jsonl:2: field 'question': missing; it is read from 'text', as in"):
         files.read_examples(path, OPEN)
     path = lines_of(tmp_path, {"question": "x"}, {"id": 7, "question": "y"})
+    with pytest.raises(DataError, match=r"rows.jsonl:2: field 'id': given, and records before it have none"):
+        files.read_queries(path, OPEN)
+    path = lines_of(tmp_path, {"id": None, "question": "x"}, {"id": 7, "question": "y"})
     with pytest.raises(DataError, match=r"rows.jsonl:2: field 'id': given, and records before it have none"):
         files.read_queries(path, OPEN)
     path = lines_of(tmp_path, {"id": 7, "question": "x"}, {"question": "y"})

@@ -1,15 +1,18 @@
 """Tables that are broken, or not what they seem, are named by file, line and field."""
 
+import gzip
 from pathlib import Path
 
 import pytest
 
+from semievol.config.data import DataConfig
 from semievol.config.method import TaskConfig
 from semievol.errors import DataError
 from semievol.examples import files
 from semievol.tasks.task import Task
 
 OPEN = Task(TaskConfig())
+OURS = DataConfig()
 
 
 @pytest.mark.parametrize(
@@ -86,3 +89,44 @@ def test_what_is_wrong_with_an_array_is_named_by_record(tmp_path: Path, content:
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         files.read_queries(path, OPEN)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": "x", "text": "y"}\n', r"q.json:1: is not valid JSON .the name 'text' is there twice in one object"),
+        (
+            b'[{"id": 1, "id": 2, "question": "x"}]',
+            r"q.json:1: .*the name 'id' is there twice .*, record 1",
+        ),
+        (
+            b'{"train": [{"text": "x"}], "test": [{"text": "y"}]}',
+            "q.json: holds records under 'train' and 'test'",
+        ),
+        (b'{"data": [{"text": "x"}, 7]}', "q.json: record 2: expected a JSON object, found a number"),
+        (b'{"data": []}', "q.json:1: field 'question': missing"),
+        (b'{\n "question": "x"\n}\n{\n "question": 1.5.2\n}', "q.json:1: is not valid JSON"),
+        (b'{\n "question": "x"\n}\n{\n "n": 7\n}', "q.json:4: field 'id': missing, and there is no question"),
+    ],
+)
+def test_what_is_wrong_with_a_document_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "q.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        files.read_queries(path, OPEN)
+
+
+def test_a_broken_first_line_hides_none_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b'{"question": \n{"question": "x"}\n\n\xff\n{"question": "y"}\n')
+    found = [(str(place), isinstance(record, DataError)) for place, record in files.OpenSource(path, OURS, "query")]
+    assert found == [("q.jsonl:1", True), ("q.jsonl:2", False), ("q.jsonl:4", True), ("q.jsonl:5", False)]
+
+
+def test_a_file_that_is_packed_again_and_again_is_refused(tmp_path: Path) -> None:
+    content = b'{"question": "x"}'
+    for _ in range(4):
+        content = gzip.compress(content)
+    (tmp_path / "q.jsonl.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"q.jsonl.gz: is compressed more than 3 times"):
+        files.read_queries(tmp_path / "q.jsonl.gz", OPEN)

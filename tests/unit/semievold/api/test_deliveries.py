@@ -18,6 +18,7 @@ OWN = [{"question": "red 1", "answer": "red"}, {"question": "blue 1", "answer": 
     "body",
     [
         json.dumps({"records": OWN}).encode(),
+        json.dumps({"data": OWN, "version": 1}).encode(),
         json.dumps(OWN).encode(),
         b"\xef\xbb\xbf" + json.dumps(OWN, indent=1).encode(),
         b"\xef\xbb\xbf" + "\r\n".join(map(json.dumps, OWN)).encode(),
@@ -63,6 +64,19 @@ def test_every_wrong_record_is_named_by_number_and_field_and_the_others_are_ther
         (6, "question"),
     ]
     assert "record 0 has it, too" in found[3]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"train": [{"text": "x"}], "test": [{"text": "y"}]}', "holds records under 'train' and 'test'"),
+        (b'[{"question": "x", "question": "y"}]', "the name 'question' is there twice"),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused(body: bytes, message: str) -> None:
+    delivery = read_delivery(CONFIG, "queries", body)
+    assert delivery.records == []
+    assert [message in problem.detail for problem in delivery.problems] == [True]
 
 
 @pytest.mark.parametrize("body", [b"", b"  \n"])
