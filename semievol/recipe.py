@@ -20,9 +20,9 @@ from semievol.config.method import MethodConfig
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.labelling.consensus import heard
 from semievol.labelling.propagation import training_rows
-from semievol.labelling.selection import Selection, scored, select
+from semievol.labelling.selection import Selection, judge_calibration, scored, select, select_at_risk
 from semievol.proof.evaluation import Evaluation, evaluate, paired
-from semievol.proof.gate import decide
+from semievol.proof.gate import GateResult, decide
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.runs.directory import Kind, RoundDirectory, RoundResult, RunDirectory
 from semievol.seeds import derive
@@ -62,6 +62,7 @@ class Run:
     """Everything that the rounds of one run share.
 
     `examples` may be retrieved and trained on; `holdout` is only evaluated on; the index holds `examples` alone.
+    `calibration` is answered like queries, for selection at a stated risk (`selection.risk`); empty without one.
     `embedder` is needed for the consensus of pseudo-labels.
     `equality` None: what the task says by itself, without an embedder.
     """
@@ -78,6 +79,7 @@ class Run:
     embedder: Embedder | None = None
     watcher: Watcher = no_watcher
     equality: AnswerEquality | None = None
+    calibration: tuple[Example, ...] = ()
 
 
 def round_seed(config: MethodConfig, number: int) -> int:
@@ -93,7 +95,7 @@ async def evolve(run: Run, rounds: int) -> list[RoundResult]:
     Raises:
         ConfigError: the run directory belongs to another configuration or other data.
     """
-    run.directory.claim(run.config, run.examples, run.holdout, run.queries)
+    run.directory.claim(run.config, run.examples, run.holdout, run.queries, run.calibration)
     results = [await run_round(run, 1, None)]
     for number in range(2, rounds + 2):
         if number > 2 and not results[-1].promoted:
@@ -117,6 +119,10 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
     clock = Clock()
     proposal = await propose(run, number, incumbent, clock)
     candidate = proposal.adapter
+    if candidate is None:
+        result = _nothing_certified(number, incumbent, proposal, clock)
+        files.write_result(result)
+        return result
     await run.generator.load_adapter(candidate, run.directory.adapters / candidate)
 
     # The gate: both models answer the holdout in the form that clients ask, closed book.
@@ -134,17 +140,39 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
         rows=proposal.rows,
         gate=decide(old.outcomes, new.outcomes, run.config.gate),
         seconds=clock.seconds,
+        certificate=proposal.selection.certificate,
     )
     files.write_result(result)
     await _unload_all_but(run.generator, result.serving)
     return result
 
 
+def _nothing_certified(number: int, incumbent: str | None, proposal: Proposal, clock: Clock) -> RoundResult:
+    """A round that says what selection lacks, and has trained nothing."""
+    found = proposal.selection.certificate
+    return RoundResult(
+        number=number,
+        kind="evolve",
+        incumbent=incumbent,
+        adapter=None,
+        labelled=len(proposal.labels),
+        selected=0,
+        threshold=None,
+        rows=0,
+        gate=GateResult("inconclusive", "no pseudo-label was selected" if found is None else found.reason),
+        seconds=clock.seconds,
+        certificate=found,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a round proposes: an adapter, and the pseudo-labels that it was trained on. `rows`: of the training mix."""
+    """What a round proposes: an adapter, and the pseudo-labels that it was trained on. `rows`: of the training mix.
 
-    adapter: str
+    `adapter` None: nothing could be selected at the stated risk, and nothing was trained.
+    """
+
+    adapter: str | None
     labels: list[PseudoLabel]
     selection: Selection
     rows: int
@@ -166,10 +194,12 @@ async def propose(run: Run, number: int, incumbent: str | None, clock: Clock) ->
 
     # In-context propagation and collaborative learning: neighbours and several configurations answer every query.
     with clock.step("label"):
-        labels = await _label(run, number, incumbent, files) if kind == "evolve" else []
+        labels, calibration = await _label(run, number, incumbent, files) if kind == "evolve" else ([], [])
 
     # Adaptive selection: sure (by entropy, unless configured otherwise), enough agreement.
-    selection = select_labels(labels, run.config, number)
+    selection = await asyncio.to_thread(_selected, run, number, labels, calibration)
+    if kind == "evolve" and selection.certificate is not None and not selection.kept:
+        return Proposal(None, labels, selection, 0)
 
     # In-weight propagation: the examples (always) and what was selected become a LoRA adapter.
     with clock.step("train"):
@@ -184,14 +214,45 @@ async def propose(run: Run, number: int, incumbent: str | None, clock: Clock) ->
 
 
 def select_labels(labels: list[PseudoLabel], config: MethodConfig, number: int = 2) -> Selection:
-    """Adaptive selection of pseudo-labels by the run's settings, for round `number` (2 is the first evolve round)."""
+    """Adaptive selection of pseudo-labels by the run's settings, for round `number` (2 is the first evolve round).
+
+    With a stated risk: `select_certified`.
+    """
     settings = config.selection.of_evolve_round(number - 1)
     return select([scored(label, settings) for label in labels], settings)
 
 
-async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirectory) -> list[PseudoLabel]:
-    """Pseudo-labels of the queries, in their order; one that is refused, or late each time, is left out by name."""
-    labels = files.pseudo_labels()
+def select_certified(
+    labels: Sequence[PseudoLabel],
+    answered: Sequence[PseudoLabel],
+    calibration: Sequence[Example],
+    config: MethodConfig,
+    equality: AnswerEquality,
+) -> Selection:
+    """Selection at the stated risk; blocking, where answers are compared by an embedder.
+
+    `answered` are the pseudo-labels of the `calibration` examples, made as all others were.
+    """
+    truth = {example.id: example for example in calibration}
+    judged = judge_calibration(answered, truth, equality, config.selection)
+    return select_at_risk([scored(label, config.selection) for label in labels], judged, config.selection)
+
+
+def _selected(run: Run, number: int, labels: list[PseudoLabel], answered: list[PseudoLabel]) -> Selection:
+    if run.config.selection.risk is None or not labels:
+        return select_labels(labels, run.config, number)
+    equality = run.equality or AnswerEquality(run.task)
+    return select_certified(labels, answered, run.calibration, run.config, equality)
+
+
+async def _label(
+    run: Run, number: int, incumbent: str | None, files: RoundDirectory
+) -> tuple[list[PseudoLabel], list[PseudoLabel]]:
+    """Pseudo-labels of the queries and of the calibration examples, each in their order.
+
+    A query that is refused, or late each time, is left out by name.
+    """
+    labels, calibration = files.pseudo_labels(), files.calibration()
     if labels is None:
         config = run.config.labelling
         seed = round_seed(run.config, number)
@@ -203,9 +264,14 @@ async def _label(run: Run, number: int, incumbent: str | None, files: RoundDirec
             logger.warning("query %s is left out: %s", each.query.id, each.reason)
         files.write_left_out(left_out)
         labels = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
-        labels = await asyncio.to_thread(heard, labels, run.examples, config, run.embedder)
-        files.write_pseudo_labels(labels, select_labels(labels, run.config, number))
-    return labels
+        asked = await labeller.label([example.query for example in run.calibration], incumbent)
+        calibration = [outcome for outcome in asked if isinstance(outcome, PseudoLabel)]
+        both = await asyncio.to_thread(heard, [*labels, *calibration], run.examples, config, run.embedder)
+        labels, calibration = both[: len(labels)], both[len(labels) :]
+        files.write_calibration(calibration)
+        selection = await asyncio.to_thread(_selected, run, number, labels, calibration)
+        files.write_pseudo_labels(labels, selection)
+    return labels, calibration
 
 
 def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: Selection) -> list[TrainingRow]:
@@ -217,7 +283,7 @@ def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: S
         run.config.training,
         round_seed(run.config, number),
         index=run.index,
-        holdout=run.holdout,
+        holdout=(*run.holdout, *run.calibration),
     )
 
 

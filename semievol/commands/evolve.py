@@ -20,10 +20,10 @@ from semievol.durable_files import write_durably
 from semievol.engines.opening import open_generator
 from semievol.errors import DataError
 from semievol.examples.files import read_examples, read_queries
-from semievol.examples.split import split_examples
+from semievol.examples.split import split_calibration, split_examples
 from semievol.examples.truth import true_answers
 from semievol.proof.evaluation import evaluate, precision
-from semievol.recipe import Run, Watcher, evolve, select_labels
+from semievol.recipe import Run, Watcher, evolve
 from semievol.runs.directory import RoundResult, RunDirectory
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
@@ -52,7 +52,9 @@ async def run_evolve(
     check_evolvable(config)
     task = Task(config.task)
     examples = read_examples(files.examples, task, config.data)
-    train_examples, holdout = split_examples(examples, holdout_share, config.gate.min_holdout)
+    risk = config.selection.risk
+    others, calibration = split_calibration(examples, 0.0 if risk is None else risk.calibration_share)
+    train_examples, holdout = split_examples(others, holdout_share, config.gate.min_holdout)
     if not train_examples:
         raise DataError(f"{files.examples}: leaves no example to train on; add some or lower --holdout")
     unlabeled = read_queries(files.queries, task, config.data)
@@ -77,11 +79,13 @@ async def run_evolve(
             watcher=watcher,
             equality=AnswerEquality(task, embedder),
             embedder=embedder,
+            calibration=calibration,
         )
         results = await evolve(run, rounds)
         summary: dict[str, Any] = {
             "examples": len(train_examples),
             "holdout": len(holdout),
+            **({} if risk is None else {"calibration": len(calibration)}),
             "queries": len(unlabeled),
             "serving": results[-1].serving,
             "rounds": [_round_summary(run, result, truth) for result in results],
@@ -99,7 +103,8 @@ def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, Example]) 
         summary["left_out"] = left_out
     labels = run.directory.round(result.number).pseudo_labels() if result.kind == "evolve" else None
     if labels and truth:
-        kept = frozenset(select_labels(labels, run.config, result.number).kept)
+        reasons = run.directory.round(result.number).reasons()
+        kept = frozenset(query_id for query_id, reason in reasons.items() if reason is None)
         equality = run.equality or AnswerEquality(run.task)
         selected = [label for label in labels if label.query.id in kept]
         summary["precision"] = precision(labels, truth, equality)
@@ -109,7 +114,7 @@ def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, Example]) 
 
 async def _test(run: Run, results: Sequence[RoundResult], tested: Sequence[Example]) -> dict[str, Any]:
     """Accuracy of the base model and of every round's adapter, closed book."""
-    adapters: list[str | None] = [None, *(result.adapter for result in results)]
+    adapters = dict.fromkeys([None, *(result.adapter for result in results)])
     accuracies = {}
     for adapter in adapters:
         if adapter is not None:

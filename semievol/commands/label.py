@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_n
 from semievol.config.method import MethodConfig
 from semievol.engines.opening import load_adapter, open_generator
 from semievol.examples.files import read_examples, read_queries, write_jsonl
+from semievol.examples.split import split_calibration
 from semievol.labelling.consensus import heard
-from semievol.recipe import Watcher, select_labels
+from semievol.recipe import Watcher, select_certified, select_labels
 from semievol.runs.directory import labelled_rows, left_out_row
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
-from semievol.types import PseudoLabel, Unlabelled
+from semievol.types import Example, PseudoLabel, Unlabelled
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,10 @@ async def run_label(
     from semievol.labelling.collaboration import CollaborativeLabeller
 
     task = Task(config.task)
-    labelled = read_examples(examples, task, config.data)
+    labelled: Sequence[Example] = read_examples(examples, task, config.data)
+    calibration: Sequence[Example] = ()
+    if config.selection.risk is not None:
+        labelled, calibration = split_calibration(labelled, config.selection.risk.calibration_share)
     unlabeled = read_queries(queries, task, config.data)
     # Now: an output that cannot be written must not be noticed at the end.
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,10 +50,16 @@ async def run_label(
         labeller = CollaborativeLabeller(kept.generator, index, task, config.labelling, config.seed, equality=equality)
         advance = watcher("label", len(unlabeled))
         outcomes = await labeller.label(unlabeled, name, told=lambda _: advance(1))
+        asked = await labeller.label([example.query for example in calibration], name)
         own = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
         left_out = [outcome for outcome in outcomes if isinstance(outcome, Unlabelled)]
-        labels = await asyncio.to_thread(heard, own, labelled, config.labelling, embedder)
-        selection = select_labels(labels, config)
+        known = [outcome for outcome in asked if isinstance(outcome, PseudoLabel)]
+        heard_all = await asyncio.to_thread(heard, [*own, *known], labelled, config.labelling, embedder)
+        labels, answered = heard_all[: len(own)], heard_all[len(own) :]
+        if config.selection.risk is None:
+            selection = select_labels(labels, config)
+        else:
+            selection = await asyncio.to_thread(select_certified, labels, answered, calibration, config, equality)
         write_jsonl(out, labelled_rows(labels, selection))
         for each in left_out:
             logger.warning("query %s is left out: %s", each.query.id, each.reason)
@@ -60,6 +72,7 @@ async def run_label(
         "left_out": [left_out_row(outcome) for outcome in left_out],
         "selected": len(selection.kept),
         "threshold": selection.threshold,
+        **({} if selection.certificate is None else {"certificate": asdict(selection.certificate)}),
         "unparseable": sum(label.answer is None for label in labels),
         "justified": sum(label.justified for label in labels),
         "prompt_tokens": sum(label.prompt_tokens for label in labels),

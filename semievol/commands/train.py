@@ -8,7 +8,8 @@ from typing import Any
 from semievol.commands.retrieval import embedder_of, index_over
 from semievol.commands.trainer import trainer_of
 from semievol.config.method import MethodConfig
-from semievol.examples.files import read_examples, read_pseudo_labels
+from semievol.examples.files import read_examples, read_pseudo_labels, rows_of
+from semievol.examples.split import split_calibration
 from semievol.recipe import Watcher, make_training_job, select_labels
 from semievol.runs.directory import Kind, locked_directory
 from semievol.tasks.task import Task
@@ -25,7 +26,12 @@ async def run_train(
     task = Task(config.task)
     labelled = read_examples(examples, task, config.data)
     labels = read_pseudo_labels(pseudo_labels) if pseudo_labels else []
-    kept = frozenset(select_labels(labels, config).kept)
+    if pseudo_labels and config.selection.risk is not None:
+        # Calibration has decided when they were labelled; the file has its word, and no calibration examples.
+        kept = _selected_in(pseudo_labels)
+        labelled = list(split_calibration(labelled, config.selection.risk.calibration_share)[0])
+    else:
+        kept = frozenset(select_labels(labels, config).kept)
     index = index_over(embedder_of(config), labelled) if config.training.neighbours_in_prompt else None
     chosen = [label for label in labels if label.query.id in kept]
     rows = training_rows(labelled, chosen, task, config.training, config.seed, index=index)
@@ -35,3 +41,8 @@ async def run_train(
         write_snapshot(out / "snapshot", job, rows)
         path = await trainer(out / "snapshot", out / "work", out / "adapters", watcher("train (%)", 100))
     return {"adapter": path.name, "path": str(path), "rows": len(rows), "pseudo_labels": len(chosen)}
+
+
+def _selected_in(path: Path) -> frozenset[str]:
+    """The ids of the pseudo-labels that the file itself says were selected."""
+    return frozenset(str(row["id"]) for _, row in rows_of(path) if isinstance(row, dict) and row.get("selected"))

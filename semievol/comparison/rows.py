@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from semievol.config.method import Configuration, LabellingConfig, MethodConfig
+from semievol.config.method import Configuration, LabellingConfig, MethodConfig, RiskConfig, SelectionConfig
 from semievol.errors import ConfigError
 
 Training = Literal["nothing", "examples", "rounds", "truth"]
@@ -38,7 +38,13 @@ class ComparedMethod:
 
 
 def all_methods(config: MethodConfig) -> list[ComparedMethod]:
-    """Every row, in the order of the table."""
+    """Every row, in the order of the table.
+
+    A risk that the settings state is that of the row `stated_risk`; the others select as the paper does.
+    """
+    risk = config.selection.risk or RiskConfig()
+    config = _selecting(config, risk=None)
+    stated = _selecting(config, theta=SelectionConfig().theta, theta_by_round=(), risk=risk)
     return [
         ComparedMethod("vanilla", "Vanilla", config, "nothing", open_book=False),
         ComparedMethod("rag_bm25", "RAG (BM25)", config, "nothing", retrieval="bm25", closed_book=False),
@@ -46,6 +52,7 @@ def all_methods(config: MethodConfig) -> list[ComparedMethod]:
         ComparedMethod("sft", "SFT", config, "examples"),
         ComparedMethod("self_training", "Self-training (plain confidence)", _self_training(config), "rounds"),
         ComparedMethod("semievol", "SemiEvol", config, "rounds"),
+        ComparedMethod("stated_risk", "SemiEvol, selection at a stated risk", stated, "rounds"),
         ComparedMethod("no_in_weight", "- in-weight propagation", _without_in_weight(config), "rounds", warm=False),
         ComparedMethod("no_in_context", "- in-context propagation", _without_in_context(config), "rounds"),
         ComparedMethod("no_collaboration", "- collaborative learning", _without_collaboration(config), "rounds"),
@@ -98,8 +105,7 @@ def _without_collaboration(config: MethodConfig) -> MethodConfig:
 
 def _without_selection(config: MethodConfig) -> MethodConfig:
     """Every pseudo-label that parses is trained on."""
-    every = config.selection.model_copy(update={"theta": 1.0, "theta_by_round": (), "min_agreement": 0.0})
-    return config.model_copy(update={"selection": every})
+    return _selecting(config, theta=1.0, theta_by_round=(), min_agreement=0.0)
 
 
 def _self_training(config: MethodConfig) -> MethodConfig:
@@ -117,7 +123,11 @@ def _alone(config: MethodConfig, by: str) -> MethodConfig:
     """Ranked by `by` where the settings rank by the consensus, or, for entropy, by anything else."""
     if config.selection.by != "consensus" and by != "entropy":
         return config
-    return config.model_copy(update={"selection": config.selection.model_copy(update={"by": by})})
+    return _selecting(config, by=by)
+
+
+def _selecting(config: MethodConfig, **settings: Any) -> MethodConfig:
+    return config.model_copy(update={"selection": config.selection.model_copy(update=settings)})
 
 
 def _labelling(config: MethodConfig, configurations: Sequence[Configuration], **others: Any) -> MethodConfig:
@@ -166,5 +176,4 @@ def with_theta(config: MethodConfig, theta: float) -> MethodConfig:
     """
     if not 0 < theta <= 1:
         raise ConfigError(f"--sweep theta={theta:g}: needs shares above 0 and at most 1")
-    selection = config.selection.model_copy(update={"theta": theta, "theta_by_round": ()})
-    return config.model_copy(update={"selection": selection})
+    return _selecting(config, theta=theta, theta_by_round=(), risk=None)

@@ -18,6 +18,8 @@ from semievol.durable_files import write_durably
 from semievol.errors import ConfigError
 from semievol.examples.files import write_jsonl
 from semievol.examples.records import example_to_json, query_to_json
+from semievol.examples.resident import ResidentExampleIndex
+from semievol.examples.split import split_calibration
 from semievol.labelling.propagation import training_rows
 from semievol.proof.evaluation import Evaluation, evaluate, precision
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
@@ -97,7 +99,9 @@ async def _rounds(method: ComparedMethod, world: World, directory: Path) -> list
         proposal = await propose(run, number, incumbent, clock)
         if incumbent is not None:
             await world.generator.unload_adapter(incumbent)
-        stage = await _asked(method, world, f"round {number}", proposal.adapter, directory)
+        # Where nothing could be certified, nothing was trained: the adapter of before stays.
+        adapter = incumbent if proposal.adapter is None else proposal.adapter
+        stage = await _asked(method, world, f"round {number}", adapter, directory)
         if number > 1:
             kept = frozenset(proposal.selection.kept)
             stage |= {
@@ -108,19 +112,30 @@ async def _rounds(method: ComparedMethod, world: World, directory: Path) -> list
                     [label for label in proposal.labels if label.query.id in kept], world.truth, world.equality
                 ),
             }
+            if proposal.selection.certificate is not None:
+                stage["certificate"] = asdict(proposal.selection.certificate)
         stages.append({**stage, "rows": proposal.rows, "seconds": clock.seconds})
-        incumbent = proposal.adapter if method.warm else None
+        incumbent = adapter if method.warm else None
     return stages
 
 
 def _run(method: ComparedMethod, world: World, directory: Path) -> Run:
+    risk, index = method.config.selection.risk, world.dense
+    examples: tuple[Example, ...] = world.examples
+    calibration: tuple[Example, ...] = ()
+    if risk is not None:
+        examples, calibration = split_calibration(world.examples, risk.calibration_share)
+        if world.dense is not None:
+            index = ResidentExampleIndex(world.embedder)
+            index.upsert(examples)
     return Run(
         config=method.config,
         task=world.task,
         generator=world.generator,
-        index=world.dense,
+        index=index,
         trainer=world.trainer,
-        examples=world.examples,
+        examples=examples,
+        calibration=calibration,
         holdout=(),
         queries=world.queries,
         directory=RunDirectory(directory, adapters_at=world.directory / "adapters"),

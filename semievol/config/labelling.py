@@ -103,6 +103,22 @@ class LabellingConfig(Section):
         return self
 
 
+class RiskConfig(Section):
+    """How many of the selected pseudo-labels may be wrong, and how sure that has to be (see labelling.certificate)."""
+
+    budget: float = Field(default=0.05, gt=0, lt=0.5)
+    """The share of the selected that may be wrong. Certain labels needed, if none of them is wrong, at confidence 0.95:
+    149 for 0.02, 59 for 0.05, 29 for 0.1; two to four times as many where some are."""
+    confidence: float = Field(default=0.95, ge=0.5, lt=1)
+    """That the budget is kept in a round."""
+    on_average: bool = False
+    """Keep the budget on average over rounds alone: selects more, and says nothing about the single round."""
+    calibration_share: float = Field(default=0.25, gt=0, lt=1)
+    """Of the questions of labelled examples, drawn by hash before any is held out for the gate: they are answered like
+    queries in every round, and never retrieved nor trained on. In the daemon an example keeps the side that it was put
+    on: those which were there before this was set are not calibrated on."""
+
+
 class SelectionConfig(Section):
     """Adaptive selection: which pseudo-labels are trained on."""
 
@@ -118,6 +134,17 @@ class SelectionConfig(Section):
     rounds label more surely than the first, and may keep more (intents: 0.5, 0.8)."""
     min_agreement: float = Field(default=0.5, ge=0, le=1)
     """Also require at least this share of candidates to agree; 0 leaves the paper's rule alone."""
+    risk: RiskConfig | None = None
+    """In place of theta, the loosest threshold at which no more than a stated share of the selected is wrong: labelled
+    examples that are put aside certify it, and too few of them select nothing. None: theta, the paper's rule."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> SelectionConfig:
+        if self.risk is not None:
+            for name in ("theta", "theta_by_round"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: is the paper's rule, and risk another one; remove either")
+        return self
 
     @field_validator("theta_by_round")
     @classmethod

@@ -41,12 +41,18 @@ def in_share(key: str, share: float, salt: str) -> bool:
     return _place(key, salt) < share * 2.0**64
 
 
+def is_calibration(asked: str, share: float, salt: str = "") -> bool:
+    """Whether the hash of what is asked puts a question into the share that selection is calibrated on."""
+    return in_share(asked, share, f"calibration\x1f{salt}")
+
+
 @dataclass(frozen=True, slots=True)
 class HoldoutRule:
     """How questions are divided.
 
     share: of the questions that are held out, by hash.
     salt: another salt is another division.
+    calibration: of the questions that selection is calibrated on, by hash; they are never held out for the gate.
     least: so many are held out in any case, because a gate with fewer decides nothing; where the hash picks fewer,
         those that come next in its order. While `share` of all of them would be fewer, no more than `least` are.
     training_first: so many are trained on before any is held out beyond the hash's choice.
@@ -56,6 +62,11 @@ class HoldoutRule:
     salt: str = ""
     least: int = 0
     training_first: int = 0
+    calibration: float = 0.0
+
+    def calibrates(self, asked: str) -> bool:
+        """Whether a question (`asked_key`) that has no side yet is one to calibrate on, whatever others there are."""
+        return is_calibration(asked, self.calibration, self.salt)
 
     def sides(
         self, asked: Mapping[str, str], known: Mapping[str, bool], training: int, holdout: int
@@ -122,3 +133,15 @@ def split_examples(
     held = HoldoutRule(share, least=least if possible else 0, training_first=trained).sides(asked, {}, 0, 0)
     kept = tuple(example for example in examples if not held[asked_key(example.query)])
     return kept, tuple(one_a_question([example for example in examples if held[asked_key(example.query)]]))
+
+
+def split_calibration(
+    examples: Sequence[Example], share: float, salt: str = ""
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(the others, those that selection is calibrated on), by the hash of what each asks; nobody's arrival changes it.
+
+    Of calibration examples that ask the same the first one stands for all, and the others are left out.
+    """
+    chosen = [is_calibration(asked_key(example.query), share, salt) for example in examples]
+    kept = tuple(example for example, taken in zip(examples, chosen, strict=True) if not taken)
+    return kept, tuple(one_a_question([e for e, taken in zip(examples, chosen, strict=True) if taken]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +16,16 @@ import numpy as np
 from semievol.config.method import SelectionConfig
 from semievol.errors import DataError
 from semievol.labelling import confidence
-from semievol.types import PseudoLabel
+from semievol.labelling.certificate import Certificate, Judged, certify
+from semievol.tasks.equality import AnswerEquality, is_correct
+from semievol.types import Example, PseudoLabel
 
 UNPARSEABLE = "unparseable"
 LOW_AGREEMENT = "low agreement"
 NO_OWN_CANDIDATE = "low agreement: only the consensus gave this answer"
 HIGH_ENTROPY = "entropy above threshold"
 HIGH_UNCERTAINTY = "uncertainty above threshold"
+NOT_CERTIFIED = "nothing is certified at the stated risk"
 
 
 class Scored(NamedTuple):
@@ -67,12 +70,13 @@ class Selection:
     """The outcome of one selection: kept ids in the order given, and the reason of every other id.
 
     `threshold`: the highest entropy (nats per token), or uncertainty, that was accepted; 0 when nothing could be
-    selected.
+    selected. `certificate`: what is known of its error, where a risk was stated.
     """
 
     kept: tuple[str, ...]
     rejected: Mapping[str, str]
     threshold: float
+    certificate: Certificate | None = None
 
 
 def entropy_threshold(entropies: Sequence[float], theta: float) -> float:
@@ -94,11 +98,63 @@ def select(labels: Sequence[Scored], config: SelectionConfig) -> Selection:
         ValueError: two entries share an id.
         DataError: one lacks the measure that the configuration ranks by.
     """
-    if len({label.id for label in labels}) != len(labels):
-        raise ValueError("select: ids must be unique")
+    _check_ids(labels)
     ranks = [_rank(label, config) for label in labels]
     pool = [rank for label, rank in zip(labels, ranks, strict=True) if label.answer is not None and math.isfinite(rank)]
-    threshold = entropy_threshold(pool, config.theta) if pool else 0.0
+    return _kept_below(entropy_threshold(pool, config.theta) if pool else 0.0, labels, ranks, config)
+
+
+def select_at_risk(labels: Sequence[Scored], judged: Sequence[Judged], config: SelectionConfig) -> Selection:
+    """Keep what parsed, agreed enough and lies at or below the threshold that calibration certifies for `config.risk`.
+
+    Args:
+        labels: the pool.
+        judged: the calibration examples (`judge_calibration`), ranked as the pool is.
+        config: `risk` is set.
+
+    Raises:
+        ValueError: two entries share an id, or no risk is stated.
+        DataError: one lacks the measure that the configuration ranks by.
+    """
+    if config.risk is None:
+        raise ValueError("select_at_risk: the settings state no risk")
+    _check_ids(labels)
+    found = certify([_selectable_rank(label, config) for label in labels], judged, config.risk)
+    if found.threshold is None:
+        rejected = {label.id: _reason(label, 0.0, 0.0, config) or NOT_CERTIFIED for label in labels}
+        return Selection((), rejected, 0.0, found)
+    ranks = [_rank(label, config) for label in labels]
+    return replace(_kept_below(found.threshold, labels, ranks, config), certificate=found)
+
+
+def judge_calibration(
+    labels: Sequence[PseudoLabel], truth: Mapping[str, Example], equality: AnswerEquality, config: SelectionConfig
+) -> list[Judged]:
+    """How unsure the pseudo-labels of calibration examples are, and which are wrong.
+
+    Those of unknown truth are left out. Blocking, where answers are compared by an embedder.
+    """
+    known = [label for label in labels if label.query.id in truth]
+    golds = [gold for label in known for gold in truth[label.query.id].answers]
+    same = equality.among([*(label.answer for label in known), *golds])
+    return [
+        Judged(
+            label.query.id,
+            _selectable_rank(scored(label, config), config),
+            not is_correct(label.answer, truth[label.query.id], same),
+        )
+        for label in known
+    ]
+
+
+def _check_ids(labels: Sequence[Scored]) -> None:
+    if len({label.id for label in labels}) != len(labels):
+        raise ValueError("select: ids must be unique")
+
+
+def _kept_below(
+    threshold: float, labels: Sequence[Scored], ranks: Sequence[float], config: SelectionConfig
+) -> Selection:
     kept: list[str] = []
     rejected: dict[str, str] = {}
     for label, rank in zip(labels, ranks, strict=True):
@@ -108,6 +164,12 @@ def select(labels: Sequence[Scored], config: SelectionConfig) -> Selection:
         else:
             rejected[label.id] = reason
     return Selection(tuple(kept), rejected, threshold)
+
+
+def _selectable_rank(label: Scored, config: SelectionConfig) -> float:
+    """The rank of what some threshold could take; inf of what none would."""
+    rank = _rank(label, config)
+    return math.inf if _reason(label, rank, rank, config) else rank
 
 
 def _rank(label: Scored, config: SelectionConfig) -> float:

@@ -105,13 +105,13 @@ def score(verdicts: Sequence[bool | None]) -> Score | None:
 def theta_points(
     round_number: int, labels: Sequence[PseudoLabel], config: SelectionConfig, right: Judge
 ) -> list[ThetaPoint]:
-    """What theta 0.05, 0.1, ... 1 and the run's own would have selected."""
+    """What theta 0.05, 0.1, ... 1 and the run's own would have selected, whatever rule took theta's place."""
     points = []
     for theta in sorted({*THETAS, config.theta}) if labels else ():
         chosen = _selection(labels, config.model_copy(update={"theta": theta}))
         kept = frozenset(chosen.kept)
         verdicts = [right(label, label.answer) for label in labels if label.query.id in kept]
-        used = theta == config.theta
+        used = config.risk is None and theta == config.theta
         points.append(ThetaPoint(round_number, theta, chosen.threshold, len(kept), len(labels), score(verdicts), used))
     return points
 

@@ -69,7 +69,7 @@ def report_of(
         confusions=_confusions(answers[first], answers[last]) if compared else (),
         progress=_progress(run),
         explanations=_explanations(pools[-1], truth, _shown(run)) if pools else (),
-        notes=(*_notes(run, truth, test_size), *run.problems),
+        notes=(*_notes(run, truth, test_size), *_certificates(run), *run.problems),
         evaluated=evaluated,
         theta=tuple(
             p for each in pools if rule for p in theta_points(each.number, each.labels, _rule(rule, each), right)
@@ -204,7 +204,7 @@ def _round(
         holdout_before=held(each.incumbent, gate.incumbent_accuracy),
         holdout_after=held(each.candidate, gate.candidate_accuracy),
         test_before=tests.get(result.incumbent),
-        test_after=tests.get(result.adapter),
+        test_after=None if result.adapter is None else tests.get(result.adapter),
         pool=len(each.labels) or result.labelled,
         selected=result.selected,
         selected_correct=verdicts.correct if verdicts else 0 if known else None,
@@ -215,6 +215,19 @@ def _round(
         started_s=span[0] if span else None,
         ended_s=span[1] if span else None,
     )
+
+
+def _certificates(run: StoredRun) -> list[str]:
+    """What each round knew of the error of what it selected, where a risk was stated."""
+    found = [(each.number, each.result.certificate) for each in run.rounds if each.result is not None]
+    return [
+        f"Round {number}: {one.reason}. {one.coverage:.1%} of the pool (of all queries like it at least "
+        f"{one.coverage_at_least:.1%}); calibration examples {one.calibration_sha256[:12]}."
+        if one.certified
+        else f"Round {number}: {one.reason}."
+        for number, one in found
+        if one is not None
+    ]
 
 
 def _rule(rule: SelectionConfig, each: StoredRound) -> SelectionConfig:
@@ -331,8 +344,12 @@ def _facts(run: StoredRun) -> dict[str, str | int | float]:
     if run.task is not None:
         facts["task"] = run.task.form
     if run.selection is not None:
-        thetas = run.selection.theta_by_round or (run.selection.theta,)
-        facts["theta"] = ", ".join(f"{theta:g}" for theta in thetas)
+        risk = run.selection.risk
+        if risk is None:
+            thetas = run.selection.theta_by_round or (run.selection.theta,)
+            facts["theta"] = ", ".join(f"{theta:g}" for theta in thetas)
+        else:
+            facts["stated risk"] = f"{risk.budget:g} " + ("on average" if risk.on_average else f"({risk.confidence:g})")
         facts["least agreement"] = run.selection.min_agreement
     if isinstance(seed, int):
         facts["seed"] = seed

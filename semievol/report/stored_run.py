@@ -161,7 +161,7 @@ def _first_and_last_loss(
     directory: RunDirectory, result: RoundResult | None, reader: _Reader
 ) -> tuple[tuple[int, float], ...]:
     """The loss of the first and the last step, as the adapter's manifest has them; () where it has none."""
-    if result is None or not (directory.adapters / result.adapter / MANIFEST_FILE).exists():
+    if result is None or result.adapter is None or not (directory.adapters / result.adapter / MANIFEST_FILE).exists():
         return ()
     return reader.read(partial(_losses, directory.adapters / result.adapter / MANIFEST_FILE)) or ()
 

@@ -4,6 +4,7 @@
     RUN/answers.jsonl                  what the engine answered, until the run is finished (see engines.answer_file)
     RUN/adapters/NAME/                 adapter versions (see adapter_directory)
     RUN/round-0002/pseudo_labels.jsonl every pseudo-label, with `selected` or the reason why not
+    RUN/round-0002/calibration.jsonl   those of the calibration examples; only with selection.risk
     RUN/round-0002/left_out.jsonl      the queries that got none, with the reason; only where there are any
     RUN/round-0002/snapshot/           job.json and rows.jsonl: all that the trainer reads
     RUN/round-0002/outcomes.jsonl      what incumbent and candidate answered to the holdout
@@ -31,6 +32,7 @@ from semievol.errors import ConfigError, DataError
 from semievol.examples.files import read_pseudo_labels, write_jsonl
 from semievol.examples.records import example_to_json, pseudo_label_to_json, query_to_json
 from semievol.file_lock import FileLock
+from semievol.labelling.certificate import Certificate
 from semievol.labelling.selection import Selection
 from semievol.proof.gate import GateResult, SliceResult
 from semievol.types import Example, Outcome, PseudoLabel, Query, Unlabelled
@@ -43,18 +45,23 @@ LOCK_FILE = "run.lock"
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """What one round did. `incumbent` and `adapter` are names; None is the base model. `seconds` is by step."""
+    """What one round did. `incumbent` and `adapter` are names; `seconds` is by step.
+
+    `incumbent` None is the base model. `adapter` None: nothing was trained, for the reason in the gate's result.
+    `certificate`: of what was selected, where a risk was stated.
+    """
 
     number: int
     kind: Kind
     incumbent: str | None
-    adapter: str
+    adapter: str | None
     labelled: int
     selected: int
     threshold: float | None
     rows: int
     gate: GateResult
     seconds: dict[str, float] = field(default_factory=dict)
+    certificate: Certificate | None = None
 
     @property
     def promoted(self) -> bool:
@@ -73,7 +80,8 @@ class RoundResult:
         gate = dict(values["gate"])
         gate["slices"] = tuple(SliceResult(**part) for part in gate["slices"])
         known = {key: value for key, value in values.items() if key not in ("gate", "promoted", "serving")}
-        return cls(**known, gate=GateResult(**gate))
+        found = values.get("certificate")
+        return cls(**{**known, "certificate": None if found is None else Certificate(**found)}, gate=GateResult(**gate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,19 @@ class RoundDirectory:
 
     def write_pseudo_labels(self, labels: Sequence[PseudoLabel], selection: Selection) -> None:
         write_jsonl(self.path / "pseudo_labels.jsonl", labelled_rows(labels, selection))
+
+    def calibration(self) -> list[PseudoLabel]:
+        """The pseudo-labels of the calibration examples; none where no risk was stated."""
+        path = self.path / "calibration.jsonl"
+        return read_pseudo_labels(path) if path.exists() else []
+
+    def write_calibration(self, labels: Sequence[PseudoLabel]) -> None:
+        """Written before `write_pseudo_labels`, which says that labelling is finished; no file where there is none."""
+        path = self.path / "calibration.jsonl"
+        if labels:
+            write_jsonl(path, map(pseudo_label_to_json, labels))
+        else:
+            path.unlink(missing_ok=True)
 
     def write_left_out(self, left_out: Sequence[Unlabelled]) -> None:
         """Queries that got no pseudo-label, each with its reason; no file where there is none."""
@@ -229,6 +250,7 @@ class RunDirectory:
         examples: Iterable[Example],
         holdout: Iterable[Example],
         queries: Iterable[Query],
+        calibration: Iterable[Example] = (),
     ) -> None:
         """Write down whose directory this is, or check that it is ours.
 
@@ -241,6 +263,8 @@ class RunDirectory:
             "holdout": records_hash(map(example_to_json, holdout)),
             "queries": records_hash(map(query_to_json, queries)),
         }
+        if calibrated := list(map(example_to_json, calibration)):
+            identity["calibration"] = records_hash(calibrated)
         claim_directory(self.path / "run.json", identity, "a run")
 
 
@@ -318,6 +342,8 @@ def decisive_settings(config: MethodConfig) -> dict[str, Any]:
         "models": dict.fromkeys(config.models, reach),
         "training": {"openai_api": patience, **dict.fromkeys(("threads", "processes", "inherit", *logs), True)},
     }
+    if config.selection.risk is None:
+        exclude["selection"] = {"risk"}  # directories from before there was one stay as they are
     return config.model_dump(mode="json", exclude=exclude)
 
 

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from semievol.config.method import Configuration, GateConfig, LabellingConfig, MethodConfig, ModelConfig, TaskConfig
+from semievol.config.method import (
+    Configuration,
+    GateConfig,
+    LabellingConfig,
+    MethodConfig,
+    ModelConfig,
+    RiskConfig,
+    SelectionConfig,
+    TaskConfig,
+)
 from semievol.engines.answer_file import AnswerFile
 from semievol.engines.remembered import RememberedAnswers
 from semievol.errors import ConfigError, DataError, TooLongError, TransientError
@@ -40,6 +49,8 @@ class World:
 
     def answer(self, request: GenerationRequest) -> list[tuple[str, float]]:
         kind, number = request.messages[-1].content.split()
+        if kind == "calibration":
+            return [("a", int(number) / 200)]
         if kind == "holdout":
             return [("a" if int(number) < self.right[request.adapter] else "b", 0.1)]
         return [("a", int(number) / 10)]
@@ -255,3 +266,35 @@ async def test_a_run_goes_on_where_the_servers_moved_and_keeps_no_secret(tmp_pat
     await evolve(World().run(tmp_path, placed("http://b:2/v1", threads=1, processes=2, **logs)), 0)
     assert "known-secret" not in written(tmp_path)
     assert "http://" not in (tmp_path / "run.json").read_text()
+
+
+CALIBRATION = tuple(Example(Query(f"c{i}", f"calibration {i}"), "a" if i < 140 else "b") for i in range(200))
+AT_RISK = CONFIG.model_copy(update={"selection": SelectionConfig(risk=RiskConfig())})
+
+
+def at_risk(run: Run, calibration: tuple[Example, ...]) -> Run:
+    return replace(run, config=AT_RISK, calibration=calibration)
+
+
+async def test_a_stated_risk_selects_what_calibration_examples_certify(tmp_path: Path) -> None:
+    world = World()
+    _, evolved = await evolve(at_risk(world.run(tmp_path), CALIBRATION), 1)
+    assert evolved.certificate is not None
+    assert (evolved.certificate.labels, evolved.certificate.certified) == (200, True)
+    assert (evolved.selected, evolved.threshold) == (8, 0.7)  # below 0.7 all calibration answers are right
+    asked = [r for call in world.generator.calls for r in call if r.messages[-1].content.startswith("calibration")]
+    assert {request.adapter for request in asked} == {"adapter-1"}
+    trained = {row.id for row in read_snapshot(world.trained[1])[1]}
+    assert not trained & {example.id for example in CALIBRATION}
+    again = await evolve(at_risk(world.run(tmp_path), CALIBRATION), 1)
+    assert again[1] == evolved
+
+
+async def test_a_round_that_nothing_is_certified_for_says_so_and_trains_nothing(tmp_path: Path) -> None:
+    world = World()
+    warm, evolved = await evolve(at_risk(world.run(tmp_path), CALIBRATION[:20]), 2)
+    assert len(world.trained) == 1
+    assert (evolved.adapter, evolved.selected, evolved.serving) == (None, 0, warm.adapter)
+    assert evolved.gate.decision == "inconclusive"
+    assert "59 certain ones needed at the least: 39 more" in evolved.gate.reason
+    assert (await evolve(at_risk(world.run(tmp_path), CALIBRATION[:20]), 2))[1] == evolved

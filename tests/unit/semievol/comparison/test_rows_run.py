@@ -24,6 +24,7 @@ from semievol.engines.remembered import RememberedAnswers
 from semievol.errors import ConfigError, DataError
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.lexical import Bm25ExampleIndex
+from semievol.examples.split import split_calibration
 from semievol.protocols import Progress
 from semievol.recipe import no_watcher
 from semievol.tasks.equality import AnswerEquality
@@ -105,6 +106,21 @@ async def test_rounds_label_with_the_adapter_before_and_keep_more_in_the_second(
     sampled = [r for call in model.generator.calls for r in call if r.samples == 2]
     assert {r.adapter for r in sampled} == {"adapter-1", "adapter-2"}
     assert (tmp_path / "semievol" / "round-1-open_book.jsonl").exists()
+
+
+async def test_selection_at_a_stated_risk_trains_no_round_while_labels_are_missing(tmp_path: Path) -> None:
+    model = Model()
+    result = await run_method(METHODS["stated_risk"], model.world(tmp_path))
+    warm, first, second = result["stages"]
+    assert warm["adapter"] == first["adapter"] == second["adapter"] == "adapter-1"
+    assert len(model.trained) == 1
+    assert (first["labelled"], first["selected"], first["rows"]) == (10, 0, 0)
+    assert first["certificate"]["threshold"] is None
+    assert "59 certain ones needed at the least" in first["certificate"]["reason"]
+    warm_rows = {row.id for row in read_snapshot(model.trained[0])[1]}
+    _, calibration = split_calibration(EXAMPLES, 0.25)
+    assert calibration
+    assert warm_rows == {example.id for example in EXAMPLES} - {example.id for example in calibration}
 
 
 async def test_equal_trainings_and_finished_rows_are_not_done_again(tmp_path: Path) -> None:

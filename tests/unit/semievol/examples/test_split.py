@@ -1,7 +1,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semievol.examples.split import HoldoutRule, asked_key, is_holdout, one_a_question, split_examples
+from semievol.examples.split import (
+    HoldoutRule,
+    asked_key,
+    is_holdout,
+    one_a_question,
+    split_calibration,
+    split_examples,
+)
 from semievol.types import Example, Message, Query
 
 SHARES = st.floats(0, 1)
@@ -108,3 +115,22 @@ def test_a_question_asked_once_has_the_side_that_its_id_gives_and_copies_follow_
     kept_with_copies, same = split_examples([*single, *copies], 0.2, 20)
     assert same == held_out
     assert {each.id for each in kept_with_copies} == {f"{copy}{each.id}" for each in kept for copy in ("", "copy-")}
+
+
+def test_who_is_calibrated_on_is_decided_by_the_question_alone_whoever_arrives_later() -> None:
+    first = [Example(Query(f"e{i}", f"question {i}"), "a") for i in range(200)]
+    later = [Example(Query(f"later-{i}", f"QUESTION  {i}"), "a") for i in range(400)]
+    kept, calibration = split_calibration(first, 0.25)
+    assert 30 < len(calibration) < 70
+    more, grown = split_calibration([*first, *later], 0.25)
+    assert grown[: len(calibration)] == calibration
+    asked = {asked_key(example.query) for example in grown}
+    assert len(asked) == len(grown)
+    assert not asked & {asked_key(example.query) for example in more}
+    assert set(kept) <= set(more)
+
+
+def test_without_a_share_nobody_is_calibrated_on() -> None:
+    examples = [Example(Query(f"e{i}", f"question {i}"), "a") for i in range(50)]
+    assert split_calibration(examples, 0.0) == (tuple(examples), ())
+    assert not any(HoldoutRule(0.2).calibrates(asked_key(example.query)) for example in examples)
