@@ -128,6 +128,13 @@ class RoundsConfig(Section):
     """Before a round, label the pool again with the serving adapter where an older one had labelled it."""
     max_pool: int = Field(default=20_000, gt=0)
     """The newest this many pseudo-labels form a round's pool."""
+    max_source_share: float = Field(default=0.2, gt=0, le=1)
+    """Of the selected pseudo-labels at most this share is of one source: a client of the gateway whose queries were
+    captured, or what the header `semievol-client` of a record names; those without a source are not bounded. It holds
+    where there are 1 / max_source_share sources or more (5), and leaves each trigger.min_new. 1: no bound."""
+    near_similarity: float | None = Field(default=0.98, gt=0, le=1)
+    """With labelling.consensus, whose vectors are at hand: queries with the same numbers and the same answer whose
+    vectors have this cosine count once in a round. None: only texts that differ in nothing but spelling do."""
     max_attempts: int = Field(default=5, gt=0)
     """A state that was begun this often without ending (the process died each time) fails the round."""
     fingerprint_prompts: int = Field(default=4, ge=1)

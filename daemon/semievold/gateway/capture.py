@@ -30,7 +30,7 @@ from semievold.config.streams import RetrySettings
 from semievold.errors import PoisonRecord
 from semievold.gateway.asked import Turn, asked_fields, text_turns
 from semievold.gateway.remembered import Remembered
-from semievold.intake.messages import SCHEMA_VERSION, RecordParser
+from semievold.intake.messages import CLIENT_HEADER, SCHEMA_VERSION, RecordParser
 from semievold.monitoring.metrics import Metrics
 from semievold.retry import Health, Stopped, until_answered
 from semievold.store.captured import Captured
@@ -230,7 +230,7 @@ class Capture:
         if any(each not in (None, content) for each in (claimed, known and known.content)):
             return Dropped.ID_TAKEN
         try:
-            self._queue.put_nowait(OutgoingRecord(query_id, value))
+            self._queue.put_nowait(OutgoingRecord(query_id, value, {CLIENT_HEADER: drawn.client}))
         except asyncio.QueueFull:
             return Dropped.QUEUE_FULL
         other = answer_id if answer_id != query_id else None

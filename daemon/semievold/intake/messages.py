@@ -10,7 +10,7 @@ import codecs
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -33,6 +33,7 @@ from semievol.plain_lines import one_line
 from semievol.tasks.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query, Role
 from semievold.errors import PoisonRecord, Reason
+from semievold.streams.protocol import CLIENT_HEADER as CLIENT_HEADER
 from semievold.streams.protocol import CUT_HEADER, UNREAD_HEADER, OutgoingRecord, StreamRecord
 
 SCHEMA_VERSION = 1
@@ -48,8 +49,7 @@ _B3 = ("traceid", "spanid", "parentspanid", "sampled", "flags")
 TRACE_HEADERS = frozenset(("traceparent", "tracestate", "b3", *(f"x-b3-{name}" for name in _B3)))
 MAX_TRACE_CHARS = 512
 """What W3C Trace Context asks everybody to pass on of `tracestate`; nothing else of a trace is longer."""
-CLIENT_HEADER = "semievol-client"
-"""Of a label that is feedback: who said it, as the gateway's keyed hash."""
+_SOURCE = re.compile(r"[\x21-\x7e]{1,64}")
 _CLIENT = re.compile(r"[0-9a-f]{32}", re.ASCII)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -137,7 +137,11 @@ class RecordParser:
         _check_read(record)
         if record.value is None:
             raise PoisonRecord(Reason.NO_VALUE, "a query cannot be null; send a JSON object with id and question")
-        return self._query(self._validated(_QueryRecord, record.value))
+        query = self._query(self._validated(_QueryRecord, record.value))
+        client = record.headers.get(CLIENT_HEADER, "") if record.headers else ""
+        if not _SOURCE.fullmatch(client):
+            return query
+        return replace(query, metadata={**query.metadata, CLIENT_HEADER: client})
 
     def label(self, record: StreamRecord) -> Example | Retraction | Denial:
         """The example that a record of the labels topic gives, with its canonical answers, or takes back, or denies.

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from semievol.examples.embedding.remembered import RememberedVectors
+from semievol.examples.near import kind_of, near_copies, near_key
 from semievol.examples.split import asked_key
 from semievol.labelling.consensus import heard
 from semievol.labelling.selection import Scored, scored, select
@@ -20,10 +21,12 @@ from semievol.protocols import Embedder
 from semievol.tasks.task import Task
 from semievol.types import Example, PseudoLabel, Query, Unlabelled
 from semievold.config.daemon import DaemonConfig
+from semievold.rounds.shares import beyond_share
 from semievold.store.feedback import Word
 from semievold.store.pseudo_labels import PoolRow
 from semievold.store.rounds import Membership
 from semievold.store.stores import Stores
+from semievold.streams.protocol import CLIENT_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ EMBEDDED_AT_ONCE = 256
 NAMED = 20
 """So many of those left out are named in the log."""
 ASKED_BY_HOLDOUT = "a held-out example asks the same"
+ASKED_NEARLY = "another query of the pool asks nearly the same"
+BEYOND_SHARE = "its source has its share of the round"
 ASKED_BEFORE = "another query of the pool asks the same"
 GONE = "the task has no such answer any more"
 DOUBTED = "a client says that the answer is wrong"
@@ -129,7 +134,8 @@ def judge(
 ) -> Judged:
     """The whole pool through the consensus, where that is configured, and through selection; in the order of ids.
 
-    Of queries that ask the same, one counts: what is sent often has no more say than what is sent once.
+    Of queries that ask the same, or nearly, one counts: what is sent often has no more say than what is sent once. And
+    one source has its share of what is selected, and no more.
 
     Blocking. `refused` are stale and could not be labelled again.
 
@@ -138,15 +144,20 @@ def judge(
     """
     rule = config.selection.of_evolve_round(1 + stores.rounds.evolved())
     pool = sorted(stores.pseudo_labels.pool(config.rounds.max_pool), key=lambda row: row.id)
-    copies = _copies(pool, stores.pseudo_labels.asked([row.id for row in pool]), refused or {})
+    asked = stores.pseudo_labels.asked([row.id for row in pool], lambda query: _Asked(near_key(query), _source(query)))
+    copies = _copies(pool, asked, refused or {})
     rows = [row for row in pool if row.id not in copies]
     labels: dict[str, PseudoLabel] = {}
     changed: int | None = None
+    near: set[str] = set()
     if config.labelling.consensus is None and rule.by == "entropy":
         # The rows say it all; whole labels, with their candidates, are many times as large.
         judged = [Scored(row.id, row.answer, row.entropy, row.agreement) for row in rows]
     else:
         own = stores.pseudo_labels.load([row.id for row in rows])
+        near = _near(own, rows, config, embedder, refused or {})
+        own = [label for label in own if label.query.id not in near]
+        rows = [row for row in rows if row.id not in near]
         known = [each for each in training_examples(stores) if task.knows(each.answer, each.query)]
         agreed = heard(own, known, config.labelling, embedder)
         labels = {label.query.id: label for label in agreed}
@@ -169,6 +180,9 @@ def judge(
             rejected[label.query.id] = DOUBTED
         else:
             kept.append(label)
+    beyond = _beyond({label.query.id for label in kept}, judged, asked, config)
+    rejected.update(dict.fromkeys(beyond, BEYOND_SHARE))
+    kept = [label for label in kept if label.query.id not in beyond]
     members = [
         Membership(
             each.id,
@@ -179,17 +193,61 @@ def judge(
         )
         for each in judged
     ]
-    members += [Membership(row.id, False, ASKED_BEFORE, row.answer, None) for row in pool if row.id in copies]
+    again = {**dict.fromkeys(copies, ASKED_BEFORE), **dict.fromkeys(near, ASKED_NEARLY)}
+    members += [Membership(row.id, False, again[row.id], row.answer, None) for row in pool if row.id in again]
     members.sort(key=lambda member: member.query_id)
     return Judged(kept, tuple(members), selection.threshold, changed)
 
 
-def _copies(pool: Sequence[PoolRow], asked: Mapping[str, str], refused: Collection[str]) -> set[str]:
-    """The ids of those that ask what another asks that came first, or alone has an answer that can be learned."""
+class _Asked(NamedTuple):
+    """What a query asks, however it is spelled (`near_key`), and who asked (empty: nobody knows)."""
+
+    key: str
+    source: str
+
+
+def _source(query: Query) -> str:
+    client = query.metadata.get(CLIENT_HEADER)
+    return client if isinstance(client, str) else ""
+
+
+def _in_order(pool: Iterable[PoolRow], refused: Collection[str]) -> list[PoolRow]:
+    """Those first that stand for their copies: which came first, or alone have an answer that can be learned."""
+    return sorted(pool, key=lambda row: (row.id in refused, row.answer is None, row.created_at, row.id))
+
+
+def _copies(pool: Sequence[PoolRow], asked: Mapping[str, _Asked], refused: Collection[str]) -> set[str]:
+    """The ids of those that ask what another asks."""
     first: dict[str, str] = {}
-    for row in sorted(pool, key=lambda row: (row.id in refused, row.answer is None, row.created_at, row.id)):
-        first.setdefault(asked.get(row.id, row.id), row.id)
+    for row in _in_order(pool, refused):
+        first.setdefault(asked[row.id].key if row.id in asked else row.id, row.id)
     return {row.id for row in pool} - set(first.values())
+
+
+def _beyond(kept: Set[str], judged: Sequence[Scored], asked: Mapping[str, _Asked], config: DaemonConfig) -> set[str]:
+    """Of the `kept` ids those that their source has beyond its share; its surest stay."""
+    ranks = {each.id: (each.entropy if each.uncertainty is None else each.uncertainty, each.id) for each in judged}
+    sources = {key: asked[key].source for key in kept if key in asked and asked[key].source}
+    ranked = sorted(kept, key=lambda key: ranks[key])
+    return beyond_share(ranked, sources, config.rounds.max_source_share, config.trigger.min_new)
+
+
+def _near(
+    own: Sequence[PseudoLabel],
+    rows: Sequence[PoolRow],
+    config: DaemonConfig,
+    embedder: Embedder,
+    refused: Collection[str],
+) -> set[str]:
+    """The ids of those that ask nearly what another asks, where the consensus needs the vectors anyway."""
+    similarity = config.rounds.near_similarity
+    if similarity is None or config.labelling.consensus is None:
+        return set()
+    labels = {label.query.id: label for label in own}
+    ordered = [labels[row.id] for row in _in_order(rows, refused) if row.id in labels]
+    vectors = embedder.embed([label.query.question for label in ordered])
+    found = near_copies(vectors, [kind_of(label.query, label.answer) for label in ordered], similarity)
+    return {ordered[row].query.id for row in found}
 
 
 def training_examples(stores: Stores) -> list[Example]:

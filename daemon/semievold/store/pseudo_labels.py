@@ -7,10 +7,10 @@ Invariant: the first durable label of a query id wins; only `replace` changes it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pydantic_core
 import sqlalchemy as sa
@@ -18,7 +18,6 @@ from sqlalchemy import Connection, RowMapping
 
 from semievol.errors import DataError
 from semievol.examples.records import query_to_json, stored_query
-from semievol.examples.split import asked_key
 from semievol.types import PseudoLabel, Query
 from semievold.store.database import Database, chunks
 from semievold.store.label_rows import label_columns, label_of, readable_labels
@@ -29,7 +28,7 @@ WATCHED = 5_000
 _HISTORY = ("answer", "entropy", "agreement", "adapter", "candidates")
 _POOL_COLUMNS = tuple(pseudo_labels.c["query_id", "answer", "entropy", "agreement", "adapter", "created_at"])
 
-
+T = TypeVar("T")
 Place = tuple[str | None, int | None, int | None]
 """Topic, partition and offset of the stream record that asked for a label; None: no stream."""
 
@@ -216,16 +215,16 @@ class PseudoLabelStore:
         with self._database.read() as connection:
             return [PoolRow(*row) for row in connection.execute(statement)]
 
-    def asked(self, ids: Sequence[str]) -> dict[str, str]:
-        """{query id: what is asked (`asked_key`)}; unknown ids, and rows that cannot be read, are left out."""
-        found: dict[str, str] = {}
+    def asked(self, ids: Sequence[str], of: Callable[[Query], T]) -> dict[str, T]:
+        """{query id: what `of` says of the query}; unknown ids, and rows that cannot be read, are left out."""
+        found: dict[str, T] = {}
         columns = pseudo_labels.c["query_id", "query"]
         with self._database.read() as connection:
             for some in chunks(ids):
                 statement = sa.select(*columns).where(self._mine(), pseudo_labels.c.query_id.in_(some))
                 for row in connection.execute(statement):
                     with suppress(DataError, TypeError):
-                        found[row.query_id] = asked_key(stored_query(row.query, row.query_id))
+                        found[row.query_id] = of(stored_query(row.query, row.query_id))
         return found
 
     def load(self, ids: Sequence[str]) -> list[PseudoLabel]:

@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple, Protocol
 DEAD_LETTER_HEADERS = ("reason", "detail", "source_topic", "source_partition", "source_offset", "workload")
 """What is said of a record that can never be processed, in the headers of its dead letter beside its own."""
 
+CLIENT_HEADER = "semievol-client"
+"""Of a label that is feedback: who said it, as the gateway's keyed hash. Of a query: who asked, as that hash or by any
+name; of one of them a round takes so much and no more. It is kept in the query's metadata under this name."""
 CUT_HEADER = "value_truncated_from_bytes"
 """On a dead letter that did not fit as it came: how long the original value was."""
 

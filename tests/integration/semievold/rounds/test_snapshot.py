@@ -240,6 +240,77 @@ def test_a_pseudo_label_that_a_client_contradicts_is_not_trained_on(tmp_path: Pa
     assert {each.query_id: each.reason for each in judged.members if not each.selected} == left_out
 
 
+FLOOD = [f"please tell whether {n} is{' really' * (n % 7)} even" for n in range(1_000)]
+
+
+@pytest.mark.parametrize("texts", ["copies", "near copies", "different texts"])
+@pytest.mark.parametrize("labelling", [{}, {"consensus": {}}], ids=["alone", "consensus"])
+def test_a_client_that_floods_has_its_bounded_share_of_a_round(
+    tmp_path: Path, labelling: dict[str, Any], texts: str
+) -> None:
+    config = DaemonConfig.model_validate(
+        {
+            "workload": "w",
+            "model": {"name": "none"},
+            "task": {"labels": ["even", "odd"]},
+            "labelling": labelling,
+            "selection": {"theta": 1.0, "min_agreement": 0},
+            "trigger": {"min_new": 10},
+        }
+    )
+    spelled = {
+        "copies": lambda n: FLOOD[0].upper() + "!" * n,
+        "near copies": lambda n: FLOOD[0] + f" \u200b{'' if n % 2 else '?'}  ",
+        "different texts": lambda n: FLOOD[n],
+    }[texts]
+    own = [pseudo_label(f"own{n}", f"is {n} even?", "odd", 0.2) for n in range(80)]
+    flood = [pseudo_label(f"f{n:03}", spelled(n), "even", 0.1) for n in range(300)]
+    sent = [replace(each, query=replace(each.query, metadata={"semievol-client": "1" * 32})) for each in flood]
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2000 even?"), "even"), False)])
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in [*own, *sent]])
+        judged = pool.judge(stores, HashingEmbedder(), Task(config.task), config)
+    finally:
+        stores.database.close()
+    selected = [each.query_id for each in judged.members if each.selected]
+    theirs = [each for each in selected if each.startswith("f")]
+    assert sum(each.startswith("own") for each in selected) == 80
+    assert len(theirs) == (20 if texts == "different texts" else 1)
+    reasons = {each.reason for each in judged.members if not each.selected}
+    assert reasons == {
+        "its source has its share of the round"
+        if texts == "different texts"
+        else "another query of the pool asks the same"
+    }
+
+
+def test_with_the_consensus_near_questions_of_one_answer_count_once(tmp_path: Path) -> None:
+    config = DaemonConfig.model_validate(
+        {
+            "workload": "w",
+            "model": {"name": "none"},
+            "task": {"labels": ["even", "odd"]},
+            "labelling": {"consensus": {}},
+            "rounds": {"near_similarity": 0.9},
+            "selection": {"theta": 1.0, "min_agreement": 0},
+        }
+    )
+    long = "please tell me now whether the following number of apples in this basket is even or not"
+    asked = {"a": f"{long} 12", "b": f"{long} 12 thanks", "c": f"{long} 13", "d": f"{long} 12 hello"}
+    labels = [pseudo_label(key, text, "odd" if key == "d" else "even", 0.1) for key, text in asked.items()]
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2000 even?"), "even"), False)])
+        for each in labels:
+            stores.pseudo_labels.add([NewLabel(each, query_hash(each.query))])
+        judged = pool.judge(stores, HashingEmbedder(), Task(config.task), config)
+    finally:
+        stores.database.close()
+    reasons = {each.query_id: each.reason for each in judged.members if not each.selected}
+    assert reasons == {"b": "another query of the pool asks nearly the same"}
+
+
 class Interrupting:
     """An embedder during whose first call something happens in the state."""
 

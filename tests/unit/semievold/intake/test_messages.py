@@ -322,3 +322,14 @@ def test_a_denial_is_read_back_and_is_no_label_to_who_does_not_know_it() -> None
         else:
             assert "answer" in poison(found, label=True).detail
     assert poison({**fields, "wrong": "maybe"}, label=True).reason is Reason.ANSWER_NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("header", "source"),
+    [("1" * 32, "1" * 32), ("team-a", "team-a"), ("", None), ("two words", None), ("x" * 65, None), ("a\n", None)],
+)
+def test_who_asked_is_what_the_header_says(header: str, source: str | None) -> None:
+    headers = {CLIENT_HEADER: header}
+    value = json.dumps({"id": "q1", "question": "is it?", "channel": "mail"}).encode()
+    query = CLASSES.query(StreamRecord("t", 0, 0, None, value, headers, 0.0))
+    assert query.metadata == {"channel": "mail", **({} if source is None else {CLIENT_HEADER: source})}
