@@ -34,25 +34,25 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    # Which tests one process runs one after the other, where several share the work (pytest-xdist). All that vLLM
+    # serves share its servers: another pair would take a minute to start and twice the memory. The rest goes by file,
+    # which is what fixtures are made for.
+    served = {item.path for item in items if _on_vllm(item)}
     for item in items:
         folder = item.path.relative_to(here).parts[0]
         if folder in FOLDERS:
             item.add_marker(folder)
-        item.add_marker(pytest.mark.xdist_group(_lane(item)))
+        item.add_marker(pytest.mark.xdist_group("vllm" if item.path in served else str(item.path)))
         if "kafka" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(BROKER_TIMEOUT_S))
 
 
-def _lane(item: pytest.Item) -> str:
-    """Which tests one process runs one after the other, where several share the work (pytest-xdist).
-
-    All that vLLM serves share its servers: a second pair would take a minute to start and twice the memory. Others by
-    file, which is what their fixtures are made for.
-    """
-    served = hasattr(item, "module") and any(
-        getattr(value, "__module__", None) == "tests.servers.vllm" for value in vars(item.module).values()
+def _on_vllm(item: pytest.Item) -> bool:
+    """Whether a server of tests.servers.vllm answers it: a fixture's, or one that its module starts."""
+    module = vars(item.module).values() if hasattr(item, "module") else ()
+    return any(name.startswith("vllm_") for name in getattr(item, "fixturenames", ())) or any(
+        getattr(value, "__module__", None) == "tests.servers.vllm" for value in module
     )
-    return "vllm" if served else str(item.path)
 
 
 @pytest.hookimpl(wrapper=True)
