@@ -46,6 +46,7 @@ class Double:
     running: int = 0
     error_body: dict[str, Any] = field(default_factory=dict)
     pause_s: float = 0.0
+    usage: dict[str, int] | None = None
     url: str = ""
     _runner: web.AppRunner | None = None
 
@@ -104,6 +105,7 @@ class Double:
                 "model": body["model"],
                 "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
                 "echo": body,
+                **({} if self.usage is None else {"usage": self.usage}),
             },
             headers={"x-internal": "secret", "Set-Cookie": "a=b"},
         )
@@ -135,6 +137,9 @@ class Double:
             }
             await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
             await asyncio.sleep(self.pause_s / WORDS)
+        if self.usage is not None and (body.get("stream_options") or {}).get("include_usage"):
+            last = {**answer, "model": body["model"], "choices": [], "usage": self.usage}
+            await response.write(b"data: " + json.dumps(last).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
         return response
 

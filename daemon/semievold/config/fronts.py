@@ -109,6 +109,10 @@ class TokenSettings(Section):
     requests_per_minute: int | None = Field(default=None, gt=0)
     """Requests in a minute on one gateway, as many at a stretch after a pause; more are answered 429 with Retry-After.
     None: no limit."""
+    tokens_per_minute: int | None = Field(default=None, gt=0)
+    """Tokens of prompts and answers in a minute on one gateway; more are answered 429 with Retry-After. A request takes
+    what it may use at most and gives back what it did not, so set max_tokens; one that may use more than this needs
+    the whole minute. None: no limit."""
     revoked: bool = False
     """It opens nothing any more, from the next start of the gateway on."""
 

@@ -15,15 +15,9 @@ from typing import Any
 from aiohttp import web
 
 from semievold.config.fronts import GatewayConfig
-from semievold.gateway.quotas import Quotas
+from semievold.gateway.quotas import Quotas, Reservation
 from semievold.web.body_limits import read_json
-from semievold.web.errors import error
-
-
-def retry_later(response: web.Response, seconds: int = 1) -> web.Response:
-    """Tell the client when it is worth asking again."""
-    response.headers["Retry-After"] = str(seconds)
-    return response
+from semievold.web.errors import error, retry_later
 
 
 class Admission:
@@ -37,8 +31,9 @@ class Admission:
         self._idle.set()
         self._draining = False
 
-    def full(self, holder: str, count: int = 1) -> web.Response | None:
-        """The answer where there is no room for `count` requests more of a token's holder; None: there is.
+    def full(self, holder: str, count: int = 1, tokens: int = 0) -> web.Response | Reservation:
+        """The answer where there is no room for `count` requests more of a token's holder, of up to `tokens` in all;
+        else what they have taken of its minute.
 
         Raises:
             web.HTTPBadRequest: there never is room for so many at once.
@@ -48,15 +43,23 @@ class Admission:
             raise web.HTTPBadRequest(text=f"prompt: a list of {count} counts as {count} requests; send up to {largest}")
         if self._in_flight + count > self._config.max_in_flight:
             return retry_later(error(429, "busy", f"{self._in_flight} requests are in flight; try again"))
-        return self.excess(holder, count)
+        return self.excess(holder, count, tokens)
 
-    def excess(self, holder: str, count: int = 1) -> web.Response | None:
-        """The answer where the token's holder asks for more than its limits; None: it does not."""
-        excess = self._quotas.excess(holder, count)
-        if excess is None:
-            return None
+    def excess(self, holder: str, count: int = 1, tokens: int = 0) -> web.Response | Reservation:
+        """The answer where the token's holder asks for more than its limits; else what is taken of its minute."""
+        excess = self._quotas.excess(holder, count, tokens)
+        if isinstance(excess, Reservation):
+            return excess
         message = f"{excess.reason}; try again in {excess.retry_after_s} s"
         return retry_later(error(429, "rate_limit_exceeded", message), excess.retry_after_s)
+
+    def metered(self, holder: str) -> bool:
+        """Whether the tokens of the holder's requests are counted."""
+        return self._quotas.metered(holder)
+
+    def rate_headers(self, holder: str) -> dict[str, str]:
+        """What is left of the holder's minute."""
+        return self._quotas.headers(holder)
 
     @contextmanager
     def counted(self, holder: str, count: int = 1) -> Iterator[None]:

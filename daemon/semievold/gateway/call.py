@@ -57,6 +57,7 @@ class Call:
     captured: told the answer's id when the answer has begun; the query's id when the query was captured.
     answered: told the query's id and the text of the answer, when that was captured and the answer is whole; None: it
         is not one text.
+    spent: told how many tokens the answer took, prompt and all; None: they are not counted.
     """
 
     request: web.Request
@@ -67,6 +68,7 @@ class Call:
     deadline: float
     captured: Callable[[str | None], str | None]
     answered: Callable[[str, str | None], None] = lambda _id, _text: None
+    spent: Callable[[int], None] | None = None
 
     limited: bool = False
     """The limit of the answer's tokens is ours: the client gave none."""

@@ -22,6 +22,7 @@ from semievol.types import Query
 from semievold.config.fronts import GatewayConfig
 from semievold.errors import PoisonRecord
 from semievold.gateway.asked import asked_fields, text_turns
+from semievold.gateway.buckets import Bucket
 from semievold.gateway.capture import Capture
 from semievold.gateway.clients import client_of
 from semievold.gateway.remembered import Remembered
@@ -34,11 +35,10 @@ from semievold.store.pseudo_labels import query_hash
 from semievold.store.stores import Stores
 from semievold.store.waiting_feedback import Standing, Waiting
 from semievold.streams.protocol import StreamProducer
-from semievold.web.errors import error
+from semievold.web.errors import error, retry_later
 
 FIELDS = frozenset({"id", "answer", "thumb", "question", "messages", "options"})
 THUMBS = ("up", "down")
-MINUTE_S = 60.0
 
 
 class _About(NamedTuple):
@@ -74,7 +74,7 @@ class Feedback:
         self._parser = parser
         self._producer = producer
         self._secret = secret.encode()[:64]
-        self._budgets: Remembered[str, tuple[float, float]] = Remembered()  # client: requests left, as of when
+        self._budgets: Remembered[str, Bucket] = Remembered()  # client: its requests
         self._on_the_way: Remembered[tuple[str, str], Word] = Remembered()  # (client, what is asked)
 
     def refused(self, request: web.Request) -> web.Response | None:
@@ -82,14 +82,12 @@ class Feedback:
         if not self._settings.enabled:
             return error(403, "feedback_off", "gateway.feedback.enabled is false: this service takes no feedback")
         client, now, most = client_of(request, self._secret), time.monotonic(), float(self._settings.max_per_minute)
-        left, since = self._budgets.get(client) or (most, now)
-        left = min(most, left + (now - since) * most / MINUTE_S)
-        self._budgets.put(client, (left - 1 if left >= 1 else left, now))
-        if left >= 1:
+        bucket = self._budgets.get(client) or Bucket(most, now)
+        self._budgets.put(client, bucket)
+        if (wait_s := bucket.take(most, now)) == 0:
             return None
-        busy = error(429, "too_much_feedback", f"more than gateway.feedback.max_per_minute = {most:.0f}; ask later")
-        busy.headers["Retry-After"] = str(max(1, round((1 - left) * MINUTE_S / most)))
-        return busy
+        message = f"more than gateway.feedback.max_per_minute = {most:.0f}; ask later"
+        return retry_later(error(429, "too_much_feedback", message), wait_s)
 
     async def standing(self, request: web.Request) -> web.Response:
         """How it stands with what the client has said about the query `?id=`."""
@@ -148,9 +146,7 @@ class Feedback:
             waiting = Waiting(about.query_id, client, about.content, about.asked, word.answer, word.against)
             if not await asyncio.to_thread(self._stores.waiting.add, waiting, self._settings.max_waiting):
                 full = "too much feedback waits for queries that are not answered yet (gateway.feedback.max_waiting)"
-                busy = error(429, "too_much_feedback", f"{full}; ask later")
-                busy.headers["Retry-After"] = "60"
-                return busy
+                return retry_later(error(429, "too_much_feedback", f"{full}; ask later"), 60)
         else:
             # Also what was said before: an earlier attempt may not have come to the stream.
             await self._producer.publish(self._topic, [record_of(self._parser, about.query, word, client)])

@@ -18,20 +18,21 @@ from aiohttp import hdrs, web
 
 from semievol.errors import AdapterError, BusyError, SemiEvolError, TransientError
 from semievold.config.fronts import GatewayConfig
-from semievold.gateway.admission import Admission, retry_later
+from semievold.gateway.admission import Admission
 from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Backend, Call, presentable, refusal
 from semievold.gateway.capture import Capture, Drawn, Dropped
 from semievold.gateway.clients import client_of
 from semievold.gateway.dialect.fields import ClientMistake, check_honoured
 from semievold.gateway.feedback import Feedback
-from semievold.gateway.headers import NOT_CAPTURED, AnswerHeaders
-from semievold.gateway.quotas import requests_in
+from semievold.gateway.headers import NOT_CAPTURED, RATE_LIMITS, AnswerHeaders
+from semievold.gateway.quotas import Reservation, requests_in
+from semievold.gateway.usage import tokens_at_most
 from semievold.gateway.words import WaitingWords
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
 from semievold.web.access import guarded
 from semievold.web.body_limits import limited_app
-from semievold.web.errors import error
+from semievold.web.errors import error, retry_later
 from semievold.web.server import serve
 from semievold.web.tokens import DEFAULT, HOLDER, NOBODY, Tokens
 
@@ -146,7 +147,8 @@ class Gateway:
         return error(404, "model_not_found", message)
 
     async def _feedback(self, request: web.Request) -> web.Response:
-        if (excess := self._admission.excess(request.get(HOLDER, DEFAULT))) is not None:
+        excess = self._admission.excess(request.get(HOLDER, DEFAULT))
+        if not isinstance(excess, Reservation):
             return excess
         if (refused := self._tools.feedback.refused(request)) is not None:
             return refused
@@ -178,16 +180,23 @@ class Gateway:
         self, path: str, request: web.Request, body: Mapping[str, Any], backend: Backend, served: str | None
     ) -> web.StreamResponse:
         holder, count = request.get(HOLDER, DEFAULT), requests_in(body)
-        if (full := self._admission.full(holder, count)) is not None:
-            return full
+        tokens = tokens_at_most(path, body, self._config.max_tokens, count, request.content_length or 0)
+        taken = self._admission.full(holder, count, tokens)
+        request[RATE_LIMITS] = self._admission.rate_headers(holder)
+        if not isinstance(taken, Reservation):
+            return taken
         with self._admission.counted(holder, count):
             async with self._alias.bind() as adapter:
                 deadline = asyncio.get_running_loop().time() + self._config.timeout_s
                 capture = self._tools.capture if path == CHAT else None
-                call = Call(request, path, body, adapter, served, deadline, _not_at_all)
+                spent = taken.spent if self._admission.metered(holder) else None
+                call = Call(request, path, body, adapter, served, deadline, _not_at_all, spent=spent)
                 if capture is not None:
                     call = await _watched(capture, call)
-                return await _answered(backend, call)
+                response = await _answered(backend, call)
+                if response.status >= 400 and spent is not None:
+                    spent(0)  # nothing was generated
+                return response
 
 
 async def _watched(capture: Capture, call: Call) -> Call:

@@ -21,8 +21,21 @@ _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]{1,64}", re.ASCII)
 NOT_CAPTURED_HEADER = "x-semievol-not-captured"
 NOT_CAPTURED = web.RequestKey("not_captured", str)
 """In a request, why its query was not captured, though it was drawn."""
+RATE_LIMITS = web.RequestKey("rate_limits", dict[str, str])
+"""In a request, what is left of the minute of its token, as headers."""
+_RATE_LIMITS = [
+    f"x-ratelimit-{each}-{what}" for what in ("requests", "tokens") for each in ("limit", "remaining", "reset")
+]
 _EXPOSED = ", ".join(
-    (REQUEST_ID_HEADER, ADAPTER_HEADER, REPLICA_HEADER, QUERY_ID_HEADER, NOT_CAPTURED_HEADER, "retry-after")
+    (
+        REQUEST_ID_HEADER,
+        ADAPTER_HEADER,
+        REPLICA_HEADER,
+        QUERY_ID_HEADER,
+        NOT_CAPTURED_HEADER,
+        "retry-after",
+        *_RATE_LIMITS,
+    )
 )
 _PREFLIGHT_AGE_S = 600
 
@@ -39,6 +52,7 @@ class AnswerHeaders:
         response.headers[REQUEST_ID_HEADER] = given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         if NOT_CAPTURED in request:
             response.headers[NOT_CAPTURED_HEADER] = request[NOT_CAPTURED]
+        response.headers.update(request.get(RATE_LIMITS, {}))
         if self._origins:
             response.headers.add(hdrs.VARY, hdrs.ORIGIN)
         if self._allowed(request):

@@ -21,6 +21,7 @@ from semievold.gateway.dialect.completions import CompletionDialect
 from semievold.gateway.dialect.fields import ClientMistake
 from semievold.gateway.dialect.responses import ResponseDialect
 from semievold.gateway.turns import generated
+from semievold.gateway.usage import tokens_of
 
 
 class Dialect(Protocol):
@@ -64,6 +65,8 @@ class LocalBackend:
         answers = await generated(self._generator, dialect.requests, call)
         body = dialect.answer(call.alias or "", answers)
         headers = call.headers(body["id"])
+        if call.spent is not None and (tokens := tokens_of(body["usage"])) is not None:
+            call.spent(tokens)
         one = len(answers) == len(answers[0]) == 1
         call.tell_answer(headers, answers[0][0].text if one else None)
         if not dialect.streamed:

@@ -14,6 +14,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -34,6 +35,7 @@ from semievold.gateway.rewriting import (
     replace_model,
     text_of,
 )
+from semievold.gateway.usage import StreamMeter, asking_for_usage, usage_in
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.lending import ReplicaPool
 from semievold.web.errors import error_body
@@ -165,13 +167,19 @@ class ProxyBackend:
             headers = call.headers(answer_id(begin), replica.name)
             if streamed:
                 return await self._stream(call, replica, answer, rewriter, begin, headers)
+            if call.spent is not None and (tokens := usage_in(begin)) is not None:
+                call.spent(tokens)
             if QUERY_ID_HEADER in headers:
                 call.tell_answer(headers, text_of(begin))
             body = begin if call.alias is None else replace_model(begin, quoted(call.alias))
             return web.Response(body=body, content_type=answer.content_type, headers=headers)
 
     async def _post(self, call: Call, replica: ServerAddress) -> aiohttp.ClientResponse:
-        body = call.payload(call.adapter or replica.base_model)
+        if call.spent is not None and call.streamed:
+            asked = replace(call, body=asking_for_usage(call.path, call.body))
+        else:
+            asked = call
+        body = asked.payload(call.adapter or replica.base_model)
         own = {name: call.request.headers[name] for name in FORWARDED_HEADERS if name in call.request.headers}
         return await self._session.post(
             replica.base_url + call.path,
@@ -199,6 +207,7 @@ class ProxyBackend:
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", **headers}
         )
         said = StreamText() if QUERY_ID_HEADER in headers else None
+        meter = None if call.spent is None else StreamMeter(call.path, call.body)
         try:
             async with asyncio.timeout_at(call.deadline + self._settings.connect_timeout_s):  # for a client that hangs
                 await response.prepare(call.request)
@@ -206,10 +215,12 @@ class ProxyBackend:
                 while events:
                     if said is not None:
                         said.feed(events)
-                    await response.write(events)
+                    await response.write(events if meter is None else meter.feed(events))
                     events = await _next_events(call, answer, rewriter)
                 if said is not None:
                     call.tell_answer(headers, said.text())
+                if call.spent is not None and meter is not None and meter.tokens is not None:
+                    call.spent(meter.tokens)
                 await response.write_eof()
         except _ReplicaFailed as failure:
             self._count(replica, failure, "broke off a stream")

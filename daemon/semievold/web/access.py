@@ -18,7 +18,7 @@ from semievol.config.generation import checked_token
 from semievol.durable_files import create_durably
 from semievol.errors import ConfigError, SemiEvolError, TransientError
 from semievold.web.connection import connection_of
-from semievold.web.errors import error, http_error
+from semievold.web.errors import error, http_error, retry_later
 from semievold.web.tokens import DEFAULT, HOLDER, Tokens
 
 log = logging.getLogger(__name__)
@@ -72,9 +72,8 @@ def guarded(
             connection = connection_of(request)
             if connection is not None and not connection.hold():
                 busy = error(503, "busy", "all connections of this front are taken; ask again")
-                busy.headers["Retry-After"] = "1"
                 busy.force_close()
-                return busy
+                return retry_later(busy)
         try:
             return await handler(request)
         except web.HTTPException as refused:

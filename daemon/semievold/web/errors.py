@@ -23,6 +23,12 @@ def error(status: int, code: str, message: str, param: str | None = None) -> web
     return web.json_response(error_body(status, code, message, param), status=status)
 
 
+def retry_later(response: web.Response, seconds: int = 1) -> web.Response:
+    """Tell the client when it is worth asking again."""
+    response.headers["Retry-After"] = str(seconds)
+    return response
+
+
 def error_body(status: int, code: str, message: str, param: str | None = None) -> dict[str, dict[str, str | None]]:
     """What an error says.
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from aiohttp import web
 
+from semievol.types import Completion, GenerationRequest
+from semievold.gateway.local import LocalBackend
 from tests.openai_double import ALIAS, Double, Front, front
 
 APP, OTHER, OLD = "secret-of-the-app", "secret-of-the-other", "secret-that-is-revoked"
@@ -110,3 +114,51 @@ async def test_a_context_that_is_shorter_than_the_limit_is_found_out_once() -> N
         assert [body.get("max_completion_tokens") for _, body, _ in it.doubles[0].asked] == [100, None, None, None]
         async with it.ask(max_completion_tokens=60) as response:  # the client's own number is the client's mistake
             assert response.status == 400
+
+
+METERED = {"app": {"secret": APP, "tokens_per_minute": 1_000, "requests_per_minute": 100}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tokens_a_minute_are_counted_by_what_the_answer_took(stream: bool) -> None:
+    double = Double("a")
+    double.usage = {"prompt_tokens": 100, "completion_tokens": 150, "total_tokens": 250}
+    async with front([double], tokens=METERED) as it:
+        left = []
+        for _ in range(5):
+            async with ask(it, APP, max_tokens=300, stream=stream) as response:
+                said = await response.read()
+                assert b'"usage"' not in said or not stream
+                left.append(int(response.headers["x-ratelimit-remaining-tokens"]))
+                if response.status == 429:
+                    assert 1 <= int(response.headers["Retry-After"]) <= 60
+                    assert response.headers["x-ratelimit-limit-tokens"] == "1000"
+                    assert b"1000 tokens a minute" in said
+        # What is taken before an answer is its prompt, about, and max_tokens.
+        assert [each // 100 for each in left[:3]] == [6, 4, 1]
+        assert counted(it, "app", "200") == 3
+        assert counted(it, "app", "429") == 2
+        async with it.ask() as response:
+            assert response.status == 200
+            assert not [name for name in response.headers if name.startswith("x-ratelimit")]
+
+
+async def test_a_request_that_fails_costs_no_tokens_and_the_embedded_engine_counts_alike() -> None:
+    async with front([Double("a", fault="400")], tokens=METERED) as it:
+        for _ in range(5):
+            async with ask(it, APP, max_tokens=900) as response:
+                assert response.status == 400
+    async with front([], tokens=METERED, answering=LocalBackend(Words())) as it:
+        left = []
+        for _ in range(4):
+            async with ask(it, APP, max_tokens=400) as response:
+                left.append(int(response.headers["x-ratelimit-remaining-tokens"]))
+                assert response.status == 200
+        assert [left[0] - each for each in left] == pytest.approx([0, 30, 60, 90], abs=25)  # a minute comes back
+
+
+class Words:
+    """A generator whose every answer is 20 tokens to a prompt of 10."""
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Completion]]:
+        return [[Completion("words", (1,) * 20, (-0.1,) * 20, "stop", None, 10)] for _ in requests]
