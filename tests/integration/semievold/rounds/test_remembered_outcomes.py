@@ -129,7 +129,8 @@ async def test_an_answer_corrected_while_a_round_evaluates_is_compared_by_its_ne
         assert later.evaluation is not None
         assert (later.evaluation["count"], later.evaluation["reason"]) == (
             12,
-            "no significant difference: 0 wins, 0 losses, p = 1",
+            "no significant difference: 0 wins, 0 losses, evidence 1 of 20; "
+            "no pair differs among 12 labels; 7 wins are needed",
         ), number
     assert set(incumbents_questions(generator, "w-r0000")) == {"question 3"}
 
