@@ -74,6 +74,10 @@ class Api:
         add.add_get("/v1/rounds/{number:[0-9]+}", self._round)
         add.add_post("/v1/rounds", self._start_round)
         add.add_post("/v1/rounds/{number:[0-9]+}/cancel", self._cancel_round)
+        add.add_post("/v1/rounds/{number:[0-9]+}/approve", self._approve_round)
+        add.add_post("/v1/rounds/{number:[0-9]+}/refuse", self._refuse_round)
+        add.add_post("/v1/freeze", self._freeze)
+        add.add_post("/v1/thaw", self._thaw)
         add.add_get("/v1/adapters", self._adapters)
         add.add_get("/v1/adapters/{name}", self._adapter)
         add.add_post("/v1/adapters/{name}/promote", self._promote)
@@ -130,6 +134,22 @@ class Api:
 
     async def _cancel_round(self, request: web.Request) -> web.Response:
         return await self._ask("cancel_round", {**await _body(request), "round": _round_number(request)})
+
+    async def _approve_round(self, request: web.Request) -> web.Response:
+        return await self._ask("approve_round", {**await _body(request), "round": _round_number(request)})
+
+    async def _refuse_round(self, request: web.Request) -> web.Response:
+        return await self._ask("refuse_round", {**await _body(request), "round": _round_number(request)})
+
+    async def _freeze(self, request: web.Request) -> web.Response:
+        """At once, whether or not a controller runs."""
+        reason = operations.freeze_reason(await _body(request))
+        frozen = await asyncio.to_thread(self._tools.stores.freezes.freeze, reason)
+        return web.json_response({"frozen": frozen._asdict()})
+
+    async def _thaw(self, _request: web.Request) -> web.Response:
+        was = await asyncio.to_thread(self._tools.stores.freezes.thaw)
+        return web.json_response({"frozen": None, "was": None if was is None else was._asdict()})
 
     async def _promote(self, request: web.Request) -> web.Response:
         return await self._ask("promote", {**await _body(request), "adapter": request.match_info["name"]})

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from semievol.errors import DataError
+from semievol.examples.json_values import fault_of
 from semievol.training.progress import read_progress
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
 from semievold.rounds import observing
 from semievold.rounds.places import RoundPlace
 from semievold.store.adapters import AdapterVersion
+from semievold.store.freezes import MAX_REASON
 from semievold.store.leases import LeaseState
 from semievold.store.retention import bytes_of, bytes_under, sizes
 from semievold.store.rounds import Round
@@ -32,14 +35,16 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
     examples, labels = stores.examples.counts(), stores.pseudo_labels.counts()
     open_round = stores.rounds.open()
     window = stores.pseudo_labels.window(200)
-    lease = stores.leases.get()
+    lease, frozen = stores.leases.get(), stores.freezes.get()
     return {
         "alias": config.workload.served_alias,
         "waiting_for": observing.waiting_for(config, stores, labels_lag),
         "held": observing.held(config, stores),
+        "frozen": None if frozen is None else frozen._asdict(),
         "lease": None if lease is None else _lease(lease),
         "serving": serving.adapter,
         "previous": serving.previous,
+        "anchor": stores.adapters.anchor(),
         "promotions": serving.generation,
         "examples": {"training": examples.training, "holdout": examples.holdout, "retracted": examples.retracted},
         "pseudo_labels": {"total": labels.total, "unparseable": labels.unparseable, "unpublished": labels.unpublished},
@@ -62,6 +67,22 @@ def state_size(config: DaemonConfig, stores: Stores, place: RoundPlace) -> dict[
         "retention": config.store.retention.model_dump(),
         "tables": [asdict(size) for size in tables],
     }
+
+
+def freeze_reason(body: Mapping[str, Any]) -> str:
+    """What a freeze is to say.
+
+    Raises:
+        DataError: it is no short text, or there is another field.
+    """
+    if (fault := fault_of(body)) is not None:
+        raise DataError(f"freeze: field {fault.field or 'body'!r}: {fault.problem}")
+    if unknown := sorted(body.keys() - {"reason"}):
+        raise DataError(f"freeze: field {unknown[0][:60]!r}: unknown; known fields: reason")
+    reason = body.get("reason", "by hand")
+    if not isinstance(reason, str) or not 0 < len(reason) <= MAX_REASON:
+        raise DataError(f"freeze: field 'reason': expected a text of 1 to {MAX_REASON} characters")
+    return reason
 
 
 def _lease(lease: LeaseState) -> dict[str, Any]:

@@ -148,6 +148,23 @@ def _add_views(app: typer.Typer) -> None:
         with opened(config) as (_, stores, _place):
             output.show(operations.explain(stores, query_id), output_format)
 
+    @app.command(help="Stop learning at once: no round starts, goes on or promotes until `thaw`. Serving goes on.")
+    def freeze(
+        reason: Annotated[str, typer.Option(help="Shown wherever somebody looks.")] = "by hand",
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        from semievold.api.operations import freeze_reason
+
+        with opened(config) as (_, stores, _place):
+            output.show({"frozen": stores.freezes.freeze(freeze_reason({"reason": reason}))._asdict()}, output_format)
+
+    @app.command(help="End a freeze: rounds go on where they stood.")
+    def thaw(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        with opened(config) as (_, stores, _place):
+            was = stores.freezes.thaw()
+        output.show({"frozen": None, "was": None if was is None else was._asdict()}, output_format)
+
     @app.command(help="Check that this machine and configuration can work, and say what is missing.")
     def doctor(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         from semievold.commands.doctor import examine
@@ -158,7 +175,7 @@ def _add_views(app: typer.Typer) -> None:
 
 
 def _rounds_app() -> typer.Typer:
-    app = typer.Typer(help="Rounds: list, show, start, cancel.", no_args_is_help=True)
+    app = typer.Typer(help="Rounds: list, show, start, cancel, approve, refuse.", no_args_is_help=True)
 
     @app.command("list", help="All rounds, newest first.")
     def list_(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
@@ -190,6 +207,19 @@ def _rounds_app() -> typer.Typer:
     @app.command(help="End an open round that has not been promoted.")
     def cancel(number: int, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         _ask(config, output_format, "cancel_round", {"round": number})
+
+    @app.command(help="A person's word for a round's version; from then on later ones are held against it, too.")
+    def approve(number: int, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        _ask(config, output_format, "approve_round", {"round": number})
+
+    @app.command(help="A person's word against the candidate of a round that is proving.")
+    def refuse(
+        number: int,
+        reason: Annotated[str, typer.Option(help="Kept with the round.")] = "by hand",
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        _ask(config, output_format, "refuse_round", {"round": number, "reason": reason})
 
     return app
 

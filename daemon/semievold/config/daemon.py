@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
@@ -143,6 +144,11 @@ class RoundsConfig(Section):
 
 class RolloutConfig(Section):
     """What happens around a promotion."""
+
+    approval: Literal["none", "required"] = "none"
+    """required: a candidate that is proved also waits for a person's word (`semievol rounds approve R`)."""
+    approval_patience_s: float = Field(default=3 * 86_400.0, gt=0)
+    """How long it waits for that, seconds; then the round ends as inconclusive. No other round starts meanwhile."""
 
     watch_s: float = Field(default=30.0, ge=0)
     """A promoted adapter is watched this long before its round settles."""

@@ -26,8 +26,9 @@ from semievold.rounds.trigger import WAITS_FOR
 from semievold.serving.replica import ReplicaView
 
 ENTROPY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-WAITING = ("start", "lease", "round", "evidence", *WAITS_FOR)
-"""What a controller can wait for; `round`: for the open one; `evidence`: for labels that prove its candidate."""
+WAITING = ("start", "lease", "round", "evidence", "approval", "frozen", *WAITS_FOR)
+"""What a controller can wait for; `round`: for the open one; `evidence`: for labels that prove its candidate;
+`approval`: for a person's word for it; `frozen`: for the end of a freeze."""
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -81,6 +82,7 @@ class Metrics:
         self.gate_needed = gauge(
             "gate_labels_needed", "Labels that the open round needs at the present rate of disagreement; -1: unknown."
         )
+        self.frozen = gauge("frozen", "1 while rounds are frozen (`semievol freeze`).")
         self.leader = gauge("leader", "1 while this process leads, 0 while it stands by.")
         self.waiting = gauge("waiting", "1 for what the controller waits for before the next round.", "what")
         self.alias_generation = gauge("alias_generation", "How often the alias was moved.")

@@ -160,6 +160,7 @@ class Observer:
             m.agreement.labels(m.workload).set(window.mean_agreement)
         if window.mean_entropy is not None:
             m.recent_entropy.labels(m.workload).set(window.mean_entropy)
+        m.frozen.labels(m.workload).set(await asyncio.to_thread(stores.freezes.get) is not None)
         rounds = await asyncio.to_thread(stores.rounds.all)
         m.show_rounds(Counter(round_.state.value for round_ in rounds))
         m.show_gate(next((round_.evaluation for round_ in rounds if not round_.ended), None))

@@ -20,16 +20,18 @@ from semievold.errors import LeaseLost, StateConflict
 from semievold.retry import Pulse
 from semievold.round_states import CANCELLABLE, RoundKind, RoundState
 from semievold.rounds.lease import ControlLease
-from semievold.rounds.observing import CONFIG_OPTION, RoundObserver, at_work, shape
+from semievold.rounds.observing import CONFIG_OPTION, RoundObserver, at_work, for_approval, shape
 from semievold.rounds.steps import RoundEngine
 from semievold.rounds.trigger import Start, Wait, decide
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
 from semievold.store.requests import (
     Answer,
+    ApproveRound,
     CancelRound,
     OperatorRequest,
     Promote,
+    RefuseRound,
     Rollback,
     StartRound,
     checked,
@@ -89,8 +91,8 @@ class Control:
 
     @property
     def idle(self) -> bool:
-        """No round is open, or the one that is waits for labels from outside; and nothing is due."""
-        return (self._step is None and self._stepping is None) or self.waits_for == "evidence"
+        """No round is open, or all that is open waits for somebody outside; and nothing is due."""
+        return (self._step is None and self._stepping is None) or self.waits_for in ("evidence", "approval", "frozen")
 
     @property
     def last_error(self) -> str | None:
@@ -177,6 +179,8 @@ class Control:
         self._request_error = None
         for request in await asyncio.to_thread(self._stores.requests.pending):
             await self._carry_out(request)
+        if await self._stands_still():
+            return
         if self._step is not None:
             if self._stepping is not None and self._stepping.state is RoundState.PROVING:
                 self._say_what_is_missing(await asyncio.to_thread(self._stores.rounds.open))
@@ -194,8 +198,21 @@ class Control:
     def _say_what_is_missing(self, open_round: Round | None) -> None:
         """An open round waits for itself, but where its gate waits for labels."""
         if open_round is not None:
-            proving = open_round.state is RoundState.PROVING
-            self._wait_for(at_work(open_round), "evidence" if proving else "round")
+            proving = "approval" if for_approval(open_round) else "evidence"
+            self._wait_for(at_work(open_round), proving if open_round.state is RoundState.PROVING else "round")
+
+    async def _stands_still(self) -> bool:
+        """While frozen nothing goes on but the watch of what was promoted, which may take it back."""
+        frozen = await asyncio.to_thread(self._stores.freezes.get)
+        if frozen is None:
+            return False
+        open_round = await asyncio.to_thread(self._stores.rounds.open)
+        if open_round is not None and open_round.state is RoundState.PROMOTED:
+            return False
+        await self._stop_step()
+        self._stepping = open_round
+        self._wait_for(frozen.said(), "frozen")
+        return True
 
     async def _collect_step(self) -> None:
         if self._step is None or not self._step.done():
@@ -282,12 +299,19 @@ class Control:
                 return await self._start_round(asked)
             case CancelRound():
                 return await self._cancel_round(asked)
+            case ApproveRound():
+                approved = await asyncio.to_thread(self._stores.rounds.approve, asked.round)
+                return {"round": approved.number, "state": approved.state.value, "adapter": approved.adapter}
+            case RefuseRound():
+                return await self._refuse_round(asked)
             case Promote():
                 return await self._promote(asked, request)
             case Rollback():
                 return await self._rollback(request)
 
     async def _start_round(self, asked: StartRound) -> dict[str, Any]:
+        if (frozen := await asyncio.to_thread(self._stores.freezes.get)) is not None:
+            raise StateConflict(frozen.said())
         options = {"shuffle_labels": True} if asked.shuffle_labels else {}
         planned = await self._plan(asked.kind, asked.reason, options)
         return {"round": planned.number}
@@ -305,6 +329,22 @@ class Control:
         await self._engine.cancel(current, asked.reason)
         return {"round": number, "state": "cancelled"}
 
+    async def _refuse_round(self, asked: RefuseRound) -> dict[str, Any]:
+        number = asked.round
+        round_ = await asyncio.to_thread(self._stores.rounds.get, number)
+        if round_ is None:
+            raise StateConflict(f"there is no round {number}")
+        if round_.state is not RoundState.PROVING:
+            advice = f"; `semievol rounds cancel {number}` ends it" if round_.state in CANCELLABLE else ""
+            raise StateConflict(f"round {number} is {round_.state}; only one that is proving can be refused{advice}")
+        await self._stop_step()
+        current = await asyncio.to_thread(self._stores.rounds.get, number)
+        assert current is not None
+        if current.state is not RoundState.PROVING:
+            raise StateConflict(f"round {number} is {current.state}: it was promoted in this moment")
+        await self._engine.refuse(current, asked.reason)
+        return {"round": number, "state": "rejected"}
+
     async def _promote(self, asked: Promote, request: OperatorRequest) -> dict[str, Any]:
         name = asked.adapter
         if name == self._alias.adapter:
@@ -321,11 +361,12 @@ class Control:
             raise StateConflict("nothing was promoted yet; there is nothing to roll back to")
         if state.previous is not None:
             await self._fleet.load(state.previous)
-        return await self._move(state.previous, request)
+        return await self._move(state.previous, request, away=True)
 
-    async def _move(self, adapter: str | None, request: OperatorRequest) -> dict[str, Any]:
+    async def _move(self, adapter: str | None, request: OperatorRequest, *, away: bool = False) -> dict[str, Any]:
         before = self._alias.adapter
-        self._alias.follow(await asyncio.to_thread(self._stores.alias.move, adapter, request.id))
+        moved = await asyncio.to_thread(lambda: self._stores.alias.move(adapter, request.id, away=away))
+        self._alias.follow(moved)
         await self._fleet.settle()
         return {"from": before, "to": adapter}
 

@@ -8,11 +8,13 @@ and is asked for again where they are not. So a process that takes the round ove
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from semievol.engines.remembered import RememberedAnswers
+from semievol.errors import AdapterError
 from semievol.examples.split import one_a_question
 from semievol.proof.evaluation import Evaluation, evaluate, paired, summarise
 from semievol.proof.sequential import Verdict, prove
@@ -24,6 +26,12 @@ from semievold.rounds.pool import GONE, known_to
 from semievold.rounds.tools import RoundTools
 from semievold.store.outcomes import StoredOutcome
 from semievold.store.rounds import Round
+
+log = logging.getLogger(__name__)
+
+ROUNDS_ADAPTERS = 3
+"""Versions that a round needs on a vLLM server: serving, previous, candidate."""
+NOBODY = summarise(None, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,12 @@ class Evidence:
         incumbent = await self._evaluation(round_.incumbent, holdout, {**remembered, **stored["incumbent"]})
         proposed = await self._evaluation(candidate, holdout, stored["candidate"])
         both = paired(incumbent, proposed)
-        verdict = prove(both[0].outcomes, both[1].outcomes, self._config.gate)
+        verdict, anchors = prove(both[0].outcomes, both[1].outcomes, self._config.gate), NOBODY
+        if verdict.decision == "promote":
+            anchors = await self._anchors(round_, settings, [e for e in holdout if e.id not in both[1].left_out])
+        if anchors.adapter is not None:
+            beside = (anchors.adapter, anchors.outcomes)
+            verdict = prove(both[0].outcomes, both[1].outcomes, self._config.gate, beside)
         self._answers.forget()
         evaluation = _as_json(verdict, *both) | {
             "settings": settings,
@@ -73,13 +86,13 @@ class Evidence:
         }
         new = {
             role: [StoredOutcome(o, contents[o.id]) for o in found.outcomes if o.id not in stored[role]]
-            for role, found in zip(("incumbent", "candidate"), both, strict=True)
+            for role, found in (("incumbent", both[0]), ("candidate", both[1]), ("anchor", anchors))
         }
         return Look(verdict, evaluation, new)
 
     async def _stored(self, round_: Round, settings: str, contents: Mapping[str, str]) -> dict[str, dict[str, Outcome]]:
         """By role, what this round's models answered and would answer the same today."""
-        found: dict[str, dict[str, Outcome]] = {"incumbent": {}, "candidate": {}}
+        found: dict[str, dict[str, Outcome]] = {"incumbent": {}, "candidate": {}, "anchor": {}}
         if (round_.evaluation or {}).get("settings") != settings:
             return found
         rows = await asyncio.to_thread(self._tools.stores.rounds.outcomes, round_.number)
@@ -94,6 +107,30 @@ class Evidence:
             return {}
         rows = await asyncio.to_thread(self._tools.stores.rounds.outcomes_as_candidate, adapter, settings)
         return _valid(rows, contents)
+
+    async def _anchors(self, round_: Round, settings: str, holdout: Sequence[Example]) -> Evaluation:
+        """What the anchor answers; without an adapter where there is no other anchor than the incumbent.
+
+        What it has not answered yet it is asked, where the engine has room for one version more and its directory is
+        sound; else what is known decides.
+        """
+        tools = self._tools
+        name = await asyncio.to_thread(tools.stores.adapters.anchor)
+        if name is None or name in (round_.incumbent, round_.adapter):
+            return NOBODY
+        rows = await asyncio.to_thread(tools.stores.rounds.outcomes_of, name, settings)
+        known = _valid(rows, {example.id: deciding.example_hash(example) for example in holdout})
+        generation = self._config.generation
+        room = generation.kind != "vllm" or generation.max_adapters > ROUNDS_ADAPTERS
+        if room and len(known) < len(holdout):
+            try:
+                await tools.fleet.load(name)
+                return await self._evaluation(name, holdout, known)
+            except AdapterError as error:
+                log.warning("the anchor %s is compared by what it answered earlier: %s", name, error)
+            finally:
+                await tools.fleet.release(self._config.rollout.drain_s)
+        return summarise(name, [known[example.id] for example in holdout if example.id in known])
 
     async def _evaluation(
         self, adapter: str | None, holdout: Sequence[Example], known: Mapping[str, Outcome]

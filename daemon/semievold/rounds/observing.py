@@ -80,6 +80,9 @@ def alike(rounds: Sequence[Round], config_hash: str, changed_at: float) -> int:
 def waiting_for(config: DaemonConfig, stores: Stores, labels_lag: int = 0) -> str:
     """What the rounds wait for, in one sentence; from the state alone."""
     open_round = stores.rounds.open()
+    frozen = stores.freezes.get()
+    if frozen is not None and (open_round is None or open_round.state is not RoundState.PROMOTED):
+        return frozen.said()
     if open_round is not None:
         return at_work(open_round)
     return decide(RoundObserver(config, stores).observe(labels_lag), config.trigger).reason
@@ -88,8 +91,16 @@ def waiting_for(config: DaemonConfig, stores: Stores, labels_lag: int = 0) -> st
 def at_work(open_round: Round) -> str:
     doing = f"round {open_round.number} ({open_round.kind}), which is {open_round.state}"
     evaluation = open_round.evaluation or {}
-    waits = open_round.state is RoundState.PROVING and evaluation.get("reason")
-    return f"{doing}: {waits}" if waits else doing
+    if open_round.state is not RoundState.PROVING or not evaluation.get("reason"):
+        return doing
+    said = f"{doing}: {evaluation['reason']}"
+    return f"{said}; a person may `semievol rounds approve {open_round.number}`" if for_approval(open_round) else said
+
+
+def for_approval(open_round: Round) -> bool:
+    """What is proved and not promoted waits for a person's word."""
+    proved = (open_round.evaluation or {}).get("decision") == "promote"
+    return open_round.state is RoundState.PROVING and proved
 
 
 def held(config: DaemonConfig, stores: Stores) -> dict[str, str]:
@@ -97,6 +108,8 @@ def held(config: DaemonConfig, stores: Stores) -> dict[str, str]:
     found = {}
     if config.rounds.wait_for_warm and not RoundObserver(config, stores).warm_ended():
         found["intake"] = "queries wait until the warm round has decided (rounds.wait_for_warm)"
+    if (frozen := stores.freezes.get()) is not None:
+        found["rounds"] = frozen.said()
     lease = stores.leases.get()
     if lease is None or lease.left_s <= 0:
         found["control"] = "no process leads; start `semievold run` (or `semievold control`)"

@@ -23,7 +23,7 @@ from semievold.errors import FatalError, LeaseLost
 from semievold.round_states import RoundState
 from semievold.rounds import snapshot
 from semievold.rounds.ages import Moment
-from semievold.rounds.evidence import Evidence, candidate_of
+from semievold.rounds.evidence import Evidence, Look, candidate_of
 from semievold.rounds.places import RoundPlace
 from semievold.rounds.pool import RoundPool
 from semievold.rounds.tidying import tidy
@@ -110,6 +110,10 @@ class RoundEngine:
     async def cancel(self, round_: Round, reason: str) -> Round:
         """End an open round that has not been promoted."""
         return await self._leave(round_, RoundState.CANCELLED, reason)
+
+    async def refuse(self, round_: Round, reason: str) -> Round:
+        """End a round that waits, by a person's word against its candidate."""
+        return await self._leave(round_, RoundState.REJECTED, f"refused by a person: {reason}")
 
     async def tidy(self) -> None:
         """Remove what ended rounds left on the disk."""
@@ -226,7 +230,7 @@ class RoundEngine:
     async def _decide(self, round_: Round) -> Round:
         """Promote what is proved; wait for the proof of what is not."""
         evaluation = round_.evaluation or {}
-        if evaluation.get("decision") == "promote":
+        if evaluation.get("decision") == "promote" and await self._approved(round_):
             return await self._promote(round_)
         return await asyncio.to_thread(
             self._rounds.transition,
@@ -239,7 +243,8 @@ class RoundEngine:
     async def _prove(self, round_: Round) -> Round:
         """Hold the round open while labels come in, until they decide, or patience or hope is at its end."""
         tools, gate = self._tools, self._config.gate
-        begun, labels_of = Moment(tools.stores.database.now), tools.stores.examples.last_change
+        rollout, labels_of = self._config.rollout, tools.stores.examples.last_change
+        begun, proved = Moment(tools.stores.database.now), Moment(tools.stores.database.now)
         await tools.fleet.load(candidate_of(round_))
         seen, verdict = await asyncio.to_thread(labels_of), None
         while True:
@@ -249,21 +254,37 @@ class RoundEngine:
             changed = await asyncio.to_thread(labels_of)
             if verdict is None or changed != seen:
                 look = await self._evidence.look(round_)
-                round_ = await asyncio.to_thread(
-                    self._rounds.note, round_.number, RoundState.PROVING, look.evaluation, look.outcomes
-                )
+                round_ = await self._noted(round_, look)
                 if verdict is None:  # what is counted are looks that kill the process; waiting does not
                     await self._forget_attempt(round_)
                 seen, verdict = changed, look.verdict
             if verdict.decision == "promote":
-                return await self._attested_again(round_) or await self._promote(round_)
-            left_s = gate.patience_s - begun.age_s(round_.updated_at)
-            if not verdict.is_open:
-                return await self._leave(round_, _exit_of(verdict), verdict.reason)
+                if await self._approved(round_):
+                    return await self._attested_again(round_) or await self._promote(round_)
+                patience, patience_s = "rollout.approval_patience_s", rollout.approval_patience_s
+                left_s = patience_s - proved.age_s((round_.evaluation or {})["proved_at"])
+            else:
+                patience, patience_s = "gate.patience_s", gate.patience_s
+                left_s = patience_s - begun.age_s(round_.updated_at)
+                if not verdict.is_open:
+                    return await self._leave(round_, _exit_of(verdict), verdict.reason)
             if left_s <= 0:
-                reason = f"{verdict.reason}; gate.patience_s ({gate.patience_s:g} s) is over"
+                reason = f"{verdict.reason}; {patience} ({patience_s:g} s) is over"
                 return await self._leave(round_, _exit_of(verdict), reason)
             await asyncio.sleep(min(left_s, PROVING_LOOK_S))
+
+    async def _noted(self, round_: Round, look: Look) -> Round:
+        """Keep what was seen, and since when it is proved."""
+        proved_at = (round_.evaluation or {}).get("proved_at") or self._tools.stores.database.now()
+        evaluation = {**look.evaluation, "proved_at": proved_at if look.verdict.decision == "promote" else None}
+        return await asyncio.to_thread(self._rounds.note, round_.number, RoundState.PROVING, evaluation, look.outcomes)
+
+    async def _approved(self, round_: Round) -> bool:
+        """Whether nobody need be asked, or a person has said yes."""
+        if self._config.rollout.approval == "none":
+            return True
+        version = await asyncio.to_thread(self._tools.stores.adapters.get, candidate_of(round_))
+        return version is not None and version.approved_at is not None
 
     async def _attested_again(self, round_: Round) -> Round | None:
         """A proof may take hours: what serves the candidate now must be what was attested then. None: it is."""

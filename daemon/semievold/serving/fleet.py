@@ -150,10 +150,10 @@ class AdapterFleet:
                 log.warning("adapter %s still has running requests after %.0f s; it stays loaded", name, drain_s)
 
     async def delete_old(self, keep: int) -> None:
-        """Delete the directories of all but the newest `keep` retired and rejected versions."""
-        loaded = await self._servers.loaded()
+        """Delete the directories of all but the newest `keep` retired and rejected versions; never the anchor's."""
+        needed = {*await self._servers.loaded(), await asyncio.to_thread(self._stores.adapters.anchor)}
         versions = await asyncio.to_thread(self._stores.adapters.all)
-        idle = [v for v in versions if v.state in ("retired", "rejected") and v.name not in loaded]
+        idle = [v for v in versions if v.state in ("retired", "rejected") and v.name not in needed]
         for version in idle[: max(0, len(idle) - keep)]:
             # The row first: a directory that outlives its row's state is harmless, the opposite is a broken rollback.
             await asyncio.to_thread(self._stores.adapters.mark, version.name, "deleted")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import RowMapping, select, update
+from sqlalchemy import Connection, RowMapping, select, update
 
 from semievold.store.database import Database
-from semievold.store.tables import adapters
+from semievold.store.tables import adapters, rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class AdapterVersion:
     state: str
     created_at: float
     updated_at: float
+    approved_at: float | None = None
 
     def found_in(self, adapters: Path) -> AdapterVersion:
         """With the path that it has under `adapters` today: the whole directory may have been moved since."""
@@ -61,6 +62,26 @@ class AdapterStore:
             row = connection.execute(statement).mappings().first()
         return None if row is None else _version(row)
 
+    def anchor(self) -> str | None:
+        """The version that no candidate may be shown worse than: the last one that a person approved and that served,
+        else the newest warm one. None: there is neither.
+        """
+        a, r = adapters.c, rounds.c
+        served = a.state.in_(("serving", "previous", "retired"))
+        approved = (
+            select(a.name)
+            .where(a.workload == self._workload, a.approved_at.is_not(None), served)
+            .order_by(a.approved_at.desc())
+        )
+        warm = (
+            select(r.adapter)
+            .where(r.workload == self._workload, r.kind == "warm", r.state.in_(("promoted", "settled")))
+            .order_by(r.number.desc())
+        )
+        with self._database.read() as connection:
+            found = connection.execute(approved.limit(1)).scalar()
+            return found if found is not None else connection.execute(warm.limit(1)).scalar()
+
     def mark(self, name: str, state: str) -> None:
         statement = (
             update(adapters)
@@ -69,3 +90,9 @@ class AdapterStore:
         )
         with self._database.write() as connection:
             connection.execute(statement)
+
+
+def approve(connection: Connection, workload: str, name: str, at: float | None) -> None:
+    """Keep that a person said `at` that this version should serve; None: what was said holds no longer."""
+    mine = (adapters.c.workload == workload, adapters.c.name == name)
+    connection.execute(update(adapters).where(*mine).values(approved_at=at))

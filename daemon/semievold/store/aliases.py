@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
 
+from semievold.store.adapters import approve
 from semievold.store.database import Database
 from semievold.store.requests import answer_request
 from semievold.store.tables import adapters, aliases
@@ -77,15 +78,20 @@ class AliasStore:
         with self._database.read() as connection:
             return read_alias(connection, self._workload)
 
-    def move(self, adapter: str | None, request_id: int | None = None) -> AliasState:
-        """Move by an operator's hand (rounds move it through RoundStore).
+    def move(self, adapter: str | None, request_id: int | None = None, *, away: bool = False) -> AliasState:
+        """Move by an operator's hand (rounds move it through RoundStore), who approves what is to serve thereby.
 
         The request is answered in the same transaction, so that no second leader moves the alias for it again.
+        `away`: it is moved for what serves so far is no good.
         """
         with self._database.write() as connection:
             before = read_alias(connection, self._workload).adapter
             now = self._database.now()
             moved = move_alias(connection, self._workload, self._alias, adapter, now)
+            if adapter is not None:
+                approve(connection, self._workload, adapter, now)
+            if away and before is not None:
+                approve(connection, self._workload, before, None)
             if request_id is not None:
                 answer_request(connection, self._workload, request_id, "done", {"from": before, "to": adapter}, now)
             return moved

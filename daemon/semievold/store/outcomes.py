@@ -5,7 +5,7 @@ Invariant: a model has one outcome for an example in a round, so that no label c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 from semievol.examples.json_values import mended_text
 from semievol.types import Outcome
 from semievold.store.database import Database
-from semievold.store.tables import round_outcomes
+from semievold.store.tables import round_outcomes, rounds
 
 _SAID = ("expected", "answer", "correct", "entropy", "content")
 
@@ -60,3 +60,29 @@ def read_outcomes(connection: Connection, workload: str, number: int) -> dict[st
         outcome = Outcome(row["example_id"], row["expected"], row["answer"], row["correct"], row["entropy"])
         by_role.setdefault(row["role"], {})[outcome.id] = StoredOutcome(outcome, row["content"])
     return by_role
+
+
+def outcomes_of(
+    connection: Connection,
+    workload: str,
+    adapter: str,
+    settings: str | None,
+    roles: Collection[str] = ("candidate", "incumbent", "anchor"),
+) -> dict[str, StoredOutcome]:
+    """What `adapter` answered in one of these roles of any round, by example id; the newest counts.
+
+    `settings`: only in rounds that were evaluated under these; None: under whichever.
+    """
+    r = rounds.c
+    columns = select(*r["number", "adapter", "incumbent", "evaluation"])
+    found: dict[str, StoredOutcome] = {}
+    for row in connection.execute(columns.where(r.workload == workload).order_by(r.number)).all():
+        evaluation = row.evaluation or {}
+        anchor = (evaluation.get("anchor") or {}).get("adapter")
+        names = {"candidate": row.adapter, "incumbent": row.incumbent, "anchor": anchor}
+        mine = [role for role in roles if names[role] == adapter]
+        if mine and settings in (None, evaluation.get("settings", "")):
+            rows = read_outcomes(connection, workload, row.number)
+            for role in mine:
+                found |= rows.get(role, {})
+    return found

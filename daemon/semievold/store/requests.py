@@ -20,7 +20,7 @@ from semievold.round_states import RoundKind
 from semievold.store.database import MAX_INTEGER, Database
 from semievold.store.tables import operator_requests
 
-RequestKind = Literal["start_round", "cancel_round", "promote", "rollback"]
+RequestKind = Literal["start_round", "cancel_round", "approve_round", "refuse_round", "promote", "rollback"]
 Answer = Literal["done", "refused", "failed"]
 """done: carried out. refused: it does not fit the present state, or says nothing that can be done. failed: it should
 have been possible, and was not."""
@@ -45,6 +45,15 @@ class CancelRound(_Payload):
     reason: Reason = "by hand"
 
 
+class ApproveRound(_Payload):
+    round: int = Field(ge=0, le=MAX_INTEGER)
+
+
+class RefuseRound(_Payload):
+    round: int = Field(ge=0, le=MAX_INTEGER)
+    reason: Reason = "by hand"
+
+
 class Promote(_Payload):
     adapter: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=200)
 
@@ -53,10 +62,12 @@ class Rollback(_Payload):
     pass
 
 
-Payload = StartRound | CancelRound | Promote | Rollback
+Payload = StartRound | CancelRound | ApproveRound | RefuseRound | Promote | Rollback
 PAYLOADS: Mapping[str, type[Payload]] = {
     "start_round": StartRound,
     "cancel_round": CancelRound,
+    "approve_round": ApproveRound,
+    "refuse_round": RefuseRound,
     "promote": Promote,
     "rollback": Rollback,
 }

@@ -15,9 +15,11 @@ from sqlalchemy import Connection, RowMapping, and_, func, insert, select, updat
 from semievol.examples.json_values import mended_text
 from semievold.errors import StateConflict
 from semievold.round_states import ENDED, UNDECIDED, RoundKind, RoundState, allowed
+from semievold.store.adapters import approve
 from semievold.store.aliases import move_alias, read_alias
 from semievold.store.database import MAX_INTEGER, Database
-from semievold.store.outcomes import StoredOutcome, read_outcomes, write_outcomes
+from semievold.store.freezes import check_thawed
+from semievold.store.outcomes import StoredOutcome, outcomes_of, read_outcomes, write_outcomes
 from semievold.store.tables import adapters, round_events, round_members, rounds
 
 
@@ -250,11 +252,12 @@ class RoundStore:
         """Move alias, adapters and round together: after this commit, and not before, the candidate serves.
 
         Raises:
-            StateConflict: the alias is not at `generation` any more: somebody moved it meanwhile.
+            StateConflict: the alias is not at `generation` any more: somebody moved it meanwhile; or rounds are frozen.
         """
         with self._database.write() as connection:
             if read_alias(connection, self._workload).generation != generation:
                 raise StateConflict(f"the alias {alias} was moved while round {number} was being promoted")
+            check_thawed(connection, self._workload)
             move_alias(connection, self._workload, alias, adapter, self._database.now())
             return self._move(connection, number, current, RoundState.PROMOTED, adapter, {})
 
@@ -267,10 +270,30 @@ class RoundStore:
         with self._database.write() as connection:
             if read_alias(connection, self._workload).generation != generation:
                 raise StateConflict(f"the alias {alias} was moved while round {number} was being rolled back")
-            move_alias(connection, self._workload, alias, to_adapter, self._database.now())
+            left = move_alias(connection, self._workload, alias, to_adapter, self._database.now()).previous
+            if left is not None:
+                approve(connection, self._workload, left, None)
             return self._move(
                 connection, number, RoundState.PROMOTED, RoundState.ROLLED_BACK, reason, {"reason": reason}
             )
+
+    def approve(self, number: int) -> Round:
+        """A person's word for the version that the round proposes, or proposed.
+
+        Raises:
+            StateConflict: it proposes none yet, or its version was rejected or taken back.
+        """
+        with self._database.write() as connection:
+            found = connection.execute(select(rounds).where(self._mine(number))).mappings().first()
+            if found is None:
+                raise StateConflict(f"there is no round {number}; `semievol rounds list` shows them")
+            round_ = _round(found)
+            if round_.adapter is None or (round_.ended and round_.state is not RoundState.SETTLED):
+                raise StateConflict(f"round {number} is {round_.state}; there is no version to approve")
+            now = self._database.now()
+            approve(connection, self._workload, round_.adapter, now)
+            self._event(connection, number, round_.state, round_.state, "approved by a person", now)
+            return round_
 
     def leave(self, number: int, current: RoundState, exit_state: RoundState, reason: str, **columns: Any) -> Round:
         """End a round off the main path; its candidate adapter, if any, becomes `rejected`."""
@@ -321,14 +344,13 @@ class RoundStore:
 
         `settings` None: under whichever.
         """
-        mine = (rounds.c.workload == self._workload, rounds.c.adapter == adapter)
         with self._database.read() as connection:
-            made = connection.execute(select(*rounds.c["number", "evaluation"]).where(*mine)).all()
-            found: dict[str, StoredOutcome] = {}
-            for row in made:
-                if settings in (None, (row.evaluation or {}).get("settings", "")):
-                    found |= read_outcomes(connection, self._workload, row.number).get("candidate", {})
-            return found
+            return outcomes_of(connection, self._workload, adapter, settings, ("candidate",))
+
+    def outcomes_of(self, adapter: str, settings: str) -> dict[str, StoredOutcome]:
+        """What `adapter` answered in any round and role under these settings, by example id; the newest counts."""
+        with self._database.read() as connection:
+            return outcomes_of(connection, self._workload, adapter, settings)
 
     def outcomes(self, number: int) -> dict[str, dict[str, StoredOutcome]]:
         """{role: {example id: what the model in that role answered in this round}}."""

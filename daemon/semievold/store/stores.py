@@ -14,6 +14,7 @@ from semievold.store.contradictions import ContradictionStore
 from semievold.store.database import Database
 from semievold.store.examples import ExampleStore
 from semievold.store.feedback import FeedbackStore
+from semievold.store.freezes import FreezeStore
 from semievold.store.leases import LeaseStore
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.store.requests import RequestStore
@@ -34,6 +35,7 @@ class Stores:
     alias: AliasStore
     requests: RequestStore
     leases: LeaseStore
+    freezes: FreezeStore
     feedback: FeedbackStore
     captured: CapturedStore
     waiting: WaitingFeedback
@@ -73,6 +75,7 @@ def stores_over(database: Database, workload: str, alias: str, *, feedback_trust
         alias=AliasStore(database, workload, alias),
         requests=RequestStore(database, workload),
         leases=LeaseStore(database, workload),
+        freezes=FreezeStore(database, workload),
         feedback=FeedbackStore(database, workload, kept),
         captured=CapturedStore(database, workload),
         waiting=WaitingFeedback(database, workload),

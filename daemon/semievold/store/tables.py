@@ -271,6 +271,7 @@ adapters = Table(
     Column("state", String(20), nullable=False),  # candidate | serving | previous | retired | rejected | deleted
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
+    Column("approved_at", Float),  # when a person last said that it should serve; NULL: nobody has
 )
 
 aliases = Table(
@@ -284,12 +285,20 @@ aliases = Table(
     Column("updated_at", Float, nullable=False),
 )
 
+freezes = Table(
+    "freezes",
+    metadata,
+    Column("workload", String(100), primary_key=True),  # a row: frozen
+    Column("reason", String(200), nullable=False),
+    Column("at", Float, nullable=False),
+)
+
 operator_requests = Table(
     "operator_requests",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("workload", String(100), nullable=False),
-    Column("kind", String(40), nullable=False),  # start_round | cancel_round | promote | rollback
+    Column("kind", String(40), nullable=False),  # semievold.store.requests.RequestKind
     Column("payload", JSON, nullable=False),
     Column("state", String(20), nullable=False),  # pending | done | refused | failed
     Column("result", JSON),
