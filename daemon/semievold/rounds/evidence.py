@@ -22,6 +22,8 @@ from semievol.types import Example, Outcome
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import FatalError
 from semievold.rounds import deciding
+from semievold.rounds.fresh import FreshLabels
+from semievold.rounds.places import RoundPlace
 from semievold.rounds.pool import GONE, known_to
 from semievold.rounds.tools import RoundTools
 from semievold.store.outcomes import StoredOutcome
@@ -46,11 +48,12 @@ class Look:
 class Evidence:
     """Looks at the labels that there are."""
 
-    def __init__(self, config: DaemonConfig, tools: RoundTools) -> None:
+    def __init__(self, config: DaemonConfig, tools: RoundTools, place: RoundPlace) -> None:
         self._config = config
         self._tools = tools
         # What is cut short by a component goes on where it was; names of adapters are never used again.
         self._answers = RememberedAnswers(tools.generator)
+        self._fresh = FreshLabels(tools.stores, place)
 
     async def look(self, round_: Round) -> Look:
         """Ask incumbent and candidate what they have not answered, and weigh all that they have.
@@ -60,7 +63,7 @@ class Evidence:
             TransientError: engine or state do not answer now; what was answered is remembered.
         """
         tools = self._tools
-        held_out, gone = known_to(tools.task, await asyncio.to_thread(tools.stores.examples.holdout))
+        held_out, gone = known_to(tools.task, await asyncio.to_thread(self._labels, round_))
         holdout = one_a_question(sorted(held_out, key=lambda example: example.id))
         contents = {example.id: deciding.example_hash(example) for example in holdout}
         settings = await asyncio.to_thread(deciding.settings_hash, self._config)
@@ -89,6 +92,11 @@ class Evidence:
             for role, found in (("incumbent", both[0]), ("candidate", both[1]), ("anchor", anchors))
         }
         return Look(verdict, evaluation, new)
+
+    def _labels(self, round_: Round) -> list[Example]:
+        """All that may prove something."""
+        held_out = self._tools.stores.examples.holdout()
+        return held_out + (self._fresh.of(round_) if self._config.gate.late_labels == "all" else [])
 
     async def _stored(self, round_: Round, settings: str, contents: Mapping[str, str]) -> dict[str, dict[str, Outcome]]:
         """By role, what this round's models answered and would answer the same today."""

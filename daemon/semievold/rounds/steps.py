@@ -51,7 +51,7 @@ class RoundEngine:
         self._rounds = tools.stores.rounds
         self.place = place
         self.progress: dict[str, Any] = {}
-        self._evidence = Evidence(config, tools)
+        self._evidence = Evidence(config, tools, place)
         self._pool = RoundPool(config, tools.stores, tools.embedder, tools.label)
         self._steps: Mapping[RoundState, Callable[[Round], Awaitable[Round]]] = {
             RoundState.PLANNED: self._snapshot,

@@ -178,6 +178,19 @@ class ExampleStore:
         """The examples that only the gate may see; of clients none, unless they are trusted."""
         return self._select(self._held())
 
+    def arrived(self, since: float) -> list[Example]:
+        """Operators' labels that were new `since` (UTC seconds) and stand on the training side."""
+        return self._select(examples.c.holdout.is_(False), examples.c.created_at > since, _OPERATORS)
+
+    def asked(self, ids: Sequence[str]) -> dict[str, str]:
+        """{id: what is asked} of those that are known, retracted ones too."""
+        found: dict[str, str] = {}
+        with self._database.read() as connection:
+            for some in chunks(ids):
+                statement = sa.select(*examples.c["id", "asked"]).where(self._mine(), examples.c.id.in_(some))
+                found.update((row.id, row.asked) for row in connection.execute(statement))
+        return found
+
     def changes(self, at: float) -> dict[str, float]:
         """{id: when it was last added, changed or retracted} of those for which that was since `at` (UTC seconds)."""
         columns = examples.c["id", "updated_at"]

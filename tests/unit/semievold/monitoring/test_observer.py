@@ -101,6 +101,7 @@ async def test_each_figure_says_what_its_part_or_the_state_says(open_world: Open
         "semievol_rounds{inconclusive}": 1,
         "semievol_holdout_accuracy{incumbent}": 1.0,
         "semievol_holdout_accuracy{candidate}": 1.0,
+        "semievol_frozen{}": 0,
         "semievol_leader{}": 1,
         "semievol_alias_generation{}": 1,
         "semievol_alias_followed{}": 1,
