@@ -63,5 +63,5 @@ class FreshLabels:
 
     def _asked(self, manifest: Mapping[str, Any]) -> set[str]:
         examples = self._stores.examples.asked(manifest["example_ids"])
-        queries = self._stores.pseudo_labels.asked(manifest["selected_ids"])
+        queries = self._stores.pseudo_labels.asked(manifest["selected_ids"], asked_key)
         return {*examples.values(), *queries.values()}
