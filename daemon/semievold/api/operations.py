@@ -46,7 +46,12 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
         "previous": serving.previous,
         "anchor": stores.adapters.anchor(),
         "promotions": serving.generation,
-        "examples": {"training": examples.training, "holdout": examples.holdout, "retracted": examples.retracted},
+        "examples": {
+            "training": examples.training,
+            "holdout": examples.holdout,
+            **({} if config.selection.risk is None else {"calibration": examples.calibration}),
+            "retracted": examples.retracted,
+        },
         "pseudo_labels": {"total": labels.total, "unparseable": labels.unparseable, "unpublished": labels.unpublished},
         "feedback": {"waiting": stores.waiting.count(), "contradictions": stores.contradictions.open()},
         "answers_a_minute": stores.pseudo_labels.count_since(stores.database.now() - 60.0),

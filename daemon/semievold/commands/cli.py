@@ -286,7 +286,7 @@ def _labels_app() -> typer.Typer:
         form: Annotated[
             str, typer.Option(help="own, text-label, prompt-completion, alpaca, openai or sharegpt")
         ] = "own",
-        side: Annotated[str, typer.Option(help="all, training or holdout")] = "all",
+        side: Annotated[str, typer.Option(help="all, training, holdout or calibration")] = "all",
         overwrite: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
         config: ConfigPath = DEFAULT_CONFIG,
         output_format: Output = "table",

@@ -14,7 +14,7 @@ from semievol.errors import ConfigError
 from semievol.examples.exporting import FORMS, ExportForm, exported, write_examples, write_lines
 from semievold.store.stores import Stores
 
-SIDES = ("all", "training", "holdout")
+SIDES = ("all", "training", "holdout", "calibration")
 
 
 def export_labels(stores: Stores, target: str, *, form: str, side: str, overwrite: bool) -> dict[str, Any] | None:
@@ -29,8 +29,9 @@ def export_labels(stores: Stores, target: str, *, form: str, side: str, overwrit
     if side not in SIDES:
         raise ConfigError(f"--side: {side!r} is none of {', '.join(SIDES)}")
     chosen: ExportForm = next(each for each in FORMS if each == form)
-    examples = [] if side == "holdout" else stores.examples.training()
-    examples += [] if side == "training" else stores.examples.holdout()
+    examples = stores.examples.training() if side in ("all", "training") else []
+    examples += stores.examples.holdout() if side in ("all", "holdout") else []
+    examples += stores.examples.calibration() if side in ("all", "calibration") else []
     examples.sort(key=lambda example: example.id)
     if target == "-":
         write_lines(sys.stdout, [exported(example, chosen) for example in examples])

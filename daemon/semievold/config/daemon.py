@@ -277,8 +277,6 @@ class DaemonConfig(MethodConfig):
     @model_validator(mode="after")
     def _check_methods_own(self) -> DaemonConfig:
         """What runs on files can do and the daemon cannot is refused, so that no setting is without effect."""
-        if self.selection.risk is not None:
-            raise ValueError("selection.risk: is for runs on files; remove it, or run `semievol evolve`")
         if self.models:
             raise ValueError("models: the daemon answers with `generation` alone; remove it, or run `semievol evolve`")
         for place, each in enumerate(self.labelling.configurations):

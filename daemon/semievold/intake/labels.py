@@ -58,6 +58,7 @@ class LabelsIntake:
     Args:
         least_holdout: so many different questions are held out, whatever the share says, once `training_first` of them
             can be trained on.
+        calibration_share: of the questions that selection is calibrated on.
         feedback: decides on what clients say.
         contradictions: what of it goes to the review topic.
         feedback_secret: by which trusted feedback is held out; None: it is not trusted.
@@ -81,6 +82,7 @@ class LabelsIntake:
         feedback_secret: str | None = None,
         least_holdout: int = 0,
         training_first: int = 0,
+        calibration_share: float = 0.0,
         equality: AnswerEquality | None = None,
         on_joined: Callable[[Sequence[Joined]], None] | None = None,
     ) -> None:
@@ -91,7 +93,9 @@ class LabelsIntake:
         self._index = index
         self._parser = parser
         self._settings = settings
-        self._rule = HoldoutRule(settings.holdout_share, settings.holdout_salt, least_holdout, training_first)
+        self._rule = HoldoutRule(
+            settings.holdout_share, settings.holdout_salt, least_holdout, training_first, calibration_share
+        )
         self._feedback = feedback
         self._reviewing = Reviewing(contradictions, producer, topics.review, self._answer)
         self._feedback_secret = feedback_secret

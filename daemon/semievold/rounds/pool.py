@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 from semievol.examples.embedding.remembered import RememberedVectors
 from semievol.examples.near import kind_of, near_copies, near_key
-from semievol.examples.split import asked_key
+from semievol.examples.split import asked_key, one_a_question
+from semievol.labelling.certificate import Certificate
 from semievol.labelling.consensus import heard
-from semievol.labelling.selection import Scored, scored, select
+from semievol.labelling.selection import Scored, judge_calibration, scored, select, select_at_risk
 from semievol.protocols import Embedder
+from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.types import Example, PseudoLabel, Query, Unlabelled
 from semievold.config.daemon import DaemonConfig
@@ -61,6 +63,8 @@ class RoundPool:
         self.vectors = RememberedVectors(embedder)
         self.refused: dict[str, str] = {}
         """Stale labels that could not be made again, and why: they are not learned from."""
+        self.calibration: list[PseudoLabel] = []
+        """What was answered to the examples that selection is calibrated on."""
 
     async def refresh(self, incumbent: str | None, say: Say) -> None:
         """Label the pool again where an older adapter had: pseudo-labels must not outlive the model they came from.
@@ -87,6 +91,20 @@ class RoundPool:
             new = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
             await asyncio.to_thread(labels.replace, new)
 
+    async def calibrate(self, incumbent: str | None, say: Say) -> None:
+        """Answer the calibration examples as the pool was answered, one a question; nothing of it is stored.
+
+        What can never be answered is left out.
+        """
+        known = await asyncio.to_thread(self._stores.examples.calibration)
+        queries = [example.query for example in one_a_question(known)]
+        self.calibration = []
+        size = self._config.labelling.batch_size
+        for start in range(0, len(queries), size):
+            say({"calibrated": start, "to_calibrate": len(queries)})
+            outcomes = await self._label(queries[start : start + size], incumbent)
+            self.calibration += [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
+
     async def embed(self, say: Say) -> None:
         """Let the consensus find the pool's vectors ready, in `vectors`.
 
@@ -98,8 +116,9 @@ class RoundPool:
             await asyncio.to_thread(self._remember, ids[start : start + EMBEDDED_AT_ONCE])
 
     def forget(self) -> None:
-        """Let go of the vectors."""
+        """Let go of the vectors, and of the calibration answers."""
         self.vectors = RememberedVectors(self._embedder)
+        self.calibration = []
 
     async def _rows(self) -> list[PoolRow]:
         return await asyncio.to_thread(self._stores.pseudo_labels.pool, self._config.rounds.max_pool)
@@ -121,23 +140,31 @@ class Judged:
     members: the verdict on each.
     threshold: the highest entropy (nats per token), or uncertainty, that was accepted.
     changed: how many answers the consensus changed; None: it was not asked for.
+    certificate: what is known of the error of what was selected; None: no risk was stated.
     """
 
     kept: Sequence[PseudoLabel] = ()
     members: tuple[Membership, ...] = ()
     threshold: float | None = None
     changed: int | None = None
+    certificate: Certificate | None = None
 
 
 def judge(
-    stores: Stores, embedder: Embedder, task: Task, config: DaemonConfig, refused: Mapping[str, str] | None = None
+    stores: Stores,
+    embedder: Embedder,
+    task: Task,
+    config: DaemonConfig,
+    refused: Mapping[str, str] | None = None,
+    calibration: Sequence[PseudoLabel] = (),
 ) -> Judged:
     """The whole pool through the consensus, where that is configured, and through selection; in the order of ids.
 
     Of queries that ask the same, or nearly, one counts: what is sent often has no more say than what is sent once. And
     one source has its share of what is selected, and no more.
 
-    Blocking. `refused` are stale and could not be labelled again.
+    Blocking. `refused` are stale and could not be labelled again. `calibration`: answers to the calibration examples,
+    which are heard in the consensus as if nobody knew their truth.
 
     Raises:
         TransientError: the endpoint that embeds for the consensus does not answer.
@@ -159,14 +186,20 @@ def judge(
         own = [label for label in own if label.query.id not in near]
         rows = [row for row in rows if row.id not in near]
         known = [each for each in training_examples(stores) if task.knows(each.answer, each.query)]
-        agreed = heard(own, known, config.labelling, embedder)
+        both = heard([*own, *calibration], known, config.labelling, embedder)
+        agreed, calibration = both[: len(own)], both[len(own) :]
         labels = {label.query.id: label for label in agreed}
         judged = [scored(label, rule) for label in agreed]
         if config.labelling.consensus is not None:
             changed = sum(mine.answer != label.answer for mine, label in zip(own, agreed, strict=True))
-    selection = select(judged, rule)
+    if rule.risk is None:
+        selection = select(judged, rule)
+    else:
+        truth = {each.id: each for each in stores.examples.calibration() if task.knows(each.answer, each.query)}
+        certain = judge_calibration(calibration, truth, AnswerEquality(task, embedder), rule)
+        selection = select_at_risk(judged, certain, rule)
     selected = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
-    held_out = {asked_key(example.query) for example in stores.examples.holdout()}
+    held_out = {asked_key(each.query) for each in [*stores.examples.holdout(), *stores.examples.calibration()]}
     said = stores.feedback.open_words()
     rejected, kept = dict(selection.rejected), []
     for label in selected:
@@ -196,7 +229,7 @@ def judge(
     again = {**dict.fromkeys(copies, ASKED_BEFORE), **dict.fromkeys(near, ASKED_NEARLY)}
     members += [Membership(row.id, False, again[row.id], row.answer, None) for row in pool if row.id in again]
     members.sort(key=lambda member: member.query_id)
-    return Judged(kept, tuple(members), selection.threshold, changed)
+    return Judged(kept, tuple(members), selection.threshold, changed, selection.certificate)
 
 
 class _Asked(NamedTuple):

@@ -22,7 +22,7 @@ from semievol.protocols import Embedder, ExampleIndex
 from semievol.seeds import derive
 from semievol.tasks.task import Task
 from semievol.training.job import TrainingJob, write_snapshot
-from semievol.types import TrainingRow
+from semievol.types import PseudoLabel, TrainingRow
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import FatalError
 from semievold.rounds.pool import Judged, judge, known_to, training_examples
@@ -54,11 +54,12 @@ def choose(
     round_: Round,
     parent: Path | None,
     refused: Mapping[str, str] | None = None,
+    calibration: Sequence[PseudoLabel] = (),
 ) -> Snapshot:
     """Decide what the round trains on. Blocking: call it in a thread.
 
     `parent` is the directory of the adapter to continue from; None trains from the base model. `refused` pseudo-labels
-    are stale and could not be made again.
+    are stale and could not be made again. `calibration`: the answers to the examples that selection is calibrated on.
 
     Raises:
         FatalError: there is no example to train on.
@@ -66,12 +67,12 @@ def choose(
     """
     # First: what is labelled from now on must count as new for the next round, whether or not the pool has it.
     counts, offsets = stores.pseudo_labels.counts(), stores.pseudo_labels.offsets()
-    pool = judge(stores, embedder, task, config, refused) if round_.kind == "evolve" else Judged()
+    pool = judge(stores, embedder, task, config, refused, calibration) if round_.kind == "evolve" else Judged()
     # Last: a truth that has arrived meanwhile takes the place of its pseudo-label.
     examples, gone = known_to(task, training_examples(stores))
     if not examples:
         raise FatalError("no labelled example is left to train on; add labels, or lower labels.holdout_share")
-    held_out = stores.examples.holdout()
+    held_out = [*stores.examples.holdout(), *stores.examples.calibration()]
     rows = tuple(training_rows(examples, pool.kept, task, config.training, round_.seed, index=index, holdout=held_out))
     if round_.options.get("shuffle_labels"):
         rows = shuffled(rows, round_.seed)
@@ -102,6 +103,7 @@ def choose(
         "selected": len(pool.kept),
         "threshold": pool.threshold,
         "answers_changed": pool.changed,
+        "certificate": None if pool.certificate is None else asdict(pool.certificate),
         "labelled_total": counts.total,
         "rows": len(rows),
         "rows_hash": rows_hash(rows),

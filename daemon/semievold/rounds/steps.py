@@ -149,15 +149,31 @@ class RoundEngine:
             await self._pool.refresh(round_.incumbent, say)
         if round_.kind == "evolve" and self._config.labelling.consensus is not None:
             await self._pool.embed(say)
+        if round_.kind == "evolve" and self._config.selection.risk is not None:
+            await self._pool.calibrate(round_.incumbent, say)
         parent = await self._parent(round_)
         tools = self._tools
         pool, config = self._pool, self._config
         chosen = await asyncio.to_thread(
-            snapshot.choose, tools.stores, tools.index, pool.vectors, tools.task, config, round_, parent, pool.refused
+            snapshot.choose,
+            tools.stores,
+            tools.index,
+            pool.vectors,
+            tools.task,
+            config,
+            round_,
+            parent,
+            pool.refused,
+            pool.calibration,
         )
         self._pool.forget()
         if round_.kind == "evolve" and not chosen.manifest["selected"]:
-            raise FatalError("no pseudo-label was selected; nothing to learn from beyond the examples")
+            reason = "no pseudo-label was selected; nothing to learn from beyond the examples"
+            found = chosen.manifest["certificate"]
+            if found is not None and found["threshold"] is None:
+                reason = found["reason"]
+            log.warning("round %d trains nothing: %s", round_.number, reason)
+            return await self._leave(round_, RoundState.FAILED, reason, snapshot=chosen.summary)
         await asyncio.to_thread(snapshot.write, chosen, self.place.training(round_).snapshot)
         return await asyncio.to_thread(
             lambda: self._rounds.transition(

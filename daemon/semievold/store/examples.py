@@ -1,6 +1,7 @@
 """The labelled examples: which are trained on and retrieved, which are held out, which the index still lacks.
 
-Owns the table `examples`. The index itself is written by `semievold.intake.labels`; this only remembers what it holds.
+Those that selection is calibrated on are held out as well, and the gate does not see them. Owns the table `examples`.
+The index itself is written by `semievold.intake.labels`; this only remembers what it holds.
 Invariant: an example never changes sides: once held out (or not) it stays so, or the gate would test on what was
 trained on; and what asks the same as one that is stored goes to its side. What clients said decides no side: an
 operator's label is placed as if they had said nothing, and what they said on the other side is moved aside.
@@ -9,7 +10,7 @@ operator's label is placed as if they had said nothing, and what they said on th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -44,7 +45,8 @@ class StoredExample(NamedTuple):
 class ExampleCounts(NamedTuple):
     """How many examples there are; `unindexed` of the training ones are not in the index yet.
 
-    Of those that ask the same one counts among the `questions`.
+    Of those that ask the same one counts among the `questions`. `holdout` is what the gate may see; `calibration` are
+    questions of their own.
     """
 
     training: int
@@ -53,6 +55,7 @@ class ExampleCounts(NamedTuple):
     unindexed: int
     training_questions: int
     holdout_questions: int
+    calibration: int = 0
 
 
 class ExampleStore:
@@ -84,11 +87,24 @@ class ExampleStore:
         with self._database.write() as connection:
             known = self.rows_in(connection, list(last))
             new = [each for each in last.values() if each.id not in known or _is_operators(each, known[each.id])]
-            sides = self.sides_in(connection, first_to_ask(new), rule)
+            asked = first_to_ask(new)
+            calibrated = self._calibrated(connection, asked, rule)
+            sides = self.sides_in(connection, {key: id_ for key, id_ in asked.items() if key not in calibrated}, rule)
+            sides |= dict.fromkeys(calibrated, True)
             placed = [(each, sides.get(asked_key(each.query), False)) for each in last.values()]
-            stored = self.write_in(connection, placed, known)
+            stored = self.write_in(connection, placed, known, calibrated)
             self._move_aside(connection, [each for each in stored if each.example.source != FEEDBACK])
             return stored
+
+    def _calibrated(self, connection: Connection, asked: Iterable[str], rule: HoldoutRule) -> set[str]:
+        """Those of the questions that are calibrated on: known as such, or new and chosen by the rule."""
+        known: dict[str, bool] = {}
+        columns = examples.c["asked", "calibration"]
+        for some in chunks(list(asked)):
+            statement = sa.select(*columns).where(self._mine(), _OPERATORS, examples.c.asked.in_(some))
+            for row in connection.execute(statement):
+                known[row.asked] = known.get(row.asked, False) or row.calibration
+        return {key for key in asked if known.get(key, key not in known and rule.calibrates(key))}
 
     def sides_in(
         self, connection: Connection, asked: Mapping[str, str], rule: HoldoutRule, *, clients: bool = False
@@ -125,25 +141,37 @@ class ExampleStore:
             self.retract_in(connection, [row.id for row in rows if row.holdout != sides[row.asked]])
 
     def write_in(
-        self, connection: Connection, placed: Sequence[tuple[Example, bool]], known: Mapping[str, RowMapping]
+        self,
+        connection: Connection,
+        placed: Sequence[tuple[Example, bool]],
+        known: Mapping[str, RowMapping],
+        calibrated: Collection[str] = (),
     ) -> list[StoredExample]:
-        """As `upsert`, within a transaction; `known`: the rows that the ids have (`rows_in`)."""
+        """As `upsert`, within a transaction.
+
+        Args:
+            connection: of the transaction.
+            placed: (example, held out?).
+            known: the rows that the ids have (`rows_in`).
+            calibrated: what those ask that are held out for calibration.
+        """
         now = self._database.now()
         stored: list[StoredExample] = []
         rows: list[dict[str, Any]] = []
         for example, holdout in placed:
             old = known.get(example.id)
             row = self._row(example, holdout, now)
+            row["calibration"] = row["asked"] in calibrated
             if old is not None:
                 if not _is_operators(example, old):
-                    row["holdout"] = old["holdout"]
+                    row["holdout"], row["calibration"] = old["holdout"], old["calibration"]
                 if not old["retracted"] and _content(old) == _content(row):
                     stored.append(stored_of(old))
                     continue
             stored.append(StoredExample(example, row["holdout"], False, "new" if old is None else "changed"))
             rows.append(row)
-        update = ("query", "answer", "source", "category", "asked", "holdout", "indexed", "retracted", "updated_at")
-        self._database.upsert(connection, examples, rows, update)
+        update = ("query", "answer", "source", "category", "asked", "holdout", "calibration", "indexed", "retracted")
+        self._database.upsert(connection, examples, rows, (*update, "updated_at"))
         return stored
 
     def retract(self, ids: Iterable[str]) -> None:
@@ -191,6 +219,10 @@ class ExampleStore:
                 found.update((row.id, row.asked) for row in connection.execute(statement))
         return found
 
+    def calibration(self) -> list[Example]:
+        """The examples that only selection may be calibrated on."""
+        return self._select(examples.c.calibration.is_(True))
+
     def changes(self, at: float) -> dict[str, float]:
         """{id: when it was last added, changed or retracted} of those for which that was since `at` (UTC seconds)."""
         columns = examples.c["id", "updated_at"]
@@ -229,6 +261,7 @@ class ExampleStore:
             count(kept & trained & examples.c.indexed.is_(False)),
             questions(kept & trained),
             questions(kept & held),
+            questions(kept & examples.c.calibration.is_(True)),
         ).where(self._mine(), sa.true() if among is None else among)
         return ExampleCounts(*(int(value) for value in connection.execute(statement).one()))
 
@@ -242,7 +275,7 @@ class ExampleStore:
         return examples.c.workload == self.workload
 
     def _held(self) -> sa.ColumnElement[bool]:
-        held: sa.ColumnElement[bool] = examples.c.holdout.is_(True)
+        held: sa.ColumnElement[bool] = examples.c.holdout.is_(True) & examples.c.calibration.is_(False)
         return held if self._feedback_trusted else held & _OPERATORS
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Example]:
@@ -269,6 +302,7 @@ class ExampleStore:
             "category": example.query.category,
             "asked": asked_key(example.query),
             "holdout": holdout,
+            "calibration": False,
             "indexed": False,
             "retracted": False,
             "created_at": now,

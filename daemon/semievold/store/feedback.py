@@ -252,7 +252,10 @@ class FeedbackStore:
         if secret:  # not by the id alone, which a client may choose
             place = hashlib.blake2b(asked.encode(), key=secret.encode()[:64], digest_size=16).hexdigest()
         else:  # as an operator's label would be: it finds its question as if nobody had spoken
-            place, rule = example.id, HoldoutRule(rule.share, rule.salt)
+            place, rule = example.id, HoldoutRule(rule.share, rule.salt, calibration=rule.calibration)
+        if rule.calibrates(asked):
+            self._tell(said, "its question is one to calibrate on, which operators' labels alone are for")
+            return Outcome.WITHHELD, None, ()
         held_out = self._examples.sides_in(connection, {asked: place}, rule, clients=True)[asked]
         if held_out and not secret:
             self._tell(said, "its question is held out")

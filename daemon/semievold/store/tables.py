@@ -62,6 +62,8 @@ examples = Table(
     Column("category", String(200)),
     Column("asked", String(32)),  # hash of what is asked, whatever the id: semievol.examples.split.asked_key
     Column("holdout", Boolean, nullable=False),
+    # Held out, and not for the gate: what selection at a stated risk is calibrated on.
+    Column("calibration", Boolean, nullable=False, server_default=false()),
     Column("indexed", Boolean, nullable=False),  # False until the example index holds it (holdout: stays False)
     Column("retracted", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),

@@ -41,7 +41,7 @@ def test_holdout_and_training_are_apart(new_world: NewWorld) -> None:
     assert ids(store.holdout()) == ["h"]
     assert ids(store.unindexed()) == ["a", "b"]
     assert store.counts() == ExampleCounts(
-        training=2, holdout=1, retracted=0, unindexed=2, training_questions=2, holdout_questions=1
+        training=2, holdout=1, retracted=0, unindexed=2, training_questions=2, holdout_questions=1, calibration=0
     )
 
 

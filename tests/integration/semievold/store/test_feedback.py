@@ -54,6 +54,17 @@ async def test_what_an_operator_took_back_does_not_come_back_by_feedback(new_wor
     assert world.examples.get("a") is None
 
 
+async def test_what_a_client_says_of_a_question_to_calibrate_on_is_kept_apart(new_world: Any) -> None:
+    world: World = new_world()
+    rule = HoldoutRule(0.0, "holdout", calibration=1.0)
+    world.examples.keep([word("a", "even", None)], rule)
+    said = [Said(word("b", "even", question="is a even?"), "one"), Said(word("c", "odd"), "two")]
+    for secret in (None, "secret"):
+        assert [each.outcome.value for each in world.feedback.keep(said, rule, secret)] == ["confirmed", "withheld"]
+    assert [each.id for each in world.examples.calibration()] == ["a"]
+    assert world.examples.holdout() == world.examples.training() == []
+
+
 async def test_feedback_under_an_operators_id_or_about_what_is_held_out_is_kept_apart(new_world: Any) -> None:
     world: World = new_world()
     world.examples.upsert([(word("a", "even", None), False), (word("h", "even", None), True)])
