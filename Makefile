@@ -19,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check lint format types imports unit integration faults on-servers bench servers up down lock clean model
+.PHONY: help setup demo run test check metrics-docs lint format types imports unit integration faults on-servers bench servers up down lock clean model
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -75,6 +75,9 @@ on-servers: $(STAMP)-dev model servers
 
 bench: $(STAMP)-dev model servers ## Measure every claim of the README
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+metrics-docs: $(STAMP)-dev ## Write docs/metrics.md from the code
+	@$(BIN)/python -m semievold.monitoring.metrics_page docs/metrics.md
 
 servers: $(STAMP)-dev ## Bring Kafka, PostgreSQL and vLLM for tests: into .cache, on Debian as root also packages
 	@$(BIN)/python -m tests.servers.set_up

@@ -5,6 +5,7 @@ Their streams are the local one in the world's state: what is published is their
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +22,8 @@ from semievold.intake.messages import RecordParser
 from semievold.intake.role import Intake
 from semievold.monitoring.metrics import Metrics
 from semievold.monitoring.observer import Observer
+from semievold.monitoring.state_metrics import StateMetrics
+from semievold.monitoring.state_watch import StateWatch
 from semievold.serving.replica import ReplicaView
 from semievold.streams.opening import open_stream
 from semievold.streams.protocol import OutgoingRecord
@@ -79,7 +82,6 @@ class Roles:
         self.replicas = Replicas()
         self.observer = Observer(
             self.metrics,
-            world.stores,
             here.alias,
             fleet=here.fleet,
             follower=here.follower,
@@ -88,6 +90,12 @@ class Roles:
             control=here.control,
             lease=here.lease,
             replicas=self.replicas,  # type: ignore[arg-type]
+        )
+        name = config.workload.name
+        self.state_metrics = StateMetrics(name, lambda: here.control.leads)
+        self.metrics.registry.register(self.state_metrics)
+        self.state_watch = StateWatch(
+            self.state_metrics, world.stores, name, world.place, lambda: here.control.leads, 0.01, time.monotonic
         )
         self.idle_watch = IdleWatch(world.stores, self.intake, self.labels, here.control, here.follower.warm_ended)
 

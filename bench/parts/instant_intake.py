@@ -138,7 +138,7 @@ async def label_stream(
 
     stop, producer = asyncio.Event(), stream.producer()
 
-    def count(_: Sequence[PseudoLabel]) -> None:
+    def count(_: Sequence[PseudoLabel], _waited_s: Sequence[float]) -> None:
         if intake.counters.labelled == queries:
             stop.set()  # what is in flight is published and committed before the intake ends
 

@@ -34,6 +34,18 @@ class Reason(StrEnum):
     UNEXPECTED = "unexpected_error"
 
 
+class Dropped(StrEnum):
+    """Why a query of the sampled share was not captured; a closed set, for a metric."""
+
+    OPTED_OUT = "opted_out"
+    TOO_LONG = "too_long"
+    NOT_TEXT = "not_text"
+    INVALID = "invalid"
+    ID_TAKEN = "id_taken"  # another query has the client's id, or the state did not say in time whether one has
+    QUEUE_FULL = "queue_full"
+    NOT_PUBLISHED = "not_published"
+
+
 class PoisonRecord(SemiEvolError):  # noqa: N818 - named by meaning
     """A stream record that can never be processed as it is; `detail` names the field and the fix."""
 

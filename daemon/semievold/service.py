@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from semievold.intake.reading import group_of
 from semievold.intake.role import Intake
 from semievold.monitoring.metrics import Metrics
 from semievold.monitoring.observer import Observer
+from semievold.monitoring.state_metrics import StateMetrics
+from semievold.monitoring.state_watch import StateWatch
 from semievold.retry import Health, Stopped, until_answered
 from semievold.rounds.control import Control
 from semievold.rounds.launch import SubprocessLauncher
@@ -167,7 +170,9 @@ class Service:
         task = Task(config.task)
         parser = RecordParser(task, config.stream.max_record_bytes)
         alias = Alias(await waited_for("state", lambda: asyncio.to_thread(stores.alias.get), supervisor))
-        parts = Parts(supervisor, stack, stores, stream, producer, task, parser, Metrics(config.workload.name), alias)
+        metrics = Metrics(config.workload.name)
+        metrics.begin(roles)
+        parts = Parts(supervisor, stack, stores, stream, producer, task, parser, metrics, alias)
         if roles & NEEDS_INDEX:
             await self._open_index(parts)
         if "labels" in roles:
@@ -274,6 +279,7 @@ class Service:
             parts.control = self._control(parts, stores, parts.lease)
             parts.supervisor.add("control", parts.control.run, stage=1)
             self._add_retention(parts, RetentionStore(stores.database, config.workload.name), parts.lease)
+            self._add_state_metrics(parts, parts.control)
         control = parts.control
         parts.follower = StateFollower(
             parts.stores, parts.alias, parts.fleet, lambda: control is not None and control.leads
@@ -310,6 +316,18 @@ class Service:
         kept, keep_rounds = self._config.store.retention, self._config.artifacts.keep_rounds
         retention = Retention(store, kept, keep_rounds, lease, parts.metrics.forgotten, parts.stores.database.now)
         parts.supervisor.add("retention", retention.run, stage=1)
+
+    def _add_state_metrics(self, parts: Parts, control: Control) -> None:
+        name = self._config.workload.name
+
+        def leads() -> bool:
+            return control.leads
+
+        shown = StateMetrics(name, leads)
+        parts.metrics.registry.register(shown)
+        interval_s = self._config.api.metrics_interval_s
+        watch = StateWatch(shown, parts.stores, name, place_of(self._config), leads, interval_s, time.monotonic)
+        parts.supervisor.add("metrics", watch.run, stage=1)
 
     def _add_intake(self, parts: Parts) -> None:
         assert parts.labeller is not None
@@ -359,7 +377,6 @@ class Service:
         control = parts.control
         observer = Observer(
             parts.metrics,
-            parts.stores,
             parts.alias,
             fleet=parts.fleet,
             follower=parts.follower,

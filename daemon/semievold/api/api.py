@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class ApiTools:
     readiness: Callable[[], Mapping[str, str]]
     held: Callable[[], Mapping[str, str]]
     process: Callable[[], Mapping[str, Any]]
-    observe: Callable[[], Awaitable[None]]
+    observe: Callable[[], None]
     replicas: Callable[[], Sequence[ReplicaView]]
 
 
@@ -99,7 +99,7 @@ class Api:
         return web.json_response(answer, status=503 if missing else 200)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        await self._tools.observe()
+        self._tools.observe()
         return web.Response(body=self._tools.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _view(self, view: Callable[..., Any], *args: Any) -> web.Response:

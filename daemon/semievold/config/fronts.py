@@ -54,6 +54,8 @@ class ApiConfig(ServerConfig):
 
     metrics_are_open: bool = True
     """/metrics answers without the token. Its labels name adapters, and the addresses of replicas."""
+    metrics_interval_s: float = Field(default=10.0, gt=0)
+    """How often the leader reads what /metrics shows of the state, seconds. A scrape itself asks nothing of it."""
 
     port: int = Field(default=8321, ge=0, le=65535)
     """TCP port; 0 picks a free one."""

@@ -16,7 +16,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol, cast
 
 import pydantic_core
@@ -27,7 +26,7 @@ from semievol.examples.split import asked_key
 from semievol.types import Message, Query
 from semievold.config.fronts import CaptureConfig
 from semievold.config.streams import RetrySettings
-from semievold.errors import PoisonRecord
+from semievold.errors import Dropped, PoisonRecord
 from semievold.gateway.asked import Turn, asked_fields, text_turns
 from semievold.gateway.remembered import Remembered
 from semievold.intake.messages import CLIENT_HEADER, SCHEMA_VERSION, RecordParser
@@ -49,18 +48,6 @@ NOT_DRAWN = "it was not drawn for the share that is captured (gateway.capture.sh
 log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,510}[\x21-\x7e])?")
-
-
-class Dropped(StrEnum):
-    """Why a query of the sampled share was not captured; a closed set, for a metric."""
-
-    OPTED_OUT = "opted_out"
-    TOO_LONG = "too_long"
-    NOT_TEXT = "not_text"
-    INVALID = "invalid"
-    ID_TAKEN = "id_taken"  # another query has the client's id, or the state did not say in time whether one has
-    QUEUE_FULL = "queue_full"
-    NOT_PUBLISHED = "not_published"
 
 
 class CaptureState(Protocol):

@@ -18,9 +18,10 @@ from aiohttp import hdrs, web
 
 from semievol.errors import AdapterError, BusyError, SemiEvolError, TransientError
 from semievold.config.fronts import GatewayConfig
+from semievold.errors import Dropped
 from semievold.gateway.admission import Admission
 from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Backend, Call, presentable, refusal
-from semievold.gateway.capture import Capture, Drawn, Dropped
+from semievold.gateway.capture import Capture, Drawn
 from semievold.gateway.clients import client_of
 from semievold.gateway.dialect.fields import ClientMistake, check_honoured
 from semievold.gateway.feedback import Feedback
@@ -39,6 +40,8 @@ from semievold.web.tokens import DEFAULT, HOLDER, NOBODY, Tokens
 OPEN_PATHS = frozenset({"/healthz"})
 FEEDBACK_PATH = "/v1/feedback"
 CLIENT_GONE = "499"
+ADMITTED = "admitted"
+"""Under this name a request that was admitted to a model says so, for the metrics."""
 LAST_BYTES_S = 0.5
 """After the drain: what whole answers get to leave the buffers."""
 
@@ -120,6 +123,8 @@ class Gateway:
             self._metrics.requests.labels(self._metrics.workload, code).inc()
             holder = request.get(HOLDER, NOBODY)
             self._metrics.token_requests.labels(self._metrics.workload, holder, code).inc()
+            if ADMITTED in request:
+                self._metrics.answered(int(code))
             self._metrics.latency.labels(self._metrics.workload).observe(time.perf_counter() - started)
 
     async def _healthz(self, _request: web.Request) -> web.Response:
@@ -185,6 +190,7 @@ class Gateway:
         request[RATE_LIMITS] = self._admission.rate_headers(holder)
         if not isinstance(taken, Reservation):
             return taken
+        request[ADMITTED] = True
         with self._admission.counted(holder, count):
             async with self._alias.bind() as adapter:
                 deadline = asyncio.get_running_loop().time() + self._config.timeout_s

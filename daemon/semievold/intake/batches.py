@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeVar
@@ -42,6 +43,10 @@ Bind = Callable[[], AbstractAsyncContextManager[str | None]]
 Told = Callable[[PseudoLabel | Unlabelled], None]
 Done = Callable[[Sequence[StreamRecord]], None]
 """Is told of records whose effects are durable: their offsets may be committed."""
+
+
+Stored = Callable[[Sequence[PseudoLabel], Sequence[float]], None]
+"""Is told of labels that became durable, and how long each query had waited for its own, seconds."""
 
 
 Causes = Callable[[str, Sequence[tuple[StreamRecord, OutgoingRecord]]], None]
@@ -99,7 +104,7 @@ class QueryBatches:
         producer: StreamProducer,
         topics: StreamSettings,
         retry: RetrySettings,
-        on_stored: Callable[[Sequence[PseudoLabel]], None] | None = None,
+        on_stored: Stored | None = None,
         causes: Causes | None = None,
     ) -> None:
         self._parser = parser
@@ -111,6 +116,7 @@ class QueryBatches:
         self._retry = retry
         self._on_stored = on_stored
         self._causes = causes
+        self.held_until = 0.0  # UTC seconds: nothing was read on purpose before, and waiting counts from here
         self._unmarked: list[str] = []  # published, and the store does not know it yet
         self.counters = IntakeCounters()
 
@@ -329,15 +335,20 @@ class QueryBatches:
             stored += await self._answer("store", lambda: asyncio.to_thread(self._store.unpublished_of, rest), stop)
         self.counters.labelled += len(stored)
         self.counters.pace.stored(len(stored))
-        if self._on_stored is not None:
-            self._on_stored(stored)
         ours = {label.query.id for label in stored}
+        if self._on_stored is not None:
+            self._on_stored(stored, self._waited_s(answered, ours))
         late = [item.asked for item in answered if item.label.query.id not in ours]
         if not late:
             return stored, []
         # Another batch or another process labelled them first: its label is the one, and it publishes it.
         _, refused = await self._sifted(late, stop)
         return stored, refused
+
+    def _waited_s(self, answered: Sequence[_Answered], ours: Collection[str]) -> list[float]:
+        now = time.time()
+        since = [item.asked.record.timestamp for item in answered if item.label.query.id in ours]
+        return [max(0.0, now - max(at, self.held_until)) for at in since]
 
     async def _publish(
         self, labels: Sequence[PseudoLabel], stop: asyncio.Event, asked_by: Mapping[str, StreamRecord] = _NOT_KNOWN

@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from semievol.errors import TransientError
-from semievol.types import PseudoLabel
 from semievold.config.streams import IntakeSettings, StreamSettings
-from semievold.intake.batches import Bind, Labeller, QueryBatches
+from semievold.intake.batches import Bind, Labeller, QueryBatches, Stored
 from semievold.intake.commits import Commits
 from semievold.intake.counters import IntakeCounters
 from semievold.intake.exactly_once import TransactionalCommits
@@ -55,7 +54,7 @@ class Intake:
         topics: StreamSettings,
         ready: asyncio.Event | None = None,
         *,
-        on_stored: Callable[[Sequence[PseudoLabel]], None] | None = None,
+        on_stored: Stored | None = None,
         transactions: Transactions | None = None,
     ) -> None:
         self._consumer = consumer
@@ -138,6 +137,8 @@ class Intake:
         self._raise_failures()
         timeout_s = self._settings.poll_timeout_s
         held = self._ready is not None and not self._ready.is_set()
+        if held:
+            self._batches.held_until = time.time()
         self._finished.clear()
         room = 0 if held else self._room()
         await self._poll(room, stop)

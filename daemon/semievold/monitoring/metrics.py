@@ -1,13 +1,14 @@
-"""What the daemon counts, as Prometheus metrics on a registry of its own.
+"""What a process counts of its own work, as Prometheus metrics on a registry of its own.
 
-Owns names, help texts and labels; whoever does the work calls the methods. Label values are closed sets (reasons,
-states, roles) or names of adapters and replicas, of which a process holds few; never a query id.
+Owns names, help texts and labels; whoever does the work calls the methods. What the state holds is exported by the
+leader alone (`semievold.monitoring.state_metrics`). Label values are closed sets (reasons, states, roles) or names of
+adapters, replicas and tokens, of which a process holds few; never a query id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,110 +18,205 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 
+from semievol.engines.plain.tally import PLACES
 from semievol.types import PseudoLabel
-from semievold.round_states import RoundState
+from semievold.config.daemon import ROLES
+from semievold.errors import Dropped, Reason
+from semievold.monitoring.catalogue import PREFIX, Declared, Kind, Labels
+from semievold.rounds.retention import What
 from semievold.rounds.trigger import WAITS_FOR
 from semievold.serving.replica import ReplicaView
+from semievold.store.feedback import Outcome
+from semievold.store.waiting_feedback import Standing
 
 ENTROPY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+AGREEMENT_BUCKETS = (0.25, 0.5, 0.7, 0.9, 0.99)
+DELAY_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0)
+LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 WAITING = ("start", "lease", "round", "evidence", "approval", "frozen", *WAITS_FOR)
 """What a controller can wait for; `round`: for the open one; `evidence`: for labels that prove its candidate;
 `approval`: for a person's word for it; `frozen`: for the end of a freeze."""
-LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+REPLICA_STATES = ("up", "warming", "quarantined", "down")
+ANSWERS = ("answered", "failed", "gone")
+"""What becomes of an admitted request; `gone`: the client did not wait."""
+YES_NO = ("yes", "no")
+A_REPLICA, AN_ADAPTER, A_CODE = "address of a replica", "name of an adapter, or base", "HTTP status; 499: client gone"
+READERS = ("intake", "labels")
+ENGINES = ("intake", "control", "gateway")
+INTAKE, LABELS, CONTROL, GATEWAY, EVERYONE = ("intake",), ("labels",), ("control",), ("gateway",), ()
 
 
 class Metrics:
     """The daemon's metrics; one instance a process."""
 
     def __init__(self, workload: str) -> None:
+        disable_created_metrics()  # a series more for each counter, which nobody asks for
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"semievol_{name}", text, ["workload", *labels], registry=self.registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"semievol_{name}", text, ["workload", *labels], registry=self.registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"semievol_{name}", text, ["workload", *labels], buckets=buckets, registry=self.registry)
-
         self.workload = workload
-        self.received = counter("intake_received_total", "Query records read from the stream.")
-        self.labelled = counter("intake_labelled_total", "Queries whose pseudo-label became durable.")
-        self.duplicates = counter("intake_duplicates_total", "Redelivered queries that were already labelled.")
-        self.dead_letters = counter("dead_letters_total", "Records sent to the dead-letter topic.", "role", "reason")
-        self.retries = counter("retries_total", "Batches tried again because a component did not answer.", "role")
-        self.in_flight = gauge("intake_in_flight", "Query records read and not yet committed.")
-        self.intake_held = gauge("intake_held", "1 while queries are not read on purpose, 0 while they are.")
-        self.lag = gauge("stream_lag", "Records not yet committed by this consumer.", "role")
-        self.pace = gauge("intake_answers_per_minute", "Queries whose pseudo-label became durable in the last minute.")
-        self.entropy = histogram("pseudo_label_entropy", "Entropy of pseudo-labels, nats per token.", ENTROPY_BUCKETS)
-        self.agreement = gauge("pseudo_label_agreement", "Mean agreement of the last 200 pseudo-labels.")
-        self.recent_entropy = gauge("pseudo_label_recent_entropy", "Mean entropy of the last 200 pseudo-labels.")
-        self.labels_received = counter("labels_received_total", "Label records read from the stream.")
-        self.joined = counter("labels_joined_total", "Labels of queries answered earlier.", "correct")
-        self.feedback = counter("feedback_total", "Clients' answers by what became of them.", "outcome")
-        self.reviewed = counter("review_total", "Items published to the review topic.", "purpose")
-        self.feedback_standing = counter(
-            "feedback_received_total",
-            "Clients' words at the gateway: joined to their query at once or later, pending, refused, expired.",
-            "standing",
+        self.declared: list[Declared] = []
+        self._at_zero: list[tuple[Declared, Counter | Histogram]] = []
+        self._reported: dict[tuple[str, ...], float] = {}
+        self._add_intakes()
+        self._add_labels()
+        self._add_serving()
+        self._add_gateway()
+        self._add_control()
+
+    def _add_intakes(self) -> None:
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self.received = counter("intake_received_total", "Query records read from the stream.", INTAKE)
+        self.labelled = counter("intake_labelled_total", "Queries whose pseudo-label became durable.", INTAKE)
+        self.unparsed = counter("intake_unparsed_total", "Of these, queries without an answer that parses.", INTAKE)
+        self.duplicates = counter("intake_duplicates_total", "Redelivered queries that were labelled already.", INTAKE)
+        self.in_flight = gauge("intake_in_flight", "Query records read and not yet committed.", INTAKE)
+        self.delay = histogram(
+            "intake_delay_seconds",
+            "From a query's record in the stream, or the end of a hold, to its durable pseudo-label.",
+            DELAY_BUCKETS,
+            INTAKE,
         )
-        self.feedback_joined = counter("feedback_joined_total", "Clients' answers beside the earlier one.", "correct")
-        self.examples = gauge("examples", "Labelled examples.", "split")
-        self.pool = gauge("pseudo_labels", "Stored pseudo-labels.")
-        self.rounds = gauge("rounds", "Rounds by state.", "state")
-        self.round_accuracy = gauge("holdout_accuracy", "Accuracy on the holdout at the last gate.", "role")
-        self.gate_evidence = gauge("gate_evidence", "Evidence (e-value) that the open round's candidate is better.")
-        self.gate_pairs = gauge("gate_pairs", "Labels that both models of the open round answered.", "outcome")
-        self.gate_needed = gauge(
-            "gate_labels_needed", "Labels that the open round needs at the present rate of disagreement; -1: unknown."
+        self.entropy = histogram(
+            "pseudo_label_entropy", "Entropy of new pseudo-labels, nats per token.", ENTROPY_BUCKETS, INTAKE
         )
-        self.frozen = gauge("frozen", "1 while rounds are frozen (`semievol freeze`).")
-        self.leader = gauge("leader", "1 while this process leads, 0 while it stands by.")
-        self.waiting = gauge("waiting", "1 for what the controller waits for before the next round.", "what")
-        self.alias_generation = gauge("alias_generation", "How often the alias was moved.")
+        self.agreement = histogram(
+            "pseudo_label_agreement",
+            "Agreement of new pseudo-labels: the share of candidate answers that mean the same.",
+            AGREEMENT_BUCKETS,
+            INTAKE,
+        )
+        self.dead_letters = counter(
+            "dead_letters_total",
+            "Records sent to the dead-letter topic.",
+            READERS,
+            role=READERS,
+            reason=tuple(each.value for each in Reason),
+        )
+        self.retries = counter(
+            "retries_total", "Batches tried again because a component did not answer.", READERS, role=READERS
+        )
+        self.lag = gauge("stream_lag", "Records not yet committed by this consumer.", READERS, role=READERS)
+        self.held = gauge(
+            "stream_held", "1 while a role does not read on purpose or cannot, 0 while it reads.", READERS, role=READERS
+        )
+
+    def _add_labels(self) -> None:
+        counter = self._counter
+        self.labels_received = counter("labels_received_total", "Label records read from the stream.", LABELS)
+        self.joined = counter(
+            "labels_joined_total",
+            "Labels of queries answered earlier, by whether that was right.",
+            LABELS,
+            correct=YES_NO,
+        )
+        self.feedback = counter(
+            "feedback_total",
+            "Clients' answers by what became of them.",
+            LABELS,
+            outcome=tuple(each.value for each in Outcome),
+        )
+        self.reviewed = counter(
+            "review_total", "Items published to the review topic.", LABELS, purpose=("contradiction",)
+        )
+        self.feedback_joined = counter(
+            "feedback_joined_total", "Clients' answers beside the earlier one.", LABELS, correct=YES_NO
+        )
+
+    def _add_serving(self) -> None:
+        gauge = self._gauge
+        self.role = gauge("role", "1 for each role that this process has.", EVERYONE, role=ROLES)
+        self.neutralised = self._counter(
+            "neutralised_texts_total",
+            "Requests, prompts and training rows in which text was kept from becoming control tokens.",
+            EVERYONE,
+            where=PLACES,
+        )
+        self.alias_generation = gauge("alias_generation", "How often the alias was moved.", EVERYONE)
+        self.serving = gauge("serving_adapter", "1 for the adapter that serves.", EVERYONE, adapter=AN_ADAPTER)
         self.alias_followed = gauge(
-            "alias_followed", "1 while the alias is followed; 0: the state is away, and what it named last serves."
+            "alias_followed",
+            "1 while the alias is followed; 0: the state is away, and what it named last serves.",
+            ENGINES,
         )
-        self.serving = gauge("serving_adapter", "1 for the adapter that serves.", "adapter")
-        self.replica_up = gauge(
-            "replica_up", "1 for a replica that gets requests; else why it gets none.", "replica", "reason"
+        self.replica_state = gauge(
+            "replica_state",
+            "1 for the state of a replica; it gets requests while it is up.",
+            ENGINES,
+            replica=A_REPLICA,
+            state=REPLICA_STATES,
         )
         self.replica_attested = gauge(
             "replica_attested",
             "1 for an adapter that a replica proved; 0 for one that it failed.",
-            "replica",
-            "adapter",
+            ENGINES,
+            replica=A_REPLICA,
+            adapter=AN_ADAPTER,
         )
-        self.replica_running = gauge("replica_running", "Requests of this process on a replica.", "replica")
-        self.requests = counter("gateway_requests_total", "Gateway requests.", "code")
+        self.replica_running = gauge(
+            "replica_running", "Requests of this process on a replica.", ENGINES, replica=A_REPLICA
+        )
+
+    def _add_gateway(self) -> None:
+        counter = self._counter
+        self.requests = counter("gateway_requests_total", "Gateway requests.", GATEWAY, code=A_CODE)
         self.token_requests = counter(
-            "gateway_token_requests_total", "Requests at the gateway by the name of their token.", "token", "code"
+            "gateway_token_requests_total",
+            "Requests at the gateway by the name of their token.",
+            GATEWAY,
+            token="name of a token",
+            code=A_CODE,
         )
-        self.latency = histogram("gateway_seconds", "Gateway requests, admission to answer.", LATENCY_BUCKETS)
+        self.answers = counter(
+            "gateway_answers_total",
+            "Admitted requests to a model, by what became of them; a client's mistake (4xx) is none.",
+            GATEWAY,
+            outcome=ANSWERS,
+        )
+        self.latency = self._histogram(
+            "gateway_seconds", "Gateway requests, admission to answer.", LATENCY_BUCKETS, GATEWAY
+        )
         self.upstream_failures = counter(
-            "gateway_upstream_failures_total", "Attempts that a replica failed.", "replica"
+            "gateway_upstream_failures_total", "Attempts that a replica failed.", GATEWAY, replica=A_REPLICA
         )
-        self.captured = counter("gateway_captured_total", "Client queries published to the queries topic.")
+        self.captured = counter("gateway_captured_total", "Client queries published to the queries topic.", GATEWAY)
         self.capture_dropped = counter(
-            "gateway_capture_dropped_total", "Client queries of the sampled share that were not captured.", "reason"
+            "gateway_capture_dropped_total",
+            "Client queries of the sampled share that were not captured.",
+            GATEWAY,
+            reason=tuple(each.value for each in Dropped),
         )
-        self.neutralised = counter(
-            "neutralised_texts_total",
-            "Requests, prompts and training rows in which text was kept from becoming control tokens.",
-            "where",
+        self.feedback_standing = counter(
+            "feedback_received_total",
+            "Clients' words at the gateway: joined to their query at once or later, pending, refused, expired.",
+            GATEWAY,
+            standing=tuple(each.value for each in Standing),
         )
-        self.retention_deleted = counter(
-            "retention_deleted_total", "Rows that were deleted to keep the state small.", "what"
+
+    def _add_control(self) -> None:
+        self.leader = self._gauge("leader", "1 while this process leads, 0 while it stands by.", CONTROL)
+        self.waiting = self._gauge(
+            "waiting", "1 for what the controller waits for before the next round.", CONTROL, what=WAITING
         )
-        self._reported: dict[tuple[str, ...], float] = {}
+        self.retention_deleted = self._counter(
+            "retention_deleted_total", "Rows that were deleted to keep the state small.", CONTROL, what=get_args(What)
+        )
+
+    def begin(self, roles: Collection[str]) -> None:
+        """Show what these roles count at zero: the first event is then an increase, which rules can see."""
+        for declared, metric in self._at_zero:
+            if declared.by and not set(declared.by) & set(roles):
+                continue
+            for labels in declared.series():
+                if labels.get("role", "") in ("", *roles):
+                    metric.labels(self.workload, *labels.values())
+        for role in ROLES:
+            self.role.labels(self.workload, role).set(role in roles)
 
     def advance(self, counter: Counter, total: float, *labels: str) -> None:
         """Bring a counter up to a total that somebody else counts."""
@@ -130,32 +226,28 @@ class Metrics:
             counter.labels(self.workload, *labels).inc(step)
             self._reported[key] = total
 
-    def stored(self, labels: Sequence[PseudoLabel]) -> None:
-        """Labels that became durable; an infinite entropy (nothing parsed) lands in the last bucket."""
+    def stored(self, labels: Sequence[PseudoLabel], waited_s: Sequence[float]) -> None:
+        """Labels that became durable, and how long their queries had waited for them, seconds.
+
+        An infinite entropy (nothing parsed) lands in the last bucket.
+        """
         for label in labels:
             self.entropy.labels(self.workload).observe(label.entropy)
+            self.agreement.labels(self.workload).observe(label.agreement)
+            if label.answer is None:
+                self.unparsed.labels(self.workload).inc()
+        for seconds in waited_s:
+            self.delay.labels(self.workload).observe(seconds)
 
-    def forgotten(self, what: str, count: int) -> None:
+    def answered(self, status: int) -> None:
+        """What became of an admitted request; 4xx is the client's own mistake, 429 that no replica had room."""
+        if status < 400 or status == 429 or status >= 499:
+            outcome = "answered" if status < 400 else "gone" if status == 499 else "failed"
+            self.answers.labels(self.workload, outcome).inc()
+
+    def forgotten(self, what: What, count: int) -> None:
         """Rows that retention deleted, by what they belonged to."""
         self.retention_deleted.labels(self.workload, what).inc(count)
-
-    def show_rounds(self, counts: dict[str, int]) -> None:
-        """Rounds by state, zero for the states nobody is in."""
-        for state in RoundState:
-            self.rounds.labels(self.workload, state.value).set(counts.get(state.value, 0))
-
-    def show_gate(self, evaluation: Mapping[str, Any] | None) -> None:
-        """The evidence in the open round; None: there is none, and what an earlier one had vanishes."""
-        for gauge in (self.gate_evidence, self.gate_pairs, self.gate_needed):
-            gauge.clear()
-        if evaluation is None or "better" not in evaluation:
-            return
-        self.gate_evidence.labels(self.workload).set(evaluation["better"])
-        needed = evaluation["labels_needed"]
-        self.gate_needed.labels(self.workload).set(-1 if needed is None else needed)
-        ties = evaluation["count"] - evaluation["wins"] - evaluation["losses"]
-        for outcome, number in (("win", evaluation["wins"]), ("loss", evaluation["losses"]), ("tie", ties)):
-            self.gate_pairs.labels(self.workload, outcome).set(number)
 
     def show_waiting(self, waits_for: str) -> None:
         """1 for what is waited for, 0 for all else."""
@@ -169,13 +261,34 @@ class Metrics:
 
     def show_replicas(self, replicas: Sequence[ReplicaView]) -> None:
         """Replicas as they are now; those that are gone vanish."""
-        for gauge in (self.replica_up, self.replica_attested, self.replica_running):
+        for gauge in (self.replica_state, self.replica_attested, self.replica_running):
             gauge.clear()
         for replica in replicas:
-            self.replica_up.labels(self.workload, replica.name, replica.reason).set(replica.state == "up")
+            for state in REPLICA_STATES:
+                self.replica_state.labels(self.workload, replica.name, state).set(replica.state == state)
             self.replica_running.labels(self.workload, replica.name).set(replica.running)
             for adapter, attestation in replica.adapters.items():
                 self.replica_attested.labels(self.workload, replica.name, adapter).set(attestation.passed)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+    # --- declaring ----------------------------------------------------------------------------------------------
+
+    def _declare(self, name: str, kind: Kind, text: str, by: tuple[str, ...], labels: Labels) -> Declared:
+        self.declared.append(Declared(name, kind, text, by, labels))
+        return self.declared[-1]
+
+    def _counter(self, name: str, text: str, by: tuple[str, ...], **labels: tuple[str, ...] | str) -> Counter:
+        made = Counter(PREFIX + name, text, ["workload", *labels], registry=self.registry)
+        self._at_zero.append((self._declare(name, "counter", text, by, labels), made))
+        return made
+
+    def _gauge(self, name: str, text: str, by: tuple[str, ...], **labels: tuple[str, ...] | str) -> Gauge:
+        self._declare(name, "gauge", text, by, labels)
+        return Gauge(PREFIX + name, text, ["workload", *labels], registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], by: tuple[str, ...]) -> Histogram:
+        made = Histogram(PREFIX + name, text, ["workload"], buckets=buckets, registry=self.registry)
+        self._at_zero.append((self._declare(name, "histogram", text, by, {}), made))
+        return made

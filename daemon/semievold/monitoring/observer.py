@@ -1,17 +1,13 @@
-"""Turns what the roles count and the state holds into metrics and readiness, when somebody asks.
+"""Turns what the roles of this process count into metrics and readiness, when somebody asks.
 
-Owns no numbers of its own. Called at scrape time, so that an idle daemon does nothing.
+Owns no numbers of its own. Called at scrape time, so that an idle daemon does nothing; it reads memory alone.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections import Counter
 from typing import Any
 
 from semievol.engines.plain.tally import NEUTRALISED
-from semievol.errors import TransientError
 from semievold.intake.counters import IntakeCounters, LabelsCounters
 from semievold.intake.labels import LabelsIntake
 from semievold.intake.role import Intake
@@ -23,11 +19,6 @@ from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
 from semievold.serving.following import StateFollower
 from semievold.serving.replicas import ReplicaSet
-from semievold.store.stores import Stores
-
-log = logging.getLogger(__name__)
-
-WINDOW = 200
 
 
 class Observer:
@@ -36,7 +27,6 @@ class Observer:
     def __init__(
         self,
         metrics: Metrics,
-        stores: Stores,
         alias: Alias,
         *,
         fleet: AdapterFleet | None = None,
@@ -50,7 +40,6 @@ class Observer:
     ) -> None:
         """Look at nothing yet; `captured` says whether the stream takes what the gateway captures."""
         self._metrics = metrics
-        self._stores = stores
         self._alias = alias
         self._fleet = fleet
         self._follower = follower
@@ -95,14 +84,15 @@ class Observer:
             return {"leader": False, "queries_waiting": waiting}
         return {"leader": self._control.leads, "waiting_for": self._control.waiting_for, "queries_waiting": waiting}
 
-    async def observe(self) -> None:
-        """Bring every metric up to date; those of the state stay as they are while it is away."""
+    def observe(self) -> None:
+        """Bring what this process counts up to date."""
+        m = self._metrics
         if self._intake is not None:
             self._count_intake(self._intake.counters)
-            self._metrics.intake_held.labels(self._metrics.workload).set(self._intake.held is not None)
+            m.held.labels(m.workload, "intake").set(self._intake.held is not None)
         if self._labels is not None:
             self._count_labels(self._labels.counters)
-        m = self._metrics
+            m.held.labels(m.workload, "labels").set(self._labels.held is not None)
         if self._control is not None:
             m.leader.labels(m.workload).set(self._control.leads)
             m.show_waiting(self._control.waits_for)
@@ -113,10 +103,6 @@ class Observer:
             m.alias_followed.labels(m.workload).set(self._follower.away is None)
         if self._replicas is not None:
             m.show_replicas(self._replicas.show())
-        try:
-            await self._show_state()
-        except TransientError as error:
-            log.warning("metrics of the state are as they were: %s", error)
 
     def _count_intake(self, seen: IntakeCounters) -> None:
         m = self._metrics
@@ -128,7 +114,6 @@ class Observer:
             m.advance(m.dead_letters, total, "intake", str(reason))
         m.in_flight.labels(m.workload).set(seen.in_flight)
         m.lag.labels(m.workload, "intake").set(seen.lag)
-        m.pace.labels(m.workload).set(seen.pace.a_minute())
 
     def _count_neutralised(self) -> None:
         for where, total in NEUTRALISED.counts().items():
@@ -148,23 +133,3 @@ class Observer:
         for reason, total in seen.dead_letters.items():
             m.advance(m.dead_letters, total, "labels", str(reason))
         m.lag.labels(m.workload, "labels").set(seen.lag)
-
-    async def _show_state(self) -> None:
-        m, stores = self._metrics, self._stores
-        examples = await asyncio.to_thread(stores.examples.counts)
-        m.examples.labels(m.workload, "training").set(examples.training)
-        m.examples.labels(m.workload, "holdout").set(examples.holdout)
-        m.pool.labels(m.workload).set((await asyncio.to_thread(stores.pseudo_labels.counts)).total)
-        window = await asyncio.to_thread(stores.pseudo_labels.window, WINDOW)
-        if window.mean_agreement is not None:
-            m.agreement.labels(m.workload).set(window.mean_agreement)
-        if window.mean_entropy is not None:
-            m.recent_entropy.labels(m.workload).set(window.mean_entropy)
-        m.frozen.labels(m.workload).set(await asyncio.to_thread(stores.freezes.get) is not None)
-        rounds = await asyncio.to_thread(stores.rounds.all)
-        m.show_rounds(Counter(round_.state.value for round_ in rounds))
-        m.show_gate(next((round_.evaluation for round_ in rounds if not round_.ended), None))
-        last = next((round_.evaluation for round_ in rounds if round_.evaluation), None)
-        if last is not None:
-            m.round_accuracy.labels(m.workload, "incumbent").set(last["incumbent_accuracy"])
-            m.round_accuracy.labels(m.workload, "candidate").set(last["candidate_accuracy"])

@@ -16,6 +16,10 @@ class RoundPlace:
     rounds: Path
     adapters: Path
 
+    def work(self, number: int) -> Path:
+        """Where the training of this round keeps its checkpoints and progress."""
+        return self.rounds / f"r{number:04d}" / "work"
+
     def training(self, round_: Round) -> TrainingPlace:
         directory = self.rounds / round_.name
         return TrainingPlace(directory / "snapshot", directory / "work", self.adapters)

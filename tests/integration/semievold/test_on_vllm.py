@@ -44,7 +44,7 @@ def test_a_round_is_trained_attested_on_both_replicas_promoted_and_served(
         assert {view["name"]: view["state"] for view in daemon.status()["replicas"]} == dict.fromkeys(names, "up")
         metrics = daemon.get("/metrics").text
         for name in names:
-            assert f'semievol_replica_up{{reason="",replica="{name}",workload="tiny"}} 1.0' in metrics
+            assert f'semievol_replica_state{{replica="{name}",state="up",workload="tiny"}} 1.0' in metrics
             assert f'semievol_replica_attested{{adapter="{adapter}",replica="{name}",workload="tiny"}} 1.0' in metrics
 
         answered = daemon.chat("red 1")

@@ -15,7 +15,7 @@ import yaml
 
 from semievol.config.file import load_config
 from semievold.config.daemon import ROLES, DaemonConfig
-from semievold.monitoring.metrics import Metrics
+from semievold.monitoring.metrics_page import declared
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -196,11 +196,7 @@ def test_images_install_extras_that_exist() -> None:
 
 
 def test_the_dashboard_asks_for_metrics_that_the_daemon_exports() -> None:
-    exported = {
-        sample.name if metric.type != "histogram" else f"{metric.name}_bucket"
-        for metric in Metrics("any").registry.collect()
-        for sample in [*metric.samples, *_names_without_samples(metric)]
-    }
+    exported = {sample for metric in declared() for sample in metric.samples}
     board = (DEPLOY / "grafana" / "dashboards" / "semievol.json").read_text("utf-8")
     asked = set(re.findall(r"\bsemievol_\w+", board))
     assert asked
@@ -219,14 +215,3 @@ def test_prometheus_scrapes_every_role() -> None:
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
     (names,) = [each["names"] for job in scraped for each in job.get("dns_sd_configs", [])]
     assert set(names) == set(ROLES)
-
-
-class _Name:
-    """The name under which a metric without samples yet is exported."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-def _names_without_samples(metric: Any) -> list[_Name]:
-    return [_Name(f"{metric.name}_total" if metric.type == "counter" else metric.name)]

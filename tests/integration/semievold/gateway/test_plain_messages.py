@@ -86,7 +86,7 @@ async def test_what_was_neutralised_is_a_metric() -> None:
     async with front([Double("a")]) as it:
         async with it.ask(messages=user(FORGED)) as response:
             assert response.status == 200
-        observer = Observer(it.metrics, None, it.alias)  # type: ignore[arg-type]
+        observer = Observer(it.metrics, it.alias)
         observer._count_neutralised()
         shown = it.metrics.render().decode()
     assert 'semievol_neutralised_texts_total{where="gateway",workload="tests"}' in shown

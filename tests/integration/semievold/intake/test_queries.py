@@ -40,7 +40,7 @@ def times_out(times: int, error: Exception) -> Any:
 async def test_a_query_is_labelled_stored_published_and_committed(world: World) -> None:
     await world.ask("q1", "q22")
     seen: list[str] = []
-    intake = world.intake(RuleLabeller(), on_stored=lambda labels: seen.extend(item.query.id for item in labels))
+    intake = world.intake(RuleLabeller(), on_stored=lambda labels, _: seen.extend(item.query.id for item in labels))
     await run_until(intake, done(intake, 2))
     predictions = await world.predictions()
     assert [(p["id"], p["answer"], p["adapter"], p["neighbours"]) for p in predictions] == [
@@ -295,7 +295,7 @@ async def test_labels_whose_commit_was_not_answered_are_counted_and_published_at
     monkeypatch.setattr(world.labels, "add", lossy)
     await world.ask("a", "b")
     seen: list[str] = []
-    intake = world.intake(RuleLabeller(), on_stored=lambda labels: seen.extend(item.query.id for item in labels))
+    intake = world.intake(RuleLabeller(), on_stored=lambda labels, _: seen.extend(item.query.id for item in labels))
     await run_until(intake, done(intake, 2))
     assert sorted(seen) == ["a", "b"]
     assert sorted(str(prediction["id"]) for prediction in await world.predictions()) == ["a", "b"]

@@ -19,11 +19,6 @@ def client(**settings: Any) -> TestClient[Any, Any]:
     config = DaemonConfig.model_validate({"workload": "w", "model": {"name": "m"}, "api": settings})
     tools = Mock(readiness=lambda: MISSING, held=lambda: {"rounds": "waits for replica http://10.0.0.2:8000"})
     tools.metrics.render.return_value = b"metrics"
-
-    async def observe() -> None:
-        return
-
-    tools.observe = observe
     return TestClient(TestServer(Api(config, tools, TOKEN).app()))
 
 

@@ -15,8 +15,8 @@ from semievol.config.method import TaskConfig
 from semievol.tasks.task import Task
 from semievol.types import Message, Query
 from semievold.config.fronts import CaptureConfig
-from semievold.errors import TransientStreamError
-from semievold.gateway.capture import Capture, Dropped
+from semievold.errors import Dropped, TransientStreamError
+from semievold.gateway.capture import Capture
 from semievold.intake.messages import RecordParser
 from semievold.monitoring.metrics import Metrics
 from semievold.store.captured import Captured

@@ -10,8 +10,6 @@ import pytest
 
 from semievol.errors import TransientError
 from semievold.api import operations
-from semievold.monitoring.metrics import Metrics
-from semievold.monitoring.observer import Observer
 from semievold.round_states import RoundState as S
 from semievold.store.rounds import Round
 from tests.control_roles import Roles
@@ -74,11 +72,11 @@ async def test_what_is_still_needed_is_said_wherever_somebody_looks(open_world: 
     assert needed in seen["waiting_for"]
     assert needed in seen["round"]["gate"]["reason"]
     assert (seen["round"]["gate"]["evidence"], seen["round"]["gate"]["labels_needed"]) == (pytest.approx(10.5), 10)
-    metrics = Metrics("w")
-    observer = Observer(metrics, world.stores, world.here.alias, control=control)
-    assert needed in observer.held()["rounds"]
-    await observer.observe()
-    text = metrics.render().decode()
+    roles = Roles(world)
+    assert needed in roles.observer.held()["rounds"]
+    roles.observer.observe()
+    await roles.state_watch.look()
+    text = roles.metrics.render().decode()
     assert 'semievol_gate_labels_needed{workload="w"} 10.0' in text
     assert 'semievol_gate_evidence{workload="w"} 10.5' in text
     assert 'semievol_gate_pairs{outcome="win",workload="w"} 5.0' in text
@@ -86,8 +84,8 @@ async def test_what_is_still_needed_is_said_wherever_somebody_looks(open_world: 
     assert 'semievol_waiting{what="evidence",workload="w"} 1.0' in text
     world.teach(training=(), held_out=[3004, 3005])
     await world.ended(0)
-    await observer.observe()
-    assert "semievol_gate_labels_needed{" not in metrics.render().decode()
+    await roles.state_watch.look()
+    assert "semievol_gate_labels_needed{" not in roles.metrics.render().decode()
 
 
 async def test_no_other_round_starts_meanwhile_and_patience_has_an_end(open_world: OpenWorld) -> None:

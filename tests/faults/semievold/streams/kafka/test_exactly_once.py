@@ -67,7 +67,7 @@ def live(directory: str, bootstrap: str, mine: str, instant: str, count: int, wo
         if left[0] <= 0:
             die()
 
-    def told(_: object) -> None:
+    def told(_: object, _waited_s: object) -> None:
         working.set()
         if instant == "stored":
             here()

@@ -1,0 +1,104 @@
+"""Reads what the gauges of the state show: on a timer, and in the process that leads alone.
+
+Owns the timer. A state that is away leaves the figures as they are; `semievol_state_read_timestamp_seconds` tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable
+
+from semievol.errors import TransientError
+from semievol.training.progress import read_progress
+from semievold.monitoring.state_metrics import WINDOW, StateFigures, StateMetrics
+from semievold.retry import set_within
+from semievold.round_states import RoundState
+from semievold.rounds.places import RoundPlace
+from semievold.store.figures import Figures, FigureStore
+from semievold.store.stores import Stores
+
+log = logging.getLogger(__name__)
+
+RECOUNT_S = 600.0
+"""How often all pseudo-labels are counted; in between, those that came are added."""
+LOOK_S = 1.0
+"""How soon a new leader shows the state."""
+
+
+class StateWatch:
+    """The timer of one process that may lead.
+
+    Args:
+        leads: whether this process leads now.
+        interval_s: between two readings.
+        monotonic: seconds by a clock that nobody sets.
+    """
+
+    def __init__(
+        self,
+        shown: StateMetrics,
+        stores: Stores,
+        workload: str,
+        place: RoundPlace,
+        leads: Callable[[], bool],
+        interval_s: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._shown = shown
+        self._stores = stores
+        self._figures = FigureStore(stores.database, workload)
+        self._place = place
+        self._leads = leads
+        self._interval_s = interval_s
+        self._monotonic = monotonic
+        self._labelled: int | None = None
+        self._counted_to = 0.0  # UTC seconds: the labels until then are in `_labelled`
+        self._recount_at = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Read every `interval_s` while this process leads, until stopped."""
+        due = 0.0
+        while not await set_within(stop, min(LOOK_S, self._interval_s)):
+            if not self._leads():
+                self._shown.show(None)
+                self._labelled, due = None, 0.0
+            elif self._monotonic() >= due:
+                due = self._monotonic() + self._interval_s
+                await self.look()
+
+    async def look(self) -> None:
+        """Read once, and show it."""
+        try:
+            self._shown.show(await asyncio.to_thread(self._read))
+        except TransientError as error:
+            log.warning("metrics of the state are as they were: %s", error)
+
+    def _read(self) -> StateFigures:
+        stored = self._figures.read()
+        disk = shutil.disk_usage(self._place.adapters if self._place.adapters.exists() else self._place.adapters.parent)
+        return StateFigures(
+            stored=stored,
+            labelled=self._count(stored),
+            window=self._stores.pseudo_labels.window(WINDOW),
+            training=self._training(stored),
+            frozen=self._stores.freezes.get() is not None,
+            disk_free=disk.free,
+            disk_size=disk.total,
+            read_at=self._stores.database.now(),
+        )
+
+    def _count(self, stored: Figures) -> int:
+        now, to = self._monotonic(), stored.last_pseudo_label_at or 0.0
+        if self._labelled is None or now >= self._recount_at:
+            self._labelled, self._recount_at = self._figures.labelled(to), now + RECOUNT_S
+        else:
+            self._labelled += self._figures.labelled(to, self._counted_to)
+        self._counted_to = to
+        return self._labelled
+
+    def _training(self, stored: Figures) -> dict[str, object] | None:
+        if stored.open_round is None or stored.open_state is not RoundState.TRAINING:
+            return None
+        return read_progress(self._place.work(stored.open_round))
