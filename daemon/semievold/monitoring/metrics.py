@@ -54,7 +54,8 @@ class Metrics:
     """The daemon's metrics; one instance a process."""
 
     def __init__(self, workload: str) -> None:
-        disable_created_metrics()  # a series more for each counter, which nobody asks for
+        # Without a series more for each counter, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
