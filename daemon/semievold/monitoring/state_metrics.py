@@ -15,8 +15,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from semievold.monitoring.catalogue import Declared
+from semievold.monitoring.figures import Figures
 from semievold.round_states import ENDED, RoundState
-from semievold.store.figures import Figures
 from semievold.store.pseudo_labels import LabelWindow
 
 WINDOW = 200

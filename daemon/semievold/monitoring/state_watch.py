@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from semievol.errors import TransientError
 from semievol.training.progress import read_progress
+from semievold.monitoring.figures import Figures, FigureStore
 from semievold.monitoring.state_metrics import WINDOW, StateFigures, StateMetrics
 from semievold.retry import set_within
 from semievold.round_states import RoundState
 from semievold.rounds.places import RoundPlace
-from semievold.store.figures import Figures, FigureStore
 from semievold.store.stores import Stores
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from semievol.errors import TransientError
 from semievold.monitoring import state_watch
+from semievold.monitoring.figures import FigureStore
 from semievold.monitoring.state_metrics import STATE_METRICS, StateMetrics
 from semievold.round_states import RoundState as S
-from semievold.store.figures import FigureStore
 from semievold.store.pseudo_labels import LabelWindow, PseudoLabelStore
 from tests.control_roles import Roles
 from tests.control_world import OpenWorld

@@ -1,7 +1,7 @@
 """What the gauges of the state show, read by statements that go along an index to the little that they need.
 
 Reads alone. The exception is `labelled`, which counts an index and is asked seldom. What is made of the numbers is in
-`semievold.monitoring`.
+`semievold.monitoring.state_metrics`.
 """
 
 from __future__ import annotations
