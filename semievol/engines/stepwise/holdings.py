@@ -2,7 +2,8 @@
 
 Owns the rows that wait, are begun or run, and the rule by which a cache is given up: whoever holds more than its part
 gives to who holds less, and nobody to who has its part already. A row that gives its cache up waits with the tokens
-that it has. Owns no arithmetic and no order of work.
+that it has, and is asked again only after it has come further: newcomers throw no request back for ever. Owns no
+arithmetic and no order of work.
 """
 
 from __future__ import annotations
@@ -19,13 +20,25 @@ from semievol.engines.stepwise.turns import Turns
 
 _BEYOND = 1.25
 """Who holds so many times its part gives way: closer, two would take each other's room in turn."""
+_PROGRESS = 4
+_LEAST_PROGRESS_TOKENS = 16
+"""A row that gave way keeps its cache the next time until it has drawn a quarter as many tokens as were computed
+again for it, and so many at least."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Drawing(Sample):
-    """A sample of a request."""
+    """A sample of a request. kept_until: of how many tokens on it may give its cache up again."""
 
     job: QueuedRequest
+    kept_until: int = 0
+
+    @property
+    def kept(self) -> bool:
+        return len(self.decoded.token_ids) < self.kept_until
+
+    def gave_way(self) -> None:
+        self.kept_until = len(self.decoded.token_ids) + max(_LEAST_PROGRESS_TOKENS, self.length // _PROGRESS)
 
     @property
     def prefix(self) -> list[int]:
@@ -181,12 +194,14 @@ class Holdings:
             return False
         # Who is in `held` alone has ended: its idle places go with the rows that they run beside.
         bounds = {each: max(int(_BEYOND * part), wanted - parts[who]) for each, part in parts.items()}
-        giving = [each for each, bound in bounds.items() if each != who and held[each] > bound]
-        if sum(held[each] - parts[each] for each in giving) < lack:
+        kept = self._kept()
+        more = {each: held[each] - max(parts[each], kept[each]) for each in parts}
+        giving = [each for each, bound in bounds.items() if each != who and held[each] > bound and more[each] > 0]
+        if sum(more[each] for each in giving) < lack:
             return False
-        giving.sort(key=lambda each: held[each] - parts[each], reverse=True)
+        giving.sort(key=lambda each: more[each], reverse=True)
         for each in giving:
-            self._take_from(each, min(lack, held[each] - parts[each]))
+            self._take_from(each, min(lack, more[each]))
             lack = need - self.free()
             if lack <= 0:
                 return True
@@ -195,18 +210,21 @@ class Holdings:
     def yield_one(self) -> bool:
         """Where nobody can go on, who is furthest ahead gives way with the row that came last; False: nobody can."""
         free = self.free()
-        for turn in (*self._turns.ahead(self.clients()), None):
-            self._take_from(turn, 1)
-            if self.free() > free:
-                return True
+        for kept in (False, True):  # those that gave way before only where no other can
+            for turn in (*self._turns.ahead(self.clients()), None):
+                self._take_from(turn, 1, kept=kept)
+                if self.free() > free:
+                    return True
         return False
 
-    def _take_from(self, who: str | None, places: int) -> None:
-        """Let rows of somebody wait until so many places are free, those that came last first."""
+    def _take_from(self, who: str | None, places: int, *, kept: bool = False) -> None:
+        """Let rows of somebody wait until so many places are free, those that came last first; `kept`: also those that
+        are to keep their cache.
+        """
         wanted = self.free() + places
         held = self.labelling
         while self.free() < wanted:
-            begun = held.prefilling if who is None and held is not None else self._begun(who)
+            begun = held.prefilling if who is None and held is not None else self._begun(who, kept)
             if begun is not None:
                 self._back(begun.rows, who)
                 if who is None and held is not None:
@@ -215,7 +233,9 @@ class Holdings:
                     self.prefilling.remove(begun)
                 continue
             batches = held.batches if who is None and held is not None else self.batches
-            rows = [(row.job.arrival, place, row, batch) for batch in batches for place, row in self._own(batch, who)]
+            rows = [
+                (row.job.arrival, place, row, batch) for batch in batches for place, row in self._own(batch, who, kept)
+            ]
             if not rows:
                 if held is not None and who is None:
                     held.cache, held.shared, held.shared_done = None, [], 0
@@ -226,10 +246,14 @@ class Holdings:
             if not batch.rows:
                 batches.remove(batch)
 
-    def _begun(self, who: str | None) -> Prefilling | None:
-        return next((each for each in reversed(self.prefilling) if each.rows[0].job.turn == who), None)
+    def _begun(self, who: str | None, kept: bool) -> Prefilling | None:
+        own = (each for each in reversed(self.prefilling) if each.rows[0].job.turn == who)
+        return next((each for each in own if kept or not any(row.kept for row in each.rows)), None)
 
     def _back(self, rows: Sequence[Drawing], who: str | None) -> None:
+        if who is not None:  # labelling has a part of its own
+            for row in rows:
+                row.gave_way()
         waiting = self.labelling.waiting if who is None and self.labelling is not None else self.waiting
         waiting += rows
         waiting.sort(key=lambda row: row.job.arrival)
@@ -245,6 +269,17 @@ class Holdings:
             held[None] += self.labelling.places
         return held
 
+    def _kept(self) -> Counter[str | None]:
+        """The places of rows that keep their cache for now."""
+        kept: Counter[str | None] = Counter()
+        for begun in self.prefilling:
+            if any(row.kept for row in begun.rows):
+                kept[begun.rows[0].job.turn] += begun.places
+        for batch in self.batches:
+            for row in batch.rows:
+                kept[row.job.turn] += batch.width * (row.kept and not row.ended)
+        return kept
+
     def _parts(self) -> dict[str | None, int]:
         """What each may hold before others: labelling its share, clients alike."""
         clients = self.clients()
@@ -253,8 +288,9 @@ class Holdings:
         return {None: labelling, **{turn: max(1, each) for turn in clients}}
 
     @staticmethod
-    def _own(batch: Batch, who: str | None) -> Iterator[tuple[int, Drawing]]:
-        return ((place, row) for place, row in enumerate(batch.rows) if not row.ended and row.job.turn == who)
+    def _own(batch: Batch, who: str | None, kept: bool) -> Iterator[tuple[int, Drawing]]:
+        own = ((place, row) for place, row in enumerate(batch.rows) if not row.ended and row.job.turn == who)
+        return ((place, row) for place, row in own if kept or not row.kept)
 
     def _client_rows(self) -> Iterator[Drawing]:
         yield from self.waiting

@@ -3,7 +3,8 @@
 Owns the counts of what each got, and who is behind. Knows no model and no clock. Clients are compared by tokens, so
 that who asks for 4,096 pays for them; labelling and clients by seconds of the engine, for a token of a large batch
 costs less than one of a small batch. After "Fairness in Serving Large Language Models" (arXiv 2401.00588).
-Invariant: work goes on while anybody wants any; who was away gains no more than its credit by it.
+Invariants: work goes on while anybody wants any; who was away gains no more than its credit by it; newcomers together
+go ahead with about half of the work, so that who waits is overtaken for so long and no longer.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class FairCount(Generic[Name]):
         self._got: dict[Name, float] = {}
         self._present: frozenset[Name] = frozenset()
         self._level = 0.0
+        self._lent = 0.0  # what was done for those within their credit, less what was done for the others since
 
     def ordered(self, wanting: Collection[Name], credits: Mapping[Name, float] | None = None) -> list[Name]:
         """Those that want, who got least first; of equals the one named first."""
@@ -37,7 +39,7 @@ class FairCount(Generic[Name]):
             self._level = max(self._level, min(standing))
         for name in wanting:
             if name not in self._present:
-                credit = self._credit if credits is None else credits.get(name, self._credit)
+                credit = self._credit - self._lent if credits is None else credits.get(name, self._credit)
                 self._got[name] = max(self._got.get(name, self._level - credit), self._level - credit)
         self._present = frozenset(wanting)
         if len(self._got) > _REMEMBERED:
@@ -49,6 +51,7 @@ class FairCount(Generic[Name]):
         return sorted(wanting, key=lambda name: self._got[name])
 
     def charge(self, name: Name, cost: float) -> None:
+        self._lent = self._lent + cost if self.within_credit(name) else max(0.0, self._lent - cost)
         self._got[name] = self._got.get(name, self._level) + cost
 
     def got(self, name: Name) -> float:

@@ -199,3 +199,22 @@ async def test_a_large_request_is_begun_however_many_small_ones_come(generator: 
     assert large.rows[0].decoded.token_ids
     engine.finish()
     assert await large.answer.future
+
+
+@pytest.mark.parametrize("prompt", [150, 500], ids=["computed at once", "computed in parts"])
+async def test_a_large_request_ends_though_newcomers_take_its_places(generator: LocalGenerator, prompt: int) -> None:
+    engine = Engine(generator, 900)
+    large = engine.asked(ask("a" * prompt, "large", max_tokens=80))
+    number, back = 0, 0
+    for _ in range(1_000):
+        if all(row.ended for row in large.rows):
+            break
+        newcomers = [turn for turn in engine.held.clients() if turn != "large"]
+        for _ in range(len(newcomers), 4):
+            engine.asked(ask("b" * 100, f"new {number}", max_tokens=30))
+            number += 1
+        waited = any(row.job is large for row in engine.held.waiting)
+        engine.batching.work()
+        back += not waited and any(row.job is large for row in engine.held.waiting)
+    assert all(row.ended for row in large.rows), f"thrown back {back} times by {number} newcomers"
+    assert back <= 8

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from semievol.engines.stepwise.turns import CREDIT_TOKENS, Turns
 
 
@@ -78,3 +80,27 @@ def test_many_names_are_forgotten() -> None:
         turns.order([f"client {number}", "steady"], labelling=False)
         turns.charge_clients({f"client {number}": 600, "steady": 700}, 0.1)
     assert len(turns._clients._got) < 2000
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("tokens", [20, 400])
+def test_a_long_request_ends_though_newcomers_keep_coming(at_once: int, tokens: int) -> None:
+    turns = Turns(0.5)
+    serve(turns, {"long": 1, "other": 1}, 20.0, labelling=False)  # it has had 1,000 tokens
+    left, number, units = {f"new {each}": tokens for each in range(at_once)}, at_once, 0
+    got = 0
+    while got < 1_000:
+        first = turns.order(["long", *left], labelling=False)[0]
+        assert first is not None
+        turns.charge_clients({first: 1}, 0.01)
+        units += 1
+        if first == "long":
+            got += 1
+        elif left[first] == 1:  # another one comes in its place
+            del left[first]
+            left[f"new {number}"] = tokens
+            number += 1
+        else:
+            left[first] -= 1
+        # Half of the work in its turn, and what the others were lent at first.
+        assert units < 2 * (at_once + 1) * 1_000 + 2_000, f"{got} tokens in {units} units"
