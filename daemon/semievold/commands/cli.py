@@ -135,11 +135,13 @@ def _add_views(app: typer.Typer) -> None:
     @app.command(help="The workload in a dozen numbers.")
     def status(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         from semievold.api import operations
+        from semievold.commands.running import neutralised
         from semievold.intake.reading import labels_lag, waiting
 
         with opened(config) as (settings, stores, place):
             seen = operations.status(settings, stores, place, labels_lag(settings, stores))
-            output.show({**seen, "queries_waiting": waiting(settings, stores)}, output_format)
+            more = {"queries_waiting": waiting(settings, stores), "neutralised": neutralised(settings)}
+            output.show({**seen, **more}, output_format)
 
     @app.command(help="Why a query got its pseudo-label: neighbours, candidates, entropy, adapter, rounds.")
     def explain(query_id: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:

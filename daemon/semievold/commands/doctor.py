@@ -55,6 +55,7 @@ def examine(config: DaemonConfig) -> list[Finding]:
         ("index", _index),
         ("api", lambda c: _port(c, c.api, "api")),
         ("gateway", lambda c: _port(c, c.gateway, "gateway")),
+        ("control texts", _control_texts),
     ]
     findings = []
     for part, check in checks:
@@ -260,6 +261,17 @@ def _port(config: DaemonConfig, server: ServerConfig, name: str) -> str:
                 f"{name}.port: {server.host}:{server.port} cannot be taken ({error.strerror}); free it, or set another"
             ) from error
     return f"{server.host}:{server.port} is free"
+
+
+def _control_texts(config: DaemonConfig) -> str:
+    """Whether somebody writes the tokens of a chat template into what they send: nothing is broken by it."""
+    from semievold.commands.running import neutralised
+
+    counts = neutralised(config)
+    if counts is None:
+        return "no running daemon here says how many texts it kept from becoming control tokens"
+    found = ", ".join(f"{place} {count}" for place, count in counts.items() if count)
+    return f"kept from becoming control tokens since the start: {found}" if found else "none since the daemon started"
 
 
 def _is_ours(config: DaemonConfig, server: ServerConfig, name: str) -> bool:

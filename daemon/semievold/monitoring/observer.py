@@ -77,12 +77,13 @@ class Observer:
 
     def process(self) -> dict[str, Any]:
         """What is to be known of this very process: whether it leads, what the controller waits for, how many queries
-        wait for its intake (None: it has none).
+        wait for its intake (None: it has none), how many texts it kept from becoming control tokens, by place.
         """
         waiting = None if self._intake is None else self._intake.counters.lag
+        told: dict[str, Any] = {"queries_waiting": waiting, "neutralised": dict(NEUTRALISED.counts())}
         if self._control is None:
-            return {"leader": False, "queries_waiting": waiting}
-        return {"leader": self._control.leads, "waiting_for": self._control.waiting_for, "queries_waiting": waiting}
+            return {"leader": False, **told}
+        return {"leader": self._control.leads, "waiting_for": self._control.waiting_for, **told}
 
     def observe(self) -> None:
         """Bring what this process counts up to date."""

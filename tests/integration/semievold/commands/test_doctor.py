@@ -188,6 +188,20 @@ def test_a_port_that_a_running_daemon_holds_is_no_problem_and_another_program_is
     assert findings["api"] == Finding("api", True, f"127.0.0.1:{port} is in use by a running daemon")
 
 
+@pytest.mark.parametrize("roles", [("",), ("-gateway", "-intake")], ids=["one process", "roles apart"])
+def test_texts_that_were_kept_from_becoming_control_tokens_are_told_with_where(
+    found: Callable[..., dict[str, Finding]], serve: Serve, tmp_path: Path, roles: tuple[str, ...]
+) -> None:
+    assert "no running daemon" in found()["control texts"].detail
+    (tmp_path / "endpoints-gone.json").write_text(json.dumps({"api": "http://127.0.0.1:9"}))
+    (tmp_path / "endpoints-broken.json").write_text("[")
+    for role in roles:
+        status = {"neutralised": {"gateway": 3, "prompt": 0, "training": 2}}
+        (tmp_path / f"endpoints{role}.json").write_text(json.dumps({"api": serve({"/v1/status": status})}))
+    detail = found(api={"token": KEY + KEY})["control texts"].detail
+    assert detail.endswith(f": gateway {3 * len(roles)}, training {2 * len(roles)}")
+
+
 def test_what_the_first_round_waits_for_is_told_although_nothing_is_wrong(
     found: Callable[..., dict[str, Finding]],
 ) -> None:

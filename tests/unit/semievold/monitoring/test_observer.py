@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import TransientError
 from semievold.errors import Reason
 from semievold.intake.labels import LabelsIntake
@@ -115,7 +116,10 @@ async def test_a_process_without_roles_shows_what_serves_and_no_leader(open_worl
     observer.observe()
     shown = figures(metrics)
     assert observer.missing() == {}
-    assert observer.process() == {"leader": False, "queries_waiting": None}
+    NEUTRALISED.add("gateway")
+    counts = dict(NEUTRALISED.counts())
+    assert observer.process() == {"leader": False, "queries_waiting": None, "neutralised": counts}
+    assert counts["gateway"] > 0
     assert "semievol_leader{}" not in shown
     assert "semievol_intake_received_total{}" not in shown
     assert (shown["semievol_alias_generation{}"], shown["semievol_serving_adapter{elsewhere}"]) == (4, 1)
@@ -158,6 +162,7 @@ async def test_a_process_whose_parts_all_work_is_ready_and_so_is_a_standby(open_
         "leader": False,
         "waiting_for": "starting",
         "queries_waiting": 0,
+        "neutralised": dict(NEUTRALISED.counts()),
     }
     world.here.start()
     await world.until(lambda: world.here.control.leads)
