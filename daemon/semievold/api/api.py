@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from semievol.examples.json_values import id_problem
-from semievold.api import operations
+from semievold.api import lineage, operations
 from semievold.api.deliveries import read_delivery
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
@@ -83,6 +83,9 @@ class Api:
         add.add_post("/v1/adapters/{name}/promote", self._promote)
         add.add_post("/v1/rollback", self._rollback)
         add.add_get("/v1/explain/{id:.+}", self._explain)
+        add.add_get("/v1/lineage/rounds/{number:[0-9]+}", self._round_lineage)
+        add.add_get("/v1/lineage/adapters/{name}", self._adapter_lineage)
+        add.add_get("/v1/lineage/labels/{id:.+}", self._label_lineage)
         add.add_post("/v1/queries", functools.partial(self._publish, "queries"))
         add.add_post("/v1/labels", functools.partial(self._publish, "labels"))
         return app
@@ -128,6 +131,15 @@ class Api:
 
     async def _explain(self, request: web.Request) -> web.Response:
         return await self._view(operations.explain, _name(request, "id"))
+
+    async def _round_lineage(self, request: web.Request) -> web.Response:
+        return await self._view(lineage.explain_round, _round_number(request))
+
+    async def _adapter_lineage(self, request: web.Request) -> web.Response:
+        return await self._view(lineage.explain_adapter, _name(request, "name"))
+
+    async def _label_lineage(self, request: web.Request) -> web.Response:
+        return await self._view(lineage.explain_label, _name(request, "id"))
 
     async def _start_round(self, request: web.Request) -> web.Response:
         return await self._ask("start_round", await _body(request))

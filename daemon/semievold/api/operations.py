@@ -13,6 +13,7 @@ from typing import Any
 from semievol.errors import DataError
 from semievol.examples.json_values import fault_of
 from semievol.training.progress import read_progress
+from semievold.api.lineage import as_json
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
 from semievold.rounds import observing
@@ -215,9 +216,11 @@ def explain(stores: Stores, query_id: str) -> dict[str, Any]:
         "neighbours": neighbours,
         "candidates": [{**asdict(c), "entropy": _finite(c.entropy)} for c in label.candidates],
         "revision": stored.revision,
+        "depth": 1 + stores.lineage.depths().get(label.adapter, 0),
         "earlier": stores.pseudo_labels.history(query_id),
         "source": {"topic": stored.topic, "partition": stored.partition, "offset": stored.offset},
         "rounds": [_use(stores, use) for use in stores.rounds.memberships(query_id)],
+        "descendants": as_json(stores.lineage.of_pseudo_label(query_id)),
     }
 
 
@@ -234,6 +237,8 @@ def _use(stores: Stores, membership: dict[str, Any]) -> dict[str, Any]:
         "reason": membership["reason"],
         "answer": membership["answer"],
         "consensus": membership["consensus"],
+        "revision": membership["revision"],
+        "depth": membership["depth"],
         "adapter": None if round_ is None else round_.adapter,
         "state": None if round_ is None else round_.state.value,
     }

@@ -143,12 +143,21 @@ def _add_views(app: typer.Typer) -> None:
             more = {"queries_waiting": waiting(settings, stores), "neutralised": neutralised(settings)}
             output.show({**seen, **more}, output_format)
 
-    @app.command(help="Why a query got its pseudo-label: neighbours, candidates, entropy, adapter, rounds.")
-    def explain(query_id: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
-        from semievold.api import operations
+    @app.command(help="What was made from what: a query's pseudo-label, a round, an adapter, a label; both ways.")
+    def explain(
+        query_id: Annotated[str | None, typer.Argument(help="Id of a query: why it got its pseudo-label.")] = None,
+        round_: Annotated[int | None, typer.Option("--round", help="Number of a round.")] = None,
+        adapter: Annotated[str | None, typer.Option(help="Name of an adapter version.")] = None,
+        label: Annotated[str | None, typer.Option(help="Id of a labelled example.")] = None,
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+        as_json: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
+    ) -> None:
+        from semievold.commands.explaining import explained
 
         with opened(config) as (_, stores, _place):
-            output.show(operations.explain(stores, query_id), output_format)
+            found = explained(stores, query_id, round_, adapter, label)
+        output.show(found, "json" if as_json else output_format)
 
     @app.command(help="Stop learning at once: no round starts, goes on or promotes until `thaw`. Serving goes on.")
     def freeze(

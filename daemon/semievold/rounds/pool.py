@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from semievol.examples.embedding.remembered import RememberedVectors
@@ -226,9 +226,14 @@ def judge(
         )
         for each in judged
     ]
+    seen = {row.id: row for row in pool}
+    depths = stores.lineage.depths()
     again = {**dict.fromkeys(copies, ASKED_BEFORE), **dict.fromkeys(near, ASKED_NEARLY)}
     members += [Membership(row.id, False, again[row.id], row.answer, None) for row in pool if row.id in again]
-    members.sort(key=lambda member: member.query_id)
+    members = [
+        replace(each, revision=seen[each.query_id].revision, depth=1 + depths.get(seen[each.query_id].adapter, 0))
+        for each in sorted(members, key=lambda member: member.query_id)
+    ]
     return Judged(kept, tuple(members), selection.threshold, changed, selection.certificate)
 
 

@@ -26,16 +26,21 @@ from semievol.types import PseudoLabel, TrainingRow
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import FatalError
 from semievold.rounds.pool import Judged, judge, known_to, training_examples
+from semievold.store.lineage.walk import Role
 from semievold.store.rounds import Membership, Round
 from semievold.store.stores import Stores
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A frozen training set: what to write, and what the round row remembers of it."""
+    """A frozen training set: what to write, and what the round row remembers of it.
+
+    `taken`: the labelled examples that it was made from, and what for.
+    """
 
     rows: tuple[TrainingRow, ...]
     members: tuple[Membership, ...]
+    taken: Mapping[str, Role]
     job: TrainingJob
     manifest: Mapping[str, Any]
 
@@ -92,6 +97,12 @@ def choose(
         name_prefix=f"{config.workload.name}-{round_.name}",
         fingerprint_prompts=tuple(fingerprint[: config.rounds.fingerprint_prompts]),
     )
+    taken: dict[str, Role] = {example.id: "training" for example in examples}
+    if pool.certificate is not None:
+        taken |= {label.query.id: "calibration" for label in calibration}
+    depth = max((each.depth or 0 for each in pool.members if each.selected), default=0)
+    if parent is not None:
+        depth = max(depth, stores.lineage.depths().get(parent.name, 0))
     manifest = {
         "round": round_.number,
         "kind": round_.kind,
@@ -102,6 +113,7 @@ def choose(
         "pool": len(pool.members),
         "selected": len(pool.kept),
         "threshold": pool.threshold,
+        "depth": depth,
         "answers_changed": pool.changed,
         "certificate": None if pool.certificate is None else asdict(pool.certificate),
         "labelled_total": counts.total,
@@ -115,7 +127,7 @@ def choose(
         "example_ids": [example.id for example in examples],
         "selected_ids": [label.query.id for label in pool.kept],
     }
-    return Snapshot(rows, pool.members, job, manifest)
+    return Snapshot(rows, pool.members, taken, job, manifest)
 
 
 def shuffled(rows: Sequence[TrainingRow], seed: int) -> tuple[TrainingRow, ...]:

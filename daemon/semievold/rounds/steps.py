@@ -182,6 +182,7 @@ class RoundEngine:
                 RoundState.SNAPSHOTTED,
                 _chosen(chosen),
                 members=chosen.members,
+                taken=chosen.taken,
                 snapshot=chosen.summary,
             )
         )

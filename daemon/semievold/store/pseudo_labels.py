@@ -25,8 +25,10 @@ from semievold.store.tables import examples, pseudo_label_history, pseudo_labels
 
 WATCHED = 5_000
 """Of how many of the newest labels the watch over a promotion looks at those of the two adapters."""
-_HISTORY = ("answer", "entropy", "agreement", "adapter", "candidates")
-_POOL_COLUMNS = tuple(pseudo_labels.c["query_id", "answer", "entropy", "agreement", "adapter", "created_at"])
+_HISTORY = ("answer", "entropy", "agreement", "adapter", "neighbours", "candidates")
+_POOL_COLUMNS = tuple(
+    pseudo_labels.c["query_id", "answer", "entropy", "agreement", "adapter", "created_at", "revision"]
+)
 
 T = TypeVar("T")
 Place = tuple[str | None, int | None, int | None]
@@ -68,6 +70,7 @@ class PoolRow(NamedTuple):
     agreement: float
     adapter: str | None
     created_at: float
+    revision: int = 1
 
 
 class LabelCounts(NamedTuple):
@@ -196,7 +199,7 @@ class PseudoLabelStore:
         """The labels that the query had before its present one, oldest first."""
         c = pseudo_label_history.c
         statement = (
-            sa.select(*c["revision", "answer", "entropy", "agreement", "adapter", "created_at"])
+            sa.select(*c["revision", "answer", "entropy", "agreement", "adapter", "neighbours", "created_at"])
             .where(c.workload == self.workload, c.query_id == query_id)
             .order_by(c.revision)
         )

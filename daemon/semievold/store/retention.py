@@ -25,6 +25,7 @@ from semievold.store.tables import (
     operator_requests,
     pseudo_label_history,
     pseudo_labels,
+    round_examples,
     round_members,
     round_outcomes,
     rounds,
@@ -32,6 +33,7 @@ from semievold.store.tables import (
 
 BATCH = 500
 """Rows that one transaction looks at: some milliseconds of the write lock."""
+ROWS_OF_ROUNDS = ((round_members, "query_id"), (round_outcomes, "example_id"), (round_examples, "example_id"))
 GONE = ("deleted",)
 """States of adapters that nothing descends from any more: neither is their directory there."""
 
@@ -160,7 +162,7 @@ class RetentionStore:
             newest = connection.execute(sa.select(sa.func.max(r.number)).where(mine)).scalar()
             old = () if newest is None else range(newest - keep + 1)
             for number in sorted(set(old) - set(needed)):
-                for table, column in ((round_members, "query_id"), (round_outcomes, "example_id")):
+                for table, column in ROWS_OF_ROUNDS:
                     deleted = self._delete_some(connection, table, number, column)
                     if deleted:
                         return deleted

@@ -19,6 +19,7 @@ from semievold.store.adapters import approve
 from semievold.store.aliases import move_alias, read_alias
 from semievold.store.database import MAX_INTEGER, Database
 from semievold.store.freezes import check_thawed
+from semievold.store.lineage.walk import Role, write_round_examples
 from semievold.store.outcomes import StoredOutcome, outcomes_of, read_outcomes, write_outcomes
 from semievold.store.tables import adapters, round_events, round_members, rounds
 
@@ -60,6 +61,7 @@ class Membership:
 
     answer: what the round took it for, which the consensus may have changed.
     consensus: the share of that answer; None: there was no consensus.
+    revision, depth: of the pseudo-label that the round saw; None: not recorded.
     """
 
     query_id: str
@@ -67,6 +69,8 @@ class Membership:
     reason: str | None
     answer: str | None = None
     consensus: float | None = None
+    revision: int | None = None
+    depth: int | None = None
 
 
 def _round(row: RowMapping) -> Round:
@@ -187,6 +191,7 @@ class RoundStore:
         detail: str | None = None,
         *,
         members: Sequence[Membership] = (),
+        taken: Mapping[str, Role] | None = None,
         outcomes: Mapping[str, Sequence[StoredOutcome]] | None = None,
         **columns: Any,
     ) -> Round:
@@ -199,6 +204,7 @@ class RoundStore:
             moved = self._move(connection, number, current, following, detail, columns)
             if members:
                 connection.execute(insert(round_members), [self._member_row(number, member) for member in members])
+            write_round_examples(connection, self._workload, number, taken or {})
             write_outcomes(self._database, connection, self._workload, number, outcomes or {})
             return moved
 
@@ -324,7 +330,7 @@ class RoundStore:
     def memberships(self, query_id: str) -> list[dict[str, Any]]:
         """The rounds whose pool held this pseudo-label, and what they decided."""
         statement = (
-            select(*round_members.c["number", "selected", "reason", "answer", "consensus"])
+            select(*round_members.c["number", "selected", "reason", "answer", "consensus", "revision", "depth"])
             .where(round_members.c.workload == self._workload, round_members.c.query_id == query_id)
             .order_by(round_members.c.number)
         )

@@ -16,6 +16,7 @@ from semievold.store.examples import ExampleStore
 from semievold.store.feedback import FeedbackStore
 from semievold.store.freezes import FreezeStore
 from semievold.store.leases import LeaseStore
+from semievold.store.lineage.walk import LineageStore
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.store.requests import RequestStore
 from semievold.store.rounds import RoundStore
@@ -31,6 +32,7 @@ class Stores:
     examples: ExampleStore
     pseudo_labels: PseudoLabelStore
     rounds: RoundStore
+    lineage: LineageStore
     adapters: AdapterStore
     alias: AliasStore
     requests: RequestStore
@@ -71,6 +73,7 @@ def stores_over(database: Database, workload: str, alias: str, *, feedback_trust
         examples=kept,
         pseudo_labels=PseudoLabelStore(database, workload),
         rounds=RoundStore(database, workload),
+        lineage=LineageStore(database, workload),
         adapters=AdapterStore(database, workload),
         alias=AliasStore(database, workload, alias),
         requests=RequestStore(database, workload),

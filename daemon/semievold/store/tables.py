@@ -193,6 +193,7 @@ pseudo_label_history = Table(
     Column("agreement", Float, nullable=False),
     Column("adapter", String(200)),
     Column("candidates", JSON, nullable=False),
+    Column("neighbours", JSON),  # NULL: before schema 0011
     Column("created_at", Float, nullable=False),
 )
 
@@ -243,7 +244,19 @@ round_members = Table(
     Column("reason", String(200)),  # why not, when not selected
     Column("answer", Text),  # as the round took it: of the consensus, where there is one; NULL also before schema 0003
     Column("consensus", Float),  # the answer's share in the consensus; NULL: there was none
+    Column("revision", Integer),  # of the pseudo-label that the round saw; NULL before schema 0011
+    Column("depth", Integer),  # 1 + that of the adapter that answered; NULL before schema 0011
     Index("ix_round_members_query", "workload", "query_id"),
+)
+
+round_examples = Table(
+    "round_examples",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("example_id", String(512), primary_key=True),
+    Column("role", String(20), nullable=False),  # training | calibration
+    Index("ix_round_examples_example", "workload", "example_id"),
 )
 
 round_outcomes = Table(

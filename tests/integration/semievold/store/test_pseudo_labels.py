@@ -115,7 +115,7 @@ def test_the_pool_is_light_newest_first_and_bounded(new_world: NewWorld) -> None
     world = new_world()
     add(world.labels, label("a"), label("b"), label("c"))
     set_times(world, {"a": 1.0, "b": 3.0, "c": 2.0})
-    assert world.labels.pool(limit=2)[0] == ("b", "even", 0.25, 0.75, "a1", 3.0)
+    assert world.labels.pool(limit=2)[0] == ("b", "even", 0.25, 0.75, "a1", 3.0, 1)
     assert [row.id for row in world.labels.pool(limit=2)] == ["b", "c"]
 
 

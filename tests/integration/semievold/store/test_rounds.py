@@ -190,9 +190,9 @@ def test_attempts_count_starts_of_one_state_and_begin_anew_after_a_move(stores: 
 
 def test_memberships_tell_which_rounds_used_a_pseudo_label(stores: Stores) -> None:
     number = planned(stores)
-    members = [Membership("q1", True, None, "a", 0.75), Membership("q2", False, "entropy above threshold")]
+    members = [Membership("q1", True, None, "a", 0.75, 2, 1), Membership("q2", False, "entropy above threshold")]
     stores.rounds.transition(number, S.PLANNED, S.SNAPSHOTTED, members=members)
     refused = {"selected": False, "reason": "entropy above threshold", "answer": None, "consensus": None}
-    assert stores.rounds.memberships("q2") == [{"number": 0, **refused}]
+    assert stores.rounds.memberships("q2") == [{"number": 0, **refused, "revision": None, "depth": None}]
     trained = {"selected": True, "reason": None, "answer": "a", "consensus": 0.75}
-    assert stores.rounds.memberships("q1") == [{"number": 0, **trained}]
+    assert stores.rounds.memberships("q1") == [{"number": 0, **trained, "revision": 2, "depth": 1}]
