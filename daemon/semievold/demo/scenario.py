@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ POLL_S = 0.5
 CLIENT_PAUSE_S = 1.0
 QUERIES_A_SECOND = 40
 ROUND_S = 600.0
+GATE_BATCH = 8
+"""Labels that a person gives at a time while a gate is open."""
 ENDED = frozenset({"settled", "rejected", "inconclusive", "failed", "rolled_back", "cancelled"})
 
 
@@ -83,6 +85,8 @@ class Scenario:
         self._watch = watch
         self._say = say
         self._serving = "base"
+        self._late = dataset.late
+        self._weighed: tuple[int, int] | None = None
         self.story = Story()
 
     async def run(self) -> Story:
@@ -144,7 +148,7 @@ class Scenario:
 
     async def _round_ended(self, number: int) -> None:
         """Wait for the end of a round and say what it was."""
-        round_ = await self._awaited_round(number, "end", ENDED.__contains__)
+        round_ = await self._awaited_round(number, "end", ENDED.__contains__, self._label_for_the_gate)
         if round_["state"] == "failed":
             raise DemoError(f"round {number} failed: {round_['reason']} (log: {self._client.log})")
         if round_["state"] == "settled":
@@ -153,8 +157,28 @@ class Scenario:
         else:
             self._say(f"round {number} ({round_['kind']}): {round_['state']}: {round_['reason']}")
 
-    async def _awaited_round(self, number: int, event: str, reached: Callable[[str], bool]) -> dict[str, Any]:
-        """The round, as soon as it exists in a state that was waited for.
+    async def _label_for_the_gate(self, round_: dict[str, Any]) -> None:
+        """A round that is not proved gets labels of new queries, in no order, a handful after the other was weighed."""
+        if round_["state"] != "proving" or round_["gate"] is None or not self._late:
+            return
+        weighed = (int(round_["number"]), int(round_["gate"]["count"]))
+        if weighed == self._weighed:
+            return
+        if self._weighed is None or self._weighed[0] != weighed[0]:
+            self._say(f"round {weighed[0]} is not proved yet: {round_['gate']['reason']}")
+            self._say("a person labels new queries in no order, as long as its gate is open")
+        self._weighed = weighed
+        some, self._late = self._late[:GATE_BATCH], self._late[GATE_BATCH:]
+        await self._client.publish_labels(some)
+
+    async def _awaited_round(
+        self,
+        number: int,
+        event: str,
+        reached: Callable[[str], bool],
+        meanwhile: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
+    ) -> dict[str, Any]:
+        """The round, as soon as it exists in a state that was waited for; `meanwhile` is told of it as it is.
 
         Raises:
             DemoError: it took longer than ROUND_S.
@@ -162,8 +186,12 @@ class Scenario:
         deadline = time.monotonic() + ROUND_S
         while time.monotonic() < deadline:
             for round_ in await self._client.get("/v1/rounds"):
-                if round_["number"] == number and reached(round_["state"]):
+                if round_["number"] != number:
+                    continue
+                if reached(round_["state"]):
                     return dict(round_)
+                if meanwhile is not None:
+                    await meanwhile(round_)
             await asyncio.sleep(POLL_S)
         waiting = (await self._client.get("/v1/status"))["waiting_for"]
         raise DemoError(f"round {number} did not {event} within {ROUND_S:.0f} s: {waiting} (log: {self._client.log})")

@@ -27,6 +27,7 @@ class Scale:
     test: int = 96
     rounds: int = 2
     labels_by_person: int = 24
+    labels_for_gate: int = 96
 
 
 def write_config(directory: Path, model: Path, seed: int, scale: Scale) -> Path:
@@ -67,8 +68,8 @@ def _settings(directory: Path, model: Path, seed: int, scale: Scale) -> dict[str
         "trigger": {"new_pseudo_labels": scale.queries // scale.rounds, "max_rounds": scale.rounds},
         # The traffic of each round is answered by the adapter of the round before: nothing old is left to label again.
         "rounds": {"refresh": False},
-        # All labels of the story come before the round that they are to prove.
-        "gate": {"patience_s": 0.0},
+        # While a gate is open a person labels new queries in no order; they come within seconds, or not at all.
+        "gate": {"patience_s": 40.0, "late_labels": "all"},
         "rollout": {"watch_s": 2.0},
         # One core for the trainer, one for the daemon: threads of both on the same two cores would wait for each other.
         "generation": {"threads": 1, "max_batch": 16},

@@ -44,7 +44,7 @@ def run_demo(seed: int, directory: Path, models: Path, *, keep_running: bool, as
     shutil.rmtree(directory / "data", ignore_errors=True)
     config_path = write_config(directory, model, seed, scale)
     config = load_config(DaemonConfig, config_path, {})
-    dataset = generate(seed, scale.labelled_per_intent, scale.queries, scale.test)
+    dataset = generate(seed, scale.labelled_per_intent, scale.queries, scale.test, scale.labels_for_gate)
     return asyncio.run(_until_signalled(_show(config_path, config, dataset, scale, keep_running, as_json)))
 
 

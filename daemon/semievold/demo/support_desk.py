@@ -42,13 +42,16 @@ class Phrasings:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One draw: `answers` holds the truth about `queries` by id; a run must not see it, only the report may."""
+    """One draw: `answers` holds the truth about `queries` by id; a run must not see it, only the report may. `late` are
+    labels that come in no order while a gate is open.
+    """
 
     labels: tuple[str, ...]
     examples: tuple[Example, ...]
     queries: tuple[Query, ...]
     answers: Mapping[str, str]
     test: tuple[Example, ...]
+    late: tuple[Example, ...] = ()
 
 
 @cache
@@ -62,8 +65,8 @@ def labels() -> tuple[str, ...]:
     return tuple(phrasings().intents)
 
 
-def generate(seed: int, labelled_per_intent: int = 12, unlabeled: int = 400, test: int = 200) -> Dataset:
-    """Draw a data set: as many examples for each intent, queries and test examples over all intents.
+def generate(seed: int, labelled_per_intent: int = 12, unlabeled: int = 400, test: int = 200, late: int = 0) -> Dataset:
+    """Draw a data set: as many examples for each intent; queries, test examples and late labels over all intents.
 
     Raises:
         ValueError: more questions were asked for than the phrasings yield without repeating one.
@@ -91,7 +94,7 @@ def generate(seed: int, labelled_per_intent: int = 12, unlabeled: int = 400, tes
     truth = _shuffled(rng, intents, unlabeled)
     queries = tuple(Query(f"query-{seed}-{n:04d}", draw(intent)) for n, intent in enumerate(truth))
     answers = {query.id: intent for query, intent in zip(queries, truth, strict=True)}
-    return Dataset(intents, examples, queries, answers, tests)
+    return Dataset(intents, examples, queries, answers, tests, draw_examples("late", _shuffled(rng, intents, late)))
 
 
 def write_question(rng: random.Random, intent: str) -> str:
