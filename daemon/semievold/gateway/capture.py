@@ -40,7 +40,9 @@ ID_HEADER = "x-semievol-id"
 OPT_OUT_HEADER = "x-semievol-no-capture"
 BATCH = 100
 CLAIM_S = 1.0
-"""So long a client that gave an id waits for the state, at most."""
+"""So long a client that gave an id, or the stream, waits for the state, at most."""
+NOTE_PAUSE_S = 5.0
+"""A state that did not answer is left alone for so long, so that the stream does not wait for it."""
 UNCHECKED = ""
 """In place of a query's hash: nobody knows what the id stands for."""
 NOT_DRAWN = "it was not drawn for the share that is captured (gateway.capture.share)"
@@ -100,6 +102,7 @@ class Capture:
         self._producer = producer
         self._metrics = metrics
         self._queue: asyncio.Queue[OutgoingRecord | None] = asyncio.Queue(settings.queue_size)
+        self._note_from = 0.0
         self.health = Health()
 
     def drawn(self, body: Mapping[str, Any], client: str) -> Drawn | None:
@@ -195,6 +198,7 @@ class Capture:
                 await self._note()
                 if batch:
                     await self._publish(batch, stop)
+            self._note_from = 0.0
             await self._note()
         finally:
             stopped.cancel()
@@ -263,13 +267,16 @@ class Capture:
 
     async def _note(self) -> None:
         """Tell the state; while it is away, what there is to tell waits, and the stream does not wait for that."""
-        if self._state is None or not (notes := self._notes.taken()):
+        now = asyncio.get_running_loop().time()
+        if self._state is None or now < self._note_from or not (notes := self._notes.taken()):
             return
         try:
-            await asyncio.to_thread(self._state.note, list(notes.values()))
-        except SemiEvolError as failure:
+            async with asyncio.timeout(CLAIM_S):
+                await asyncio.to_thread(self._state.note, list(notes.values()))
+        except (SemiEvolError, TimeoutError) as failure:
             log.warning("the state is not told what was captured, feedback on it may be refused: %s", failure)
-            if isinstance(failure, TransientError):
+            self._note_from = now + NOTE_PAUSE_S
+            if isinstance(failure, (TransientError, TimeoutError)):
                 for query_id, query in notes.items():
                     if query_id not in self._notes:
                         self._notes.put(query_id, query)

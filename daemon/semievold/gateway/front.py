@@ -40,7 +40,7 @@ from semievold.web.tokens import DEFAULT, HOLDER, NOBODY, Tokens
 OPEN_PATHS = frozenset({"/healthz"})
 FEEDBACK_PATH = "/v1/feedback"
 CLIENT_GONE = "499"
-ADMITTED = "admitted"
+ADMITTED = web.RequestKey("admitted", bool)
 """Under this name a request that was admitted to a model says so, for the metrics."""
 LAST_BYTES_S = 0.5
 """After the drain: what whole answers get to leave the buffers."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pydantic_core
 
-from semievol.errors import TransientError
+from semievol.errors import DataError, SemiEvolError
 from semievol.examples.records import query_to_json
 from semievol.types import Example, Query
 from semievold.config.fronts import FeedbackConfig
@@ -128,7 +128,7 @@ class WaitingWords:
                 record = await asyncio.to_thread(self._record, word)
                 await self._producer.publish(self._topic, [record])
                 settled.append(word._replace(standing=Standing.JOINED))
-            except (PoisonRecord, RecordRefused) as refused:
+            except (PoisonRecord, RecordRefused, DataError) as refused:  # DataError: the row of the query is broken
                 log.warning("feedback on query %r is refused: %s", word.query_id, refused)
                 settled.append(word._replace(standing=Standing.REFUSED, reason=str(refused)))
         if settled:
@@ -158,4 +158,5 @@ class WaitingWords:
         return record_of(self._parser, stored.label.query, Word(word.answer, word.against), word.client)
 
     async def _answered(self, operation: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-        return await until_answered("feedback", operation, RetrySettings(), self.health, stop, (TransientError,))
+        # Whatever the state or the stream says: what waits may wait, and the gateway goes on.
+        return await until_answered("feedback", operation, RetrySettings(), self.health, stop, (SemiEvolError,))

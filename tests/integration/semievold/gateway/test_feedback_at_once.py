@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from aiohttp.test_utils import make_mocked_request
 
 from semievol.types import Query
@@ -18,6 +19,7 @@ from semievold.gateway.front import FEEDBACK_PATH
 from semievold.gateway.words import WaitingWords
 from semievold.monitoring.metrics import Metrics
 from semievold.store.pseudo_labels import NewLabel, query_hash
+from semievold.store.tables import pseudo_labels
 from semievold.web.tokens import HOLDER
 from tests.openai_double import Double
 from tests.openai_double import front as gateway
@@ -261,3 +263,18 @@ async def test_a_thumb_is_a_word_about_the_answer_that_was_served(new_world: Any
     assert made == {"up": "even", "mended": "odd"}
     (word,) = world.feedback.of("down")
     assert (word["answer"], word["against"], word["outcome"]) == ("even", True, "denied")
+
+
+async def test_a_query_that_cannot_be_read_refuses_its_own_feedback_alone(new_world: Any) -> None:
+    world: World = new_world()
+    here = Place(world)
+    for name in ("broken", "whole"):
+        await here.asked("app", f"is {name} even?", name)
+        assert (await here.says(id=name, answer="odd"))[0] == 202
+    await intake(world)
+    with world.database.write() as connection:
+        broken = sa.update(pseudo_labels).where(pseudo_labels.c.query_id == "broken")
+        connection.execute(broken.values(query={}))
+    assert await here.words.join() == 2
+    assert (await here.stands("broken"))[1]["status"] == "refused"
+    assert (await labels(world)).feedback == {"used": 1}
