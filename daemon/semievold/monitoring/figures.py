@@ -30,6 +30,7 @@ class Figures:
     open_since: when the open round came into its present state.
     step_s: seconds that the newest round spent in each state that it has left.
     pool, selected: of the newest round that chose its rows.
+    labels_missing: what its certificate lacks; None: it has none, or no number can be named.
     gate, gate_round: what the newest round that met its gate saw there, and its number.
     """
 
@@ -48,6 +49,7 @@ class Figures:
     step_s: Mapping[str, float]
     pool: int | None
     selected: int | None
+    labels_missing: int | None
     gate: Mapping[str, Any]
     gate_round: int | None
     adapters: Mapping[str, int]
@@ -104,7 +106,8 @@ class FigureStore:
         newest = self._newest(connection, sa.true())
         opened = self._newest(connection, r.state.not_in(_ENDED), r.state, r.updated_at)
         ended = self._newest(connection, r.state.in_(_ENDED), r.state, r.updated_at)
-        chose = self._newest(connection, pool.is_not(None), pool, selected)
+        missing = r.snapshot[("certificate", "missing")].as_integer()
+        chose = self._newest(connection, pool.is_not(None), pool, selected, missing)
         met = self._newest(connection, r.evaluation["candidate_accuracy"].as_float().is_not(None), r.evaluation)
         return {
             "rounds": self._by_state(connection, rounds),
@@ -116,6 +119,7 @@ class FigureStore:
             "step_s": {} if newest is None else self._steps(connection, newest[0]),
             "pool": chose and chose[1],
             "selected": chose and chose[2],
+            "labels_missing": chose and chose[3],
             "gate": {} if met is None else met[1],
             "gate_round": met and met[0],
             "adapters": self._by_state(connection, adapters),

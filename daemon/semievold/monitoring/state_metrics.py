@@ -114,6 +114,13 @@ SHOWN: tuple[tuple[Declared, Callable[[StateFigures], Values]], ...] = (
         ),
     ),
     (
+        gauge(
+            "certificate_labels_missing",
+            "Calibration labels without which the newest round certifies nothing; absent where no number can be named.",
+        ),
+        lambda s: s.stored.labels_missing,
+    ),
+    (
         gauge("training_progress_ratio", "How much of the running training is done; absent without one."),
         lambda s: _progress(s.training),
     ),
