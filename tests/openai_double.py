@@ -47,6 +47,9 @@ class Double:
     error_body: dict[str, Any] = field(default_factory=dict)
     pause_s: float = 0.0
     usage: dict[str, int] | None = None
+    fields: Collection[str] | None = None
+    """Which fields of chat its `/openapi.json` lists; None: it shows none."""
+    told: int = 0
     url: str = ""
     _runner: web.AppRunner | None = None
 
@@ -70,6 +73,8 @@ class Double:
         return Counter(path for path, _, _ in self.asked)
 
     async def _any(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/openapi.json":
+            return self._openapi()
         body = json.loads(await request.read() or b"{}")
         self.asked.append((request.raw_path, body, dict(request.headers)))
         self.running += 1
@@ -80,6 +85,16 @@ class Double:
             raise
         finally:
             self.running -= 1
+
+    def _openapi(self) -> web.Response:
+        if self.fields is None:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        self.told += 1
+        schema = {"properties": {name: {} for name in self.fields}}
+        content = {"application/json": {"schema": schema}}
+        paths = {"/v1/chat/completions": {"post": {"requestBody": {"content": content}}}}
+        # As large as vLLM's: it comes in several pieces.
+        return web.json_response({"info": {"description": "x" * 300_000}, "paths": paths})
 
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         assert request.transport is not None

@@ -136,7 +136,7 @@ class Prompts:
         if self.positions is not None and prompt_tokens > self.positions - max_tokens:
             raise TooLongError(
                 f"the prompt has {prompt_tokens} tokens, the limit is {self.positions - max_tokens} "
-                f"({self.positions} positions less {max_tokens} for the answer): shorten it or show fewer neighbours"
+                f"({self.positions} positions less {max_tokens} for the answer): shorten it"
             )
 
     def _written(self, roles: Sequence[str], contents: Sequence[str]) -> str:

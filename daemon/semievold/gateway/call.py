@@ -35,12 +35,16 @@ _TOKEN_LIMITS = {
 _COMPLETION_TOKENS = 16
 """What OpenAI and vLLM generate at `/v1/completions` where `max_tokens` is left out; null is all there is room for."""
 
+TOO_LONG = "context_length_exceeded"
+"""OpenAI's code, by which libraries know that a shorter conversation would be answered."""
+_PROMPT_FIELDS = {CHAT: "messages", COMPLETIONS: "prompt", RESPONSES: "input"}
+
 MAX_MESSAGE_CHARS = 2_000
 
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 _ADDRESS = re.compile(
-    r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\[[0-9a-f:]+\](?::\d+)?"
+    r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\[[0-9a-f]*:[0-9a-f:.]+\](?::\d+)?"
     r"|\b[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*:\d{2,5}\b",
     re.I,
 )
@@ -140,6 +144,11 @@ def refusal(
     if replica is not None:
         response.headers[REPLICA_HEADER] = replica
     return response
+
+
+def prompt_field(path: str) -> str:
+    """The field that holds what the model is to read."""
+    return _PROMPT_FIELDS.get(path, "input")
 
 
 def presentable(text: str, secrets: Iterable[str] = ()) -> str:

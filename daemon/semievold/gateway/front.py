@@ -16,14 +16,27 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from semievol.errors import AdapterError, BusyError, SemiEvolError, TransientError
+from semievol.errors import AdapterError, BusyError, SemiEvolError, TooLongError, TransientError
 from semievold.config.fronts import GatewayConfig
 from semievold.errors import Dropped
 from semievold.gateway.admission import Admission
-from semievold.gateway.call import BASE, CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Backend, Call, presentable, refusal
+from semievold.gateway.call import (
+    BASE,
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    RESPONSES,
+    TOO_LONG,
+    Backend,
+    Call,
+    presentable,
+    prompt_field,
+    refusal,
+)
 from semievold.gateway.capture import Capture, Drawn
 from semievold.gateway.clients import client_of
 from semievold.gateway.dialect.fields import ClientMistake, check_honoured
+from semievold.gateway.dialect.kinds import check_kinds
 from semievold.gateway.feedback import Feedback
 from semievold.gateway.headers import NOT_CAPTURED, RATE_LIMITS, AnswerHeaders
 from semievold.gateway.quotas import Reservation, requests_in
@@ -169,6 +182,7 @@ class Gateway:
         self._admission.check(body)
         try:
             check_honoured(body)
+            check_kinds(body, path)
         except ClientMistake as mistake:
             return error(400, mistake.code, str(mistake), mistake.param)
         return await self._admitted(path, request, body, self._tools.backend, self._served_alias)
@@ -240,6 +254,9 @@ async def _answered(backend: Backend, call: Call) -> web.StreamResponse:
     """The backend's answer, or its failure as an answer that names the version too."""
     try:
         return await backend.answer(call)
+    except TooLongError as long:
+        message = f"This model's maximum context length is exceeded: {presentable(str(long))}"
+        return refusal(400, TOO_LONG, message, call, param=prompt_field(call.path))
     except AdapterError as missing:
         return refusal(503, "adapter_unavailable", presentable(str(missing)), call)
     except BusyError as busy:
@@ -249,6 +266,6 @@ async def _answered(backend: Backend, call: Call) -> web.StreamResponse:
     except TimeoutError:
         return refusal(504, "timeout", "no answer within the gateway's time limit", call)
     except web.HTTPException as refused:
-        return refusal(refused.status, "invalid_request", refused.text or refused.reason, call)
+        return refusal(refused.status, "bad_request", refused.text or refused.reason, call)
     except SemiEvolError as failure:
         return refusal(400, "bad_request", presentable(str(failure)), call)

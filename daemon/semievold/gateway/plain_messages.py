@@ -3,7 +3,8 @@
 Owns which parts of a request's body the server's chat template may write into the prompt. A replica renders and reads
 them itself (tools, streaming and its template are its own), so that their control texts are broken by a space: what it
 then writes between them is the template's. Not touched: `/v1/completions`, whose prompt has no template around it and
-is captured by nobody, and embeddings. Invariant: a body without control texts passes unchanged.
+is captured by nobody, and embeddings. Invariant: a body without control texts passes unchanged, but for two values that
+OpenAI takes and vLLM does not (`taken_by_vllm`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from semievold.gateway.call import COMPLETIONS, EMBEDDINGS, Call
 _RENDERED = ("messages", "tools", "functions", "documents", "chat_template_kwargs", "input", "instructions")
 
 
+_LIKELIEST_ALONE = 1e-6
+"""A `top_p` that leaves the likeliest token alone; vLLM refuses 0."""
+
+
 def neutral_call(call: Call, texts: ControlTexts) -> Call:
     """The call with every control text broken in what the template may write."""
     if call.path in (COMPLETIONS, EMBEDDINGS):
@@ -29,6 +34,17 @@ def neutral_call(call: Call, texts: ControlTexts) -> Call:
         return call
     NEUTRALISED.add("gateway")
     return replace(call, body=body)
+
+
+def taken_by_vllm(call: Call) -> Call:
+    """The call with two values of OpenAI's written as vLLM takes them: no tools at all, and a `top_p` of 0."""
+    body = call.body
+    if body.get("tools") == []:
+        left_out = {"tools", *(("tool_choice",) if body.get("tool_choice") in (None, "none", "auto") else ())}
+        body = {name: value for name, value in body.items() if name not in left_out}
+    if (top_p := body.get("top_p")) == 0 and not isinstance(top_p, bool):
+        body = {**body, "top_p": _LIKELIEST_ALONE}
+    return call if body is call.body else replace(call, body=body)
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

@@ -15,7 +15,6 @@ import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -25,7 +24,10 @@ from semievol.errors import TransientError
 from semievol.http.server_address import ServerAddress
 from semievold.config.fronts import GatewayConfig
 from semievold.gateway.call import QUERY_ID_HEADER, Call, presentable, refusal
-from semievold.gateway.plain_messages import neutral_call
+from semievold.gateway.dialect.fields import ClientMistake
+from semievold.gateway.plain_messages import neutral_call, taken_by_vllm
+from semievold.gateway.replica.errors import ReplicaError, replica_error
+from semievold.gateway.replica.fields import ServerFields
 from semievold.gateway.rewriting import (
     StreamRewriter,
     StreamText,
@@ -54,6 +56,10 @@ _CONTEXT = re.compile(rb"tokens=\d+ cannot be greater than max_model_len=(\d+)")
 
 class _Mistaken(Exception):  # noqa: N818 - named by meaning
     """The client's request is at fault, as the replica says where its stream would have begun."""
+
+    def __init__(self, said: Mapping[str, str | None]) -> None:
+        super().__init__(said["message"])
+        self.said = said
 
 
 class _ReplicaFailed(Exception):  # noqa: N818 - named by meaning
@@ -94,12 +100,14 @@ class ProxyBackend:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": "identity"},
         )
+        self._fields = ServerFields(self._session)
 
     async def close(self) -> None:
+        await self._fields.close()
         await self._session.close()
 
     async def answer(self, call: Call) -> web.StreamResponse:
-        call = neutral_call(call, self._texts)
+        call = neutral_call(taken_by_vllm(call), self._texts)
         now = asyncio.get_running_loop().time
         patience = min(call.deadline, now() + self._settings.replica_wait_s)
         failed: list[str] = []
@@ -108,7 +116,11 @@ class ProxyBackend:
             try:
                 async with self._pool.lend(call.adapter, avoid=failed) as replica:
                     try:
+                        if call.alias is not None:
+                            await self._fields.check(call, replica)
                         return await self._within_limits(call, replica)
+                    except ClientMistake as mistake:
+                        return refusal(400, mistake.code, str(mistake), call, replica.name, param=mistake.param)
                     except _ReplicaFailed as failure:
                         self._count(replica, failure, "did not answer a request")
                         failed.append(replica.name)
@@ -156,10 +168,11 @@ class ProxyBackend:
                     if answer.status != 200:
                         return await _refused(call, replica, answer)
                     streamed = answer.content_type == "text/event-stream"
-                    rewriter = StreamRewriter(quoted(call.alias or ""), functools.partial(_error_event, replica))
+                    rewriter = StreamRewriter(quoted(call.alias or ""), functools.partial(_error_event, call, replica))
                     begin = await _first_events(answer, rewriter) if streamed else await answer.read()
             except _Mistaken as mistake:
-                return refusal(400, "bad_request", str(mistake), call, replica.name)
+                code = mistake.said["code"] or "bad_request"
+                return refusal(400, code, str(mistake), call, replica.name, param=mistake.said["param"])
             except TimeoutError as failure:
                 raise _ReplicaFailed("timed out before its first byte", down=True) from failure
             except (aiohttp.ClientError, OSError, ValueError) as failure:
@@ -231,6 +244,7 @@ class ProxyBackend:
 
     def _count(self, replica: ServerAddress, failure: _ReplicaFailed, what: str) -> None:
         self._contexts.pop(replica.name, None)  # it may come back with another
+        self._fields.forget(replica.name)
         log.warning("replica %s %s: %s", replica.name, what, failure)
         self._metrics.upstream_failures.labels(self._metrics.workload, replica.name).inc()
         if failure.down:
@@ -263,7 +277,7 @@ async def _first_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter
             if begins_with_error(events):
                 said = json.loads(events.partition(b"\n")[0].removeprefix(b"data:"))["error"]
                 if said["type"] == "invalid_request_error":
-                    raise _Mistaken(said["message"])
+                    raise _Mistaken(said)
                 raise _ReplicaFailed("its stream began with an error", down=False, of_request=said["message"])
             return events
     raise _ReplicaFailed("its stream ended before it began", down=True)
@@ -299,43 +313,33 @@ async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientRes
     status = answer.status
     if not 400 <= status < 500:
         # A request may be what made it fail: 500 alone does not take the replica from the others.
-        said = _explained(body, status, replica)[1] if status == 500 else None
+        said = _explained(body, status, call, replica).message if status == 500 else None
         raise _ReplicaFailed(f"answered {status}", down=status != 500, of_request=said)
     if status in (401, 403):
         raise _ReplicaFailed(f"answered {status}: it does not accept our token", down=True)
     if status == 404 and call.alias is not None and (call.adapter or replica.base_model).encode() in body:
         raise _ReplicaFailed(f"does not have {call.adapter or replica.base_model}", down=True)
-    if call.limited and (told := _CONTEXT.search(body)):
-        raise _ShortContext(int(told[1]))
-    code, message = _explained(body, status, replica)
-    response = refusal(status, code, message, call, replica.name)
+    if call.limited and (context := _CONTEXT.search(body)):
+        raise _ShortContext(int(context[1]))
+    told = _explained(body, status, call, replica)
+    response = refusal(status, told.code, told.message, call, replica.name, param=told.param)
     if "Retry-After" in answer.headers:
         response.headers["Retry-After"] = answer.headers["Retry-After"]
     return response
 
 
-def _explained(body: bytes, status: int, replica: ServerAddress) -> tuple[str, str]:
-    """(code, message) of an error body in OpenAI's shape or FastAPI's, fit for clients."""
-    try:
-        value: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        value = None
-    fields: Any = value if isinstance(value, dict) else {}
-    fields = fields["error"] if isinstance(fields.get("error"), dict) else fields
-    message = fields.get("message") or fields.get("detail") or f"the model's server answered {status}"
-    code = fields.get("type") or "bad_request"
-    text = message if isinstance(message, str) else json.dumps(message)
-    secrets = [value.removeprefix("Bearer ") for value in replica.headers.values()]
-    return presentable(str(code), secrets), presentable(text, secrets)
+def _explained(body: bytes, status: int, call: Call, replica: ServerAddress) -> ReplicaError:
+    secrets = [each.removeprefix("Bearer ") for each in replica.headers.values()]
+    return replica_error(body, status, call.path, secrets, call.body)
 
 
-def _error_event(replica: ServerAddress, payload: bytes) -> bytes:
+def _error_event(call: Call, replica: ServerAddress, payload: bytes) -> bytes:
     """An error within a stream, with a message that is fit for clients."""
-    code, message = _explained(payload, 500, replica)
     said = json.loads(payload)["error"] if payload else None
     status = said.get("code") if isinstance(said, dict) else None
     status = status if isinstance(status, int) and 400 <= status < 500 else 500
-    return json.dumps(error_body(status, code, message)).encode()
+    told = _explained(payload, status, call, replica)
+    return json.dumps(error_body(status, told.code, told.message, told.param)).encode()
 
 
 async def _end_with_error(response: web.StreamResponse) -> None:

@@ -143,4 +143,4 @@ class StreamRewriter:
         payload = line[5:]
         if _ERROR_EVENT.match(payload):
             return b"data: " + self._on_error(payload)
-        return b"data:" + replace_model(payload, self._name)
+        return b"data: " + replace_model(payload.lstrip(b" "), self._name)

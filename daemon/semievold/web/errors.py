@@ -34,7 +34,7 @@ def error_body(status: int, code: str, message: str, param: str | None = None) -
 
     Args:
         status: of the answer.
-        code: a word that programs may look at.
+        code: a word that programs may look at; where a field is at fault, `bad_request` becomes `invalid_value`.
         message: for people.
         param: the field at fault. None: the one that the message begins with, where a client is at fault.
     """
@@ -42,6 +42,8 @@ def error_body(status: int, code: str, message: str, param: str | None = None) -
     param = None if param is None else one_line(param)
     if param is None and status in (400, 404, 422) and (found := _FIELD.match(message)):
         param = None if found[1] in _NO_FIELDS else found[1]
+    if code == "bad_request" and param is not None:
+        code = "invalid_value"
     return {"error": {"message": one_line(message), "type": kind, "param": param, "code": code}}
 
 

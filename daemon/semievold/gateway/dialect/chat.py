@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from semievol.types import Completion, GenerationRequest, Sampling, TokenText
+from semievold.gateway.call import BASE
 from semievold.gateway.dialect.fields import (
     MAX_TOP_LOGPROBS,
     ClientMistake,
@@ -46,6 +47,7 @@ class ChatDialect:
             raise ClientMistake("top_logprobs", "needs logprobs true")
         self.streamed = bool(asked.stream)
         self._usage = asked.include_usage
+        self._fingerprint = fingerprint(adapter)
         sampling = sampling_of(asked, (asked.top_logprobs or 0) if asked.logprobs else None)
         self.requests = [
             GenerationRequest(
@@ -66,6 +68,7 @@ class ChatDialect:
             "object": "chat.completion",
             "created": int(time.time()),
             "model": model,
+            "system_fingerprint": self._fingerprint,
             "choices": [
                 {
                     "index": index,
@@ -82,7 +85,8 @@ class ChatDialect:
 
     def events(self, body: Mapping[str, Any]) -> Iterator[tuple[str | None, dict[str, Any]]]:
         """Each choice's role and content, then its end; the usage last, when it was asked for."""
-        common = {name: body[name] for name in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+        common = {name: body[name] for name in ("id", "created", "model", "system_fingerprint")}
+        common["object"] = "chat.completion.chunk"
         if self._usage:
             common["usage"] = None
         for choice in body["choices"]:
@@ -131,6 +135,11 @@ def temperature_of(asked: Sampled) -> float:
     if temperature == 0 and (asked.n or 1) > 1:
         raise ClientMistake("n", "more than one answer needs temperature above 0")
     return temperature
+
+
+def fingerprint(adapter: str | None) -> str:
+    """OpenAI's word for what answers: with the same one a seed repeats its answer."""
+    return f"fp_{adapter or BASE}"
 
 
 def seed_of(asked: Sampled) -> int:

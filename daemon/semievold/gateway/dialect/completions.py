@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from semievol.types import Completion, GenerationRequest
-from semievold.gateway.dialect.chat import sampling_of, seed_of, temperature_of, usage_of
+from semievold.gateway.dialect.chat import fingerprint, sampling_of, seed_of, temperature_of, usage_of
 from semievold.gateway.dialect.fields import ClientMistake, Sampled, parsed
 
 DEFAULT_TOKENS = 16
@@ -41,6 +41,7 @@ class CompletionDialect:
             raise ClientMistake("best_of", "answers are not ranked; leave it out, or at n", "unsupported_parameter")
         self.streamed = bool(asked.stream)
         self._usage = asked.include_usage
+        self._fingerprint = fingerprint(adapter)
         common = GenerationRequest(
             messages=(),
             adapter=adapter,
@@ -60,6 +61,7 @@ class CompletionDialect:
             "object": "text_completion",
             "created": int(time.time()),
             "model": model,
+            "system_fingerprint": self._fingerprint,
             "choices": [
                 {
                     "index": index,
@@ -74,7 +76,7 @@ class CompletionDialect:
 
     def events(self, body: Mapping[str, Any]) -> Iterator[tuple[str | None, dict[str, Any]]]:
         """Each choice with its end; the usage last, when it was asked for."""
-        common = {name: body[name] for name in ("id", "object", "created", "model")}
+        common = {name: body[name] for name in ("id", "object", "created", "model", "system_fingerprint")}
         if self._usage:
             common["usage"] = None
         for choice in body["choices"]:

@@ -7,7 +7,7 @@ honoured, or has a value that could not change the answer, or the request is ref
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -19,6 +19,7 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_BIASES = 1_024
+MAX_BIAS = 100
 MAX_TOP_LOGPROBS = 20
 _LONG = 2**63
 
@@ -83,8 +84,8 @@ WITHOUT_EFFECT: Mapping[str, Callable[[Any], bool]] = {
 
 IGNORED_BY_VLLM = frozenset(
     {
-        *("audio", "background", "best_of", "conversation", "functions", "modalities", "prediction"),
-        *("previous_response_id", "store", "truncation", "web_search_options"),
+        *("audio", "background", "best_of", "conversation", "functions", "max_tool_calls", "modalities"),
+        *("prediction", "previous_response_id", "service_tier", "store", "truncation", "web_search_options"),
     }
 )
 """Fields of OpenAI's to which vLLM 0.32 does not hold, and says nothing or something misleading."""
@@ -107,7 +108,8 @@ def check_known(body: Mapping[str, Any], honoured: Collection[str], where: str =
     Raises:
         ClientMistake: it is unknown, or cannot be honoured.
     """
-    for name, value in body.items():
+    # Who chooses among tools is the smaller matter where there are tools.
+    for name, value in sorted(body.items(), key=lambda member: member[0] == "tool_choice"):
         if value is None or name in honoured:
             continue
         without = WITHOUT_EFFECT.get(name)
@@ -152,23 +154,32 @@ class Asked(BaseModel):
     stream_options: dict[str, Any] | None = None
 
     def checked_stream_options(self, *honoured: str) -> Mapping[str, Any]:
-        """`stream_options`, with no members but those honoured and what has no effect.
+        """`stream_options`, checked."""
+        return checked_stream_options(self.stream_options, bool(self.stream), honoured)
 
-        Raises:
-            ClientMistake: it has others, or stands without `stream`.
-        """
-        options = self.stream_options
-        if options is None:
-            return {}
-        if not self.stream:
-            raise ClientMistake("stream_options", "this is for requests with stream true")
-        check_known(options, (*honoured, "include_obfuscation"), "stream_options")
-        padded = options.get("include_obfuscation")
-        if not isinstance(padded, (bool, type(None))):
-            raise ClientMistake("stream_options.include_obfuscation", "not true or false")
-        if padded:
-            raise ClientMistake("stream_options.include_obfuscation", "streams are not padded", "unsupported_parameter")
-        return options
+
+def checked_stream_options(
+    options: Mapping[str, Any] | None, streamed: bool, honoured: Sequence[str]
+) -> Mapping[str, Any]:
+    """`stream_options`, with no members but those honoured and what has no effect.
+
+    Raises:
+        ClientMistake: it has others, or stands without `stream`.
+    """
+    if options is None:
+        return {}
+    if not streamed:
+        raise ClientMistake("stream_options", "this is for requests with stream true")
+    check_known(options, (*honoured, "include_obfuscation"), "stream_options")
+    padded = options.get("include_obfuscation")
+    if not isinstance(padded, (bool, type(None))):
+        raise ClientMistake("stream_options.include_obfuscation", "not true or false")
+    if padded:
+        raise ClientMistake("stream_options.include_obfuscation", "streams are not padded", "unsupported_parameter")
+    return options
+
+
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 
 
 class Sampled(Asked):
@@ -178,7 +189,7 @@ class Sampled(Asked):
     min_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=MAX_BIASES)
+    logit_bias: dict[str, Bias] | None = Field(default=None, max_length=MAX_BIASES)
     stop: list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]] | None = Field(
         default=None, max_length=MAX_STOPS
     )
@@ -228,7 +239,13 @@ def parsed(model: type[Model], body: Mapping[str, Any]) -> Model:
         return model.model_validate(dict(body))
     except ValidationError as invalid:
         first = invalid.errors()[0]
-        raise ClientMistake(".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")) from None
+        raise ClientMistake(_place(first["loc"]), first["msg"].removeprefix("Value error, ")) from None
+
+
+def _place(path: Sequence[int | str]) -> str:
+    """Where in the body, as OpenAI writes it: `stop[0]`, `logit_bias.60`."""
+    first, *inner = path
+    return str(first) + "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in inner)
 
 
 def format_constraint(value: Any, field: str) -> Constraint | None:

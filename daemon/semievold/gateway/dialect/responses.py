@@ -17,13 +17,12 @@ from semievol.types import Completion, GenerationRequest, Message, Sampling
 from semievold.gateway.dialect.chat import token_fields, usage_of
 from semievold.gateway.dialect.fields import (
     MAX_TOP_LOGPROBS,
-    REFUSED,
     Asked,
     ClientMistake,
-    check_known,
     format_constraint,
     parsed,
 )
+from semievold.gateway.dialect.kinds import check_text
 from semievold.gateway.dialect.messages import messages_of
 
 DEFAULT_TOKENS = 64
@@ -55,9 +54,7 @@ class ResponseDialect:
         if asked.include and set(asked.include) != {LOGPROBS}:
             raise ClientMistake("include", f"nothing but {LOGPROBS} can be included", "unsupported_parameter")
         asked.checked_stream_options()
-        check_known(asked.text or {}, ("format", "verbosity"), "text")
-        if (asked.text or {}).get("verbosity") not in (None, "medium"):
-            raise ClientMistake("text.verbosity", REFUSED["verbosity"], "unsupported_parameter")
+        check_text(asked.text)
         self._told = bool(asked.include) or bool(asked.top_logprobs)
         self.requests = [
             GenerationRequest(
@@ -90,6 +87,7 @@ class ResponseDialect:
             "created_at": int(time.time()),
             "model": model,
             "status": "incomplete" if cut else "completed",
+            "background": False,
             "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
             "instructions": asked.instructions,
@@ -106,6 +104,7 @@ class ResponseDialect:
             ],
             "parallel_tool_calls": False,
             "previous_response_id": None,
+            "service_tier": "default",
             "store": False,
             "temperature": self.requests[0].temperature,
             "text": asked.text or {"format": {"type": "text"}},
@@ -115,7 +114,7 @@ class ResponseDialect:
             "truncation": "disabled",
             "usage": {
                 "input_tokens": usage["prompt_tokens"],
-                "input_tokens_details": {"cached_tokens": 0},
+                "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
                 "output_tokens": usage["completion_tokens"],
                 "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": usage["total_tokens"],

@@ -255,7 +255,7 @@ async def test_a_clients_mistake_is_told_in_the_servers_words_without_addresses_
             error = (await response.json())["error"]
         assert response.status == 400
         assert error["message"] == "bad top_p; see [address] and [path]; ask [address] about and/or"
-        assert error["code"] == "BadRequestError"
+        assert error["code"] == "bad_request"
         assert len(it.doubles[0].asked) == 1
 
 

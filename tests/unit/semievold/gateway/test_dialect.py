@@ -107,6 +107,7 @@ async def test_a_schema_is_held_to_in_chat_and_in_responses(it: Front) -> None:
 REFUSALS: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     ({"functions": [{"name": "f"}]}, "functions"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
@@ -127,14 +128,13 @@ REFUSALS: list[tuple[dict[str, Any], str | None]] = [
     ({"logit_bias": {"a": 1}}, "logit_bias"),
     ({"logit_bias": {"5": 101}}, "logit_bias.5"),
     ({"logit_bias": {"99999": 1}}, "logit_bias"),
-    ({"stop": ""}, "stop.0"),
+    ({"stop": ""}, "stop[0]"),
     ({"stop": ["a"] * 17}, "stop"),
     ({"seed": 2**64}, "seed"),
     ({"seed": 1.5}, "seed"),
     ({"n": 2, "temperature": 0}, "n"),
     ({"n": 100}, "n"),
     ({"max_tokens": 0}, "max_tokens"),
-    ({"max_tokens": 510}, None),
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -168,6 +168,22 @@ async def test_what_cannot_be_honoured_is_refused_by_name(it: Front) -> None:
         found = await refused(it, **{"messages": SAID, "max_tokens": 4, **body})
         assert found["param"] == param, (body, found)
         assert param is None or found["message"].startswith(f"{param}: ")
+
+
+async def test_a_prompt_beyond_the_context_has_openais_code(it: Front) -> None:
+    for path, body, field in (
+        (CHAT, {"messages": SAID, "max_tokens": 510}, "messages"),
+        (COMPLETIONS, {"prompt": "hello", "max_tokens": 510}, "prompt"),
+        (RESPONSES, {"input": "hello", "max_output_tokens": 510}, "input"),
+    ):
+        found = await refused(it, path, **body)
+        assert (found["code"], found["param"]) == ("context_length_exceeded", field)
+        assert found["message"].startswith("This model's maximum context length is exceeded: ")
+
+
+async def test_a_mistake_has_one_code_whoever_finds_it(it: Front) -> None:
+    for body in ({"n": 0}, {"temperature": 9}, {"stream": "true"}, {"logit_bias": {"99999": 1}}, {"seed": 2**64}):
+        assert (await refused(it, **{"messages": SAID, "max_tokens": 4, **body}))["code"] == "invalid_value", body
 
 
 async def test_what_says_nothing_is_taken(it: Front) -> None:
