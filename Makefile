@@ -19,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check metrics-docs lint format types imports unit integration faults on-servers bench servers up down lock clean model
+.PHONY: help setup demo run test check metrics-docs dashboards lint format types imports unit integration faults on-servers bench servers up down lock clean model
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -78,6 +78,9 @@ bench: $(STAMP)-dev model servers ## Measure every claim of the README
 
 metrics-docs: $(STAMP)-dev ## Write docs/metrics.md from the code
 	@$(BIN)/python -m semievold.monitoring.metrics_page docs/metrics.md
+
+dashboards: $(STAMP)-dev ## Write deploy/grafana/dashboards from the code
+	@$(BIN)/python -m deploy.grafana.boards
 
 servers: $(STAMP)-dev ## Bring Kafka, PostgreSQL and vLLM for tests: into .cache, on Debian as root also packages
 	@$(BIN)/python -m tests.servers.set_up
