@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semievol.commands.printing import neutralised_line, plain_console, say, say_pairs
+from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import ConfigError, DataError, SemiEvolError
 from semievol.plain_lines import one_line, plain, warn_plainly
 
@@ -98,6 +99,7 @@ def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
     reading = logging.getLogger("semievol.examples.files")
     reading.setLevel(logging.INFO)
     reading.addHandler(_SAID)
+    _SAID.neutralised_before = NEUTRALISED.counts()
     try:
         target([_at_home(each) for each in (sys.argv[1:] if arguments is None else arguments)])
     except (ConfigError, DataError) as error:
@@ -328,7 +330,7 @@ def _progress() -> Iterator[Watcher]:
             return lambda count: bars.advance(bar, count)
 
         yield watch
-    if (line := neutralised_line()) is not None:
+    if (line := neutralised_line(_SAID.neutralised_before)) is not None:
         say(line, sys.stderr)
 
 
@@ -341,11 +343,14 @@ def _at_home(argument: str) -> str:
 
 
 class _Said(logging.Handler):
-    """What was recognised in files, on standard error, and kept for a result that is printed as JSON."""
+    """What was recognised in files, on standard error, and kept for a result that is printed as JSON; and what had been
+    neutralised before the run.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
+        self.neutralised_before = NEUTRALISED.counts()
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
@@ -360,7 +365,7 @@ def show(summary: dict[str, Any], output: OutputFormat) -> None:
     if output is OutputFormat.JSON:
         if _SAID.lines:
             summary = {**summary, "read": list(dict.fromkeys(_SAID.lines))}
-        if (line := neutralised_line()) is not None:
+        if (line := neutralised_line(_SAID.neutralised_before)) is not None:
             summary = {**summary, "neutralised": line}
         say(json.dumps(summary, indent=2, ensure_ascii=False))
         return

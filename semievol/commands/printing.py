@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from semievol.engines.plain.tally import NEUTRALISED
+from semievol.engines.plain.tally import NEUTRALISED, Where
 from semievol.plain_lines import escaped, one_line, plain
 
 if TYPE_CHECKING:
@@ -41,10 +41,13 @@ def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
-def neutralised_line() -> str | None:
-    """What a run says once, at its end, where text in its files would have become control tokens of the model."""
-    counts = NEUTRALISED.counts()
+def neutralised_line(before: Mapping[Where, int]) -> str | None:
+    """What a run says once, at its end, where text in its files would have become control tokens of the model.
+
+    `before`: the tally when the run began; a process may have run others.
+    """
     parts = {"prompt": "prompts", "training": "training rows"}
+    counts = {where: count - before[where] for where, count in NEUTRALISED.counts().items()}
     told = [f"{count} {parts[where]}" for where, count in counts.items() if count and where in parts]
     if not told:
         return None

@@ -7,8 +7,6 @@ import pytest
 from semievol.errors import DataError
 from semievold.api import operations
 from semievold.errors import StateConflict
-from semievold.monitoring.metrics import Metrics
-from semievold.monitoring.observer import Observer
 from semievold.round_states import RoundState as S
 from tests.control_roles import Roles
 from tests.control_world import Brake, OpenWorld, nothing
@@ -92,17 +90,16 @@ async def test_it_is_seen_in_status_metrics_and_readiness_and_said_again_only_as
     open_world: OpenWorld,
 ) -> None:
     world = open_world()
-    metrics = Metrics("w")
-    observer = Observer(metrics, world.stores, world.here.alias, control=world.here.control)
-    await observer.observe()
-    assert 'semievol_frozen{workload="w"} 0.0' in metrics.render().decode()
+    roles = Roles(world)
+    await roles.state_watch.look()
     assert operations.status(world.config, world.stores, world.place)["frozen"] is None
     first = world.stores.freezes.freeze("bad labels")
     world.here.start()
     await world.until(lambda: world.here.control.waits_for == "frozen")
-    await observer.observe()
-    assert 'semievol_frozen{workload="w"} 1.0' in metrics.render().decode()
-    assert observer.held()["rounds"] == SAID
+    assert 'semievol_frozen{workload="w"} 0.0' in roles.metrics.render().decode()
+    await roles.state_watch.look()
+    assert 'semievol_frozen{workload="w"} 1.0' in roles.metrics.render().decode()
+    assert roles.observer.held()["rounds"] == SAID
     seen = operations.status(world.config, world.stores, world.place)
     assert seen["frozen"] == {"reason": "bad labels", "at": first.at}
     assert seen["waiting_for"] == seen["held"]["rounds"] == SAID
