@@ -55,7 +55,8 @@ def tiny_config(directory: Path, **overrides: Mapping[str, Any]) -> Path:
             "checkpoint_steps": 20,
             "threads": 1,
         },
-        "gate": {"min_holdout": 10, "patience_s": 0.0},
+        # Ten different questions are held out: five wins without a loss are to be enough.
+        "gate": {"min_holdout": 10, "patience_s": 0.0, "alpha": 0.1},
         "labels": {"holdout_share": 0.4},
         "trigger": {"min_examples": 10, "labels_quiet_s": 1.0, "new_pseudo_labels": None},
         "rollout": {"watch_s": 0.0},
