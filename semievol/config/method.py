@@ -215,6 +215,11 @@ SERVICE_SECTIONS = frozenset(
     {
         "api",
         "artifacts",
+        "gate.beta",
+        "gate.late_labels",
+        "gate.least_gain",
+        "gate.margin",
+        "gate.patience_s",
         "gateway",
         "generation.adapters_path",
         "generation.dns",
