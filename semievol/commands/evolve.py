@@ -14,7 +14,7 @@ from typing import Any
 
 from semievol.commands.kept_answers import FILE, kept_answers
 from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_neighbours
-from semievol.commands.trainer import check_evolvable, trainer_of
+from semievol.commands.trainer import check_evolvable, left_out_of_training, trainer_of
 from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
 from semievol.engines.opening import open_generator
@@ -101,6 +101,8 @@ def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, Example]) 
     summary = result.to_json()
     if left_out := run.directory.round(result.number).left_out():
         summary["left_out"] = left_out
+    if result.adapter and (unlearned := left_out_of_training(run.directory.adapters / result.adapter)):
+        summary["left_out_of_training"] = unlearned
     labels = run.directory.round(result.number).pseudo_labels() if result.kind == "evolve" else None
     if labels and truth:
         reasons = run.directory.round(result.number).reasons()

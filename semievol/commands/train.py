@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from semievol.commands.retrieval import embedder_of, index_over
-from semievol.commands.trainer import trainer_of
+from semievol.commands.trainer import left_out_of_training, trainer_of
 from semievol.config.method import MethodConfig
 from semievol.examples.files import read_examples, read_pseudo_labels, rows_of
 from semievol.examples.split import split_calibration
@@ -40,7 +40,14 @@ async def run_train(
     with locked_directory(out):
         write_snapshot(out / "snapshot", job, rows)
         path = await trainer(out / "snapshot", out / "work", out / "adapters", watcher("train (%)", 100))
-    return {"adapter": path.name, "path": str(path), "rows": len(rows), "pseudo_labels": len(chosen)}
+        left_out = left_out_of_training(path)
+    return {
+        "adapter": path.name,
+        "path": str(path),
+        "rows": len(rows),
+        "left_out": left_out,
+        "pseudo_labels": len(chosen),
+    }
 
 
 def _selected_in(path: Path) -> frozenset[str]:

@@ -1,19 +1,24 @@
 """What trains in a run on files, as the configuration says, and whether what it makes can be answered with.
 
-Owns the choice by `training.kind`.
+Owns the choice by `training.kind`, and saying which rows it could not train on.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from semievol.adapter_directory import verify
 from semievol.config.method import MethodConfig
 from semievol.errors import ConfigError
 from semievol.training.process import train_in_subprocess
 
 if TYPE_CHECKING:
     from semievol.recipe import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def trainer_of(config: MethodConfig) -> Trainer:
@@ -35,6 +40,21 @@ def trainer_of(config: MethodConfig) -> Trainer:
     if base_url is None:
         raise ConfigError("training.openai_api.base_url: missing; give the API up to and including /v1")
     return FineTuningTrainer(base_url, api_key, settings.model or config.model.name, settings, key_setting=key_setting)
+
+
+def left_out_of_training(adapter: Path) -> dict[str, str]:
+    """Why some rows are not in an adapter that was just made, by their id; each is told.
+
+    Raises:
+        AdapterError: it is not whole.
+    """
+    training = verify(adapter).training
+    left_out = {str(name): str(reason) for name, reason in dict(training.get("left_out") or {}).items()}
+    for name, reason in left_out.items():
+        logger.warning("row %s is left out of the training: %s", name, reason)
+    if (others := int(training.get("rows_left_out") or 0) - len(left_out)) > 0:
+        logger.warning("%d more rows are left out of the training", others)
+    return left_out
 
 
 def check_evolvable(config: MethodConfig) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from semievol.commands.eval import run_eval
 from semievol.commands.label import run_label
+from semievol.commands.train import run_train
 from semievol.config.method import MethodConfig
 from semievol.errors import TransientError
 from semievol.recipe import no_watcher
@@ -187,3 +188,17 @@ async def test_eval_leaves_out_an_example_that_the_template_refuses_and_one_that
     assert found["count"] == 6
     assert REFUSED in found["left_out"]["bad"]
     assert "tokens, the limit is 253" in found["left_out"]["long"]
+
+
+async def test_train_says_which_example_the_template_refuses_and_learns_the_others(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = examples(tmp_path, {"id": "bad", "messages": BAD_TURNS, "answer": "a"})
+    config = local(model, strict=True)
+    config = config.model_copy(
+        update={"training": config.training.model_copy(update={"warm_epochs": 1.0, "threads": 1})}
+    )
+    trained = await run_train(config, data, None, tmp_path / "out", None, no_watcher)
+    assert list(trained["left_out"]) == ["bad"]
+    assert REFUSED in trained["left_out"]["bad"]
+    assert f"row bad is left out of the training: {trained['left_out']['bad']}" in caplog.messages
