@@ -59,7 +59,7 @@ def replica_error(
 def _mistake(text: str, param: str | None, path: str, sent: Collection[str]) -> ReplicaError:
     """The client's."""
     if _TOO_LONG.search(text):
-        return ReplicaError(TOO_LONG, text, param if param and param.startswith("max_") else prompt_field(path))
+        return ReplicaError(TOO_LONG, text, prompt_field(path))
     if param == "logprobs" and "top_logprobs" in sent:
         param = "top_logprobs"  # vLLM has one number for both
     if param is None:
