@@ -19,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check metrics-docs dashboards lint format types imports unit integration faults on-servers bench servers up down lock clean model
+.PHONY: help setup demo run test check metrics-docs dashboards lint format types imports unit integration faults on-servers clients bench servers up down lock clean model
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -72,6 +72,10 @@ faults: $(STAMP)-dev model servers ## Run the tests that kill and corrupt things
 # vLLM stay in one of the two, so that its servers start once (tests/conftest.py).
 on-servers: $(STAMP)-dev model servers
 	$(BIN)/pytest --numprocesses=2 --dist=loadgroup --durations=40 tests/integration tests/faults
+
+# Not in CI: it takes ten minutes or more. CALLS='langchain or curl' makes some of them alone.
+clients: $(STAMP)-dev model ## Ask both engines with real client libraries, compare, write the table in docs/gateway.md
+	$(BIN)/pytest -q tests/clients $(if $(CALLS),-k "$(CALLS)")
 
 bench: $(STAMP)-dev model servers ## Measure every claim of the README
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
