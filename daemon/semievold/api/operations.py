@@ -44,6 +44,7 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
         "frozen": None if frozen is None else frozen._asdict(),
         "lease": None if lease is None else _lease(lease),
         "serving": serving.adapter,
+        **({} if (label := stores.retractions.unclean(serving.adapter)) is None else {"serving_descends_from": label}),
         "previous": serving.previous,
         "anchor": stores.adapters.anchor(),
         "promotions": serving.generation,

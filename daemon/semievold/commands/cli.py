@@ -309,16 +309,17 @@ def _labels_app() -> typer.Typer:
         if report is not None:
             output.show(report, output_format)
 
-    @app.command(help="Take labels back: they leave training, holdout and retrieval.")
+    @app.command(help="Take labels back, list and mark what descends from them, and ask for a clean round.")
     def retract(
         ids: Annotated[list[str], typer.Argument(help="Ids of the labelled examples.")],
+        now: Annotated[bool, typer.Option("--now", help="Serve the last clean version at once.")] = False,
         config: ConfigPath = DEFAULT_CONFIG,
         output_format: Output = "table",
     ) -> None:
-        from semievold.commands.importing import retract_labels
+        from semievold.commands.retracting import retract as take_back
 
         with opened(config) as (settings, stores, _place):
-            report = asyncio.run(retract_labels(settings, stores, ids))
+            report = asyncio.run(take_back(settings, stores, ids, now=now))
         output.show(report, output_format)
 
     return app

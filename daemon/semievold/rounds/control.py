@@ -29,6 +29,7 @@ from semievold.store.requests import (
     Answer,
     ApproveRound,
     CancelRound,
+    LeaveUnclean,
     OperatorRequest,
     Promote,
     RefuseRound,
@@ -308,6 +309,8 @@ class Control:
                 return await self._promote(asked, request)
             case Rollback():
                 return await self._rollback(request)
+            case LeaveUnclean():
+                return await self._leave_unclean(request)
 
     async def _start_round(self, asked: StartRound) -> dict[str, Any]:
         if (frozen := await asyncio.to_thread(self._stores.freezes.get)) is not None:
@@ -363,8 +366,18 @@ class Control:
             await self._fleet.load(state.previous)
         return await self._move(state.previous, request, away=True)
 
+    async def _leave_unclean(self, request: OperatorRequest) -> dict[str, Any]:
+        if await asyncio.to_thread(self._stores.retractions.unclean, self._alias.adapter) is None:
+            raise StateConflict(f"{self._alias.adapter or 'base'} descends from no label that was taken back")
+        clean = await asyncio.to_thread(self._stores.retractions.last_clean)
+        if clean is not None:
+            await self._fleet.load(clean)
+        return await self._move(clean, request, away=True)
+
     async def _move(self, adapter: str | None, request: OperatorRequest, *, away: bool = False) -> dict[str, Any]:
         before = self._alias.adapter
+        if (label := await asyncio.to_thread(self._stores.retractions.unclean, adapter)) is not None:
+            raise StateConflict(f"adapter {adapter} descends from the label {label!r}, which was taken back")
         moved = await asyncio.to_thread(lambda: self._stores.alias.move(adapter, request.id, away=away))
         self._alias.follow(moved)
         await self._fleet.settle()

@@ -41,6 +41,7 @@ BEYOND_SHARE = "its source has its share of the round"
 ASKED_BEFORE = "another query of the pool asks the same"
 GONE = "the task has no such answer any more"
 DOUBTED = "a client says that the answer is wrong"
+TAKEN_BACK = "it descends from a label that was taken back"
 STALE = "an older adapter made it, and the serving one cannot be asked"
 
 Label = Callable[[Sequence[Query], str | None], Awaitable[list[PseudoLabel | Unlabelled]]]
@@ -74,10 +75,11 @@ class RoundPool:
         labels = self._stores.pseudo_labels
         self.refused = {}
         pool = await self._rows()
-        stale = [row.id for row in pool if row.adapter != incumbent]
+        unclean = await asyncio.to_thread(self._stores.retractions.unclean_labels)
+        stale = [row.id for row in pool if row.adapter != incumbent or row.id in unclean]
         if self._config.labelling.consensus is not None:
             # Views count by the weight of their name: an answer of a view that is gone would count as a whole one.
-            present = [row.id for row in pool if row.adapter == incumbent]
+            present = [row.id for row in pool if row.adapter == incumbent and row.id not in unclean]
             stale += await asyncio.to_thread(self._of_other_views, present)
         size = self._config.labelling.batch_size
         for start in range(0, len(stale), size):
@@ -201,10 +203,13 @@ def judge(
     selected = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
     held_out = {asked_key(each.query) for each in [*stores.examples.holdout(), *stores.examples.calibration()]}
     said = stores.feedback.open_words()
+    unclean = stores.retractions.unclean_labels()
     rejected, kept = dict(selection.rejected), []
     for label in selected:
         if label.query.id in (refused or {}):
             rejected[label.query.id] = STALE
+        elif label.query.id in unclean:
+            rejected[label.query.id] = TAKEN_BACK
         elif asked_key(label.query) in held_out:
             rejected[label.query.id] = ASKED_BY_HOLDOUT
         elif label.answer is None or not task.knows(label.answer, label.query):

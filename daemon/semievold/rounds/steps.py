@@ -145,12 +145,15 @@ class RoundEngine:
         def say(figures: dict[str, Any]) -> None:
             self.progress = {"state": round_.state.value, **figures}
 
-        if round_.kind == "evolve" and self._config.rounds.refresh:
-            await self._pool.refresh(round_.incumbent, say)
+        labeller = await self._labeller(round_)
+        if round_.kind == "evolve" and (self._config.rounds.refresh or labeller != round_.incumbent):
+            await self._pool.refresh(labeller, say)
         if round_.kind == "evolve" and self._config.labelling.consensus is not None:
             await self._pool.embed(say)
         if round_.kind == "evolve" and self._config.selection.risk is not None:
-            await self._pool.calibrate(round_.incumbent, say)
+            await self._pool.calibrate(labeller, say)
+        if labeller != round_.incumbent:
+            self._tools.fleet.propose(None)
         parent = await self._parent(round_)
         tools = self._tools
         pool, config = self._pool, self._config
@@ -187,9 +190,24 @@ class RoundEngine:
             )
         )
 
+    async def _labeller(self, round_: Round) -> str | None:
+        """Who labels for the round: the incumbent, or, where that descends from a label that was taken back, the last
+        version that does not. It is kept loaded until something else is proposed.
+        """
+        retractions = self._tools.stores.retractions
+        if await asyncio.to_thread(retractions.unclean, round_.incumbent) is None:
+            return round_.incumbent
+        clean = await asyncio.to_thread(retractions.last_clean)
+        if clean is not None:
+            self._tools.fleet.propose(clean)
+            await self._tools.fleet.load(clean)
+        return clean
+
     async def _parent(self, round_: Round) -> Path | None:
         if self._config.training.start_from == "base" or round_.incumbent is None:
             return None
+        if await asyncio.to_thread(self._tools.stores.retractions.unclean, round_.incumbent) is not None:
+            return None  # a chain cannot forget: trained anew
         return (await self._tools.fleet.version(round_.incumbent)).path
 
     async def _begin_training(self, round_: Round) -> Round:
@@ -205,7 +223,7 @@ class RoundEngine:
             "name": trained.name,
             "path": str(trained.path.resolve()),
             "content_hash": trained.content_hash,
-            "parent": round_.incumbent if self._config.training.start_from == "incumbent" else None,
+            "parent": (round_.snapshot or {}).get("parent"),
         }
         return await asyncio.to_thread(self._rounds.trained, round_.number, summary, adapter)
 
@@ -320,6 +338,9 @@ class RoundEngine:
 
     async def _promote(self, round_: Round) -> Round:
         adapter = candidate_of(round_)
+        if (label := await asyncio.to_thread(self._tools.stores.retractions.unclean, adapter)) is not None:
+            reason = f"it descends from the label {label!r}, which was taken back; start another round"
+            return await self._leave(round_, RoundState.FAILED, reason)
         await self._tools.fleet.load(adapter)
         current = await asyncio.to_thread(self._tools.stores.alias.get)
         if (overtaken := self._overtaken(round_, current.adapter)) is not None:

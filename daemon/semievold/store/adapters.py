@@ -28,6 +28,7 @@ class AdapterVersion:
     created_at: float
     updated_at: float
     approved_at: float | None = None
+    unclean: str | None = None
 
     def found_in(self, adapters: Path) -> AdapterVersion:
         """With the path that it has under `adapters` today: the whole directory may have been moved since."""

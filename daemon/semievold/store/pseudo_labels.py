@@ -276,7 +276,7 @@ class PseudoLabelStore:
             kept = {name: old[name] for name in ("query_id", "revision", *_HISTORY)}
             history.append({**kept, "workload": self.workload, "created_at": old["updated_at"]})
             at = {"revision": old["revision"] + 1, "updated_at": now, "at_query_id": label.query.id}
-            updates.append({**values, **at})
+            updates.append({**values, **at, "unclean": False})
         self._database.insert_new(connection, pseudo_label_history, history, pseudo_label_history.c.query_id)
         return updates
 

@@ -20,7 +20,9 @@ from semievold.round_states import RoundKind
 from semievold.store.database import MAX_INTEGER, Database
 from semievold.store.tables import operator_requests
 
-RequestKind = Literal["start_round", "cancel_round", "approve_round", "refuse_round", "promote", "rollback"]
+RequestKind = Literal[
+    "start_round", "cancel_round", "approve_round", "refuse_round", "promote", "rollback", "leave_unclean"
+]
 Answer = Literal["done", "refused", "failed"]
 """done: carried out. refused: it does not fit the present state, or says nothing that can be done. failed: it should
 have been possible, and was not."""
@@ -62,7 +64,11 @@ class Rollback(_Payload):
     pass
 
 
-Payload = StartRound | CancelRound | ApproveRound | RefuseRound | Promote | Rollback
+class LeaveUnclean(_Payload):
+    """Serve the last version that descends from no label that was taken back."""
+
+
+Payload = StartRound | CancelRound | ApproveRound | RefuseRound | Promote | Rollback | LeaveUnclean
 PAYLOADS: Mapping[str, type[Payload]] = {
     "start_round": StartRound,
     "cancel_round": CancelRound,
@@ -70,6 +76,7 @@ PAYLOADS: Mapping[str, type[Payload]] = {
     "refuse_round": RefuseRound,
     "promote": Promote,
     "rollback": Rollback,
+    "leave_unclean": LeaveUnclean,
 }
 
 

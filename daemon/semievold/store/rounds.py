@@ -44,6 +44,7 @@ class Round:
     attempts: int
     created_at: float
     updated_at: float
+    unclean: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -217,6 +218,7 @@ class RoundStore:
                     workload=self._workload,
                     round=number,
                     state="candidate",
+                    unclean=select(rounds.c.unclean).where(self._mine(number)).scalar_subquery(),
                     created_at=now,
                     updated_at=now,
                     **adapter,

@@ -16,6 +16,7 @@ from semievold.store.examples import ExampleStore
 from semievold.store.feedback import FeedbackStore
 from semievold.store.freezes import FreezeStore
 from semievold.store.leases import LeaseStore
+from semievold.store.lineage.retractions import RetractionStore
 from semievold.store.lineage.walk import LineageStore
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.store.requests import RequestStore
@@ -33,6 +34,7 @@ class Stores:
     pseudo_labels: PseudoLabelStore
     rounds: RoundStore
     lineage: LineageStore
+    retractions: RetractionStore
     adapters: AdapterStore
     alias: AliasStore
     requests: RequestStore
@@ -68,12 +70,14 @@ def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True, fe
 def stores_over(database: Database, workload: str, alias: str, *, feedback_trusted: bool = False) -> Stores:
     """The repositories over a database that is open; `feedback_trusted` is `gateway.feedback.trusted`."""
     kept = ExampleStore(database, workload, feedback_trusted=feedback_trusted)
+    lineage = LineageStore(database, workload)
     return Stores(
         database=database,
         examples=kept,
         pseudo_labels=PseudoLabelStore(database, workload),
         rounds=RoundStore(database, workload),
-        lineage=LineageStore(database, workload),
+        lineage=lineage,
+        retractions=RetractionStore(database, workload, kept, lineage),
         adapters=AdapterStore(database, workload),
         alias=AliasStore(database, workload, alias),
         requests=RequestStore(database, workload),

@@ -167,6 +167,7 @@ pseudo_labels = Table(
     Column("published", Boolean, nullable=False),  # the prediction is in the predictions topic
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
+    Column("unclean", Boolean, nullable=False, server_default=false()),  # had a label as neighbour that was taken back
     Index("ix_pseudo_labels_created", "workload", "created_at"),
 )
 # Partial indexes: both kinds of row are few, and the common row pays nothing for them.
@@ -219,6 +220,7 @@ rounds = Table(
     Column("attempts", Integer, nullable=False),  # how often the current state was begun again after a crash
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
+    Column("unclean", Text),  # the id of a label that was taken back and from which the round descends
 )
 
 round_events = Table(
@@ -287,6 +289,7 @@ adapters = Table(
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("approved_at", Float),  # when a person last said that it should serve; NULL: nobody has
+    Column("unclean", Text),  # the id of a label that was taken back and from which the version descends
 )
 
 aliases = Table(

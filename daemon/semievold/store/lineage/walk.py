@@ -59,8 +59,12 @@ class LineageStore:
     def of_example(self, example_id: str) -> Descendants:
         """What descends from a labelled example; nothing does from an unknown one."""
         with self._database.read() as connection:
-            seen = self._shown(connection, example_id)
-            return self._walked(connection, seen, self._taught(connection, example_id), set())
+            return self.of_example_in(connection, example_id)
+
+    def of_example_in(self, connection: Connection, example_id: str) -> Descendants:
+        """As `of_example`, within a transaction."""
+        seen = self.shown_in(connection, example_id)
+        return self._walked(connection, seen, self._taught(connection, example_id), set())
 
     def of_adapter(self, name: str) -> Descendants:
         """What descends from an adapter, itself left out."""
@@ -113,8 +117,8 @@ class LineageStore:
 
     # --- the walk -----------------------------------------------------------------------------------------------
 
-    def _shown(self, connection: Connection, example_id: str) -> set[Revision]:
-        """The revisions of pseudo-labels that had the example as a neighbour."""
+    def shown_in(self, connection: Connection, example_id: str) -> set[Revision]:
+        """The revisions of pseudo-labels that had the example as a neighbour; within a transaction."""
         found: set[Revision] = set()
         spelled = {json.dumps(example_id), json.dumps(example_id, ensure_ascii=False)}
         find = sa.func.instr if self._database.file is not None else sa.func.strpos

@@ -1,0 +1,51 @@
+"""What `semievol labels retract` does: takes labels back with all that descends from them.
+
+Owns the order: label and marks in the state, the null value in the stream (the index follows), then what the controller
+is asked for. Works without a daemon, but for the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from semievold.api.lineage import as_json
+from semievold.commands.asking import ask
+from semievold.commands.importing import retract_labels
+from semievold.config.daemon import DaemonConfig
+from semievold.round_states import CANCELLABLE
+from semievold.store.stores import Stores
+
+
+async def retract(
+    config: DaemonConfig, stores: Stores, ids: Sequence[str], *, now: bool, wait_s: float = 20.0
+) -> dict[str, Any]:
+    """Take the labels back, and ask for a clean round where the serving version descends from one of them.
+
+    `now`: go back to the last clean version first, possibly the base model.
+
+    Raises:
+        DataError: one of the ids can be no id; nothing was changed.
+    """
+    published = await retract_labels(config, stores, ids)
+    found = {each: stores.retractions.retract(each) for each in ids}
+    report: dict[str, Any] = {**published, "descendants": {each: as_json(below) for each, below in found.items()}}
+    reached = {number for below in found.values() for number in below.rounds}
+    open_round = stores.rounds.open()
+    if open_round is not None and open_round.number in reached and open_round.state in CANCELLABLE:
+        because = {"round": open_round.number, "reason": _reason(ids)}
+        report["cancelled"] = ask(stores.requests, "cancel_round", because, wait_s)
+    serving = stores.alias.get().adapter
+    if serving is None or stores.retractions.unclean(serving) is None:
+        return {**report, "serving": serving or "base", "serving_is_clean": True}
+    if now:
+        report["moved"] = ask(stores.requests, "leave_unclean", {}, wait_s)
+        serving = stores.alias.get().adapter
+    # From the base model alone a round begins as the first one did; what serves else labels, or the last clean one.
+    kind = "warm" if now and serving is None else "evolve"
+    report["clean_round"] = ask(stores.requests, "start_round", {"kind": kind, "reason": _reason(ids)}, wait_s)
+    return {**report, "serving": serving or "base", "serving_is_clean": stores.retractions.unclean(serving) is None}
+
+
+def _reason(ids: Sequence[str]) -> str:
+    return f"label taken back: {', '.join(ids)}"[:200]

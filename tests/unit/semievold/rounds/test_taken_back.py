@@ -1,0 +1,112 @@
+"""A label that is taken back: what descends from it is marked, and no round learns from that again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from semievold.api import operations
+from semievold.commands.retracting import retract
+from semievold.round_states import RoundState as S
+from semievold.store.pseudo_labels import NewLabel, query_hash
+from tests.control_world import ControlWorld, OpenWorld, example
+from tests.scripted import pseudo_label
+
+LATE = 50
+"""The label that arrives after the warm round, and is taken back."""
+
+
+async def taught_wrongly(world: ControlWorld) -> tuple[str, str]:
+    """A warm version, and one that learned from a label which arrived later and serves now."""
+    world.teach()
+    await world.here.lead()
+    world.trainer.right = 7
+    warm = (await world.advance(await world.plan(), S.SETTLED)).adapter
+    world.stores.examples.upsert([(example(LATE), False)])
+    world.ask(range(2000, 2020))
+    world.trainer.right = 10
+    evolved = (await world.advance(await world.plan("evolve"), S.SETTLED)).adapter
+    return str(warm), str(evolved)
+
+
+async def test_what_descends_is_marked_and_the_last_clean_version_is_the_one_before_it(open_world: OpenWorld) -> None:
+    world = open_world()
+    warm, evolved = await taught_wrongly(world)
+    seen = replace(pseudo_label("q-near", "is 50 odd?", "even", 0.2), adapter=warm, neighbours=((f"e{LATE}", 0.9),))
+    world.stores.pseudo_labels.add([NewLabel(seen, query_hash(seen.query))])
+    found = world.stores.retractions.retract(f"e{LATE}")
+    assert (found.rounds, found.adapters) == ((1,), (evolved,))
+    assert ("q-near", 1) in found.pseudo_labels
+    assert world.stores.examples.get(f"e{LATE}") is None
+    assert [world.round(number).unclean for number in (0, 1)] == [None, f"e{LATE}"]
+    retractions = world.stores.retractions
+    assert (retractions.unclean(evolved), retractions.unclean(warm), retractions.last_clean()) == (
+        f"e{LATE}",
+        None,
+        warm,
+    )
+    assert retractions.unclean_labels() == {"q-near"}
+    status = operations.status(world.config, world.stores, world.place)
+    assert status["serving_descends_from"] == f"e{LATE}"
+    assert world.stores.retractions.retract(f"e{LATE}") == found  # again: nothing else becomes of it
+
+
+async def test_the_next_round_is_labelled_by_the_last_clean_version_and_trained_without_the_label(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world(training={"start_from": "incumbent"})
+    warm, evolved = await taught_wrongly(world)
+    assert (world.stores.adapters.get(evolved) or 0).parent == warm  # type: ignore[union-attr]
+    world.ask(range(2100, 2110))
+    world.stores.retractions.retract(f"e{LATE}")
+    taken = await world.advance(await world.plan("evolve"), S.TRAINED)
+    assert taken.incumbent == evolved
+    labels = world.stores.pseudo_labels.load([f"q{number}" for number in (*range(2000, 2020), *range(2100, 2110))])
+    assert {label.adapter for label in labels} == {warm}
+    rows = (world.place.training(taken).snapshot / "rows.jsonl").read_text()
+    assert f"is {LATE} even?" not in rows
+    made = world.stores.adapters.get(str(taken.adapter))
+    assert made is not None
+    assert (made.parent, made.unclean) == (None, None)
+
+
+async def test_a_candidate_whose_label_was_taken_back_meanwhile_is_not_promoted(open_world: OpenWorld) -> None:
+    world = open_world()
+    await taught_wrongly(world)
+    world.ask(range(2100, 2110))
+    trained = await world.advance(await world.plan("evolve"), S.TRAINING)
+    world.stores.retractions.retract(f"e{LATE}")
+    made = await world.here.engine.advance(trained)
+    assert world.stores.retractions.unclean(made.adapter) == f"e{LATE}"
+    ended = made
+    while not ended.ended:
+        ended = await world.here.engine.advance(ended)
+    assert ended.state is not S.SETTLED
+    assert world.stores.alias.get().adapter != ended.adapter
+
+
+async def test_serving_goes_back_to_the_last_clean_version_on_request_and_not_to_an_unclean_one(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world(trigger={"new_pseudo_labels": None})
+    warm, evolved = await taught_wrongly(world)
+    world.here.start()
+    refused = await world.answered(world.request("leave_unclean"))
+    assert (refused.state, "descends from no label" in str(refused.result)) == ("refused", True)
+    world.stores.retractions.retract(f"e{LATE}")
+    moved = await world.answered(world.request("leave_unclean"))
+    assert (moved.state, moved.result) == ("done", {"from": evolved, "to": warm})
+    assert world.stores.alias.get().adapter == warm
+    for kind, payload in (("rollback", {}), ("promote", {"adapter": evolved})):
+        back = await world.answered(world.request(kind, **payload))  # type: ignore[arg-type]
+        assert (back.state, "taken back" in str(back.result)) == ("refused", True)
+
+
+async def test_the_command_lists_what_descends_and_asks_for_a_clean_round(open_world: OpenWorld) -> None:
+    world = open_world()
+    _, evolved = await taught_wrongly(world)
+    report = await retract(world.config, world.stores, ["e7000"], now=True, wait_s=0.0)
+    assert (report["serving_is_clean"], "clean_round" in report) == (True, False)
+    report = await retract(world.config, world.stores, [f"e{LATE}"], now=True, wait_s=0.0)
+    assert report["descendants"][f"e{LATE}"]["adapters"] == [evolved]
+    assert [request.kind for request in world.stores.requests.pending()] == ["leave_unclean", "start_round"]
+    assert (report["serving"], report["serving_is_clean"]) == (evolved, False)  # nobody has carried it out yet
