@@ -83,8 +83,9 @@ bench: $(STAMP)-dev model servers ## Measure every claim of the README
 metrics-docs: $(STAMP)-dev ## Write docs/metrics.md from the code
 	@$(BIN)/python -m semievold.monitoring.metrics_page docs/metrics.md
 
-dashboards: $(STAMP)-dev ## Write deploy/grafana/dashboards from the code
+dashboards: $(STAMP)-dev ## Write the dashboards, and the alerts for Kubernetes
 	@$(BIN)/python -m deploy.grafana.boards
+	@$(BIN)/python -m deploy.prometheus.prometheus_rule
 
 servers: $(STAMP)-dev ## Bring Kafka, PostgreSQL and vLLM for tests: into .cache, on Debian as root also packages
 	@$(BIN)/python -m tests.servers.set_up

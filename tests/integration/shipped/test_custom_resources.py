@@ -18,6 +18,7 @@ DEFINITIONS = {
     "ScaledObject": (KEDA, "keda.sh_scaledobjects.yaml"),
     "TriggerAuthentication": (KEDA, "keda.sh_triggerauthentications.yaml"),
     "PodMonitor": (OPERATOR, "monitoring.coreos.com_podmonitors.yaml"),
+    "PrometheusRule": (OPERATOR, "monitoring.coreos.com_prometheusrules.yaml"),
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.prometheus.prometheus_rule import WRITTEN, rendered
 from semievold.monitoring.metrics_page import declared
 from tests.servers import unavailable
 
@@ -284,3 +285,12 @@ def test_prometheus_reads_the_rules_and_the_example_of_alertmanager_names_alerts
     assert named
     assert named <= ALERTS.keys()
     assert all("workload" in rule["equal"] for rule in manager["inhibit_rules"])
+
+
+def test_kubernetes_has_the_same_rules() -> None:
+    assert WRITTEN.read_text("utf-8") == rendered(), "make dashboards"
+    groups = yaml.safe_load(rendered())["spec"]["groups"]
+    assert len({group["name"] for group in groups}) == len(groups)
+    assert [rule for group in groups for rule in group["rules"]] == [
+        rule for name in ("recording.yml", "alerts.yml") for group in RULES[name]["groups"] for rule in group["rules"]
+    ]
