@@ -197,7 +197,7 @@ def test_sizes_name_every_table_with_its_rows(new_world: NewWorld) -> None:
 
 
 @pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def one_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """One database for all cases: a migration takes longer than a case."""
     database = Database(f"sqlite:///{tmp_path_factory.mktemp('state') / 'state.db'}", "w")
     database.migrate()
@@ -213,13 +213,13 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     before=st.none() | st.integers(995, 1035),
 )
 def test_a_pass_deletes_the_oldest_that_may_go_and_nothing_else(
-    migrated: Database,
+    one_file: Database,
     spared: set[int],
     unpublished: set[int],
     keep: int | None,
     before: int | None,
 ) -> None:
-    database = migrated
+    database = one_file
     with database.write() as connection:
         for table in (pseudo_labels, round_members):
             connection.execute(sa.delete(table))
