@@ -89,10 +89,8 @@ def checked(kind: str, payload: object) -> Payload:
     wanted = PAYLOADS.get(kind)
     if wanted is None:
         raise DataError(f"request: {kind[:40]!r} is not a kind of request; known: {', '.join(PAYLOADS)}")
-    if (fault := fault_of(payload)) is not None:
-        raise DataError(f"{kind}: field {fault.field or 'body'!r}: {fault.problem}")
     try:
-        return wanted.model_validate(payload)
+        said = wanted.model_validate(payload)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, problem["loc"])) or "body"
@@ -100,6 +98,9 @@ def checked(kind: str, payload: object) -> Payload:
         hint = f"; known fields: {known}" if problem["type"] == "extra_forbidden" else ""
         message = problem["msg"][:1].lower() + problem["msg"][1:]
         raise DataError(f"{kind}: field {where[:60]!r}: {message}{hint}") from None
+    if (fault := fault_of(payload)) is not None:
+        raise DataError(f"{kind}: field {fault.field or 'body'!r}: {fault.problem}")
+    return said
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,8 @@ def test_what_can_never_be_carried_out_is_not_written(stores: Stores, kind: Any,
 def test_a_refusal_names_the_field_and_what_there_is() -> None:
     with pytest.raises(DataError, match=r"field 'colour': extra inputs.*known fields: kind, shuffle_labels, reason"):
         checked("start_round", {"colour": "red"})
+    with pytest.raises(DataError, match=r"field 'round': input should be less than or equal to 2147483647"):
+        checked("cancel_round", {"round": 10**20})
     with pytest.raises(DataError, match="'explode' is not a kind of request; known: start_round"):
         checked("explode", {})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from semievol.errors import TransientError
@@ -117,6 +119,20 @@ async def test_the_status_says_who_leads_and_what_is_waited_for(open_world: Open
     assert (status["serving"], status["promotions"], status["round"]) == (settled.adapter, 1, None)
     assert status["examples"] == {"training": 10, "holdout": 30, "retracted": 0}
     assert status["lease"]["holder"] == world.here.lease.holder
+
+
+async def test_the_status_says_how_fast_queries_are_answered_and_how_many_wait(open_world: OpenWorld) -> None:
+    world = open_world()
+    roles = Roles(world)
+    roles.intake.counters.lag = 30_000
+    world.ask(range(5))
+    await asyncio.sleep(50.0)
+    world.ask(range(5, 8))
+    async with roles.api() as client:
+        status = await (await client.get("/v1/status")).json()
+        assert (status["answers_a_minute"], status["queries_waiting"]) == (8, 30_000)
+        await asyncio.sleep(20.0)
+        assert (await (await client.get("/v1/status")).json())["answers_a_minute"] == 3
 
 
 async def test_what_there_is_not_is_not_found(open_world: OpenWorld) -> None:
