@@ -203,7 +203,12 @@ def test_what_is_waited_for_is_said_wherever_somebody_looks(daemon: DaemonProces
     assert ready["ready"]
     assert wanted in ready["held"]["rounds"]
     assert wanted in daemon.status()["waiting_for"]
-    assert 'semievol_waiting{what="examples",workload="tiny"} 1.0' in daemon.get("/metrics").text
+    metrics = daemon.get("/metrics").text
+    assert 'semievol_waiting{what="examples",workload="tiny"} 1.0' in metrics
+    assert 'semievol_role{role="control",workload="tiny"} 1.0' in metrics
+    assert 'semievol_retries_total{role="intake",workload="tiny"} 0.0' in metrics
+    # What the leader reads of the state, by its timer.
+    daemon.wait_until(lambda: 'semievol_rounds{state="planned",workload="tiny"} 0.0' in daemon.get("/metrics").text)
     assert f"{wanted}" in daemon.log(1000)
 
 

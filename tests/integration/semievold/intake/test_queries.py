@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -385,6 +386,27 @@ async def test_nothing_is_read_before_the_gate_opens(world: World) -> None:
     opened = world.intake(labeller, ready=ready)
     await run_until(opened, done(opened, 1))
     assert labeller.answered == ["a"]
+
+
+async def test_waiting_is_counted_from_the_record_and_not_while_nothing_is_read_on_purpose(world: World) -> None:
+    waited: list[float] = []
+    await world.ask("a")
+    await asyncio.sleep(0.4)
+    intake = world.intake(RuleLabeller(), on_stored=lambda _, waited_s: waited.extend(waited_s))
+    await run_until(intake, done(intake, 1))
+    await world.ask("b")
+    ready = asyncio.Event()
+    held = world.intake(RuleLabeller(), ready=ready, on_stored=lambda _, waited_s: waited.extend(waited_s))
+    stop = asyncio.Event()
+    running = asyncio.create_task(held.run(stop))
+    await asyncio.sleep(0.4)
+    at = time.time()
+    ready.set()
+    await until(lambda: len(waited) == 2)
+    stop.set()
+    await running
+    assert waited[0] >= 0.4
+    assert waited[1] <= time.time() - at + 0.2  # it looks each tenth of a second whether it may read
 
 
 async def test_work_in_flight_is_bounded(world: World) -> None:
