@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.grafana.boards import HERE, rendered
-from deploy.grafana.building import BOARDS
 from semievold.monitoring.metrics_page import declared
+from tests.servers import unavailable
 
-RULES = Path(__file__).parents[3] / "deploy" / "prometheus" / "rules"
+DEPLOY = Path(__file__).parents[3] / "deploy"
+RULES = DEPLOY / "prometheus" / "rules"
+HERE = DEPLOY / "grafana" / "dashboards"
+BOARDS = ("semievol", "semievol-drift", "semievol-rounds", "semievol-pipeline")
 STORED: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text("utf-8")) for path in HERE.glob("*.json")}
 ASKED = [
     (uid, panel["title"], target["expr"])
@@ -30,11 +32,15 @@ def panels(uid: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("uid", BOARDS)
 def test_a_dashboard_is_what_the_code_makes(uid: str) -> None:
+    try:
+        from deploy.grafana.boards import rendered
+    except ImportError:
+        unavailable("the package grafana-foundation-sdk is missing; `make setup` brings it")
     assert (HERE / f"{uid}.json").read_text("utf-8") == rendered(uid), "make dashboards"
 
 
 def test_there_are_these_four_and_no_other() -> None:
-    assert STORED.keys() == BOARDS.keys()
+    assert STORED.keys() == set(BOARDS)
     assert all(board["uid"] == uid and board["editable"] is False for uid, board in STORED.items())
 
 
