@@ -294,7 +294,7 @@ def test_secrets_inside_other_settings_are_not_shown() -> None:
         }
     )
     assert "known-secret" not in str(config.public()) + repr(config.store)
-    assert config.public()["store"] == {"url": "postgresql+psycopg://***@db/state"}
+    assert config.public()["store"]["url"] == "postgresql+psycopg://***@db/state"
 
 
 @pytest.fixture(scope="module")
