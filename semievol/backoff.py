@@ -21,7 +21,6 @@ from semievol.errors import TransientError
 T = TypeVar("T")
 Retried = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 """Which errors are tried again."""
-_NOBODY = tenacity.Retrying()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +37,10 @@ class Backoff:
         """The wait after so many failures in a row, before it is drawn."""
         if self.first_s <= 0:
             return 0.0
-        state = tenacity.RetryCallState(_NOBODY, None, (), {})
-        state.attempt_number = failures
-        growing = tenacity.wait_exponential(multiplier=self.first_s, exp_base=self.factor, max=self.ceiling_s)
-        return float(growing(state))
+        try:
+            return min(self.ceiling_s, self.first_s * float(self.factor) ** (failures - 1))
+        except OverflowError:
+            return self.ceiling_s
 
     def wait_s(self, failures: int, asked_s: float = 0.0, draw: Callable[[], float] = random.random) -> float:
         """The wait after so many failures in a row.
