@@ -1,7 +1,8 @@
 """Text from outside where people read it: nothing in it steers a terminal, and it begins no line of its own.
 
-Owns the one way in which control characters are shown: by their escapes, those of JSON, so that JSON stays JSON. Used
-by whatever prints, logs, or keeps a reason. Invariant: `one_line` gives one line, whatever it was given.
+Owns the one way in which control characters are shown: by their escapes, those of JSON, so that JSON stays JSON; and
+what becomes of half a character. Used by whatever prints, logs, or keeps a text. Invariant: `one_line` gives one line,
+whatever it was given.
 """
 
 from __future__ import annotations
@@ -26,6 +27,22 @@ def plain(text: object) -> str:
 def one_line(text: object) -> str:
     """As `plain`; line feeds and tabs as escapes, too."""
     return plain(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def is_whole(text: str) -> bool:
+    """Whether it can be written as UTF-8: it has no half of a surrogate pair."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def whole(text: str) -> str:
+    """`text` with its halves of surrogate pairs as U+FFFD; two that stand together are one character again."""
+    return text if is_whole(text) else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def escaped(character: str) -> str:

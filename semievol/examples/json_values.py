@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from semievol.plain_lines import is_whole, whole
+
 MAX_INTEGER = 2**63 - 1
 MAX_DEPTH = 32
 """Far below what the parsers take (200 and less), because stores put a record into objects of their own."""
@@ -86,7 +88,7 @@ def text_problem(text: str) -> str | None:
     """Why some store refuses a text."""
     if "\0" in text:
         return _NUL
-    return None if _is_whole(text) else _HALF
+    return None if is_whole(text) else _HALF
 
 
 def id_problem(identity: str) -> str | None:
@@ -129,8 +131,7 @@ def mended(value: Any) -> Any:
 
 def mended_text(text: str) -> str:
     """NUL characters and halves of surrogate pairs become U+FFFD."""
-    if not _is_whole(text):
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = whole(text)
     return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
@@ -221,16 +222,6 @@ def _parts(value: object, field: str) -> Iterator[tuple[str, object]]:
 def _whole_number(digits: str) -> int:
     """Of many digits, which Python itself refuses, any number that is too long as well."""
     return int(digits) if len(digits) <= 20 else MAX_INTEGER + 1
-
-
-def _is_whole(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_deep(value: object, depth: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from semievol.plain_lines import one_line
+from semievol.plain_lines import one_line, whole
 
 
 def whole_text(value: Any) -> str:
@@ -22,11 +22,7 @@ def whole_text(value: Any) -> str:
         return ""
     if not isinstance(value, str):
         raise TypeError(f"a text was expected, not {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
+    return whole(value)
 
 
 def logprob(value: Any) -> float:
