@@ -6,8 +6,9 @@ Owns names and defaults. Every token has a section of its own, so that none open
 from __future__ import annotations
 
 import re
+from typing import Annotated, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from semievol.config.generation import checked_key, checked_token, checked_url
 from semievol.config.method import Section
@@ -15,6 +16,20 @@ from semievol.config.method import Section
 _TOKEN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MAX_TOKENS_NAMED = 200
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+
+
+DEFAULT = "default"
+"""The name of the one token that every front has (`api.token`, `gateway.token`)."""
+NOBODY = "none"
+"""Stands where a request has no token's name."""
+
+
+def _sendable(value: object) -> object:
+    return checked_token(value) if isinstance(value, str) else value
+
+
+Token: TypeAlias = Annotated[str | None, BeforeValidator(_sendable)]
+"""A bearer token, as it comes from a file or the environment: one that no header takes is refused."""
 
 
 class ServerConfig(Section):
@@ -25,7 +40,7 @@ class ServerConfig(Section):
     port: int = Field(ge=0, le=65535)
     """TCP port; 0 picks a free one, written to `endpoints.json` under artifacts.directory (by a process of one role to
     `endpoints-ROLE.json`)."""
-    token: str | None = Field(default=None, repr=False, min_length=16)
+    token: Token = Field(default=None, repr=False, min_length=16)
     """Bearer token; set it by environment. None: one is made at first start and kept in a 0600 file."""
     max_body_bytes: int = Field(default=1_048_576, gt=0)
     """Larger requests are refused with 413, packed (gzip, deflate) or unpacked."""
@@ -42,11 +57,6 @@ class ServerConfig(Section):
     idle_timeout_s: float = Field(default=60.0, gt=0)
     """A body that does not come within this time is answered 408, seconds; a client that keeps an answer waiting for as
     long, all in all, is cut."""
-
-    @field_validator("token", mode="before")
-    @classmethod
-    def _sendable(cls, value: object) -> object:
-        return checked_token(value) if isinstance(value, str) else value
 
 
 class ApiConfig(ServerConfig):
@@ -79,7 +89,7 @@ class FeedbackConfig(Section):
 
     enabled: bool = True
     """False: /v1/feedback is refused with 403."""
-    token: str | None = Field(default=None, repr=False, min_length=16)
+    token: Token = Field(default=None, repr=False, min_length=16)
     """A token of its own; with it no other token of the gateway opens feedback, nor this one anything else. Set it
     by environment. None: the gateway's tokens open it."""
     trusted: bool = False
@@ -94,16 +104,11 @@ class FeedbackConfig(Section):
     max_waiting: int = Field(default=10_000, gt=0)
     """So much feedback waits at most, a tenth of it of one client; more is answered 429."""
 
-    @field_validator("token", mode="before")
-    @classmethod
-    def _sendable(cls, value: object) -> object:
-        return checked_token(value) if isinstance(value, str) else value
-
 
 class TokenSettings(Section):
     """One client's token of the gateway, with what it may ask for."""
 
-    secret: str | None = Field(default=None, repr=False, min_length=16)
+    secret: Token = Field(default=None, repr=False, min_length=16)
     """The token; set it by environment (SEMIEVOL__GATEWAY__TOKENS__NAME__SECRET, or ..._SECRET_FILE)."""
     requests_at_once: int | None = Field(default=None, gt=0)
     """Requests that run at the same time on one gateway; more are answered 429. A list of prompts counts as as many.
@@ -117,11 +122,6 @@ class TokenSettings(Section):
     the whole minute. None: no limit."""
     revoked: bool = False
     """It opens nothing any more, from the next start of the gateway on."""
-
-    @field_validator("secret", mode="before")
-    @classmethod
-    def _sendable(cls, value: object) -> object:
-        return checked_token(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _opens(self) -> TokenSettings:
@@ -172,9 +172,10 @@ class GatewayConfig(ServerConfig):
     @classmethod
     def _told_apart(cls, value: dict[str, TokenSettings]) -> dict[str, TokenSettings]:
         for name in value:
-            if not _TOKEN_NAME.fullmatch(name) or name in ("default", "none"):
+            if not _TOKEN_NAME.fullmatch(name) or name in (DEFAULT, NOBODY):
                 raise ValueError(
-                    f"{name[:64]!r} is no name for a token; take lower-case letters, digits, -, _ (not default, none)"
+                    f"{name[:64]!r} is no name for a token; take lower-case letters, digits, -, _ (not {DEFAULT}, "
+                    f"{NOBODY})"
                 )
         if len(value) > MAX_TOKENS_NAMED:
             raise ValueError(f"more than {MAX_TOKENS_NAMED} tokens; each is a series in the metrics")
@@ -194,7 +195,7 @@ class GatewayConfig(ServerConfig):
     def secrets(self, default: str) -> dict[str, str]:
         """By name the tokens that open the gateway; `default` is gateway.token, or what was made in its place."""
         valid = {name: each.secret for name, each in self.tokens.items() if not each.revoked}
-        return {"default": default, **{name: secret for name, secret in valid.items() if secret is not None}}
+        return {DEFAULT: default, **{name: secret for name, secret in valid.items() if secret is not None}}
 
     @field_validator("embeddings_token")
     @classmethod

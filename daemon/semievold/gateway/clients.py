@@ -6,8 +6,9 @@ import hashlib
 
 from aiohttp import web
 
+from semievold.config.fronts import DEFAULT
 from semievold.web.connections import address_of
-from semievold.web.tokens import DEFAULT, HOLDER
+from semievold.web.tokens import HOLDER
 
 
 def client_name(request: web.Request) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from semievol.errors import AdapterError, BusyError, SemiEvolError, TooLongError, TransientError
-from semievold.config.fronts import GatewayConfig
+from semievold.config.fronts import DEFAULT, NOBODY, GatewayConfig
 from semievold.errors import Dropped
 from semievold.gateway.admission import Admission
 from semievold.gateway.call import (
@@ -48,7 +48,7 @@ from semievold.web.access import guarded
 from semievold.web.body_limits import limited_app
 from semievold.web.errors import error, retry_later
 from semievold.web.server import serve
-from semievold.web.tokens import DEFAULT, HOLDER, NOBODY, Tokens
+from semievold.web.tokens import HOLDER, Tokens
 
 OPEN_PATHS = frozenset({"/healthz"})
 FEEDBACK_PATH = "/v1/feedback"

@@ -17,9 +17,10 @@ from aiohttp import web
 from semievol.config.generation import checked_token
 from semievol.durable_files import create_durably
 from semievol.errors import ConfigError, SemiEvolError, TransientError
+from semievold.config.fronts import DEFAULT
 from semievold.web.connection import connection_of
 from semievold.web.errors import error, http_error, retry_later
-from semievold.web.tokens import DEFAULT, HOLDER, Tokens
+from semievold.web.tokens import HOLDER, Tokens
 
 log = logging.getLogger(__name__)
 

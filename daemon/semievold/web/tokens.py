@@ -11,9 +11,6 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-DEFAULT = "default"
-"""The name of the one token that every front has (`api.token`, `gateway.token`)."""
-NOBODY = "none"
 HOLDER = web.RequestKey("semievol.holder", str)
 """Set on a request that came with a token: its name."""
 
