@@ -50,6 +50,8 @@ class Double:
     fields: Collection[str] | None = None
     """Which fields of chat its `/openapi.json` lists; None: it shows none."""
     told: int = 0
+    shown: asyncio.Event = field(default_factory=asyncio.Event)
+    """With the fault `fields late`: when it shows them."""
     url: str = ""
     _runner: web.AppRunner | None = None
 
@@ -74,6 +76,8 @@ class Double:
 
     async def _any(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/openapi.json":
+            if self.fault == "fields late":
+                await self.shown.wait()
             return self._openapi()
         body = json.loads(await request.read() or b"{}")
         self.asked.append((request.raw_path, body, dict(request.headers)))

@@ -50,7 +50,8 @@ class ServerFields:
                 task = asyncio.create_task(self._ask(replica), name=f"fields of {replica.name}")
                 self._asking[replica.name] = task
             await asyncio.wait({task}, timeout=_PATIENCE_S)
-            known, _ = self._known.get(replica.name, ({}, 0.0))
+            # Who comes after one that waited in vain does not wait; what comes late counts from then on.
+            known, _ = self._known.setdefault(replica.name, ({}, asyncio.get_running_loop().time() + _GIVEN_UP_S))
         if (fields := known.get(call.path)) is not None:
             check_known(call.body, fields)
 

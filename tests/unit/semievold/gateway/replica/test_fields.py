@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from semievold.gateway.replica import fields
 from semievold.gateway.replica.fields import fields_of
 from tests.openai_double import Double, Front, front
 
@@ -55,6 +57,26 @@ async def test_a_replica_is_asked_once_and_again_when_it_had_failed() -> None:
         async with it.ask(temprature=0) as response:
             assert response.status == 200
         assert double.told == 2
+
+
+async def test_nobody_waits_long_for_a_server_that_tells_late_and_what_comes_late_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fields, "_PATIENCE_S", 0.05)
+    double = Double("a", "fields late", fields=FIELDS)
+    async with front([double]) as it:
+        async with it.ask(temprature=0) as response:
+            assert response.status == 200
+        monkeypatch.setattr(fields, "_PATIENCE_S", 60.0)
+        async with asyncio.timeout(5), it.ask(temprature=0) as response:
+            assert response.status == 200
+        double.shown.set()
+        status = 200
+        async with asyncio.timeout(5):
+            while status == 200:
+                async with it.ask(temprature=0) as response:
+                    status = response.status
+        assert status == 400
 
 
 def test_fields_are_read_where_a_document_has_them() -> None:
