@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from semievol.types import Query
-from semievold.config.fronts import CaptureConfig, GatewayConfig
+from semievold.config.fronts import DEFAULT, CaptureConfig, GatewayConfig
 from semievold.gateway.admission import Admission
 from semievold.gateway.capture import Capture
 from semievold.gateway.feedback import Feedback
@@ -24,7 +24,7 @@ from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.tables import examples
 from semievold.web.access import guarded
 from semievold.web.body_limits import limited_app
-from semievold.web.tokens import DEFAULT, Tokens
+from semievold.web.tokens import Tokens
 from tests.openai_double import Double
 from tests.openai_double import front as gateway
 from tests.stream_world import ListIndex, World, pseudo_label, run_until

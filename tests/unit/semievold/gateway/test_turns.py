@@ -11,9 +11,10 @@ from aiohttp.test_utils import make_mocked_request
 
 from semievol.errors import LateError, TransientError
 from semievol.types import GenerationRequest, Message
+from semievold.config.fronts import DEFAULT
 from semievold.gateway.call import Call
 from semievold.gateway.turns import generated
-from semievold.web.tokens import DEFAULT, HOLDER
+from semievold.web.tokens import HOLDER
 
 
 class Peer:
