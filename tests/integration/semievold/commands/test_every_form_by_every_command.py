@@ -85,6 +85,7 @@ FORMS: dict[str, tuple[bytes, str | None]] = {
     "mapped.csv": (table(";", "Utterance", "Intent"), MAPPED),
     "turns.jsonl": (lines(lambda *pair: {**openai(*pair), "answer": "no"}), "answer=messages"),
 }
+JSON_FORMS = [name for name in FORMS if ".json" in name]
 
 
 class Programs:
@@ -228,10 +229,9 @@ def test_a_configuration_is_made_of_it(programs: Programs, source: tuple[Path, l
     assert [each.id for each in read_queries(path, task, config.data)] == IDS
 
 
+@pytest.mark.parametrize("source", JSON_FORMS, indirect=True)
 def test_it_is_taken_in_bulk_by_the_api(programs: Programs, source: tuple[Path, list[str]]) -> None:
     path, options = source
-    if ".json" not in path.name:
-        pytest.skip("the API takes JSON")
     columns = dict(pair.split("=") for pair in options[1].split(",")) if options else {}
     config = load_config(DaemonConfig, programs.daemons, {"SEMIEVOL__DATA__COLUMNS": json.dumps(columns)})
     body = path.read_bytes()
