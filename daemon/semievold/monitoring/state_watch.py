@@ -10,7 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable
 
-from semievol.errors import TransientError
+from semievol.errors import SemiEvolError
 from semievol.training.progress import read_progress
 from semievold.monitoring.figures import Figures, FigureStore
 from semievold.monitoring.state_metrics import WINDOW, StateFigures, StateMetrics
@@ -72,7 +72,7 @@ class StateWatch:
         """Read once, and show it."""
         try:
             self._shown.show(await asyncio.to_thread(self._read))
-        except TransientError as error:
+        except (SemiEvolError, OSError) as error:  # a figure that cannot be read is no reason to stop the work
             log.warning("metrics of the state are as they were: %s", error)
 
     def _read(self) -> StateFigures:

@@ -35,7 +35,7 @@ class RoundObserver:
         rounds = self._stores.rounds.all()
         examples = self._stores.examples
         counts, last_change = examples.counts(), examples.last_change() or 0.0
-        labelled = self._stores.pseudo_labels.counts().total
+        labelled = self._stores.pseudo_labels.labelled()
         decided = [each for each in rounds if each.ended and each.state not in UNDECIDED]
         at_last = max((each.snapshot["labelled_total"] for each in decided if each.snapshot), default=0)
         last = rounds[0] if rounds else None

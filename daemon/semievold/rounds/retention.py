@@ -77,23 +77,22 @@ class Retention:
             LeaseLost: another process leads.
             TransientStoreError: the state is busy or away.
         """
+        labels = await self._forget_labels()
         needed = await asyncio.to_thread(self._store.needed_rounds)
-        labels = await self._forget_labels(needed)
         rows = await self._while_some(lambda: self._store.forget_rounds(needed, self._keep_rounds), "round_rows")
         requests_before = self._now() - REQUESTS_S
         await self._while_some(lambda: self._store.forget_requests(requests_before), "requests")
         if labels or rows:
             log.info("retention: deleted %d pseudo-labels and %d rows of old rounds (store.retention)", labels, rows)
 
-    async def _forget_labels(self, needed: list[int]) -> int:
+    async def _forget_labels(self) -> int:
         keep, days = self._config.pseudo_labels, self._config.days
-        excess = 0 if keep is None else await asyncio.to_thread(self._store.excess, keep)
-        before = float("-inf") if days is None else self._now() - days * DAY_S
+        before = 0.0 if keep is None else await asyncio.to_thread(self._store.oldest_kept, keep)
+        before = before if days is None else max(before, self._now() - days * DAY_S)
         place: Place | None = Place()
         total = 0
         while place is not None and not self._stop.is_set():
-            sweep = functools.partial(self._store.sweep, place, needed, before=before, excess=excess - total)
-            swept = await self._gently(sweep)
+            swept = await self._gently(functools.partial(self._store.sweep, place, before))
             total += swept.deleted
             self._deleted("pseudo_labels", swept.deleted)
             place = swept.next

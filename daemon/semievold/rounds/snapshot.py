@@ -71,7 +71,7 @@ def choose(
         TransientError: the endpoint that embeds for the consensus does not answer.
     """
     # First: what is labelled from now on must count as new for the next round, whether or not the pool has it.
-    counts, offsets = stores.pseudo_labels.counts(), stores.pseudo_labels.offsets()
+    labelled, offsets = stores.pseudo_labels.labelled(), stores.pseudo_labels.offsets()
     pool = judge(stores, embedder, task, config, refused, calibration) if round_.kind == "evolve" else Judged()
     # Last: a truth that has arrived meanwhile takes the place of its pseudo-label.
     examples, gone = known_to(task, training_examples(stores))
@@ -116,7 +116,7 @@ def choose(
         "depth": depth,
         "answers_changed": pool.changed,
         "certificate": None if pool.certificate is None else asdict(pool.certificate),
-        "labelled_total": counts.total,
+        "labelled_total": labelled,
         "rows": len(rows),
         "rows_hash": rows_hash(rows),
         "config_hash": config.hash(),

@@ -21,7 +21,7 @@ from semievol.examples.records import query_to_json, stored_query
 from semievol.types import PseudoLabel, Query
 from semievold.store.database import Database, chunks
 from semievold.store.label_rows import label_columns, label_of, readable_labels
-from semievold.store.tables import examples, pseudo_label_history, pseudo_labels
+from semievold.store.tables import examples, forgotten, pseudo_label_history, pseudo_labels
 
 WATCHED = 5_000
 """Of how many of the newest labels the watch over a promotion looks at those of the two adapters."""
@@ -292,6 +292,13 @@ class PseudoLabelStore:
                     for condition in conditions
                 )
             )
+
+    def labelled(self) -> int:
+        """Queries labelled so far, those among them whose label retention has deleted."""
+        deleted = sa.select(forgotten.c.pseudo_labels).where(forgotten.c.workload == self.workload)
+        total = sa.select(sa.func.count()).where(self._mine())
+        with self._database.read() as connection:
+            return connection.execute(total).scalar_one() + (connection.execute(deleted).scalar() or 0)
 
     def count_since(self, at: float) -> int:
         """Queries first labelled after `at`, UTC seconds."""

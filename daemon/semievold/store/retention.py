@@ -7,7 +7,7 @@ its age, and so does what is not published yet; a transaction is small, so that 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from semievold.round_states import ENDED
+from semievold.round_states import ENDED, RoundState
 from semievold.store.database import Database
 from semievold.store.tables import (
     adapters,
-    feedback,
+    forgotten,
     metadata,
     operator_requests,
     pseudo_label_history,
@@ -78,39 +78,37 @@ class RetentionStore:
 
     def needed_rounds(self) -> list[int]:
         """The rounds that are open or whose adapter exists, and those that these adapters started from."""
-        a, r = adapters.c, rounds.c
         with self._database.read() as connection:
-            versions = {
-                row.name: row
-                for row in connection.execute(
-                    sa.select(*a["name", "round", "parent", "state"]).where(a.workload == self._workload)
-                )
-            }
-            still_open = connection.execute(
-                sa.select(r.number).where(r.workload == self._workload, r.state.not_in([s.value for s in ENDED]))
-            ).scalars()
-            needed = set(still_open)
+            return sorted(self._needed(connection))
+
+    def _needed(self, connection: Connection) -> set[int]:
+        a, r = adapters.c, rounds.c
+        columns = sa.select(*a["name", "round", "parent", "state"]).where(a.workload == self._workload)
+        versions = {row.name: row for row in connection.execute(columns)}
+        still_open = sa.select(r.number).where(r.workload == self._workload, r.state.not_in([s.value for s in ENDED]))
+        needed = set(connection.execute(still_open).scalars())
         for name, version in versions.items():
             at: str | None = name if version.state not in GONE else None
-            while at in versions:  # a chain ends: a parent is older than its child
+            while at in versions and (at == name or versions[at].round not in needed):
                 needed.add(versions[at].round)
                 at = versions[at].parent
-        return sorted(needed)
+        return needed
 
-    def excess(self, keep: int) -> int:
-        """How many pseudo-labels there are beyond the newest `keep`."""
-        count = sa.select(sa.func.count()).where(pseudo_labels.c.workload == self._workload)
+    def oldest_kept(self, keep: int) -> float:
+        """When the oldest of the newest `keep` pseudo-labels was made, UTC seconds; 0 where there are no more."""
+        c = pseudo_labels.c
+        newest_first = sa.select(c.created_at).where(c.workload == self._workload).order_by(c.created_at.desc())
         with self._database.read() as connection:
-            return max(0, connection.execute(count).scalar_one() - keep)
+            return connection.execute(newest_first.offset(keep - 1).limit(1)).scalar() or 0.0
 
-    def sweep(self, place: Place, needed: Iterable[int], *, before: float, excess: int) -> Swept:
-        """Delete what the next BATCH pseudo-labels have that may go, with their history and feedback.
+    def sweep(self, place: Place, before: float) -> Swept:
+        """Delete what the next BATCH pseudo-labels have that may go, with their history.
+
+        What rounds need is asked in the same transaction, and while a round is choosing its pool nothing is deleted.
 
         Args:
             place: where the pass is; `Place()` at its begin.
-            needed: rounds whose members stay (`needed_rounds`).
-            before: UTC seconds; what was first labelled earlier goes by age.
-            excess: how many may go whatever their age (`excess`, less what was deleted).
+            before: UTC seconds; only what was first labelled earlier goes.
         """
         c = pseudo_labels.c
         later = sa.or_(
@@ -118,61 +116,66 @@ class RetentionStore:
         )
         some = (
             sa.select(*c["query_id", "created_at", "published"])
-            .where(c.workload == self._workload, later)
+            .where(c.workload == self._workload, later, c.created_at < before)
             .order_by(c.created_at, c.query_id)
             .limit(BATCH)
         )
         with self._database.write() as connection:
+            if self._is_choosing(connection):
+                return Swept(0, None)
             rows = connection.execute(some).all()
-            held = self._members([row.query_id for row in rows], list(needed), connection)
-            going: list[str] = []
-            for row in rows:
-                if row.created_at >= before and len(going) >= excess:
-                    break
-                if row.published and row.query_id not in held:
-                    going.append(row.query_id)
-            else:
-                last = rows[-1] if len(rows) == BATCH else None
-                self._delete(connection, going)
-                return Swept(len(going), None if last is None else Place(last.created_at, last.query_id))
+            held = self._members([row.query_id for row in rows], connection)
+            going = [row.query_id for row in rows if row.published and row.query_id not in held]
             self._delete(connection, going)
-            return Swept(len(going), None)
+        last = rows[-1] if len(rows) == BATCH else None
+        return Swept(len(going), None if last is None else Place(last.created_at, last.query_id))
 
-    def _members(self, ids: list[str], needed: list[int], connection: Connection) -> set[str]:
+    def _is_choosing(self, connection: Connection) -> bool:
+        """Whether a round is planned: what it will learn from is not written down yet."""
+        r = rounds.c
+        planned = sa.select(r.number).where(r.workload == self._workload, r.state == RoundState.PLANNED.value)
+        return connection.execute(planned.limit(1)).first() is not None
+
+    def _members(self, ids: list[str], connection: Connection) -> set[str]:
         """Those that a needed round had in its pool."""
         m = round_members.c
-        if not ids or not needed:
-            return set()
-        found = sa.select(m.query_id).where(m.workload == self._workload, m.query_id.in_(ids), m.number.in_(needed))
-        return set(connection.execute(found).scalars())
+        found = sa.select(*m["query_id", "number"]).where(m.workload == self._workload, m.query_id.in_(ids))
+        rows = connection.execute(found).all() if ids else ()
+        needed = self._needed(connection) if rows else set()
+        return {row.query_id for row in rows if row.number in needed}
 
     def _delete(self, connection: Connection, ids: list[str]) -> None:
-        for table in (pseudo_label_history, feedback, pseudo_labels) if ids else ():
+        """What people said of a query stays: it is about what was asked, and may be asked again."""
+        if not ids:
+            return
+        for table in (pseudo_label_history, pseudo_labels):
             mine = (table.c.workload == self._workload) & table.c.query_id.in_(ids)
             connection.execute(sa.delete(table).where(mine))
+        one_more = self._database.insert(forgotten).values(workload=self._workload, pseudo_labels=len(ids))
+        so_far = forgotten.c.pseudo_labels + one_more.excluded.pseudo_labels
+        connection.execute(one_more.on_conflict_do_update(index_elements=["workload"], set_={"pseudo_labels": so_far}))
 
-    def forget_rounds(self, needed: Iterable[int], keep: int) -> int:
-        """Delete BATCH members and outcomes of rounds older than the newest `keep` which nothing needs; how many.
+    def forget_rounds(self, needed: Sequence[int], keep: int) -> int:
+        """Delete BATCH rows of what was asked and answered in rounds older than the newest `keep` which nothing needs;
+        how many.
 
         The round itself, its events, counts, evidence and hashes stay.
         """
         r = rounds.c
-        mine = r.workload == self._workload
+        newest = sa.select(sa.func.max(r.number)).where(r.workload == self._workload)
         with self._database.write() as connection:
-            newest = connection.execute(sa.select(sa.func.max(r.number)).where(mine)).scalar()
-            old = () if newest is None else range(newest - keep + 1)
-            for number in sorted(set(old) - set(needed)):
-                for table, column in ROWS_OF_ROUNDS:
-                    deleted = self._delete_some(connection, table, number, column)
-                    if deleted:
-                        return deleted
+            last: int = connection.execute(newest).scalar() or 0
+            for table, column in ROWS_OF_ROUNDS:
+                old = (table.c.workload == self._workload) & (table.c.number <= last - keep)
+                first = sa.select(sa.func.min(table.c.number)).where(old, table.c.number.not_in(needed))
+                number = connection.execute(first).scalar()
+                if number is not None:
+                    return self._delete_some(connection, table, number, column)
         return 0
 
     def _delete_some(self, connection: Connection, table: sa.Table, number: int, column: str) -> int:
         mine = (table.c.workload == self._workload) & (table.c.number == number)
         ids = connection.execute(sa.select(table.c[column]).where(mine).distinct().limit(BATCH)).scalars().all()
-        if not ids:
-            return 0
         return connection.execute(sa.delete(table).where(mine, table.c[column].in_(ids))).rowcount
 
     def forget_requests(self, before: float) -> int:

@@ -198,6 +198,13 @@ pseudo_label_history = Table(
     Column("created_at", Float, nullable=False),
 )
 
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("pseudo_labels", BigInteger, nullable=False),  # deleted so far: semievold.store.retention
+)
+
 # --- rounds, adapters, alias, operator requests -----------------------------------------------------------------
 
 rounds = Table(

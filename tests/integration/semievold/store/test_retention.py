@@ -17,11 +17,10 @@ from semievold.store.database import Database
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
 from semievold.store.retention import Place, RetentionStore, sizes
 from semievold.store.rounds import RoundStore
-from semievold.store.tables import adapters, pseudo_labels, round_members, rounds
+from semievold.store.tables import adapters, feedback, forgotten, pseudo_labels, round_members, rounds
 from tests.stream_world import World, pseudo_label
 
 NewWorld = Callable[..., World]
-FOREVER = float("-inf")
 
 
 def add(world: World, count: int, *, published: bool = True) -> list[str]:
@@ -72,13 +71,13 @@ def ended_round(
             )
 
 
-def sweep(store: RetentionStore, *, before: float = FOREVER, keep: int | None = None) -> int:
+def sweep(store: RetentionStore, *, before: float = 0.0, keep: int | None = None) -> int:
     """A whole pass."""
     place: Place | None = Place()
-    excess = 0 if keep is None else store.excess(keep)
-    needed, total = store.needed_rounds(), 0
+    oldest = 0.0 if keep is None else store.oldest_kept(keep)
+    total = 0
     while place is not None:
-        swept = store.sweep(place, needed, before=before, excess=excess - total)
+        swept = store.sweep(place, max(before, oldest))
         total, place = total + swept.deleted, swept.next
     return total
 
@@ -166,6 +165,39 @@ def test_the_pool_of_an_open_round_stays(new_world: NewWorld) -> None:
 
 
 @pytest.mark.usefixtures("small_batches")
+def test_while_a_round_chooses_its_pool_nothing_is_deleted(new_world: NewWorld) -> None:
+    world = new_world()
+    ids = add(world, 12)
+    ended_round(world, 0, ids[:3], None, state=RoundState.PLANNED.value)
+    store = RetentionStore(world.database, world.labels.workload)
+    assert sweep(store, before=9e9) == 0
+    assert left(world) == ids
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_what_is_needed_or_unpublished_takes_nothing_from_the_newest(new_world: NewWorld) -> None:
+    world = new_world()
+    ids = add(world, 30)
+    ended_round(world, 0, ids[:25], "a0")
+    assert sweep(RetentionStore(world.database, world.labels.workload), keep=3) == 2
+    assert left(world) == [*ids[:25], *ids[27:]]
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_what_was_deleted_counts_as_labelled_and_what_people_said_of_it_stays(new_world: NewWorld) -> None:
+    world = new_world()
+    ids = add(world, 20)
+    said = {"workload": world.labels.workload, "client": "c", "asked": "k", "answer": "even", "outcome": "kept"}
+    with world.database.write() as connection:
+        connection.execute(sa.insert(feedback).values(query_id=ids[0], created_at=1.0, **said))
+    store = RetentionStore(world.database, world.labels.workload)
+    assert (sweep(store, keep=8), sweep(store, keep=5)) == (12, 3)
+    assert (world.labels.counts().total, world.labels.labelled()) == (5, 20)
+    with world.database.read() as connection:
+        assert connection.execute(sa.select(feedback.c.query_id)).scalars().all() == [ids[0]]
+
+
+@pytest.mark.usefixtures("small_batches")
 def test_members_of_old_rounds_go_unless_an_adapter_needs_them(new_world: NewWorld) -> None:
     world = new_world()
     ids = add(world, 20)
@@ -212,7 +244,7 @@ def one_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     keep=st.none() | st.integers(1, 35),
     before=st.none() | st.integers(995, 1035),
 )
-def test_a_pass_deletes_the_oldest_that_may_go_and_nothing_else(
+def test_a_pass_deletes_what_is_old_and_not_needed_and_nothing_else(
     one_file: Database,
     spared: set[int],
     unpublished: set[int],
@@ -221,7 +253,7 @@ def test_a_pass_deletes_the_oldest_that_may_go_and_nothing_else(
 ) -> None:
     database = one_file
     with database.write() as connection:
-        for table in (pseudo_labels, round_members):
+        for table in (pseudo_labels, round_members, rounds, forgotten):
             connection.execute(sa.delete(table))
     labels = PseudoLabelStore(database, "w")
     ids = [f"q{number:02}" for number in range(30)]
@@ -235,14 +267,13 @@ def test_a_pass_deletes_the_oldest_that_may_go_and_nothing_else(
         if spared:
             rows = [{"workload": "w", "number": 3, "query_id": ids[n], "selected": False} for n in spared]
             connection.execute(sa.insert(round_members), rows)
+            training = {"number": 3, "kind": "evolve", "state": "training", "trigger": "t", "options": {}, "seed": 0}
+            at = {"workload": "w", "attempts": 0, "created_at": 1.0, "updated_at": 1.0}
+            connection.execute(sa.insert(rounds).values(**training, **at))
     store = RetentionStore(database, "w")
-    excess = 0 if keep is None else store.excess(keep)
-    may_go = [n for n in range(30) if n not in spared | unpublished]
-    expected = {n for place, n in enumerate(may_go) if place < excess or (before is not None and 1000 + n < before)}
-    place: Place | None = Place()
-    total = 0
-    while place is not None:
-        swept = store.sweep(place, [3], before=FOREVER if before is None else before, excess=excess - total)
-        total, place = total + swept.deleted, swept.next
-    assert total == len(expected)
+    newest = 0 if keep is None or keep > 30 else 30 - keep
+    old = [n for n in range(30) if n < newest or (before is not None and 1000 + n < before)]
+    expected = {n for n in old if n not in spared | unpublished}
+    assert sweep(store, before=before or 0.0, keep=keep) == len(expected)
     assert set(labels.known(ids)) == {ids[n] for n in range(30) if n not in expected}
+    assert labels.labelled() == 30

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from semievol.errors import TransientError
+from semievold.errors import StoreError
 from semievold.monitoring import state_watch
 from semievold.monitoring.figures import FigureStore
 from semievold.monitoring.state_metrics import STATE_METRICS, StateMetrics
@@ -117,11 +118,16 @@ async def test_the_timer_reads_while_the_process_leads_and_forgets_when_it_does_
 
 
 class AwayLabels(PseudoLabelStore):
+    error: Exception = TransientError("the state is away")
+
     def window(self, newest: int, adapter: str | None = None) -> LabelWindow:
-        raise TransientError("the state is away")
+        raise self.error
 
 
-async def test_while_the_state_is_away_its_figures_stay(open_world: OpenWorld) -> None:
+@pytest.mark.parametrize(
+    "error", [TransientError("the state is away"), StoreError("no such column"), OSError("stale file handle")]
+)
+async def test_while_something_cannot_be_read_the_figures_stay(open_world: OpenWorld, error: Exception) -> None:
     world = open_world()
     world.teach()
     metrics = StateMetrics("w", lambda: True)
@@ -133,7 +139,9 @@ async def test_while_the_state_is_away_its_figures_stay(open_world: OpenWorld) -
     await watch(world.stores).look()
     before = shown(metrics)
     world.teach(range(2000, 2010))
-    await watch(replace(world.stores, pseudo_labels=AwayLabels(world.database, "w"))).look()
+    away = AwayLabels(world.database, "w")
+    away.error = error
+    await watch(replace(world.stores, pseudo_labels=away)).look()
     assert shown(metrics) == before
 
 

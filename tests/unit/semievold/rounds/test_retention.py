@@ -67,6 +67,29 @@ async def test_what_a_round_learned_from_outlives_its_age_while_its_adapter_exis
     await keeper.stop()
 
 
+async def test_rounds_go_on_by_count_while_old_labels_are_deleted(open_world: OpenWorld) -> None:
+    world = open_world(
+        trigger={"new_pseudo_labels": 10, "min_new": 5},
+        rounds={"max_pool": 10},
+        gate={"patience_s": 0.0},
+        store={"retention": {"pseudo_labels": 10}},
+    )
+    world.teach()
+    world.here.start()
+    await world.ended(0)
+    keeper = Keeper(world, world.here, pseudo_labels=10, interval_s=5)
+    for number in range(1, 6):
+        asked = range(100 * number, 100 * number + 10)
+        world.ask(asked)
+        world.stores.pseudo_labels.mark_published([f"q{each}" for each in asked])
+        candidate = (await world.ended(number)).adapter
+        assert candidate not in (None, world.stores.alias.get().adapter)
+        world.stores.adapters.mark(str(candidate), "deleted")
+        await world.passes(11)
+    assert keeper.deleted["pseudo_labels"] > 0
+    await keeper.stop()
+
+
 async def test_a_standby_deletes_nothing(open_world: OpenWorld) -> None:
     world = open_world()
     world.ask(range(5))
@@ -83,18 +106,19 @@ async def test_a_standby_deletes_nothing(open_world: OpenWorld) -> None:
 async def test_a_state_that_is_away_is_asked_again_at_the_next_look(open_world: OpenWorld) -> None:
     world = open_world()
     await world.here.lead()
-    world.ask(range(5))
+    for number in range(5):
+        world.ask([number])
     world.stores.pseudo_labels.mark_published([f"q{number}" for number in range(5)])
     keeper = Keeper(world, world.here, pseudo_labels=1, interval_s=10)
     errors = [TransientStoreError("away")]
-    real = keeper.store.excess
+    real = keeper.store.oldest_kept
 
-    def excess(keep: int) -> int:
+    def oldest_kept(keep: int) -> float:
         if errors:
             raise errors.pop()
         return real(keep)
 
-    keeper.store.excess = excess  # type: ignore[method-assign]
+    keeper.store.oldest_kept = oldest_kept  # type: ignore[method-assign]
     await world.passes(11)
     assert (errors, keeper.deleted) == ([], {})
     await world.passes(11)
