@@ -11,19 +11,18 @@ import json
 import os
 import random
 import signal
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 
 from semievold.streams.kafka.client.transactions import TransactionalSender
 from semievold.streams.kafka.transactions import KafkaTransactions
+from tests.kafka_records import committed_records
 from tests.servers.kafka import KafkaBroker
 from tests.stream_world import RuleLabeller, World, forkserver, until
 
@@ -32,15 +31,6 @@ AT_ONCE = 60
 BACKLOG = 120
 INSTANTS = ("stored", "sent", "offsets", "committing", "committed", "any")
 """After a batch is stored; after its predictions are sent, its offsets are, the commit is on its way, and is known."""
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[KafkaBroker]:
-    broker = KafkaBroker(tmp_path / "kafka")
-    try:
-        yield broker.start()
-    finally:
-        broker.stop()
 
 
 def open_world(directory: Path, bootstrap: str, mine: str) -> World:
@@ -122,24 +112,6 @@ class Asked:
 
 def asked(identity: str) -> dict[str, str]:
     return {"id": identity, "question": f"is {identity} even?"}
-
-
-def committed_records(bootstrap: str, topic: str) -> list[Any]:
-    """Everything that a consumer with read_committed sees, with a client that knows nothing of ours."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", metrics_enabled=False)
-    try:
-        places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
-        ends = consumer.end_offsets(places)
-        found: list[Any] = []
-        deadline = time.monotonic() + 60.0
-        while any(consumer.position(place) < ends[place] for place in places):
-            assert time.monotonic() < deadline
-            found += [record for some in consumer.poll(200).values() for record in some]
-        return found
-    finally:
-        consumer.close()
 
 
 @pytest.mark.timeout(120 + 30 * KILLS)

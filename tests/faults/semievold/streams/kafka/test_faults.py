@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -24,15 +24,6 @@ RECOVERY_S = 30.0
 DELIVERY_S = 10
 BACKLOG = 400
 """Queries that wait for their label at most: on a slow machine the load must not outrun what is tested."""
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[KafkaBroker]:
-    broker = KafkaBroker(tmp_path / "kafka")
-    try:
-        yield broker.start()
-    finally:
-        broker.stop()
 
 
 def open_world(directory: Path, bootstrap: str) -> World:

@@ -6,16 +6,15 @@ import asyncio
 import json
 import uuid
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 
 from semievol.errors import ConfigError
 from semievold.errors import TransientStreamError
 from semievold.streams.kafka.consumer import KafkaStreamConsumer
 from semievold.streams.kafka.transactions import KafkaTransactions
 from semievold.streams.protocol import Caused, Due, OutgoingRecord
+from tests.kafka_records import committed_records
 from tests.servers.kafka import KafkaBroker
 from tests.stream_world import RuleLabeller, World, run_until, until
 
@@ -27,22 +26,6 @@ def open_world(directory: Path, broker: KafkaBroker, **options: object) -> World
     names = {name: f"{name}-{mine}" for name in ("queries", "labels", "predictions", "review", "dead_letter")}
     reached = {"bootstrap_servers": broker.bootstrap, "session_timeout_s": 6, "partitions": 2, "exactly_once": True}
     return World(directory, kind="kafka", kafka={**reached, **options}, max_record_bytes=100_000, **names)
-
-
-def committed_records(bootstrap: str, topic: str) -> list[Any]:
-    """Everything that a consumer with read_committed sees."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", metrics_enabled=False)
-    try:
-        places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
-        ends = consumer.end_offsets(places)
-        found: list[Any] = []
-        while any(consumer.position(place) < ends[place] for place in places):
-            found += [record for some in consumer.poll(200).values() for record in some]
-        return found
-    finally:
-        consumer.close()
 
 
 def due(topic: str, key: str, offset: int, value: bytes = b"v") -> Due:
