@@ -41,7 +41,8 @@ run: $(STAMP)-demo ## Run the demo and leave its daemon running, or run your own
 	@if [ -n "$(CONFIG)" ]; then $(BIN)/semievold run --config "$(CONFIG)"; \
 	else $(BIN)/semievold demo --keep-running $(DEMO); fi
 
-test: lint types imports unit on-servers ## Run every check and every test; brings the servers that they need
+# The servers first: some unit tests ask kubectl and promtool.
+test: lint types imports servers unit on-servers ## Run every check and every test; brings the servers that they need
 
 check: lint types imports unit ## Run the quick checks (a minute or two)
 

@@ -26,13 +26,19 @@ MODULES = {
     ),
     "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
         "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
     ),
 }
 
 
 def kept(module: str) -> Path:
-    """The folder of a module's files, which is there when all of them are."""
+    """The folder of a module's files."""
     return KEPT / module.replace("/", "_")
+
+
+def is_kept(module: str) -> bool:
+    """Whether all of them are there; an earlier version of this list may have brought fewer."""
+    return all((kept(module) / Path(file).name).is_file() for file in MODULES[module])
 
 
 def go() -> str | None:
@@ -46,7 +52,7 @@ def fetch() -> None:
         SystemExit: Go is missing, or a module cannot be had.
     """
     for module, files in MODULES.items():
-        if kept(module).is_dir():
+        if is_kept(module):
             continue
         program = go()
         if program is None:
@@ -70,6 +76,7 @@ def fetch() -> None:
             for file in files:
                 shutil.copyfile(source / file, unfinished / Path(file).name)
             KEPT.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(kept(module), ignore_errors=True)
             shutil.move(unfinished, kept(module))
 
 

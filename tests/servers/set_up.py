@@ -79,7 +79,7 @@ def has_kubectl() -> bool:
 
 
 def has_go_or_definitions() -> bool:
-    return crds.go() is not None or all(crds.kept(module).is_dir() for module in crds.MODULES)
+    return crds.go() is not None or all(map(crds.is_kept, crds.MODULES))
 
 
 def has_promtool() -> bool:

@@ -23,7 +23,7 @@ DEFINITIONS = {
 
 
 def file(module: str, name: str) -> Path:
-    if not crds.kept(module).is_dir():
+    if not crds.is_kept(module):
         unavailable("the definitions of custom resources are missing; `make servers` brings them")
     return crds.kept(module) / name
 

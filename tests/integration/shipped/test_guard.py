@@ -34,7 +34,7 @@ ADMINISTRATIVE = (
     ("POST", "/update_weights"),
     ("POST", "/tokenize"),
     ("GET", "/docs"),
-    ("GET", "/openapi.json"),
+    ("POST", "/openapi.json"),
     ("GET", "/version"),
     ("GET", "/"),
     ("GET", "/v1/responses/resp_1"),
