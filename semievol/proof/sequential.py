@@ -80,10 +80,14 @@ def prove(
     candidate: Sequence[Outcome],
     config: SequentialGateConfig,
     anchor: tuple[str, Sequence[Outcome]] | None = None,
+    *,
+    proved: bool = False,
 ) -> Verdict:
     """What the answers of two models to the same labelled queries prove.
 
-    `anchor`: name and answers of a third version, to as many of the queries as are known.
+    `anchor`: name and answers of a third version, to as many of the queries as are known. `proved`: the evidence of a
+    gain was enough at an earlier look, on answers that all still stand; what comes later takes that back only where it
+    speaks against promoting, for the level holds at every look (Ville).
     """
     problem = pairing_problem(incumbent, candidate, config)
     if problem is not None:
@@ -101,13 +105,15 @@ def prove(
     held_back = _held_back(pairs, slices, config)
     needed = labels_needed(counted, config.alpha) if config.margin == 0 else None
     score = f"{counted.wins} wins, {counted.losses} losses, evidence {_e(better):.3g} of {1 / config.alpha:.3g}"
+    shown = proved or better >= enough
     decision: Decision = "inconclusive"
     is_open = False
     if shown_worse is not None:
         decision, reason = "reject", shown_worse
-    elif better >= enough and held_back is None:
-        decision, reason = "promote", f"significantly better: {score}"
-    elif better >= enough:
+    elif shown and held_back is None:
+        said = "significantly better" if better >= enough else "significantly better at an earlier look, which stands"
+        decision, reason = "promote", f"{said}: {score}"
+    elif shown:
         reason, is_open = f"better ({score}), but {held_back}", True
     elif futile >= math.log(1 / config.beta):
         reason = f"no gain of {config.least_gain:.0%} or more: {score} among {counted.count} labels"
@@ -117,7 +123,7 @@ def prove(
         decision=decision,
         reason=reason,
         is_open=is_open,
-        held_back=shown_worse is None and better >= enough and held_back is not None,
+        held_back=shown_worse is None and shown and held_back is not None,
         count=counted.count,
         wins=counted.wins,
         losses=counted.losses,

@@ -2,7 +2,8 @@
 
 Owns which answers count; the rule is semievol.proof.sequential's. Invariants: a label counts once, however often it is
 looked at, and so does a question; an answer counts as long as label and settings are what they were when it was given,
-and is asked for again where they are not. So a process that takes the round over finds the same evidence.
+and is asked for again where they are not. What was proved stays proved while the labels that proved it stand. So a
+process that takes the round over finds the same evidence.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ class Evidence:
         holdout = one_a_question(sorted(held_out, key=lambda example: example.id))
         contents = {example.id: deciding.example_hash(example) for example in holdout}
         settings = await asyncio.to_thread(deciding.settings_hash, self._config)
-        stored = await self._stored(round_, settings, contents)
+        rows = await self._rows(round_, settings)
+        stored = {role: _valid(rows.get(role, {}), contents) for role in ("incumbent", "candidate", "anchor")}
+        withdrawn = sorted(rows.get("candidate", {}).keys() - stored["candidate"].keys())
+        proved = _proved(round_, settings, withdrawn)
         remembered = await self._remembered(round_.incumbent, settings, contents)
         candidate = candidate_of(round_)
         if contents.keys() - stored["candidate"].keys():
@@ -75,16 +79,17 @@ class Evidence:
         incumbent = await self._evaluation(round_.incumbent, holdout, {**remembered, **stored["incumbent"]})
         proposed = await self._evaluation(candidate, holdout, stored["candidate"])
         both = paired(incumbent, proposed)
-        verdict, anchors = prove(both[0].outcomes, both[1].outcomes, self._config.gate), NOBODY
+        verdict, anchors = prove(both[0].outcomes, both[1].outcomes, self._config.gate, proved=proved), NOBODY
         if verdict.decision == "promote":
             anchors = await self._anchors(round_, settings, [e for e in holdout if e.id not in both[1].left_out])
         if anchors.adapter is not None:
             beside = (anchors.adapter, anchors.outcomes)
-            verdict = prove(both[0].outcomes, both[1].outcomes, self._config.gate, beside)
+            verdict = prove(both[0].outcomes, both[1].outcomes, self._config.gate, beside, proved=proved)
         self._answers.forget()
         evaluation = _as_json(verdict, *both) | {
             "settings": settings,
             "remembered": len(remembered),
+            "withdrawn": withdrawn,
             "left_out": {**dict.fromkeys(gone, GONE), **both[1].left_out},
         }
         new = {
@@ -98,13 +103,11 @@ class Evidence:
         held_out = self._tools.stores.examples.holdout()
         return held_out + (self._fresh.of(round_) if self._config.gate.late_labels == "all" else [])
 
-    async def _stored(self, round_: Round, settings: str, contents: Mapping[str, str]) -> dict[str, dict[str, Outcome]]:
-        """By role, what this round's models answered and would answer the same today."""
-        found: dict[str, dict[str, Outcome]] = {"incumbent": {}, "candidate": {}, "anchor": {}}
+    async def _rows(self, round_: Round, settings: str) -> Mapping[str, Mapping[str, StoredOutcome]]:
+        """By role, what this round's models answered, under the same settings; of labels that are gone too."""
         if (round_.evaluation or {}).get("settings") != settings:
-            return found
-        rows = await asyncio.to_thread(self._tools.stores.rounds.outcomes, round_.number)
-        return {role: _valid(rows.get(role, {}), contents) for role in found}
+            return {}
+        return await asyncio.to_thread(self._tools.stores.rounds.outcomes, round_.number)
 
     async def _remembered(self, adapter: str | None, settings: str, contents: Mapping[str, str]) -> dict[str, Outcome]:
         """What the incumbent answered when it was the candidate, where it would answer the same today.
@@ -161,6 +164,19 @@ def candidate_of(round_: Round) -> str:
     if round_.adapter is None:
         raise FatalError(f"round {round_.number} is {round_.state} but names no adapter")
     return round_.adapter
+
+
+def _proved(round_: Round, settings: str, withdrawn: Sequence[str]) -> bool:
+    """Whether the gain was proved at the last look, and of what was answered by then no label is changed or gone since.
+
+    `withdrawn`: ids of labels that were answered and do not count as they were then.
+    """
+    before = round_.evaluation or {}
+    return (
+        before.get("decision") == "promote"
+        and before.get("settings") == settings
+        and set(withdrawn) <= set(before.get("withdrawn", ()))
+    )
 
 
 def _valid(rows: Mapping[str, StoredOutcome], contents: Mapping[str, str]) -> dict[str, Outcome]:

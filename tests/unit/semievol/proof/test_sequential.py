@@ -54,6 +54,26 @@ def test_seven_losses_without_a_win_reject() -> None:
     assert verdict.reason == "significantly worse: 0 wins, 7 losses, evidence 31.9 of 20"
 
 
+def test_a_gain_that_was_proved_earlier_stands_until_something_speaks_against_promoting() -> None:
+    fell = prove(outcomes("00000001"), outcomes("11111110"), CONFIG, proved=True)
+    assert (fell.decision, fell.is_open, fell.held_back) == ("promote", False, False)
+    assert fell.reason == (
+        "significantly better at an earlier look, which stands: 7 wins, 1 losses, evidence 6.97 of 20"
+    )
+    assert prove(outcomes("1111111111"), outcomes("0000000111"), CONFIG, proved=True).decision == "reject"
+    dropped = prove(
+        outcomes("0" * 7 + "11111", "a" * 7 + "b" * 5), outcomes("1" * 10 + "00", "a" * 7 + "b" * 5), CONFIG
+    )
+    assert not dropped.held_back
+    dropped = prove(
+        outcomes("0" * 7 + "11111", "a" * 7 + "b" * 5),
+        outcomes("1" * 10 + "00", "a" * 7 + "b" * 5),
+        CONFIG,
+        proved=True,
+    )
+    assert (dropped.decision, dropped.is_open, dropped.held_back) == ("inconclusive", True, True)
+
+
 def test_labels_without_any_difference_end_the_hope_of_a_gain() -> None:
     assert prove(outcomes("1" * 80), outcomes("1" * 80), CONFIG).is_open
     verdict = prove(outcomes("1" * 110), outcomes("1" * 110), CONFIG)

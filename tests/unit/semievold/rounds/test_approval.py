@@ -93,6 +93,45 @@ async def test_the_time_for_it_goes_on_over_a_restart(open_world: OpenWorld) -> 
     assert ended.updated_at - begun == pytest.approx(60, abs=2)
 
 
+def lost(count: int) -> range:
+    """Questions whose answers both models know."""
+    return range(3000, 3000 + 10 * count, 10)
+
+
+async def test_a_proof_outlives_labels_that_the_candidate_loses_and_a_restart(open_world: OpenWorld) -> None:
+    world = await waiting(open_world)
+    begun = world.round(0).updated_at
+    adapter = world.round(0).adapter
+    sound = world.weights[adapter]
+    world.weights[adapter] = Weights(0, sound.entropy)
+    world.teach(training=(), held_out=lost(9))
+    await world.until(lambda: (world.round(0).evaluation or {})["losses"] == 9)
+    assert (world.round(0).evaluation or {})["better"] < 20
+    world.weights[adapter] = sound
+    await world.here.stop()
+    world.here = world.process()
+    world.here.start()
+    await world.passes(30)
+    assert world.here.control.waits_for == "approval"
+    await result(world, world.request("approve_round", round=0))
+    assert (await world.ended(0)).state is S.SETTLED
+    assert world.round(0).updated_at - begun < 60
+
+
+async def test_a_proof_falls_with_a_label_that_it_was_made_of(open_world: OpenWorld) -> None:
+    world = await waiting(open_world)
+    adapter = world.round(0).adapter
+    world.weights[adapter] = Weights(0, world.weights[adapter].entropy)
+    world.teach(training=(), held_out=lost(9))
+    await world.until(lambda: (world.round(0).evaluation or {})["losses"] == 9)
+    assert world.round(0).state is S.PROVING
+    won = next(o.outcome.id for o in world.stores.rounds.outcomes(0)["candidate"].values() if o.outcome.correct)
+    world.stores.examples.retract([won])
+    ended = await world.ended(0)
+    assert ended.state is S.INCONCLUSIVE
+    assert "no significant difference" in (ended.reason or "")
+
+
 async def test_labels_that_take_the_proof_back_while_a_person_thinks_reject(open_world: OpenWorld) -> None:
     world = await waiting(open_world)
     world.weights[world.round(0).adapter] = Weights(0, 0.1)
