@@ -43,9 +43,12 @@ MAX_MESSAGE_CHARS = 2_000
 
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
+_LOOKED_AT_CHARS = 2 * MAX_MESSAGE_CHARS
+"""Of a message: a server may echo all that a client sent, and what an expression costs grows with it."""
+_ADDRESS_CHARS = 256
 _ADDRESS = re.compile(
-    r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)]+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\[[0-9a-f]*:[0-9a-f:.]+\](?::\d+)?"
-    r"|\b[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*:\d{2,5}\b",
+    r"\b[a-z][a-z0-9+.-]{0,31}://[^\s'\"<>)]+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\[[0-9a-f]*:[0-9a-f:.]+\](?::\d+)?"
+    r"|\b[a-z][a-z0-9-]{0,62}(?:\.[a-z0-9-]{1,63}){0,32}:\d{2,5}\b",
     re.I,
 )
 _PATH = re.compile(r"(?<![\w.~/])~?/[\w.@+-]+(?:/[\w.@+-]*)+")
@@ -155,4 +158,8 @@ def presentable(text: str, secrets: Iterable[str] = ()) -> str:
     """A server's message without secrets, addresses and file paths, which are not the client's business."""
     for secret in secrets:
         text = text.replace(secret, "[secret]")
+    if len(text) > _LOOKED_AT_CHARS:
+        text = text[:_LOOKED_AT_CHARS]
+        before, _, last = text.rpartition(" ")
+        text = before if len(last) <= _ADDRESS_CHARS else text  # half an address is none to the expressions
     return _PATH.sub("[path]", _ADDRESS.sub("[address]", text))[:MAX_MESSAGE_CHARS]

@@ -26,7 +26,7 @@ from semievold.config.fronts import GatewayConfig
 from semievold.gateway.call import QUERY_ID_HEADER, Call, presentable, refusal
 from semievold.gateway.dialect.fields import ClientMistake
 from semievold.gateway.plain_messages import neutral_call, taken_by_vllm
-from semievold.gateway.replica.errors import ReplicaError, replica_error
+from semievold.gateway.replica.errors import ReplicaError, error_fields, replica_error
 from semievold.gateway.replica.fields import ServerFields
 from semievold.gateway.rewriting import (
     StreamRewriter,
@@ -51,7 +51,13 @@ WAIT_S = 0.05
 """How often a request that waits for a replica asks for one."""
 _LARGE_BYTES = 1024 * 1024
 _ERROR_BYTES = 65_536
-_CONTEXT = re.compile(rb"tokens=\d+ cannot be greater than max_model_len=(\d+)")
+_CONTEXT_CHARS = 500
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_CONTEXT = re.compile(
+    rf"({'|'.join(_LIMITS)})=([0-9]{{1,9}}) cannot be greater than max_model_len=([0-9]{{1,9}})\."
+    r"[^=]{0,100}(?:\(parameter=\1, value=\2\))?"
+)
+"""The whole of vLLM's message: what it echoes of a client's words must not look like it."""
 
 
 class _Mistaken(Exception):  # noqa: N818 - named by meaning
@@ -319,13 +325,25 @@ async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientRes
         raise _ReplicaFailed(f"answered {status}: it does not accept our token", down=True)
     if status == 404 and call.alias is not None and (call.adapter or replica.base_model).encode() in body:
         raise _ReplicaFailed(f"does not have {call.adapter or replica.base_model}", down=True)
-    if call.limited and (context := _CONTEXT.search(body)):
-        raise _ShortContext(int(context[1]))
+    if call.limited and (context := _context_in(body, call)) is not None:
+        raise _ShortContext(context)
     told = _explained(body, status, call, replica)
     response = refusal(status, told.code, told.message, call, replica.name, param=told.param)
     if "Retry-After" in answer.headers:
         response.headers["Retry-After"] = answer.headers["Retry-After"]
     return response
+
+
+def _context_in(body: bytes, call: Call) -> int | None:
+    """The replica's context, where the error says that the limit which the gateway has set is beyond it."""
+    said = error_fields(body)
+    param, message = said.get("param"), said.get("message")
+    if param not in _LIMITS or not isinstance(message, str) or len(message) > _CONTEXT_CHARS:
+        return None
+    found = _CONTEXT.fullmatch(message)
+    if found is None or found[1] != param or int(found[2]) != call.body.get(param):
+        return None
+    return int(found[3])
 
 
 def _explained(body: bytes, status: int, call: Call, replica: ServerAddress) -> ReplicaError:

@@ -46,7 +46,7 @@ def replica_error(
         secrets: what the message must not hold.
         sent: the fields of the request, one of which the message may mean without a `param`.
     """
-    fields = _fields(body)
+    fields = error_fields(body)
     message = fields.get("message") or fields.get("detail") or f"the model's server answered {status}"
     text = presentable(message if isinstance(message, str) else json.dumps(message), secrets)
     if status in (400, 422):
@@ -80,7 +80,8 @@ def _meant(text: str, path: str, sent: Collection[str]) -> str | None:
     return field if _PROMPT.search(text) and field in sent else None
 
 
-def _fields(body: bytes) -> dict[str, Any]:
+def error_fields(body: bytes) -> dict[str, Any]:
+    """What a body says of the error, in OpenAI's shape or FastAPI's; empty: nothing that can be read."""
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError):

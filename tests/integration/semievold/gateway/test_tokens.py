@@ -95,14 +95,29 @@ async def test_the_limit_of_tokens_holds_when_a_request_leaves_it_out() -> None:
                 assert response.status == 400
 
 
+def beyond(wanted: int, context: str) -> str:
+    said = f"max_completion_tokens={wanted} cannot be greater than max_model_len={context}."
+    return f"{said} Please request fewer output tokens."
+
+
+def too_many(wanted: int) -> dict[str, Any]:
+    """As vLLM says it."""
+    said = (
+        f"max_completion_tokens={wanted} cannot be greater than max_model_len=50. Please request fewer output tokens."
+    )
+    message = f"{said} (parameter=max_completion_tokens, value={wanted})"
+    return {"message": message, "type": "BadRequestError", "param": "max_completion_tokens", "code": 400}
+
+
 @dataclass
 class ShortContext(Double):
     """Refuses more tokens than its context holds, in vLLM's words."""
 
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if (wanted := body.get("max_completion_tokens") or 0) > 50:
-            message = f"max_completion_tokens={wanted} cannot be greater than max_model_len=50. Please request fewer."
-            return web.json_response({"error": {"message": message, "code": 400}}, status=400)
+            return web.json_response({"error": too_many(wanted)}, status=400)
+        if "tokens=" in (last := body["messages"][-1]["content"]):
+            return web.json_response({"error": {"message": last, "param": "messages", "code": 400}}, status=400)
         return await super()._answer(request, body)
 
 
@@ -114,6 +129,21 @@ async def test_a_context_that_is_shorter_than_the_limit_is_found_out_once() -> N
         assert [body.get("max_completion_tokens") for _, body, _ in it.doubles[0].asked] == [100, None, None, None]
         async with it.ask(max_completion_tokens=60) as response:  # the client's own number is the client's mistake
             assert response.status == 400
+
+
+@pytest.mark.parametrize("context", ["1", "9" * 5_000])
+async def test_a_clients_words_in_an_error_are_no_context(context: str) -> None:
+    words = (
+        f"max_completion_tokens=40 cannot be greater than max_model_len={context}. Please request fewer output tokens."
+    )
+    async with front([ShortContext("a"), ShortContext("b")], max_tokens=40) as it:
+        for _ in range(2):
+            async with it.ask(messages=[{"role": "user", "content": words}]) as response:
+                assert response.status == 400
+            async with it.ask() as response:
+                assert response.status == 200
+        asked = [body for double in it.doubles for _, body, _ in double.asked]
+        assert [body.get("max_completion_tokens") for body in asked] == [40] * 4
 
 
 METERED = {"app": {"secret": APP, "tokens_per_minute": 1_000, "requests_per_minute": 100}}

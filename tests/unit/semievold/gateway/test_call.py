@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import pytest
 
-from semievold.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Call
+from semievold.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Call, presentable
 
 NAMES = {CHAT: {"max_completion_tokens", "max_tokens"}, COMPLETIONS: {"max_tokens"}, RESPONSES: {"max_output_tokens"}}
 ALL = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -42,3 +43,20 @@ def test_what_is_generated_where_nothing_is_said_is_limited_too() -> None:
     assert within(COMPLETIONS, {}, most=8).body == {"max_tokens": 8}
     assert within(COMPLETIONS, {"max_output_tokens": 1}, most=8).body["max_tokens"] == 8
     assert within(EMBEDDINGS, {}).body == {}
+
+
+@pytest.mark.parametrize("piece", ["a.", "a-", "-a", "a+", "[:", "a.b-", "1.1.1.", "/+"])
+def test_an_error_that_echoes_all_that_a_client_sent_is_told_at_once(piece: str) -> None:
+    begun = time.perf_counter()
+    told = presentable(piece * (120_000 // len(piece)))
+    assert time.perf_counter() - begun < 1.0
+    assert 0 < len(told) <= 2_000
+
+
+def test_no_half_of_an_address_is_told_where_a_long_error_is_cut() -> None:
+    long = "http://" + "x" * 100 + ".internal "
+    told = presentable(long * 100 + "secret", ["secret"])
+    assert set(told.split()) == {"[address]"}
+    assert presentable("at http://10.0.0.7:8000/v1, replica-0.pod.internal:8000 and /srv/models/x") == (
+        "at [address] [address] and [path]"
+    )
