@@ -120,13 +120,14 @@ def training_rows(
         row = TrainingRow(label.query.id, task.prompt(label.query), task.completion(label.answer), "pseudo-label")
         rows.append(row)
         learned.append((label.query, row))
-    rows += _open_book_copies(learned, task, config, seed, index)
+    rows += _open_book_copies(learned, taken, task, config, seed, index)
     random.Random(derive(seed, "training-rows")).shuffle(rows)
     return rows
 
 
 def _open_book_copies(
     learned: Sequence[tuple[Query, TrainingRow]],
+    known: Collection[str],
     task: Task,
     config: TrainingConfig,
     seed: int,
@@ -140,8 +141,12 @@ def _open_book_copies(
     salt = str(derive(seed, "open-book"))
     drawn = [(query, row) for query, row in learned if in_share(query.id, config.open_book_share, salt)]
     found = retrieve_each(index, [query for query, _ in drawn], config.neighbours_in_prompt)
-    return [
-        replace(row, id=f"{row.id}@neighbours", messages=task.prompt(query, arrange(shown, form, query, seed)))
-        for (query, row), shown in zip(drawn, found, strict=True)
-        if not isinstance(shown, DataError)  # it is learned without
-    ]
+    copies = []
+    for (query, row), shown in zip(drawn, found, strict=True):
+        if isinstance(shown, DataError):  # it is learned without
+            continue
+        # The index may hold for a moment what was taken back; what is shown is always among the examples.
+        present = [neighbour for neighbour in shown if neighbour.example.id in known]
+        prompt = task.prompt(query, arrange(present, form, query, seed))
+        copies.append(replace(row, id=f"{row.id}@neighbours", messages=prompt))
+    return copies

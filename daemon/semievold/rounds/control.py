@@ -352,11 +352,14 @@ class Control:
         name = asked.adapter
         if name == self._alias.adapter:
             raise StateConflict(f"adapter {name} serves already")
+        await self._load_attested(name)
+        return await self._move(name, request)
+
+    async def _load_attested(self, name: str) -> None:
         await self._fleet.load(name)
         attestation = await self._fleet.attest(name)
         if not attestation.passed:
             raise AdapterError(f"adapter {name} is not promoted: {attestation.reason}")
-        return await self._move(name, request)
 
     async def _rollback(self, request: OperatorRequest) -> dict[str, Any]:
         state = self._alias.state
@@ -371,7 +374,7 @@ class Control:
             raise StateConflict(f"{self._alias.adapter or 'base'} descends from no label that was taken back")
         clean = await asyncio.to_thread(self._stores.retractions.last_clean)
         if clean is not None:
-            await self._fleet.load(clean)
+            await self._load_attested(clean)
         return await self._move(clean, request, away=True)
 
     async def _move(self, adapter: str | None, request: OperatorRequest, *, away: bool = False) -> dict[str, Any]:

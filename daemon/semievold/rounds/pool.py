@@ -75,7 +75,8 @@ class RoundPool:
         labels = self._stores.pseudo_labels
         self.refused = {}
         pool = await self._rows()
-        unclean = await asyncio.to_thread(self._stores.retractions.unclean_labels)
+        ids = [row.id for row in pool]
+        unclean = await asyncio.to_thread(self._stores.retractions.unclean_labels, ids)
         stale = [row.id for row in pool if row.adapter != incumbent or row.id in unclean]
         if self._config.labelling.consensus is not None:
             # Views count by the weight of their name: an answer of a view that is gone would count as a whole one.
@@ -166,7 +167,8 @@ def judge(
     one source has its share of what is selected, and no more.
 
     Blocking. `refused` are stale and could not be labelled again. `calibration`: answers to the calibration examples,
-    which are heard in the consensus as if nobody knew their truth.
+    which are heard in the consensus as if nobody knew their truth. What descends from a label that was taken back is
+    neither heard nor does it stand for its copies, nor does it move a threshold.
 
     Raises:
         TransientError: the endpoint that embeds for the consensus does not answer.
@@ -174,8 +176,11 @@ def judge(
     rule = config.selection.of_evolve_round(1 + stores.rounds.evolved())
     pool = sorted(stores.pseudo_labels.pool(config.rounds.max_pool), key=lambda row: row.id)
     asked = stores.pseudo_labels.asked([row.id for row in pool], lambda query: _Asked(near_key(query), _source(query)))
-    copies = _copies(pool, asked, refused or {})
-    rows = [row for row in pool if row.id not in copies]
+    unclean = stores.retractions.unclean_labels([row.id for row in pool])
+    calibration = stores.retractions.clean(calibration)
+    clean = [row for row in pool if row.id not in unclean]
+    copies = _copies(clean, asked, refused or {})
+    rows = [row for row in clean if row.id not in copies]
     labels: dict[str, PseudoLabel] = {}
     changed: int | None = None
     near: set[str] = set()
@@ -203,13 +208,10 @@ def judge(
     selected = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
     held_out = {asked_key(each.query) for each in [*stores.examples.holdout(), *stores.examples.calibration()]}
     said = stores.feedback.open_words()
-    unclean = stores.retractions.unclean_labels()
     rejected, kept = dict(selection.rejected), []
     for label in selected:
         if label.query.id in (refused or {}):
             rejected[label.query.id] = STALE
-        elif label.query.id in unclean:
-            rejected[label.query.id] = TAKEN_BACK
         elif asked_key(label.query) in held_out:
             rejected[label.query.id] = ASKED_BY_HOLDOUT
         elif label.answer is None or not task.knows(label.answer, label.query):
@@ -233,7 +235,7 @@ def judge(
     ]
     seen = {row.id: row for row in pool}
     depths = stores.lineage.depths()
-    again = {**dict.fromkeys(copies, ASKED_BEFORE), **dict.fromkeys(near, ASKED_NEARLY)}
+    again = dict.fromkeys(copies, ASKED_BEFORE) | dict.fromkeys(near, ASKED_NEARLY) | dict.fromkeys(unclean, TAKEN_BACK)
     members += [Membership(row.id, False, again[row.id], row.answer, None) for row in pool if row.id in again]
     members = [
         replace(each, revision=seen[each.query_id].revision, depth=1 + depths.get(seen[each.query_id].adapter, 0))

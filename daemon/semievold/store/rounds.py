@@ -19,6 +19,7 @@ from semievold.store.adapters import approve
 from semievold.store.aliases import move_alias, read_alias
 from semievold.store.database import MAX_INTEGER, Database
 from semievold.store.freezes import check_thawed
+from semievold.store.lineage.retractions import check_clean
 from semievold.store.lineage.walk import Role, write_round_examples
 from semievold.store.outcomes import StoredOutcome, outcomes_of, read_outcomes, write_outcomes
 from semievold.store.tables import adapters, round_events, round_members, rounds
@@ -200,8 +201,12 @@ class RoundStore:
 
         Raises:
             StateConflict: the round is not in `current`, or the move is not in the state machine.
+            TransientError: some of what it is made from (`taken`, `members`) was taken back meanwhile.
         """
         with self._database.write() as connection:
+            if taken is not None:
+                learned = [each.query_id for each in members if each.selected or each.consensus is not None]
+                check_clean(connection, self._workload, taken, learned, columns.get("snapshot") or {})
             moved = self._move(connection, number, current, following, detail, columns)
             if members:
                 connection.execute(insert(round_members), [self._member_row(number, member) for member in members])
@@ -260,12 +265,16 @@ class RoundStore:
         """Move alias, adapters and round together: after this commit, and not before, the candidate serves.
 
         Raises:
-            StateConflict: the alias is not at `generation` any more: somebody moved it meanwhile; or rounds are frozen.
+            StateConflict: the alias is not at `generation` any more: somebody moved it meanwhile; or rounds are frozen;
+                or a label was taken back from which the candidate descends.
         """
         with self._database.write() as connection:
             if read_alias(connection, self._workload).generation != generation:
                 raise StateConflict(f"the alias {alias} was moved while round {number} was being promoted")
             check_thawed(connection, self._workload)
+            which = (adapters.c.workload == self._workload) & (adapters.c.name == adapter)
+            if (label := connection.execute(select(adapters.c.unclean).where(which)).scalar()) is not None:
+                raise StateConflict(f"adapter {adapter} descends from the label {label!r}, which was taken back")
             move_alias(connection, self._workload, alias, adapter, self._database.now())
             return self._move(connection, number, current, RoundState.PROMOTED, adapter, {})
 

@@ -2,20 +2,28 @@
 
 Owns the columns `unclean`: on adapters and rounds the id of the label, on pseudo-labels that they had it as a
 neighbour. What an unclean adapter answered is unclean by that, and not marked row by row. Invariant: label and marks go
-in one transaction, so that nothing is promoted in between for want of a mark.
+in one transaction, so that nothing is promoted in between for want of a mark; and what was in flight meanwhile, and
+has no mark, is found by its neighbours when a round judges its pool, and again when it takes its examples.
 """
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+from collections.abc import Iterable, Mapping, Sequence
 
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from semievol.errors import TransientError
+from semievol.types import PseudoLabel
 from semievold.store.database import Database, chunks
 from semievold.store.examples import ExampleStore
 from semievold.store.lineage.walk import Descendants, LineageStore
-from semievold.store.tables import adapters, pseudo_labels, rounds
+from semievold.store.tables import adapters, examples, operator_requests, pseudo_labels, rounds
 
 SERVED = ("serving", "previous", "retired")
 """States of versions that were promoted once and whose directory may be there."""
+PROVED = ("promoted", "settled")
+"""States of rounds whose version the gate let pass and the watch did not take back."""
 
 
 class RetractionStore:
@@ -59,23 +67,90 @@ class RetractionStore:
             return connection.execute(statement).scalar()
 
     def last_clean(self) -> str | None:
-        """The newest version that served and descends from no label that was taken back; None: the base model."""
-        a = adapters.c
-        statement = (
-            sa.select(a.name)
-            .where(a.workload == self._workload, a.unclean.is_(None), a.state.in_(SERVED))
-            .order_by(a.round.desc())
-            .limit(1)
-        )
-        with self._database.read() as connection:
-            return connection.execute(statement).scalar()
+        """The newest version that served well and descends from no label that was taken back; None: the base model.
 
-    def unclean_labels(self) -> set[str]:
-        """The ids of pseudo-labels that had seen such a label, or were made by an adapter that descends from one."""
-        p, a = pseudo_labels.c, adapters.c
-        names = sa.select(a.name).where(a.workload == self._workload, a.unclean.is_not(None))
-        statement = sa.select(p.query_id).where(
-            p.workload == self._workload, p.unclean.is_(True) | p.adapter.in_(names)
+        It served well if its round was promoted or a person promoted it since, and nobody has left it for another as no
+        good: neither the watch nor a person's `rollback`.
+        """
+        a, r, q = adapters.c, rounds.c, operator_requests.c
+        proved = r.state.in_(PROVED) | (a.approved_at > r.updated_at)
+        same_round = (r.workload == a.workload) & (r.number == a.round)
+        statement = (
+            sa.select(*a["name", "approved_at"])
+            .select_from(adapters.join(rounds, same_round))
+            .where(a.workload == self._workload, a.unclean.is_(None), a.state.in_(SERVED), proved)
+            .order_by(a.round.desc())
+        )
+        left = sa.select(q.result).where(
+            q.workload == self._workload, q.kind.in_(("rollback", "leave_unclean")), q.state == "done"
         )
         with self._database.read() as connection:
-            return set(connection.execute(statement).scalars())
+            no_good = {(result or {}).get("from") for result in connection.execute(left).scalars()}
+            for row in connection.execute(statement):
+                if row.approved_at is not None or row.name not in no_good:  # who promotes it again takes it back
+                    return str(row.name)
+        return None
+
+    def unclean_labels(self, ids: Sequence[str]) -> set[str]:
+        """Which of the pseudo-labels descend from a label that was taken back, whether they are marked or not."""
+        with self._database.read() as connection:
+            return unclean_in(connection, self._workload, ids)
+
+    def clean(self, labels: Iterable[PseudoLabel]) -> list[PseudoLabel]:
+        """Those that were shown no example that is taken back by now; of labels that may not be stored."""
+        with self._database.read() as connection:
+            retracted = retracted_in(connection, self._workload)
+        return [label for label in labels if all(neighbour not in retracted for neighbour, _ in label.neighbours)]
+
+
+def retracted_in(connection: Connection, workload: str) -> set[str]:
+    """The ids of all examples that are retracted now."""
+    e = examples.c
+    return set(connection.execute(sa.select(e.id).where(e.workload == workload, e.retracted.is_(True))).scalars())
+
+
+def unclean_in(connection: Connection, workload: str, ids: Sequence[str]) -> set[str]:
+    """Those of the pseudo-labels that are marked, were made by an adapter that is, or had a retracted neighbour.
+
+    The last because a batch that retrieved the label before it was taken back may be written afterwards.
+    """
+    p, a = pseudo_labels.c, adapters.c
+    retracted = retracted_in(connection, workload)
+    made = sa.select(a.name).where(a.workload == workload, a.unclean.is_not(None))
+    names = set(connection.execute(made).scalars())
+    found: set[str] = set()
+    for some in chunks(ids):
+        statement = sa.select(*p["query_id", "unclean", "adapter", "neighbours"]).where(
+            p.workload == workload, p.query_id.in_(some)
+        )
+        for row in connection.execute(statement):
+            shown = retracted and any(neighbour[0] in retracted for neighbour in row.neighbours or ())
+            if row.unclean or row.adapter in names or shown:
+                found.add(row.query_id)
+    return found
+
+
+def check_clean(
+    connection: Connection, workload: str, taken: Iterable[str], learned: Sequence[str], snapshot: Mapping[str, object]
+) -> None:
+    """Refuse what a round is to be made from, where some of it was taken back while the round chose.
+
+    Args:
+        connection: of the transaction that makes it the round's: from there on a retraction marks the round.
+        workload: whose round it is.
+        taken: the ids of its examples.
+        learned: the queries whose pseudo-labels it learns from.
+        snapshot: of which `parent` is the adapter that it goes on from.
+
+    Raises:
+        TransientError: the round is to choose again.
+    """
+    parent = adapters.c.name == snapshot.get("parent")
+    unclean = sa.select(adapters.c.unclean).where(adapters.c.workload == workload, parent)
+    gone = sorted(retracted_in(connection, workload).intersection(taken))
+    gone = gone or sorted(unclean_in(connection, workload, learned))
+    if gone or connection.execute(unclean).scalar() is not None:
+        what = repr(gone[0]) if gone else f"adapter {snapshot.get('parent')}"
+        raise TransientError(
+            f"{what}, or what it came from, was taken back while the round chose; it chooses again"
+        )

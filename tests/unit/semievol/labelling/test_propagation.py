@@ -135,6 +135,16 @@ def test_open_book_copies_stand_beside_the_closed_book_rows_and_never_show_the_r
     assert (rows["q@neighbours"].completion, rows["q@neighbours"].kind) == ("guess", "pseudo-label")
 
 
+def test_an_example_that_the_index_still_holds_and_that_is_none_any_more_is_not_shown() -> None:
+    config = TrainingConfig(neighbours_in_prompt=2, open_book_share=1.0)
+    rows = training_rows(EXAMPLES[:2], [], TASK, config, 0, index=ListIndex(EXAMPLES))
+    assert len(rows) == 4
+    assert {message.content for row in rows for message in row.messages if message.role == "user"} == {
+        "question 0",
+        "question 1",
+    }
+
+
 def test_only_the_configured_share_has_an_open_book_copy() -> None:
     config = TrainingConfig(neighbours_in_prompt=1, open_book_share=0.25)
     examples = [Example(Query(str(i), f"question {i}"), "x") for i in range(400)]

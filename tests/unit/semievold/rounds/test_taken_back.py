@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from semievol.errors import TransientError
+from semievol.examples.embedding.hashing import HashingEmbedder
+from semievol.tasks.task import Task
 from semievold.api import operations
 from semievold.commands.retracting import retract
 from semievold.round_states import RoundState as S
+from semievold.rounds import pool
+from semievold.store.lineage.walk import Role
 from semievold.store.pseudo_labels import NewLabel, query_hash
+from semievold.store.rounds import Membership
 from tests.control_world import ControlWorld, OpenWorld, example
 from tests.scripted import pseudo_label
 
@@ -44,7 +52,7 @@ async def test_what_descends_is_marked_and_the_last_clean_version_is_the_one_bef
         None,
         warm,
     )
-    assert retractions.unclean_labels() == {"q-near"}
+    assert retractions.unclean_labels(["q-near", "q2000"]) == {"q-near"}
     status = operations.status(world.config, world.stores, world.place)
     assert status["serving_descends_from"] == f"e{LATE}"
     assert world.stores.retractions.retract(f"e{LATE}") == found  # again: nothing else becomes of it
@@ -82,6 +90,49 @@ async def test_a_candidate_whose_label_was_taken_back_meanwhile_is_not_promoted(
         ended = await world.here.engine.advance(ended)
     assert ended.state is not S.SETTLED
     assert world.stores.alias.get().adapter != ended.adapter
+
+
+async def test_a_label_that_was_in_flight_when_its_neighbour_was_taken_back_is_left_out_and_made_again(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world(rounds={"refresh": False})
+    warm, _ = await taught_wrongly(world)
+    world.stores.retractions.retract(f"e{LATE}")
+    late = replace(pseudo_label("q-late", "is 50 odd?", "even", 0.2), adapter=warm, neighbours=((f"e{LATE}", 0.9),))
+    other = replace(pseudo_label("q-other", "is 52 odd?", "even", 0.2), adapter=warm, neighbours=(("e1", 0.9),))
+    world.stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in (late, other)])
+    judged = pool.judge(world.stores, HashingEmbedder(), Task(world.config.task), world.config)
+    reasons = {member.query_id: member.reason for member in judged.members}
+    assert (reasons["q-late"], reasons["q-other"]) == (pool.TAKEN_BACK, None)
+    assert "q-late" not in {label.query.id for label in judged.kept}
+    await world.advance(await world.plan("evolve"), S.SNAPSHOTTED)  # the incumbent is unclean: all is labelled again
+    again = world.stores.pseudo_labels.get("q-late")
+    assert again is not None
+    assert (again.revision, f"e{LATE}" in dict(again.label.neighbours)) == (2, False)
+
+
+@pytest.mark.parametrize("lost", ["example", "pseudo-label", "parent"])
+async def test_a_round_that_was_choosing_when_the_label_was_taken_back_chooses_again(
+    open_world: OpenWorld, lost: str
+) -> None:
+    world = open_world()
+    warm, evolved = await taught_wrongly(world)
+    seen = replace(pseudo_label("q-near", "is 50 odd?", "even", 0.2), adapter=warm, neighbours=((f"e{LATE}", 0.9),))
+    world.stores.pseudo_labels.add([NewLabel(seen, query_hash(seen.query))])
+    planned = await world.plan("evolve")
+    world.stores.retractions.retract(f"e{LATE}")
+    taken = {"e1": "training"} | ({f"e{LATE}": "training"} if lost == "example" else {})
+    members = [Membership("q-near", lost == "pseudo-label", None)]
+    parent = evolved if lost == "parent" else warm
+    move = (planned.number, S.PLANNED, S.SNAPSHOTTED)
+    with pytest.raises(TransientError, match="chooses again"):
+        world.here.stores.rounds.transition(*move, members=members, taken=taken, snapshot={"parent": parent})  # type: ignore[arg-type]
+    assert world.round(planned.number).state is S.PLANNED
+    assert world.stores.lineage.examples_of(planned.number) == {}
+    members = [Membership("q-near", False, pool.TAKEN_BACK)]
+    clean: dict[str, Role] = {"e1": "training"}
+    world.here.stores.rounds.transition(*move, members=members, taken=clean, snapshot={"parent": warm})
+    assert world.round(planned.number).state is S.SNAPSHOTTED
 
 
 async def test_serving_goes_back_to_the_last_clean_version_on_request_and_not_to_an_unclean_one(
