@@ -179,9 +179,13 @@ class RetentionStore:
         return connection.execute(sa.delete(table).where(mine, table.c[column].in_(ids))).rowcount
 
     def forget_requests(self, before: float) -> int:
-        """Delete answered requests of operators that were made earlier; how many."""
+        """Delete answered requests of operators that were made earlier; how many.
+
+        But the rollbacks that were done: they say which versions are no good.
+        """
         c = operator_requests.c
-        gone = (c.workload == self._workload) & (c.state != "pending") & (c.created_at < before)
+        kept = (c.state == "pending") | ((c.kind == "rollback") & (c.state == "done"))
+        gone = (c.workload == self._workload) & ~kept & (c.created_at < before)
         with self._database.write() as connection:
             ids = connection.execute(sa.select(c.id).where(gone).limit(BATCH)).scalars().all()
             if ids:

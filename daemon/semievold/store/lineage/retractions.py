@@ -81,9 +81,7 @@ class RetractionStore:
             .where(a.workload == self._workload, a.unclean.is_(None), a.state.in_(SERVED), proved)
             .order_by(a.round.desc())
         )
-        left = sa.select(q.result).where(
-            q.workload == self._workload, q.kind.in_(("rollback", "leave_unclean")), q.state == "done"
-        )
+        left = sa.select(q.result).where(q.workload == self._workload, q.kind == "rollback", q.state == "done")
         with self._database.read() as connection:
             no_good = {(result or {}).get("from") for result in connection.execute(left).scalars()}
             for row in connection.execute(statement):
@@ -151,6 +149,4 @@ def check_clean(
     gone = gone or sorted(unclean_in(connection, workload, learned))
     if gone or connection.execute(unclean).scalar() is not None:
         what = repr(gone[0]) if gone else f"adapter {snapshot.get('parent')}"
-        raise TransientError(
-            f"{what}, or what it came from, was taken back while the round chose; it chooses again"
-        )
+        raise TransientError(f"{what}, or what it came from, was taken back while the round chose; it chooses again")

@@ -15,6 +15,7 @@ from semievold.round_states import RoundState as S
 from semievold.rounds import pool
 from semievold.store.lineage.walk import Role
 from semievold.store.pseudo_labels import NewLabel, query_hash
+from semievold.store.retention import RetentionStore
 from semievold.store.rounds import Membership
 from tests.control_world import ControlWorld, OpenWorld, example
 from tests.scripted import pseudo_label
@@ -150,6 +151,34 @@ async def test_serving_goes_back_to_the_last_clean_version_on_request_and_not_to
     for kind, payload in (("rollback", {}), ("promote", {"adapter": evolved})):
         back = await world.answered(world.request(kind, **payload))  # type: ignore[arg-type]
         assert (back.state, "taken back" in str(back.result)) == ("refused", True)
+
+
+async def test_no_version_that_was_left_as_no_good_counts_as_the_last_clean_one(open_world: OpenWorld) -> None:
+    world = open_world()
+    warm, evolved = await taught_wrongly(world)
+    cancelled = await world.version()
+    world.here.stores.adapters.mark(cancelled, "previous")  # it served, and the watch or a person took it back
+    last_clean = world.stores.retractions.last_clean
+    assert last_clean() == evolved
+    alias = world.here.stores.alias
+    alias.move(warm, world.request("rollback"), away=True)
+    assert RetentionStore(world.database, world.config.workload.name).forget_requests(world.now() + 1.0) == 0
+    assert last_clean() == warm
+    alias.move(evolved)
+    assert last_clean() == evolved  # a person has promoted it again
+    alias.move(cancelled)
+    assert last_clean() == cancelled
+
+
+async def test_the_last_clean_version_is_attested_before_it_serves(open_world: OpenWorld) -> None:
+    world = open_world(trigger={"new_pseudo_labels": None})
+    warm, evolved = await taught_wrongly(world)
+    world.here.start()
+    world.weights[warm] = world.weights[evolved]
+    world.stores.retractions.retract(f"e{LATE}")
+    refused = await world.answered(world.request("leave_unclean"))
+    assert (refused.state, f"adapter {warm} is not promoted" in str(refused.result)) == ("refused", True)
+    assert world.stores.alias.get().adapter == evolved
 
 
 async def test_the_command_lists_what_descends_and_asks_for_a_clean_round(open_world: OpenWorld) -> None:
