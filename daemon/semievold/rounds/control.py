@@ -313,11 +313,14 @@ class Control:
                 return await self._leave_unclean(request)
 
     async def _start_round(self, asked: StartRound) -> dict[str, Any]:
-        if (frozen := await asyncio.to_thread(self._stores.freezes.get)) is not None:
-            raise StateConflict(frozen.said())
+        await self._check_thawed()
         options = {"shuffle_labels": True} if asked.shuffle_labels else {}
         planned = await self._plan(asked.kind, asked.reason, options)
         return {"round": planned.number}
+
+    async def _check_thawed(self) -> None:
+        if (frozen := await asyncio.to_thread(self._stores.freezes.get)) is not None:
+            raise StateConflict(frozen.said())
 
     async def _cancel_round(self, asked: CancelRound) -> dict[str, Any]:
         number = asked.round
@@ -352,6 +355,7 @@ class Control:
         name = asked.adapter
         if name == self._alias.adapter:
             raise StateConflict(f"adapter {name} serves already")
+        await self._check_thawed()  # before the work; the move itself looks again, in its transaction
         await self._load_attested(name)
         return await self._move(name, request)
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from semievold.store.adapters import approve
 from semievold.store.database import Database
+from semievold.store.freezes import check_thawed
 from semievold.store.requests import answer_request
 from semievold.store.tables import adapters, aliases
 
@@ -82,9 +83,14 @@ class AliasStore:
         """Move by an operator's hand (rounds move it through RoundStore), who approves what is to serve thereby.
 
         The request is answered in the same transaction, so that no second leader moves the alias for it again.
-        `away`: it is moved for what serves so far is no good.
+        `away`: it is moved for what serves so far is no good, which is allowed while rounds are frozen too.
+
+        Raises:
+            StateConflict: rounds are frozen.
         """
         with self._database.write() as connection:
+            if not away:
+                check_thawed(connection, self._workload)
             before = read_alias(connection, self._workload).adapter
             now = self._database.now()
             moved = move_alias(connection, self._workload, self._alias, adapter, now)

@@ -1,7 +1,7 @@
 """The kill switch: while a workload is frozen no round starts, goes on or promotes, by whichever process.
 
 Owns the row. It is written by whoever says so, not by request: it holds from its commit on, for a promotion looks at it
-in its own transaction, and it can be said while no controller runs.
+in its own transaction (a round's and an operator's), and it can be said while no controller runs.
 """
 
 from __future__ import annotations

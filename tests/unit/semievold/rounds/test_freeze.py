@@ -76,6 +76,31 @@ async def test_a_watch_goes_on_and_can_take_back_what_was_promoted(open_world: O
     await world.until(lambda: world.here.control.waits_for == "frozen")
 
 
+async def test_a_person_promotes_nothing_until_it_is_thawed(open_world: OpenWorld) -> None:
+    world = open_world(trigger={"new_pseudo_labels": None})
+    await world.here.take_lease()
+    name = await world.version()
+    world.here.start()
+    world.stores.freezes.freeze("bad labels")
+    answered = await world.answered(world.request("promote", adapter=name))
+    assert (answered.state, answered.result) == ("refused", {"error": SAID})
+    assert name not in await world.here.generator.loaded_adapters()
+    world.stores.freezes.thaw()
+    answered = await world.answered(world.request("promote", adapter=name))
+    assert (answered.state, answered.result) == ("done", {"from": None, "to": name})
+
+
+async def test_a_freeze_that_comes_between_check_and_promotion_by_hand_holds(open_world: OpenWorld) -> None:
+    world = open_world()
+    await world.here.lead()
+    name = await world.version()
+    world.stores.freezes.freeze("bad labels")
+    with pytest.raises(StateConflict, match="frozen"):
+        world.here.stores.alias.move(name)
+    assert world.stores.alias.get().generation == 0
+    assert world.here.stores.alias.move(name, away=True).adapter == name
+
+
 async def test_a_person_still_rolls_back(open_world: OpenWorld) -> None:
     world = open_world(rollout={"watch_s": 0.0})
     world.teach()
