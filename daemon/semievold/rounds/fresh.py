@@ -8,7 +8,8 @@ what clients said.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semievol.examples.split import asked_key
@@ -18,6 +19,8 @@ from semievold.rounds.places import RoundPlace
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
 
+log = logging.getLogger(__name__)
+
 
 class FreshLabels:
     """Looks them up for one round at a time."""
@@ -25,7 +28,8 @@ class FreshLabels:
     def __init__(self, stores: Stores, place: RoundPlace) -> None:
         self._stores = stores
         self._place = place
-        self._taught: tuple[int, frozenset[str] | None] | None = None
+        self._taught: tuple[int, frozenset[str]] | None = None
+        self._said: int | None = None  # the round of which it was said that it is not known
 
     def of(self, round_: Round) -> list[Example]:
         """Blocking. None of them where it is not known any more what was trained on."""
@@ -42,17 +46,40 @@ class FreshLabels:
     def _taught_in(self, round_: Round) -> frozenset[str] | None:
         """What was asked in the training of both models; None: for one of them nobody knows any more."""
         if self._taught is None or self._taught[0] != round_.number:
-            manifests = [self._manifest(round_)]
+            made = [round_]
             if round_.incumbent is not None:
                 version = self._stores.adapters.get(round_.incumbent)
-                made = None if version is None else self._stores.rounds.get(version.round)
-                manifests.append(None if made is None else self._manifest(made))
-            known = [each for each in manifests if each is not None]
-            asked = (
-                frozenset[str]().union(*(self._asked(each) for each in known)) if len(known) == len(manifests) else None
-            )
-            self._taught = (round_.number, asked)
+                by = None if version is None else self._stores.rounds.get(version.round)
+                if by is None:
+                    self._say_unknown(round_, f"the round of {round_.incumbent} is not in the state")
+                    return None
+                made.append(by)
+            asked: set[str] = set()
+            for each in made:
+                taught = self._taught_by(each)
+                if taught is None:
+                    self._say_unknown(round_, f"neither state nor manifest of round {each.number} says so any more")
+                    return None
+                asked |= self._asked(*taught)
+            self._taught = (round_.number, frozenset(asked))
         return self._taught[1]
+
+    def _say_unknown(self, round_: Round, why: str) -> None:
+        """Looked up again at the next look, and said once."""
+        if self._said != round_.number:
+            log.warning(
+                "round %d: late labels do not count, for what was trained on is not known: %s", round_.number, why
+            )
+        self._said = round_.number
+
+    def _taught_by(self, round_: Round) -> tuple[Sequence[str], Sequence[str]] | None:
+        """Ids of the examples and of the pseudo-labels in a round's mix; None: nobody knows them any more."""
+        examples = [id_ for id_, role in self._stores.lineage.examples_of(round_.number).items() if role == "training"]
+        if examples:
+            members = self._stores.rounds.members(round_.number)
+            return examples, [id_ for id_, selected in members.items() if selected]
+        manifest = self._manifest(round_)  # before schema 0011 the state does not say it
+        return None if manifest is None else (manifest["example_ids"], manifest["selected_ids"])
 
     def _manifest(self, round_: Round) -> Mapping[str, Any] | None:
         try:
@@ -61,7 +88,7 @@ class FreshLabels:
             return None
         return found if isinstance(found, dict) else None
 
-    def _asked(self, manifest: Mapping[str, Any]) -> set[str]:
-        examples = self._stores.examples.asked(manifest["example_ids"])
-        queries = self._stores.pseudo_labels.asked(manifest["selected_ids"], asked_key)
+    def _asked(self, example_ids: Sequence[str], query_ids: Sequence[str]) -> set[str]:
+        examples = self._stores.examples.asked(example_ids)
+        queries = self._stores.pseudo_labels.asked(query_ids, asked_key)
         return {*examples.values(), *queries.values()}

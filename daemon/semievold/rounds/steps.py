@@ -117,8 +117,7 @@ class RoundEngine:
 
     async def tidy(self) -> None:
         """Remove what ended rounds left on the disk."""
-        rounds = await asyncio.to_thread(self._rounds.all)
-        await asyncio.to_thread(tidy, self.place, rounds, self._config.artifacts.keep_rounds)
+        await asyncio.to_thread(tidy, self.place, self._tools.stores, self._config.artifacts.keep_rounds)
 
     async def remove_unfinished(self) -> None:
         """Remove what a killed publication left, unless a round may still finish it; and what ended rounds left."""

@@ -1,16 +1,16 @@
 """The files of rounds that have ended: what is large and of no use any more is removed, the rest after a while.
 
-Owns which files those are. Invariant: nothing of a round that may still go on is touched.
+Owns which files those are. Invariant: nothing of a round that may still go on is touched, and what serves, or served
+before, can be traced to what it was trained on.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
 
 from semievold.rounds.places import RoundPlace
-from semievold.store.rounds import Round
+from semievold.store.stores import Stores
 
 log = logging.getLogger(__name__)
 
@@ -18,19 +18,18 @@ LARGE = ("checkpoints", "adapter")
 """In a training's working directory: an ended round is never resumed, and what it published lies with the adapters."""
 
 
-def tidy(place: RoundPlace, rounds: Sequence[Round], keep: int) -> None:
-    """Remove what ended rounds left; snapshot and log of the newest `keep` rounds stay. Blocking.
-
-    Args:
-        place: where the files are.
-        rounds: all of them, newest first.
-        keep: of how many rounds the files stay.
+def tidy(place: RoundPlace, stores: Stores, keep: int) -> None:
+    """Remove what ended rounds left; snapshot and log stay of the newest `keep` rounds, and of those whose adapters
+    serve and served before. Blocking.
     """
-    for number, each in enumerate(rounds):
+    alias = stores.alias.get()
+    versions = [stores.adapters.get(name) for name in (alias.adapter, alias.previous) if name is not None]
+    spared = {version.round for version in versions if version is not None}
+    for number, each in enumerate(stores.rounds.all()):
         training = place.training(each)
         if not each.ended or not training.work.parent.is_dir():
             continue
-        if number >= keep:
+        if number >= keep and each.number not in spared:
             shutil.rmtree(training.work.parent, ignore_errors=True)
             log.info("deleted the files of round %d (artifacts.keep_rounds)", each.number)
             continue

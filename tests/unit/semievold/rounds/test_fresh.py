@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from semievol.types import Example, Query
 from semievold.round_states import RoundState as S
 from semievold.rounds.fresh import FreshLabels
 from semievold.store.examples import FEEDBACK
+from semievold.store.tables import round_examples
 from tests.control_world import ControlWorld, OpenWorld, example
 
 TIES = [1000 + 10 * ten + digit for ten in range(5) for digit in range(4)]
@@ -78,11 +81,40 @@ async def test_what_clients_said_and_what_was_corrected_or_taken_back_is_no_new_
     assert found(world, fresh) == set()
 
 
+def before_it_was_recorded(world: ControlWorld) -> None:
+    """The rounds as a schema before 0011 has them."""
+    with world.database.write() as connection:
+        connection.execute(sa.delete(round_examples))
+
+
 @pytest.mark.parametrize("lost", ["r0000", "r0001"])
 async def test_where_it_is_not_known_any_more_what_was_trained_on_nothing_is_new(
-    open_world: OpenWorld, lost: str
+    open_world: OpenWorld, lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     world, _ = await evolving(open_world)
     world.teach(training=[70], held_out=())
-    (world.place.rounds / lost / "snapshot" / "manifest.json").unlink()
-    assert found(world, FreshLabels(world.stores, world.place)) == set()
+    manifest = world.place.rounds / lost / "snapshot" / "manifest.json"
+    before_it_was_recorded(world)
+    manifest.rename(manifest.with_name("away"))
+    fresh = FreshLabels(world.stores, world.place)
+    assert found(world, fresh) == found(world, fresh) == set()
+    assert len([record for record in caplog.records if "late labels do not count" in record.message]) == 1
+    manifest.with_name("away").rename(manifest)
+    assert found(world, fresh) == {"e70"}
+
+
+async def test_the_state_says_what_was_trained_on_when_the_files_are_gone(open_world: OpenWorld) -> None:
+    world, _ = await evolving(open_world)
+    for lost in ("r0000", "r0001"):
+        shutil.rmtree(world.place.rounds / lost)
+    world.teach(training=[70], held_out=())
+    taught = Example(Query("copy", "Is 47 even? "), "odd")  # as the pseudo-label of q47
+    world.stores.examples.upsert([(taught, False)])
+    assert found(world, FreshLabels(world.stores, world.place)) == {"e70"}
+
+
+async def test_the_manifest_says_it_of_rounds_that_were_not_recorded(open_world: OpenWorld) -> None:
+    world, _ = await evolving(open_world)
+    before_it_was_recorded(world)
+    world.teach(training=[70, 47], held_out=())
+    assert found(world, FreshLabels(world.stores, world.place)) == {"e70"}
