@@ -70,13 +70,15 @@ def fields_of(query: Query) -> dict[str, Any]:
 
 
 def record_of(parser: RecordParser, query: Query, word: Word, client: str) -> OutgoingRecord:
-    """What the labels topic is told.
+    """What the labels topic is told, under a key of the client's own: of one key a compacted topic keeps the newest
+    record alone, and that must not be another client's word, nor an operator's label of the id.
 
     Raises:
         PoisonRecord: the task has no such answer to the query.
     """
     label = labelled(parser, fields_of(query), word.answer)
-    return (denial_record if word.against else label_record)(label, {CLIENT_HEADER: client})
+    record = (denial_record if word.against else label_record)(label, {CLIENT_HEADER: client})
+    return record._replace(key=f"{FEEDBACK}:{client}:{label.id}")
 
 
 class WaitingWords:

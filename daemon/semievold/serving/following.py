@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from semievol.errors import AdapterError, TransientError
+from semievol.errors import AdapterError, SemiEvolError
 from semievold.retry import set_within
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
@@ -42,11 +42,11 @@ class StateFollower:
         """Why the alias cannot be followed now; None: it is. What it named last goes on serving."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow until stopped, also while the state is away."""
+        """Follow until stopped, also while the state is away, or refuses us: what is known goes on being served."""
         while not stop.is_set():
             try:
                 await self.look()
-            except TransientError as error:
+            except SemiEvolError as error:
                 if self.away is None:
                     still = self._alias.adapter or "the base model"
                     log.warning("the alias cannot be followed for now, and stands for %s still: %s", still, error)
@@ -61,7 +61,7 @@ class StateFollower:
         """One look.
 
         Raises:
-            TransientError: the state or the engine did not answer; nothing was followed.
+            SemiEvolError: the state or the engine did not answer, or refused; nothing was followed.
         """
         stored = await asyncio.to_thread(self._stores.alias.get)
         if self._leads():

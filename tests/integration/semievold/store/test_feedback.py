@@ -10,10 +10,11 @@ import pytest
 from semievol.errors import DataError
 from semievol.examples.split import HoldoutRule, asked_key, is_holdout
 from semievol.types import Example, Query
+from semievold.gateway.words import record_of
 from semievold.intake.messages import CLIENT_HEADER, label_record
 from semievold.store.captured import Captured
 from semievold.store.examples import ExampleStore
-from semievold.store.feedback import Outcome, Said
+from semievold.store.feedback import Outcome, Said, Word
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.streams.protocol import OutgoingRecord
 from tests.stream_world import ListIndex, World, pseudo_label, run_until
@@ -174,6 +175,34 @@ async def test_of_one_batch_the_operators_word_counts_whatever_comes_last(new_wo
     assert kept == operators | ({} if refuses else {"d": ("odd", "feedback")})
     assert index.ids() == set(kept)
     assert role.counters.feedback[Outcome.CONTRADICTED] >= 2
+
+
+def newest_of_each_key(records: list[OutgoingRecord]) -> list[OutgoingRecord]:
+    """What compaction leaves."""
+    return list({record.key: record for record in records}.values())
+
+
+async def test_compaction_leaves_an_operators_label_and_each_clients_word(new_world: Any) -> None:
+    world: World = new_world()
+    two = "2" * 32
+    asked = {each: Query(each, f"is {each} even?") for each in "ab"}
+    said = [
+        record_of(world.parser, asked["a"], Word("odd", False), ONE),
+        record_of(world.parser, asked["b"], Word("odd", False), ONE),
+        record_of(world.parser, asked["b"], Word("odd", True), two),
+    ]
+    erased = [OutgoingRecord(said[0].key, None)]
+    records = newest_of_each_key([label_record(word("a", "even", None)), *said])
+    await world.producer.publish("semievol.labels", records + erased)
+    index = ListIndex()
+    role = world.labels_intake(index, holdout_share=0.001)
+    await run_until(role, lambda: world.committed("labels", "semievol.labels") == 5)
+    assert {each.id: (each.answer, each.source) for each in world.examples.training()} == {"a": ("even", None)}
+    assert index.ids() == {"a"}
+    assert [(each["client"], each["outcome"]) for each in world.feedback.of("b")] == [
+        (ONE, "contradicted"),
+        (two, "contradicted"),
+    ]
 
 
 async def test_an_operators_label_removes_what_clients_say_otherwise_from_the_index(new_world: Any) -> None:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from semievol.errors import TransientError
+from semievol.errors import ConfigError, SemiEvolError, TransientError
+from semievold.errors import StoreError
 from semievold.round_states import RoundState as S
 from semievold.serving.following import FOLLOW_S, StateFollower
 from semievold.store.aliases import AliasState
@@ -182,13 +183,14 @@ async def test_a_warm_round_that_promoted_nothing_has_ended_too(open_world: Open
     assert process.follower.warm_ended.is_set()
 
 
-async def test_following_goes_on_when_the_engine_answers_again(
-    open_world: OpenWorld, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("kind", [TransientError, ConfigError, StoreError])
+async def test_following_goes_on_when_the_state_or_the_engine_answers_again(
+    kind: type[SemiEvolError], open_world: OpenWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = open_world()
     process, (name,) = await standby(world, 7)
     world.here.stores.alias.move(name)
-    process.generator.before_load = failing(*[TransientError("the engine is away")] * 4)
+    process.generator.before_load = failing(*[kind("the engine is away")] * 4)
     stop = asyncio.Event()
     with caplog.at_level(logging.WARNING):
         following = asyncio.create_task(process.follower.run(stop))
