@@ -126,7 +126,8 @@ class RoundsConfig(Section):
     wait_for_warm: bool = True
     """Hold the intake until the warm round has decided, so that no query is labelled by the untaught base model."""
     refresh: bool = True
-    """Before a round, label the pool again with the serving adapter where an older one had labelled it."""
+    """Before a round, label the pool again with the serving adapter where an older one had labelled it.
+    With selection.risk it must be true."""
     max_pool: int = Field(default=20_000, gt=0)
     """The newest this many pseudo-labels form a round's pool."""
     max_source_share: float = Field(default=0.2, gt=0, le=1)
@@ -254,6 +255,16 @@ class DaemonConfig(MethodConfig):
                 raise ValueError(
                     f"store.retention.pseudo_labels: {kept} is below {name} {needed}; raise it, or lower the other"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_risk(self) -> DaemonConfig:
+        """The calibration examples are answered by whoever labels today: the pool must be, or nothing is certified."""
+        if self.selection.risk is not None and not self.rounds.refresh:
+            raise ValueError(
+                "rounds.refresh: false leaves labels of older adapters in the pool, of which the certificate of "
+                "selection.risk says nothing; set true, or leave selection.risk out"
+            )
         return self
 
     @model_validator(mode="after")

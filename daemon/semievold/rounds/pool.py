@@ -78,8 +78,9 @@ class RoundPool:
         ids = [row.id for row in pool]
         unclean = await asyncio.to_thread(self._stores.retractions.unclean_labels, ids)
         stale = [row.id for row in pool if row.adapter != incumbent or row.id in unclean]
-        if self._config.labelling.consensus is not None:
-            # Views count by the weight of their name: an answer of a view that is gone would count as a whole one.
+        if self._config.labelling.consensus is not None or self._config.selection.risk is not None:
+            # Views count by the weight of their name: an answer of a view that is gone would count as a whole one. And
+            # what is certified are answers of the present views, as the calibration examples get.
             present = [row.id for row in pool if row.adapter == incumbent and row.id not in unclean]
             stale += await asyncio.to_thread(self._of_other_views, present)
         size = self._config.labelling.batch_size

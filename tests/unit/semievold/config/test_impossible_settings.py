@@ -28,6 +28,7 @@ IMPOSSIBLE: tuple[tuple[dict[str, Any], str], ...] = (
     ({"task": {"labels": ["order-status", "order status", "x"]}}, "differ only in case"),
     ({"task": {"labels": ["a", "b"], "answer_template": "<{answer}>", "answer_pattern": r"#(\\w)"}}, "is read as None"),
     ({"gate": {"alpha": 0.001, "min_holdout": 5}}, "raise it to 10"),
+    ({"selection": {"risk": {"budget": 0.05}}, "rounds": {"refresh": False}}, "rounds.refresh: false leaves labels of"),
     ({"embedding": {"kind": "openai"}}, "base_url: missing"),
     ({"embedding": {"kind": "openai", "base_url": "api.example.com"}}, "is not a URL"),
     ({"index": {"url": "qdrant:6333"}}, "is not a URL"),

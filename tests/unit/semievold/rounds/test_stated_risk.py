@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import sqlalchemy as sa
+
 from semievol.examples.split import HoldoutRule
 from semievold.api import operations
 from semievold.round_states import RoundState as S
+from semievold.store.tables import pseudo_labels
 from tests.control_world import ControlWorld, OpenWorld, Weights, example
 
 SELECTION = {"theta": 0.5, "risk": {"budget": 0.05, "confidence": 0.95}}
@@ -38,6 +41,18 @@ async def test_a_round_selects_what_the_calibration_examples_certify(open_world:
     assert not [each for each in calibration if f'"{each}"' in rows]
     asked = [request for call in world.here.generator.calls for request in call]
     assert {request.adapter for request in asked if "is 30" in request.messages[-1].content} == {taken.incumbent}
+
+
+async def test_what_other_configurations_had_answered_is_labelled_again(open_world: OpenWorld) -> None:
+    world = await serving(open_world(selection=SELECTION), range(3000, 3100))
+    world.ask([2040, 2041])
+    with world.database.write() as connection:
+        mine = pseudo_labels.c.query_id == "q2041"
+        other = [{"configuration": "gone", "text": "", "answer": "odd", "entropy": 0.2}]
+        connection.execute(sa.update(pseudo_labels).where(mine).values(candidates=other))
+    await world.advance(await world.plan("evolve"), S.SNAPSHOTTED)
+    revisions = {key: row.revision for key, row in world.stores.pseudo_labels.rows(["q2040", "q2041"]).items()}
+    assert revisions == {"q2040": 1, "q2041": 2}
 
 
 async def test_what_asks_the_same_as_a_calibration_example_is_not_trained_on(open_world: OpenWorld) -> None:
