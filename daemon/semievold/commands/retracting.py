@@ -1,7 +1,7 @@
 """What `semievol labels retract` does: takes labels back with all that descends from them.
 
 Owns the order: label and marks in the state, the null value in the stream (the index follows), then what the controller
-is asked for. Works without a daemon, but for the last.
+is asked for. Works without a daemon, but for the last: where that is refused, the trigger starts the clean round later.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from semievold.commands.importing import retract_labels
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import CANCELLABLE
 from semievold.store.stores import Stores
+
+LATER = "a clean round starts by itself once no round is open and rounds are not frozen"
 
 
 async def retract(
@@ -43,7 +45,14 @@ async def retract(
         serving = stores.alias.get().adapter
     # From the base model alone a round begins as the first one did; what serves else labels, or the last clean one.
     kind = "warm" if now and serving is None else "evolve"
-    report["clean_round"] = ask(stores.requests, "start_round", {"kind": kind, "reason": _reason(ids)}, wait_s)
+    asked = ask(stores.requests, "start_round", {"kind": kind, "reason": _reason(ids)}, wait_s)
+    if asked["state"] == "refused" and serving is not None and stores.retractions.unclean(serving) is not None:
+        begun = stores.rounds.open()
+        if begun is not None and begun.created_at >= stores.retractions.taken_back_at(ids[0]):
+            asked = {"state": "done", "round": begun.number}  # the trigger was faster
+        else:
+            asked["note"] = LATER
+    report["clean_round"] = asked
     return {**report, "serving": serving or "base", "serving_is_clean": stores.retractions.unclean(serving) is None}
 
 

@@ -379,7 +379,12 @@ class Control:
         clean = await asyncio.to_thread(self._stores.retractions.last_clean)
         if clean is not None:
             await self._load_attested(clean)
-        return await self._move(clean, request, away=True)
+        left = self._alias.adapter
+        moved = await self._move(clean, request, away=True)
+        open_round = await asyncio.to_thread(self._stores.rounds.open)
+        if open_round is not None and open_round.incumbent == left and open_round.state in CANCELLABLE:
+            await self._cancel_round(CancelRound(round=open_round.number, reason=f"it was to replace {left}, now left"))
+        return moved
 
     async def _move(self, adapter: str | None, request: OperatorRequest, *, away: bool = False) -> dict[str, Any]:
         before = self._alias.adapter

@@ -39,6 +39,9 @@ class RoundObserver:
         decided = [each for each in rounds if each.ended and each.state not in UNDECIDED]
         at_last = max((each.snapshot["labelled_total"] for each in decided if each.snapshot), default=0)
         last = rounds[0] if rounds else None
+        retractions = self._stores.retractions
+        unclean = retractions.unclean(self._stores.alias.get().adapter)
+        taken_back = 0.0 if unclean is None else retractions.taken_back_at(unclean)
         ended_at = max((each.updated_at for each in rounds), default=0.0)
         return Observation(
             training_examples=counts.training,
@@ -53,6 +56,9 @@ class RoundObserver:
             last_failure=last.reason if last is not None and last.state is RoundState.FAILED else None,
             last_cancelled=last is not None and last.state is RoundState.CANCELLED,
             failures=alike(rounds, self._hash, last_change),
+            pseudo_labels=labelled,
+            unclean=unclean,
+            clean_rounds=sum(each.ended and each.created_at >= taken_back for each in rounds),
         )
 
     def warm_ended(self) -> bool:

@@ -2,6 +2,7 @@
 
 Owns no clock and no store; the control loop observes and calls. Invariant: no round starts while one is open, and
 no evolve round before the warm round ended.
+A serving version that descends from a label which was taken back is a reason of its own, whatever else is missing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from semievold.round_states import RoundKind
 
 MAX_RETRY_S = 24 * 3600.0
 
-WaitsFor = Literal["examples", "holdout", "arriving", "failed", "cancelled", "pseudo_labels", "interval", "max_rounds"]
+WaitsFor = Literal[
+    "examples", "holdout", "arriving", "failed", "cancelled", "unclean", "pseudo_labels", "interval", "max_rounds"
+]
 """What is missing, as a closed set, so that it can label a metric."""
 WAITS_FOR: tuple[str, ...] = get_args(WaitsFor)
 
@@ -26,6 +29,8 @@ class Observation:
 
     holdout_examples: those with different questions: copies of one question prove nothing that the first did not.
     failures: how many rounds failed in a row for the reason of the last one, while nothing changed.
+    unclean: the label that was taken back and from which the serving version descends; None: there is none.
+    clean_rounds: how many rounds have begun since that and ended, and the version serves still.
     """
 
     training_examples: int
@@ -40,6 +45,9 @@ class Observation:
     last_failure: str | None = None  # why the last round failed; None: it did not
     last_cancelled: bool = False
     failures: int = 1
+    pseudo_labels: int = 0
+    unclean: str | None = None
+    clean_rounds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,20 @@ def decide(seen: Observation, config: TriggerConfig) -> Start | Wait:
     paused = _paused(seen, config)
     if paused is not None:
         return paused
+    if seen.unclean is None:
+        return _ordinary(seen, config)
+    because = f"the serving version descends from the label {seen.unclean[:60]!r}, which was taken back"
+    left_s = retry_after_s(seen.clean_rounds, config) - seen.last_round_age_s if seen.clean_rounds else 0.0
+    if left_s <= 0:
+        return Start("evolve" if seen.pseudo_labels else "warm", because)
+    ordinary = _ordinary(seen, config)
+    if isinstance(ordinary, Start):
+        return ordinary
+    often = f"{seen.clean_rounds} rounds since then have not replaced it"
+    return Wait(f"{because}; {often}; the next may start in {left_s:.0f} s", "unclean")
+
+
+def _ordinary(seen: Observation, config: TriggerConfig) -> Start | Wait:
     if not seen.warm_ended:
         return _warm(seen, config)
     if config.max_rounds is not None and seen.evolve_rounds >= config.max_rounds:

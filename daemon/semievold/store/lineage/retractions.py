@@ -66,6 +66,13 @@ class RetractionStore:
         with self._database.read() as connection:
             return connection.execute(statement).scalar()
 
+    def taken_back_at(self, example_id: str) -> float:
+        """When the label was taken back (or last written), UTC seconds; 0: it is unknown."""
+        e = examples.c
+        statement = sa.select(e.updated_at).where(e.workload == self._workload, e.id == example_id)
+        with self._database.read() as connection:
+            return float(connection.execute(statement).scalar() or 0.0)
+
     def last_clean(self) -> str | None:
         """The newest version that served well and descends from no label that was taken back; None: the base model.
 

@@ -17,7 +17,7 @@ from semievold.store.lineage.walk import Role
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.retention import RetentionStore
 from semievold.store.rounds import Membership
-from tests.control_world import ControlWorld, OpenWorld, example
+from tests.control_world import Brake, ControlWorld, OpenWorld, example
 from tests.scripted import pseudo_label
 
 LATE = 50
@@ -179,6 +179,37 @@ async def test_the_last_clean_version_is_attested_before_it_serves(open_world: O
     refused = await world.answered(world.request("leave_unclean"))
     assert (refused.state, f"adapter {warm} is not promoted" in str(refused.result)) == ("refused", True)
     assert world.stores.alias.get().adapter == evolved
+
+
+async def test_a_clean_round_that_was_refused_while_frozen_starts_by_itself_after_the_thaw(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world(trigger={"new_pseudo_labels": None})
+    _, evolved = await taught_wrongly(world)
+    world.stores.freezes.freeze("test")
+    world.here.start()
+    world.stores.retractions.retract(f"e{LATE}")
+    refused = await world.answered(world.request("start_round", kind="evolve", reason="test"))
+    assert refused.state == "refused"
+    await world.passes(5.0)
+    assert world.stores.rounds.open() is None
+    world.stores.freezes.thaw()
+    await world.until(lambda: world.stores.rounds.get(2) is not None)
+    begun = world.round(2)
+    assert (begun.kind, begun.incumbent, f"'e{LATE}'" in begun.trigger) == ("evolve", evolved, True)
+
+
+async def test_a_round_that_was_to_replace_the_version_that_is_left_is_cancelled(open_world: OpenWorld) -> None:
+    world = open_world(trigger={"new_pseudo_labels": None})
+    await taught_wrongly(world)
+    world.trainer.before = Brake()
+    world.stores.retractions.retract(f"e{LATE}")
+    world.here.start()
+    await world.reaches(2, S.TRAINING)
+    assert (await world.answered(world.request("leave_unclean"))).state == "done"
+    assert (await world.ended(2)).state is S.CANCELLED
+    started = await world.answered(world.request("start_round", kind="evolve", reason="test"))
+    assert (started.state, started.result) == ("done", {"round": 3})
 
 
 async def test_the_command_lists_what_descends_and_asks_for_a_clean_round(open_world: OpenWorld) -> None:

@@ -54,6 +54,28 @@ def test_the_interval_starts_a_round_only_with_something_new() -> None:
     assert isinstance(decide(replace(due, last_round_age_s=59.0), config), Wait)
 
 
+def test_an_unclean_serving_version_is_replaced_whatever_else_is_missing() -> None:
+    config = TriggerConfig(new_pseudo_labels=None, max_rounds=1, retry_failed_s=60)
+    unclean = replace(WARM_ENDED, evolve_rounds=1, unclean="e7", pseudo_labels=5)
+    decision = decide(unclean, config)
+    assert isinstance(decision, Start)
+    assert (decision.kind, "'e7'" in decision.reason) == ("evolve", True)
+    assert len(f"{decide(replace(unclean, unclean='é' * 512), config).reason}") <= 200
+    assert getattr(decide(replace(unclean, pseudo_labels=0), config), "kind", None) == "warm"
+
+
+def test_clean_rounds_that_do_not_replace_it_come_after_longer_and_longer_pauses_and_hold_no_other_up() -> None:
+    config = TriggerConfig(new_pseudo_labels=100, retry_failed_s=60)
+    tried = replace(WARM_ENDED, unclean="e7", pseudo_labels=5, clean_rounds=2)
+    waits = decide(replace(tried, last_round_age_s=119.0), config)
+    assert isinstance(waits, Wait)
+    assert (waits.waits_for, "'e7'" in waits.reason, "in 1 s" in waits.reason) == ("unclean", True, True)
+    assert isinstance(decide(replace(tried, last_round_age_s=120.0), config), Start)
+    assert decide(replace(tried, new_pseudo_labels=100), config) == Start("evolve", "100 new pseudo-labels")
+    cancelled = decide(replace(tried, clean_rounds=0, last_cancelled=True, last_round_age_s=59.0), config)
+    assert isinstance(cancelled, Wait)
+
+
 def test_max_rounds_ends_automatic_rounds() -> None:
     seen = replace(WARM_ENDED, evolve_rounds=2, new_pseudo_labels=10_000)
     assert isinstance(decide(seen, TriggerConfig(max_rounds=2)), Wait)
