@@ -130,7 +130,7 @@ class Api:
         return await self._view(operations.adapter_detail, self._tools.place, _name(request, "name"))
 
     async def _explain(self, request: web.Request) -> web.Response:
-        return await self._view(operations.explain, _name(request, "id"))
+        return await self._view(operations.explain, _name(request, "id"), _is_set(request, "descendants"))
 
     async def _round_lineage(self, request: web.Request) -> web.Response:
         return await self._view(lineage.explain_round, _round_number(request))

@@ -176,8 +176,10 @@ def adapter_detail(stores: Stores, place: RoundPlace, name: str) -> dict[str, An
     }
 
 
-def explain(stores: Stores, query_id: str) -> dict[str, Any]:
-    """Why a query got the pseudo-label that it has, and what it was used for.
+def explain(stores: Stores, query_id: str, descendants: bool = False) -> dict[str, Any]:
+    """Why a query got the pseudo-label that it has, what it was used for, and how many rounds and adapters it taught.
+
+    `descendants`: also all that descends from it through what those made; that looks through all pseudo-labels.
 
     Raises:
         StateConflict: the query has no pseudo-label.
@@ -190,6 +192,7 @@ def explain(stores: Stores, query_id: str) -> dict[str, Any]:
             f"query {query_id!r} has no pseudo-label{known}; was it imported, and is the intake running?"
         )
     label = stored.label
+    uses = [_use(stores, use) for use in stores.rounds.memberships(query_id)]
     neighbours = []
     for example_id, similarity in label.neighbours:
         example = stores.examples.get(example_id)
@@ -220,14 +223,21 @@ def explain(stores: Stores, query_id: str) -> dict[str, Any]:
         "depth": 1 + stores.lineage.depths().get(label.adapter, 0),
         "earlier": stores.pseudo_labels.history(query_id),
         "source": {"topic": stored.topic, "partition": stored.partition, "offset": stored.offset},
-        "rounds": [_use(stores, use) for use in stores.rounds.memberships(query_id)],
-        "descendants": as_json(stores.lineage.of_pseudo_label(query_id)),
+        "rounds": uses,
+        "taught": _taught(uses),
+        **({"descendants": as_json(stores.lineage.of_pseudo_label(query_id))} if descendants else {}),
     }
 
 
 def _finite(entropy: float) -> float | None:
     """JSON has no infinity: None is the entropy of what did not parse."""
     return entropy if math.isfinite(entropy) else None
+
+
+def _taught(uses: list[dict[str, Any]]) -> dict[str, int]:
+    """How many rounds learned from it, or heard it in their consensus, and how many adapters those made."""
+    learned = [use for use in uses if use["selected"] or use["consensus"] is not None]
+    return {"rounds": len(learned), "adapters": sum(use["adapter"] is not None for use in learned)}
 
 
 def _use(stores: Stores, membership: dict[str, Any]) -> dict[str, Any]:

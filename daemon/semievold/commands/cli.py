@@ -149,6 +149,9 @@ def _add_views(app: typer.Typer) -> None:
         round_: Annotated[int | None, typer.Option("--round", help="Number of a round.")] = None,
         adapter: Annotated[str | None, typer.Option(help="Name of an adapter version.")] = None,
         label: Annotated[str | None, typer.Option(help="Id of a labelled example.")] = None,
+        descendants: Annotated[
+            bool, typer.Option("--descendants", help="Of a query too all that descends from it: slow on a large state.")
+        ] = False,
         config: ConfigPath = DEFAULT_CONFIG,
         output_format: Output = "table",
         as_json: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
@@ -156,7 +159,7 @@ def _add_views(app: typer.Typer) -> None:
         from semievold.commands.explaining import explained
 
         with opened(config) as (_, stores, _place):
-            found = explained(stores, query_id, round_, adapter, label)
+            found = explained(stores, query_id, round_, adapter, label, descendants=descendants)
         output.show(found, "json" if as_json else output_format)
 
     @app.command(help="Stop learning at once: no round starts, goes on or promotes until `thaw`. Serving goes on.")

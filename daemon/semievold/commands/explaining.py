@@ -10,9 +10,15 @@ from semievold.store.stores import Stores
 
 
 def explained(
-    stores: Stores, query_id: str | None, round_: int | None, adapter: str | None, label: str | None
+    stores: Stores,
+    query_id: str | None,
+    round_: int | None,
+    adapter: str | None,
+    label: str | None,
+    *,
+    descendants: bool = False,
 ) -> dict[str, Any]:
-    """The one that is given.
+    """The one that is given; of a query all that descends from it only where `descendants` are asked for.
 
     Raises:
         ConfigError: none is given, or several.
@@ -22,7 +28,7 @@ def explained(
     if len(given) != 1:
         raise ConfigError("explain: give one of a query's id, --round N, --adapter NAME and --label ID")
     if query_id is not None:
-        return operations.explain(stores, query_id)
+        return operations.explain(stores, query_id, descendants)
     if round_ is not None:
         return lineage.explain_round(stores, round_)
     if adapter is not None:

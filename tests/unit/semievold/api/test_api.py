@@ -141,6 +141,16 @@ async def test_what_there_is_not_is_not_found(open_world: OpenWorld) -> None:
             assert (await client.get(path)).status == 404
 
 
+async def test_all_that_descends_from_a_pseudo_label_is_shown_on_request(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.ask([1])
+    async with Roles(world).api() as client:
+        for query, shown in (("", False), ("?descendants=0", False), ("?descendants=1", True)):
+            seen = await (await client.get(f"/v1/explain/q1{query}")).json()
+            assert (seen["taught"], "descendants" in seen) == ({"rounds": 0, "adapters": 0}, shown)
+        assert (await client.get("/v1/explain/q1?descendants=deep")).status == 400
+
+
 async def test_what_this_process_holds_is_in_the_status_beside_what_the_state_says(open_world: OpenWorld) -> None:
     world = open_world()
     roles = Roles(world)

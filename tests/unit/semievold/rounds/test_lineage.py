@@ -53,7 +53,9 @@ async def test_label_round_adapter_and_pseudo_label_are_explained_both_ways(open
     assert (adapter["depth"], adapter["made_from"]["pseudo_labels"]) == (1, 20)
     assert adapter["made_from"]["labelled_by"] == [world.round(0).adapter]
     assert adapter["descendants"]["rounds"] == []
-    query = operations.explain(stores, "q2000")
+    plain = operations.explain(stores, "q2000")
+    assert (plain["taught"], "descendants" in plain) == ({"rounds": 1, "adapters": 1}, False)
+    query = explained(stores, "q2000", None, None, None, descendants=True)
     assert (query["depth"], query["descendants"]["adapters"]) == (1, [candidate])
 
 
