@@ -108,7 +108,8 @@ class TriggerConfig(Section):
     labels_quiet_s: float = Field(default=3.0, ge=0)
     """The warm round also waits until no label arrived for this long, so that a bulk import is taken whole."""
     new_pseudo_labels: int | None = Field(default=500, gt=0)
-    """Start an evolve round when this many queries were labelled since the last one. None: never by count."""
+    """Start an evolve round when this many queries were labelled since the last one. None: never by count.
+    Of a table of 100,000 the count may be half a second old, of one of a million some 15 s."""
     interval_s: float | None = Field(default=None, gt=0)
     """Start an evolve round this long after the last one, given min_new. None: never by time."""
     min_new: int = Field(default=50, gt=0)

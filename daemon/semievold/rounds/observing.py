@@ -7,7 +7,8 @@ Reads alone, so that the command line says the same as the controller does, also
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import UNDECIDED, RoundState
@@ -19,6 +20,30 @@ from semievold.store.stores import Stores
 CONFIG_OPTION = "config"
 """Under this name a round's options hold the hash of the settings that it was planned under."""
 
+FEW = 10_000
+"""So many pseudo-labels are counted at every look: that takes a millisecond."""
+REST = 50
+"""More are counted again after so many times as long as the count took: a fiftieth of the time, however many."""
+
+
+class LabelledQueries:
+    """How many queries were labelled so far, by counts that cost little; of many the number may be some seconds old."""
+
+    def __init__(self, count: Callable[[], int], monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._count = count
+        self._monotonic = monotonic
+        self._counted: int | None = None
+        self._due = 0.0
+
+    def number(self, at_least: int = 0) -> int:
+        """Blocking. `at_least`: known from elsewhere; what was counted before that is counted again."""
+        began = self._monotonic()
+        if self._counted is None or self._counted < max(FEW, at_least) or began >= self._due:
+            self._counted = self._count()
+            ended = self._monotonic()
+            self._due = ended + REST * (ended - began)
+        return self._counted
+
 
 class RoundObserver:
     """Looks at one workload's state; remembers what it saw when, so that no clock that is set back holds a round up."""
@@ -28,6 +53,7 @@ class RoundObserver:
         self._stores = stores
         self._last_label = Moment(stores.database.now)
         self._last_round = Moment(stores.database.now)
+        self._labelled = LabelledQueries(stores.pseudo_labels.labelled)
         self._hash = config.hash()
 
     def observe(self, labels_lag: int = 0) -> Observation:
@@ -35,9 +61,9 @@ class RoundObserver:
         rounds = self._stores.rounds.all()
         examples = self._stores.examples
         counts, last_change = examples.counts(), examples.last_change() or 0.0
-        labelled = self._stores.pseudo_labels.labelled()
         decided = [each for each in rounds if each.ended and each.state not in UNDECIDED]
         at_last = max((each.snapshot["labelled_total"] for each in decided if each.snapshot), default=0)
+        labelled = self._labelled.number(at_last)
         last = rounds[0] if rounds else None
         retractions = self._stores.retractions
         unclean = retractions.unclean(self._stores.alias.get().adapter)
