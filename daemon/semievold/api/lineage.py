@@ -5,7 +5,6 @@ Reads state alone. Long lists are cut (`MOST`), and how many there are stands be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from semievold.errors import StateConflict
@@ -118,14 +117,3 @@ def _learned(row: dict[str, Any]) -> dict[str, Any]:
         "answer": row["answer"],
         "labelled_by": row["labelled_by"] or "base",
     }
-
-
-def of_ids(stores: Stores, ids: Sequence[str]) -> Descendants:
-    """What descends from any of these labelled examples."""
-    every = [stores.lineage.of_example(each) for each in ids]
-    names = {name for each in every for name in each.adapters}
-    return Descendants(
-        frozenset().union(*(each.pseudo_labels for each in every)),
-        tuple(sorted({number for each in every for number in each.rounds})),
-        tuple(version.name for version in stores.adapters.all() if version.name in names),
-    )

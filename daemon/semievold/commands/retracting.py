@@ -30,11 +30,10 @@ async def retract(
         DataError: one of the ids can be no id; nothing was changed.
     """
     published = await retract_labels(config, stores, ids)
-    found = {each: stores.retractions.retract(each) for each in ids}
-    report: dict[str, Any] = {**published, "descendants": {each: as_json(below) for each, below in found.items()}}
-    reached = {number for below in found.values() for number in below.rounds}
+    found = stores.retractions.retract(*ids)
+    report: dict[str, Any] = {**published, "descendants": as_json(found)}
     open_round = stores.rounds.open()
-    if open_round is not None and open_round.number in reached and open_round.state in CANCELLABLE:
+    if open_round is not None and open_round.number in found.rounds and open_round.state in CANCELLABLE:
         because = {"round": open_round.number, "reason": _reason(ids)}
         report["cancelled"] = ask(stores.requests, "cancel_round", because, wait_s)
     serving = stores.alias.get().adapter

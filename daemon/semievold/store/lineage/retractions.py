@@ -9,6 +9,7 @@ has no mark, is found by its neighbours when a round judges its pool, and again 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -17,7 +18,7 @@ from semievol.errors import TransientError
 from semievol.types import PseudoLabel
 from semievold.store.database import Database, chunks
 from semievold.store.examples import ExampleStore
-from semievold.store.lineage.walk import Descendants, LineageStore
+from semievold.store.lineage.walk import Descendants, LineageStore, Reached
 from semievold.store.tables import adapters, examples, operator_requests, pseudo_labels, rounds
 
 SERVED = ("serving", "previous", "retired")
@@ -35,26 +36,37 @@ class RetractionStore:
         self._examples = examples
         self._lineage = lineage
 
-    def retract(self, example_id: str) -> Descendants:
-        """Take a label out of training, holdout and index, and mark what descends from it; what that is."""
-        a, r, p = adapters.c, rounds.c, pseudo_labels.c
+    def retract(self, *example_ids: str) -> Descendants:
+        """Take labels out of training, holdout and index, and mark what descends from them; what that is.
+
+        What descends is found while others write, and caught up with under the write lock.
+        """
+        a, r = adapters.c, rounds.c
+        with self._database.read() as connection:
+            reached = self._lineage.reached(connection, example_ids)
+            found = self._lineage.made_by(connection, reached)
         with self._database.write() as connection:
-            found = self._lineage.of_example_in(connection, example_id)
-            self._examples.retract_in(connection, [example_id])
-            for some in chunks(found.adapters):
-                made = (a.workload == self._workload) & a.name.in_(some) & a.unclean.is_(None)
-                connection.execute(sa.update(adapters).where(made).values(unclean=example_id))
-            for numbers in chunks(found.rounds):
-                begun = (r.workload == self._workload) & r.number.in_(numbers) & r.unclean.is_(None)
-                connection.execute(sa.update(rounds).where(begun).values(unclean=example_id))
-            shown = self._lineage.shown_in(connection, example_id)
-            for ids in chunks(sorted({query_id for query_id, _ in shown})):
-                mine = (p.workload == self._workload) & p.query_id.in_(ids)
-                rows = connection.execute(sa.select(p.query_id, p.revision).where(mine)).all()
-                seen = [row.query_id for row in rows if (row.query_id, row.revision) in shown]  # as they are now
-                marked = (p.workload == self._workload) & p.query_id.in_(seen)
-                connection.execute(sa.update(pseudo_labels).where(marked).values(unclean=True))
-        return found
+            self._lineage.catch_up(connection, example_ids, reached)
+            self._examples.retract_in(connection, example_ids)
+            for origin in sorted({*reached.adapters.values(), *reached.rounds.values()}):
+                for names in chunks([name for name, of in reached.adapters.items() if of == origin]):
+                    made = (a.workload == self._workload) & a.name.in_(names) & a.unclean.is_(None)
+                    connection.execute(sa.update(adapters).where(made).values(unclean=origin))
+                for numbers in chunks([number for number, of in reached.rounds.items() if of == origin]):
+                    begun = (r.workload == self._workload) & r.number.in_(numbers) & r.unclean.is_(None)
+                    connection.execute(sa.update(rounds).where(begun).values(unclean=origin))
+            self._mark_shown(connection, reached)
+        return replace(found, rounds=tuple(sorted(reached.rounds)), adapters=tuple(reached.adapters))
+
+    def _mark_shown(self, connection: Connection, reached: Reached) -> None:
+        """Mark the pseudo-labels that were shown such a label and are still as they were seen."""
+        p = pseudo_labels.c
+        for ids in chunks(sorted({query_id for query_id, _ in reached.seen})):
+            mine = (p.workload == self._workload) & p.query_id.in_(ids)
+            rows = connection.execute(sa.select(p.query_id, p.revision).where(mine)).all()
+            as_seen = [row.query_id for row in rows if (row.query_id, row.revision) in reached.seen]
+            marked = (p.workload == self._workload) & p.query_id.in_(as_seen)
+            connection.execute(sa.update(pseudo_labels).where(marked).values(unclean=True))
 
     def unclean(self, adapter: str | None) -> str | None:
         """The label from which the adapter descends and which was taken back; None: there is none."""

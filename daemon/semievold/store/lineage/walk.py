@@ -9,8 +9,8 @@ rows. Invariant: what was recorded before schema 0011, which kept less, counts a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -31,6 +31,8 @@ Role = Literal["training", "calibration"]
 Revision = tuple[str, int]
 """A pseudo-label as it was: query id and revision, from 1."""
 _TABLES = (pseudo_labels, pseudo_label_history)
+_SPELLINGS = 100
+"""With more than so many texts to look for, rows are compared here and not by the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,20 @@ class Descendants:
     pseudo_labels: frozenset[Revision] = frozenset()
     rounds: tuple[int, ...] = ()
     adapters: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Reached:
+    """How far a walk has come: each thing with one of the origins from which it descends.
+
+    seen: the pseudo-labels that it began from.
+    known: the rounds as they were when the walk looked at them, by number.
+    """
+
+    seen: dict[Revision, str] = field(default_factory=dict)
+    rounds: dict[int, str] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
+    known: dict[int, tuple[str, float]] = field(default_factory=dict)
 
 
 def write_round_examples(connection: Connection, workload: str, number: int, taken: Mapping[str, Role]) -> None:
@@ -59,28 +75,28 @@ class LineageStore:
     def of_example(self, example_id: str) -> Descendants:
         """What descends from a labelled example; nothing does from an unknown one."""
         with self._database.read() as connection:
-            return self.of_example_in(connection, example_id)
-
-    def of_example_in(self, connection: Connection, example_id: str) -> Descendants:
-        """As `of_example`, within a transaction."""
-        seen = self.shown_in(connection, example_id)
-        return self._walked(connection, seen, self._taught(connection, example_id), set())
+            return self.made_by(connection, self.reached(connection, [example_id]))
 
     def of_adapter(self, name: str) -> Descendants:
         """What descends from an adapter, itself left out."""
         with self._database.read() as connection:
-            found = self._walked(connection, set(), set(), {name})
+            reached = Reached(adapters={name: name})
+            self._go_on(connection, reached, {})
+            found = self.made_by(connection, reached)
         return Descendants(found.pseudo_labels, found.rounds, tuple(each for each in found.adapters if each != name))
 
     def of_pseudo_label(self, query_id: str) -> Descendants:
         """What descends from any revision of a pseudo-label, its own revisions left out."""
         with self._database.read() as connection:
-            own: set[Revision] = set()
+            own: dict[Revision, str] = {}
             for table in _TABLES:
                 mine = (table.c.workload == self._workload) & (table.c.query_id == query_id)
-                own |= {(query_id, row[0]) for row in connection.execute(sa.select(table.c.revision).where(mine))}
-            found = self._walked(connection, own, set(), set())
-        return Descendants(found.pseudo_labels - own, found.rounds, found.adapters)
+                revisions = connection.execute(sa.select(table.c.revision).where(mine)).scalars()
+                own |= {(query_id, revision): query_id for revision in revisions}
+            reached = Reached(seen=dict(own))
+            self._go_on(connection, reached, {})
+            found = self.made_by(connection, reached)
+        return Descendants(found.pseudo_labels - own.keys(), found.rounds, found.adapters)
 
     def examples_of(self, number: int) -> dict[str, Role]:
         """{example id: what for} of a round; empty for one before schema 0011."""
@@ -117,69 +133,98 @@ class LineageStore:
 
     # --- the walk -----------------------------------------------------------------------------------------------
 
-    def shown_in(self, connection: Connection, example_id: str) -> set[Revision]:
-        """The revisions of pseudo-labels that had the example as a neighbour; within a transaction."""
-        found: set[Revision] = set()
-        spelled = {json.dumps(example_id), json.dumps(example_id, ensure_ascii=False)}
-        find = sa.func.instr if self._database.file is not None else sa.func.strpos
-        for table in _TABLES:
-            text = sa.cast(table.c.neighbours, sa.Text)
-            statement = sa.select(*table.c["query_id", "revision", "neighbours"]).where(
-                table.c.workload == self._workload, sa.or_(*(find(text, each) > 0 for each in spelled))
-            )
-            for row in connection.execute(statement):
-                if any(neighbour[0] == example_id for neighbour in row.neighbours or ()):
-                    found.add((row.query_id, row.revision))
+    def reached(self, connection: Connection, example_ids: Sequence[str]) -> Reached:
+        """All rounds and adapters that descend from any of the examples, and the pseudo-labels that were shown one."""
+        found = Reached(seen=self._shown(connection, example_ids))
+        self._go_on(connection, found, self._taught(connection, example_ids))
         return found
 
-    def _taught(self, connection: Connection, example_id: str) -> set[int]:
-        """The rounds that had the example in their mix, or were calibrated on it."""
-        e, r = round_examples.c, rounds.c
-        mine = e.workload == self._workload
-        found = set(connection.execute(sa.select(e.number).where(mine, e.example_id == example_id)).scalars())
-        arrived = connection.execute(
-            sa.select(examples.c.created_at).where(
-                examples.c.workload == self._workload, examples.c.id == example_id, examples.c.holdout.is_(False)
-            )
-        ).scalar()
-        if arrived is not None:  # examples are in every round's mix: of those that did not say so, in each later one's
-            said = sa.exists().where(e.workload == r.workload, e.number == r.number)
-            later = sa.select(r.number).where(
-                r.workload == self._workload, r.snapshot.is_not(None), r.updated_at >= arrived, ~said
-            )
-            found |= set(connection.execute(later).scalars())
-        return found
+    def catch_up(self, connection: Connection, example_ids: Sequence[str], reached: Reached) -> None:
+        """Look again at the rounds that have moved since, and at them alone: short, for a transaction that writes.
 
-    def _walked(self, connection: Connection, seen: set[Revision], taught: set[int], unclean: set[str]) -> Descendants:
-        """Rounds in their order: each is made from what was there before it."""
-        a, r = adapters.c, rounds.c
-        made = {
-            row.round: row
-            for row in connection.execute(sa.select(*a["name", "round", "parent"]).where(a.workload == self._workload))
-        }
-        numbers = connection.execute(
-            sa.select(r.number).where(r.workload == self._workload).order_by(r.number)
-        ).scalars()
-        reached: list[int] = []
-        for number in numbers:
-            version = made.get(number)
-            goes_on = version is not None and version.parent in unclean
-            if number in taught or goes_on or self._learned_from(connection, number, seen, unclean):
-                reached.append(number)
-                if version is not None:
-                    unclean.add(version.name)
-        found = set(seen)
-        for some in chunks(sorted(unclean)):
+        A pseudo-label that was written since is not looked for: it shows its neighbours to every round that judges it.
+        """
+        self._go_on(connection, reached, self._taught(connection, example_ids))
+
+    def made_by(self, connection: Connection, reached: Reached) -> Descendants:
+        """The walk's end: with what the adapters answered. Looks through both tables of pseudo-labels."""
+        found = set(reached.seen)
+        for some in chunks(sorted(reached.adapters)):
             for table in _TABLES:
                 statement = sa.select(*table.c["query_id", "revision"]).where(
                     table.c.workload == self._workload, table.c.adapter.in_(some)
                 )
                 found.update((row[0], row[1]) for row in connection.execute(statement))
-        ordered = [version.name for _, version in sorted(made.items()) if version.name in unclean]
-        return Descendants(frozenset(found), tuple(reached), tuple(ordered))
+        return Descendants(frozenset(found), tuple(sorted(reached.rounds)), tuple(reached.adapters))
 
-    def _learned_from(self, connection: Connection, number: int, seen: set[Revision], unclean: Iterable[str]) -> bool:
-        """Whether what a round learned from has one of these revisions, or one that these adapters made."""
+    def _shown(self, connection: Connection, example_ids: Sequence[str]) -> dict[Revision, str]:
+        """The revisions of pseudo-labels that had one of the examples as a neighbour, with it."""
+        found: dict[Revision, str] = {}
+        wanted = frozenset(example_ids)
+        spelled = {json.dumps(each, ensure_ascii=ascii_) for each in wanted for ascii_ in (True, False)}
+        find = sa.func.instr if self._database.file is not None else sa.func.strpos
+        for table in _TABLES:
+            text = sa.cast(table.c.neighbours, sa.Text)
+            named = [find(text, each) > 0 for each in spelled] if len(spelled) <= _SPELLINGS else [sa.true()]
+            statement = sa.select(*table.c["query_id", "revision", "neighbours"]).where(
+                table.c.workload == self._workload, sa.or_(*named)
+            )
+            for row in connection.execute(statement):
+                origin = next((each[0] for each in row.neighbours or () if each[0] in wanted), None)
+                if origin is not None:
+                    found[row.query_id, row.revision] = origin
+        return found
+
+    def _taught(self, connection: Connection, example_ids: Sequence[str]) -> dict[int, str]:
+        """The rounds that had one of the examples in their mix, or were calibrated on it, with it."""
+        e, r = round_examples.c, rounds.c
+        mine = e.workload == self._workload
+        found: dict[int, str] = {}
+        arrived: dict[str, float] = {}
+        for some in chunks(example_ids):
+            given = sa.select(e.number, e.example_id).where(mine, e.example_id.in_(some))
+            found |= {row.number: row.example_id for row in connection.execute(given)}
+            came = sa.select(*examples.c["id", "created_at"]).where(
+                examples.c.workload == self._workload, examples.c.id.in_(some), examples.c.holdout.is_(False)
+            )
+            arrived |= {row.id: row.created_at for row in connection.execute(came)}
+        if not arrived:
+            return found
+        # Examples are in every round's mix: of those that did not say so, in each later one's.
+        first = min(arrived, key=lambda key: arrived[key])
+        said = sa.exists().where(e.workload == r.workload, e.number == r.number)
+        later = sa.select(r.number).where(
+            r.workload == self._workload, r.snapshot.is_not(None), r.updated_at >= arrived[first], ~said
+        )
+        return dict.fromkeys(connection.execute(later).scalars(), first) | found
+
+    def _go_on(self, connection: Connection, reached: Reached, taught: Mapping[int, str]) -> None:
+        """Rounds in their order: each is made from what was there before it. One that stands as it was is passed."""
+        a, r = adapters.c, rounds.c
+        made = {
+            row.round: row
+            for row in connection.execute(sa.select(*a["name", "round", "parent"]).where(a.workload == self._workload))
+        }
+        stand = sa.select(*r["number", "state", "updated_at"]).where(r.workload == self._workload).order_by(r.number)
+        for number, state, updated_at in connection.execute(stand).all():
+            if reached.known.get(number) == (state, updated_at):
+                continue
+            reached.known[number] = (state, updated_at)
+            version = made.get(number)
+            origin = reached.rounds.get(number) or taught.get(number)
+            if origin is None and version is not None:
+                origin = reached.adapters.get(version.parent)
+            if origin is None:
+                origin = self._learned_from(connection, number, reached.seen, reached.adapters)
+            if origin is not None:
+                reached.rounds[number] = origin
+                if version is not None:
+                    reached.adapters[version.name] = origin
+
+    def _learned_from(
+        self, connection: Connection, number: int, seen: Mapping[Revision, str], unclean: Mapping[str, str]
+    ) -> str | None:
+        """The origin of one of these revisions, or of one that these adapters made, that a round learned from."""
         m = round_members.c
         # The consensus hears the whole pool: each answer in it has helped to place the centres.
         heard = m.selected.is_(True) | m.consensus.is_not(None)
@@ -188,13 +233,17 @@ class LineageStore:
         for table in _TABLES if names else ():
             same = (table.c.workload == m.workload) & (table.c.query_id == m.query_id)
             revision = m.revision.is_(None) | (table.c.revision == m.revision)
-            joined = sa.select(sa.literal(1)).select_from(round_members.join(table, same & revision))
+            joined = sa.select(table.c.adapter).select_from(round_members.join(table, same & revision))
             for some in chunks(names):
-                if connection.execute(joined.where(mine, table.c.adapter.in_(some)).limit(1)).first() is not None:
-                    return True
-        for some in chunks(sorted({query_id for query_id, _ in seen})):
+                by = connection.execute(joined.where(mine, table.c.adapter.in_(some)).limit(1)).scalar()
+                if by is not None:
+                    return unclean[by]
+        origins = {query_id: origin for (query_id, _), origin in seen.items()}
+        for some in chunks(sorted(origins)):
             statement = sa.select(*m["query_id", "revision"]).where(mine, m.query_id.in_(some))
             for row in connection.execute(statement):
-                if row.revision is None or (row.query_id, row.revision) in seen:
-                    return True
-        return False
+                if row.revision is None:
+                    return origins[row.query_id]
+                if (row.query_id, row.revision) in seen:
+                    return seen[row.query_id, row.revision]
+        return None

@@ -156,6 +156,35 @@ def test_descendants_are_those_of_a_walk_over_every_edge(database: Database, his
         assert nodes == brute_force(history, label)
 
 
+@settings(max_examples=10)
+@given(history=histories())
+def test_one_walk_for_several_labels_finds_what_one_for_each_finds(database: Database, history: list[Made]) -> None:
+    workload = f"w{next(WORKLOADS)}"
+    write(database, workload, history)
+    store = LineageStore(database, workload)
+    with database.read() as connection:
+        reached = store.reached(connection, LABELS)
+        found = store.made_by(connection, reached)
+    each = {label: store.of_example(label) for label in LABELS}
+    assert found.pseudo_labels == frozenset().union(*(below.pseudo_labels for below in each.values()))
+    assert set(found.rounds) == {number for below in each.values() for number in below.rounds}
+    assert set(found.adapters) == {name for below in each.values() for name in below.adapters}
+    assert all(name in each[origin].adapters for name, origin in reached.adapters.items())
+    assert all(number in each[origin].rounds for number, origin in reached.rounds.items())
+
+
+def test_a_walk_catches_up_with_rounds_that_began_meanwhile(database: Database) -> None:
+    history = [Made({"e0"}, {}, False, None, {0: ()}), Made(set(), {0: (1, True)}, False, None)]
+    store, workload = LineageStore(database, "late"), "late"
+    with database.read() as connection:
+        reached = store.reached(connection, ["e0", "e1"])
+    assert (reached.rounds, reached.adapters) == ({}, {})
+    write(database, workload, history)
+    with database.write() as connection:
+        store.catch_up(connection, ["e0", "e1"], reached)
+    assert (reached.rounds, reached.adapters) == ({0: "e0", 1: "e0"}, {"a0": "e0", "a1": "e0"})
+
+
 def test_a_round_that_did_not_say_what_it_had_descends_from_what_was_there_before_it(database: Database) -> None:
     write(database, "old", [Made(set(), {}, False, None, {0: ()})])
     with database.write() as connection:

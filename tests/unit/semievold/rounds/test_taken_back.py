@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from semievol.errors import TransientError
 from semievol.examples.embedding.hashing import HashingEmbedder
@@ -212,12 +213,32 @@ async def test_a_round_that_was_to_replace_the_version_that_is_left_is_cancelled
     assert (started.state, started.result) == ("done", {"round": 3})
 
 
+async def test_nobody_waits_for_the_search_through_the_pseudo_labels(open_world: OpenWorld) -> None:
+    world = open_world()
+    _, evolved = await taught_wrongly(world)
+    searched: list[bool] = []
+
+    def seen(connection: sa.Connection, _cursor: object, statement: str, *_more: object) -> None:
+        if "instr(" in statement or "adapter IN" in statement:
+            searched.append(bool(connection.get_execution_options().get("semievol_write")))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", seen)
+    try:
+        found = world.stores.retractions.retract(f"e{LATE}", "e7000")
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", seen)
+    assert found.adapters == (evolved,)
+    assert world.stores.retractions.unclean(evolved) == f"e{LATE}"
+    assert len(searched) >= 4  # two tables for neighbours, and for what the adapter answered
+    assert not any(searched)
+
+
 async def test_the_command_lists_what_descends_and_asks_for_a_clean_round(open_world: OpenWorld) -> None:
     world = open_world()
     _, evolved = await taught_wrongly(world)
     report = await retract(world.config, world.stores, ["e7000"], now=True, wait_s=0.0)
     assert (report["serving_is_clean"], "clean_round" in report) == (True, False)
     report = await retract(world.config, world.stores, [f"e{LATE}"], now=True, wait_s=0.0)
-    assert report["descendants"][f"e{LATE}"]["adapters"] == [evolved]
+    assert report["descendants"]["adapters"] == [evolved]
     assert [request.kind for request in world.stores.requests.pending()] == ["leave_unclean", "start_round"]
     assert (report["serving"], report["serving_is_clean"]) == (evolved, False)  # nobody has carried it out yet
