@@ -1,8 +1,8 @@
 """Labels that arrived after a round's snapshot: nobody was taught them, so they prove as well as held-out ones do.
 
 Owns which labels those are (`gate.late_labels: all`). Invariant: what was asked in the training of candidate or
-incumbent, as an example or as a pseudo-label and under whichever id, is none of them, whatever the clocks say; nor is
-what clients said.
+incumbent, or of a version that the incumbent's went on from, as an example or as a pseudo-label and under whichever id,
+is none of them, whatever the clocks say; nor is what clients said.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ class FreshLabels:
     def _taught_in(self, round_: Round) -> frozenset[str] | None:
         """What was asked in the training of both models; None: for one of them nobody knows any more."""
         if self._taught is None or self._taught[0] != round_.number:
-            made = [round_]
-            if round_.incumbent is not None:
-                version = self._stores.adapters.get(round_.incumbent)
+            made, name = [round_], round_.incumbent
+            while name is not None:
+                version = self._stores.adapters.get(name)
                 by = None if version is None else self._stores.rounds.get(version.round)
-                if by is None:
-                    self._say_unknown(round_, f"the round of {round_.incumbent} is not in the state")
+                if version is None or by is None:
+                    self._say_unknown(round_, f"the round of {name} is not in the state")
                     return None
                 made.append(by)
+                name = version.parent
             asked: set[str] = set()
             for each in made:
                 taught = self._taught_by(each)

@@ -13,7 +13,7 @@ from semievol.types import Example, Query
 from semievold.round_states import RoundState as S
 from semievold.rounds.fresh import FreshLabels
 from semievold.store.examples import FEEDBACK
-from semievold.store.tables import round_examples
+from semievold.store.tables import adapters, round_examples, round_members
 from tests.control_world import ControlWorld, OpenWorld, example
 
 TIES = [1000 + 10 * ten + digit for ten in range(5) for digit in range(4)]
@@ -111,6 +111,24 @@ async def test_the_state_says_what_was_trained_on_when_the_files_are_gone(open_w
     taught = Example(Query("copy", "Is 47 even? "), "odd")  # as the pseudo-label of q47
     world.stores.examples.upsert([(taught, False)])
     assert found(world, FreshLabels(world.stores, world.place)) == {"e70"}
+
+
+async def test_what_a_version_was_taught_that_the_incumbent_went_on_from_proves_nothing(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    await world.here.lead()
+    older = await world.version()
+    settled = await world.advance(await world.plan(), S.SETTLED)
+    world.ask(range(40, 60))
+    await world.advance(await world.plan("evolve"), S.SNAPSHOTTED)
+    world.ask([62])
+    with world.database.write() as connection:
+        of_older = {"workload": "w", "number": 0}
+        connection.execute(sa.insert(round_examples).values(**of_older, example_id="e1", role="training"))
+        connection.execute(sa.insert(round_members).values(**of_older, query_id="q62", selected=True))
+        connection.execute(sa.update(adapters).where(adapters.c.name == settled.adapter).values(parent=older))
+    world.teach(training=[62, 70], held_out=())
+    assert {each.id for each in FreshLabels(world.stores, world.place).of(world.round(2))} == {"e70"}
 
 
 async def test_the_manifest_says_it_of_rounds_that_were_not_recorded(open_world: OpenWorld) -> None:
