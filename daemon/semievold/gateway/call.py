@@ -64,6 +64,7 @@ class Call:
     captured: told the answer's id when the answer has begun; the query's id when the query was captured.
     answered: told the query's id and the text of the answer, when that was captured and the answer is whole; None: it
         is not one text.
+    ended: told that the call is over, however it ended.
     spent: told how many tokens the answer took, prompt and all; None: they are not counted.
     """
 
@@ -76,6 +77,7 @@ class Call:
     captured: Callable[[str | None], str | None]
     answered: Callable[[str, str | None], None] = lambda _id, _text: None
     spent: Callable[[int], None] | None = None
+    ended: Callable[[], None] = lambda: None
 
     limited: bool = False
     """The limit of the answer's tokens is ours: the client gave none."""

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import pydantic_core
 
@@ -43,9 +43,14 @@ CLAIM_S = 1.0
 """So long a client that gave an id, or the stream, waits for the state, at most."""
 NOTE_PAUSE_S = 5.0
 """A state that did not answer is left alone for so long, so that the stream does not wait for it."""
+AT_ONCE = 200
+"""So much the state is told in one transaction."""
+MARK_S = 1.0
 UNCHECKED = ""
 """In place of a query's hash: nobody knows what the id stands for."""
 NOT_DRAWN = "it was not drawn for the share that is captured (gateway.capture.share)"
+
+V = TypeVar("V")
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +63,10 @@ class CaptureState(Protocol):
     def claim(self, query: Captured) -> str: ...
 
     def note(self, queries: Sequence[Captured]) -> None: ...
+
+    def release(self, claims: Sequence[tuple[str, str]]) -> None: ...
+
+    def mark(self, seen: Sequence[tuple[str, str]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,9 @@ class Capture:
         self._notes: Remembered[str, Captured] = Remembered()  # what the state is to be told
         self._left_out: Remembered[tuple[str, str], str] = Remembered()  # (client, id): why
         self._reused: Remembered[tuple[str, str], None] = Remembered()  # (client, id of another query)
+        # Of these, what the state is to be told.
+        self._marks: Remembered[tuple[str, str], tuple[str, str]] = Remembered()
+        self._releases: Remembered[str, tuple[str, str]] = Remembered()  # (id, hash): claimed, and not captured
         self._settings = settings
         self._topic = topic
         self._instruction = instruction
@@ -103,6 +115,7 @@ class Capture:
         self._metrics = metrics
         self._queue: asyncio.Queue[OutgoingRecord | None] = asyncio.Queue(settings.queue_size)
         self._note_from = 0.0
+        self._marking = False
         self.health = Health()
 
     def drawn(self, body: Mapping[str, Any], client: str) -> Drawn | None:
@@ -150,10 +163,10 @@ class Capture:
         reason = self._queued(query_id, drawn, headers, answer_id, adapter, claimed)
         if reason is None:
             return query_id
-        if reason is Dropped.ID_TAKEN:
-            self._reused.put((drawn.client, query_id), None)
-        else:
+        if reason is not Dropped.ID_TAKEN:
             self._leave_out(drawn.client, reason.value, query_id)
+        if reason is not Dropped.QUEUE_FULL or query_id not in self._recent:  # else it is the one that is known
+            self._seen_with_another(drawn.client, headers)
         self._leave_out(drawn.client, reason.value, answer_id)
         self._drop(reason)
         dropped(reason)
@@ -163,6 +176,20 @@ class Capture:
         """Remember of an answer that its query is not captured, for whoever has feedback on it."""
         self._leave_out(client, NOT_DRAWN, headers.get(ID_HEADER))
         self._leave_out(client, NOT_DRAWN, answer_id)
+        self._seen_with_another(client, headers)
+
+    def ended(self, drawn: Drawn, headers: Mapping[str, str], claimed: str | None) -> None:
+        """A call whose id was `claimed` is over: an id whose query was not captured is given back."""
+        given = headers.get(ID_HEADER)
+        if not given or not claimed:
+            return
+        known = self._recent.get(given)
+        if known is not None and known.content == claimed:
+            return
+        asked = self._asked(given, drawn.turns, headers, None)
+        if not isinstance(asked, Dropped) and query_hash(asked[0]) == claimed:  # else it is another's
+            self._releases.put(given, (given, claimed))
+            self._wake()
 
     def answered(self, query_id: str, text: str | None) -> None:
         """A captured query's answer is whole: its text, where it is one and has come to its end."""
@@ -174,8 +201,7 @@ class Capture:
         if served is None or fault_of({"answer": served}) is not None:
             return
         self._keep(known._replace(served=served))
-        if self._queue.empty():
-            self._queue.put_nowait(None)
+        self._wake()
 
     def recall(self, id_: str) -> Captured | None:
         """What this process has captured under an id, the query's or the answer's, lately."""
@@ -186,7 +212,7 @@ class Capture:
         return self._left_out.get((client, id_))
 
     def reused(self, client: str, query_id: str) -> bool:
-        """Whether the client has sent a query to this process under an id that was another query's."""
+        """Whether the client has sent this process another query under the id than the one that was captured."""
         return (client, query_id) in self._reused
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -225,7 +251,8 @@ class Capture:
         except asyncio.QueueFull:
             return Dropped.QUEUE_FULL
         other = answer_id if answer_id != query_id else None
-        self._keep(Captured(query_id, content, asked_key(query), drawn.client, other, known.served if known else None))
+        served = known.served if known is not None and known.answer_id == other else None  # another answer says its own
+        self._keep(Captured(query_id, content, asked_key(query), drawn.client, other, served))
         if other is not None:
             self._named.put(other, query_id)
         return None
@@ -260,6 +287,28 @@ class Capture:
         self._recent.put(query.query_id, query)
         if self._state is not None:
             self._notes.put(query.query_id, query)
+            if self.reused(query.client, query.query_id):
+                self._mark(query.client, query.query_id)
+
+    def _seen_with_another(self, client: str, headers: Mapping[str, str]) -> None:
+        """An id that the client gave stands for a query that is not captured: alone it does not say which is meant,
+        should another be captured under it.
+        """
+        if given := headers.get(ID_HEADER):
+            self._reused.put((client, given), None)
+            if self._state is not None and _ID.fullmatch(given):
+                self._mark(client, given)
+
+    def _mark(self, client: str, query_id: str) -> None:
+        self._marks.put((client, query_id), (client, query_id))
+        if not self._marking:  # few of them are of an id that was captured: they do not hurry
+            self._marking = True
+            asyncio.get_running_loop().call_later(MARK_S, self._wake)
+
+    def _wake(self) -> None:
+        """Only the state has something to be told."""
+        if self._queue.empty():
+            self._queue.put_nowait(None)
 
     def _leave_out(self, client: str, reason: str, id_: str | None) -> None:
         if id_ is not None:
@@ -268,18 +317,33 @@ class Capture:
     async def _note(self) -> None:
         """Tell the state; while it is away, what there is to tell waits, and the stream does not wait for that."""
         now = asyncio.get_running_loop().time()
-        if self._state is None or now < self._note_from or not (notes := self._notes.taken()):
+        self._marking = False
+        if self._state is None or now < self._note_from:
             return
-        try:
-            async with asyncio.timeout(CLAIM_S):
-                await asyncio.to_thread(self._state.note, list(notes.values()))
-        except (SemiEvolError, TimeoutError) as failure:
-            log.warning("the state is not told what was captured, feedback on it may be refused: %s", failure)
+        state = self._state
+        # Marks come after the rows in which they are set.
+        told = (
+            await self._told(self._notes, state.note)
+            and await self._told(self._marks, state.mark)
+            and await self._told(self._releases, state.release)
+        )
+        if not told:
             self._note_from = now + NOTE_PAUSE_S
-            if isinstance(failure, (TransientError, TimeoutError)):
-                for query_id, query in notes.items():
-                    if query_id not in self._notes:
-                        self._notes.put(query_id, query)
+
+    async def _told(self, kept: Remembered[Any, V], tell: Callable[[Sequence[V]], None]) -> bool:
+        """Whether all of it is told to the state, part by part: what was told is not told again."""
+        while some := kept.taken(AT_ONCE):
+            try:
+                async with asyncio.timeout(CLAIM_S):
+                    await asyncio.to_thread(tell, list(some.values()))
+            except (SemiEvolError, TimeoutError) as failure:
+                log.warning("the state is not told what was captured, feedback on it may be refused: %s", failure)
+                if isinstance(failure, (TransientError, TimeoutError)):
+                    for key, value in some.items():
+                        if key not in kept:
+                            kept.put(key, value)
+                return False
+        return True
 
     def _in_share(self, client: str, turns: list[dict[str, str]] | None) -> bool:
         """Whether the query belongs to the sampled share: drawn by a keyed hash of who asks what, so that a repeated

@@ -42,13 +42,17 @@ THUMBS = ("up", "down")
 
 
 class _About(NamedTuple):
-    """What feedback is about; `query` None: the intake has not answered it. The rest as in `Captured`."""
+    """What feedback is about; `query` None: the intake has not answered it. The rest as in `Captured`.
+
+    reused: the id that was given was seen with another question too, as the state knows.
+    """
 
     query_id: str
     content: str
     asked: str
     served: str | None
     query: Query | None
+    reused: bool = False
 
 
 class Feedback:
@@ -115,7 +119,7 @@ class Feedback:
         if "id" not in body:
             return error(400, "missing_field", "id: missing; send the id of the answer")
         client = client_of(request, self._secret)
-        about = await self._about(body["id"], "thumb" in body)
+        about = await self._about(body["id"])
         if about is None:
             return error(404, "query_not_found", self._not_found(client, body["id"]))
         if "thumb" in body and "answer" in body:
@@ -132,8 +136,10 @@ class Feedback:
             word = Word(self._canonical(about, given), body.get("thumb") == "down")
         except PoisonRecord as poison:
             return error(400, poison.reason.value, poison.detail)
-        if not ("question" in body or "messages" in body) and self._was_reused(client, about.query_id):
-            return error(409, "duplicate_id", "id: this client has sent several questions with it; say which one")
+        asked = "question" in body or "messages" in body
+        if not asked and (about.reused or self._was_reused(client, str(body["id"]).strip())):
+            why = "several questions were sent with it; say which one by question or messages"
+            return error(409, "duplicate_id", f"id: {why}, or send the id of the answer")
         for before in await self._before(client, about):
             if before.contradicts(word):
                 said = "that it is wrong" if before.against else f"that {before.answer[:100]!r} is right"
@@ -155,32 +161,29 @@ class Feedback:
         self._words.count(standing)
         return _told(202, about.query_id, word, standing)
 
-    async def _about(self, id_: object, thumb: bool) -> _About | None:
-        """The query that was captured, or answered, under the id of a query or of an answer; with a `thumb`, what it
-        was answered.
-        """
+    async def _about(self, id_: object) -> _About | None:
+        """The query that was captured, or answered, under the id of a query or answer, and what it was answered."""
         if not isinstance(id_, (str, int)) or id_problem(known := str(id_).strip()) is not None:
             return None
         captured = None if self._capture is None else self._capture.recall(known)
         query_id = known if captured is None else captured.query_id
         stored = await asyncio.to_thread(self._stores.pseudo_labels.get, query_id)
-        noted = None
-        if stored is None or thumb:  # who says what is right needs nothing of the answer
-            noted = await asyncio.to_thread(self._stores.captured.get, known)
+        noted = await asyncio.to_thread(self._stores.captured.get, known)
         if captured is None and noted is not None:
             captured, query_id = noted, noted.query_id
             if stored is None and query_id != known:
                 stored = await asyncio.to_thread(self._stores.pseudo_labels.get, query_id)
+        reused = noted is not None and noted.reused and known == query_id  # an answer's id is no other question's
         if stored is None:
             if captured is None:
                 return None
-            return _About(query_id, captured.content, captured.asked, _served(captured, noted), None)
+            return _About(query_id, captured.content, captured.asked, _served(known, captured, noted), None, reused)
         query = stored.label.query
         if not self._settings.trusted and query.metadata.get("source") != "gateway":
             return None
         ours = captured is not None and captured.content == stored.content_hash
-        served = _served(captured, noted) if ours else None
-        return _About(query_id, stored.content_hash, asked_key(query), served, query)
+        served = _served(known, captured, noted) if ours else None
+        return _About(query_id, stored.content_hash, asked_key(query), served, query, reused)
 
     def _not_found(self, client: str, id_: object) -> str:
         left_out = None if self._capture is None else self._capture.left_out(client, str(id_).strip())
@@ -243,10 +246,10 @@ class Feedback:
         return said if lately is None else [*said, lately]
 
 
-def _served(captured: Captured | None, noted: Captured | None) -> str | None:
-    """What was answered, as this process or another one knows it."""
-    found = [each.served for each in (captured, noted) if each is not None and each.served is not None]
-    return found[0] if found else None
+def _served(id_: str, *known: Captured | None) -> str | None:
+    """What was answered under the id, as this process or another one knows it; an earlier answer's is not known."""
+    found = [each for each in known if each is not None and id_ in (each.query_id, each.answer_id)]
+    return next((each.served for each in found if each.served is not None), None)
 
 
 def _told(status: int, query_id: str, word: Word, standing: Standing, **more: str) -> web.Response:

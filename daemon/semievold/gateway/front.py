@@ -213,7 +213,10 @@ class Gateway:
                 call = Call(request, path, body, adapter, served, deadline, _not_at_all, spent=spent)
                 if capture is not None:
                     call = await _watched(capture, call)
-                response = await _answered(backend, call)
+                try:
+                    response = await _answered(backend, call)
+                finally:
+                    call.ended()
                 if response.status >= 400 and spent is not None:
                     spent(0)  # nothing was generated
                 return response
@@ -229,7 +232,8 @@ async def _watched(capture: Capture, call: Call) -> Call:
     # Only who is drawn may wait for the state.
     claimed = await capture.claimed(drawn, call.request.headers)
     captured = functools.partial(_captured, capture, call.request, drawn, call.adapter, claimed)
-    return replace(call, captured=captured, answered=capture.answered)
+    ended = functools.partial(capture.ended, drawn, call.request.headers, claimed)
+    return replace(call, captured=captured, answered=capture.answered, ended=ended)
 
 
 def _captured(

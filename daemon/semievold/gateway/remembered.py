@@ -39,7 +39,6 @@ class Remembered(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._kept)
 
-    def taken(self) -> dict[K, V]:
-        """All there is, which is forgotten."""
-        taken, self._kept = dict(self._kept), OrderedDict()
-        return taken
+    def taken(self, most: int) -> dict[K, V]:
+        """The oldest, up to so many, which are forgotten."""
+        return dict(self._kept.popitem(last=False) for _ in range(min(most, len(self._kept))))

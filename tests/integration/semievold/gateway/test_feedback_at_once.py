@@ -232,6 +232,65 @@ async def test_feedback_is_not_joined_to_another_query(new_world: Any, attack: s
     assert [each.query.question for each in world.examples.training()] == [QUESTION]
 
 
+async def asks(place: Place, question: str, answer_id: str | None, text: str | None = "Odd.") -> None:
+    """A chat request under the session's id; `answer_id` None: the answer does not come."""
+    headers = {"x-semievol-id": "session-1"}
+    drawn = place.capture.drawn({"messages": [{"role": "user", "content": question}]}, place.name("app"))
+    assert drawn is not None
+    claimed = await place.capture.claimed(drawn, headers)
+    if answer_id is not None and place.capture.offer(drawn, headers, answer_id, None, claimed=claimed) is not None:
+        place.capture.answered("session-1", text)
+    place.capture.ended(drawn, headers, claimed)
+    await place.flush()
+
+
+@pytest.mark.parametrize("read", [False, True], ids=["waiting", "answered"])
+async def test_an_id_that_was_seen_with_several_questions_does_not_say_which_is_meant(
+    new_world: Any, read: bool
+) -> None:
+    world: World = new_world()
+    here, there = Place(world), Place(world)
+    await asks(here, QUESTION, "chatcmpl-1")
+    await asks(there, "is eight even?", "chatcmpl-5")
+    if read:
+        await intake(world)
+    for place in (here, there, Place(world)):
+        for word in ({"answer": "even"}, {"thumb": "up"}):
+            status, said = await place.says(id="session-1", **word)
+            assert (status, said["error"]["code"]) == (409, "duplicate_id")
+            assert "several questions" in said["error"]["message"]
+        assert (await place.says(id="chatcmpl-5", answer="even"))[0] == 404
+        assert (await place.says(id="session-1", answer="odd", question=QUESTION))[0] == 202
+        assert (await place.says(id="chatcmpl-1", answer="odd"))[0] == 202  # an answer is one question's
+
+
+async def test_what_is_claimed_and_not_captured_gets_no_promise_and_keeps_no_id(new_world: Any) -> None:
+    world: World = new_world()
+    here, there = Place(world), Place(world)
+    drawn = there.capture.drawn({"messages": [{"role": "user", "content": QUESTION}]}, there.name("app"))
+    assert drawn is not None
+    assert await there.capture.claimed(drawn, {"x-semievol-id": "session-1"}) is not None
+    assert (await here.says(id="session-1", answer="odd"))[0] == 404
+    await asks(here, QUESTION, None)
+    await asks(here, "is eight even?", "chatcmpl-2")
+    for place in (here, there):
+        assert (await place.says(id="session-1", answer="even", question="is eight even?"))[0] == 202
+
+
+async def test_a_thumb_under_an_earlier_answers_id_is_not_judged_by_the_later_answer(new_world: Any) -> None:
+    world: World = new_world()
+    here = Place(world)
+    await asks(here, QUESTION, "chatcmpl-1", "Even.")
+    await asks(here, QUESTION, "chatcmpl-2", None)
+    for place in (here, Place(world)):
+        assert (await place.says(id="chatcmpl-2", thumb="up"))[0] == 409  # it was no answer of the task
+    await asks(here, QUESTION, "chatcmpl-3", "Odd.")
+    for place in (here, Place(world)):
+        assert (await place.says(id="chatcmpl-1", thumb="up"))[0] in (404, 409)
+        for id_ in ("chatcmpl-3", "session-1"):
+            assert (await place.says(id=id_, thumb="up"))[1]["answer"] == "odd"
+
+
 async def test_the_answers_id_is_as_good_as_the_clients_own(new_world: Any) -> None:
     world: World = new_world()
     here = Place(world)

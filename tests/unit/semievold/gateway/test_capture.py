@@ -52,6 +52,10 @@ class State:
     def __init__(self, ids: dict[str, str] | None) -> None:
         self.ids = ids
         self.noted: list[Captured] = []
+        self.marked: list[tuple[str, str]] = []
+        self.released: list[tuple[str, str]] = []
+        self.parts = 1_000_000
+        """So many parts are noted until it is away."""
 
     def claim(self, query: Captured) -> str:
         if self.ids is None:
@@ -59,9 +63,16 @@ class State:
         return self.ids.setdefault(query.query_id, query.content)
 
     def note(self, queries: Sequence[Captured]) -> None:
-        if self.ids is None:
+        if self.ids is None or self.parts == 0:
             raise TransientStreamError("the state is away")
+        self.parts -= 1
         self.noted += queries
+
+    def release(self, claims: Sequence[tuple[str, str]]) -> None:
+        self.released += claims
+
+    def mark(self, seen: Sequence[tuple[str, str]]) -> None:
+        self.marked += seen
 
 
 class World:
@@ -227,6 +238,56 @@ async def test_the_state_is_told_what_was_captured_and_answered_also_when_it_was
     (noted,) = state.noted
     assert (noted.query_id, noted.answer_id, noted.client, noted.served) == ("order-1", "chatcmpl-1", "one", "red")
     assert world.capture.recall("chatcmpl-1") == world.capture.recall("order-1") == noted
+
+
+async def test_what_the_state_was_told_is_not_told_again_when_the_rest_fails() -> None:
+    state = State({})
+    world = World(state)
+    for number in range(500):
+        world.offer(("user", "x"), answer_id=f"a{number}")
+    state.parts = 1
+    await world.queries()
+    assert 0 < len(state.noted) < 500
+    state.parts = 100
+    await world.queries()
+    assert sorted(each.query_id for each in state.noted) == sorted(f"a{number}" for number in range(500))
+
+
+@pytest.mark.parametrize("how", ["not drawn", "too long", "opted out", "not text", "taken"])
+async def test_an_id_is_marked_whatever_kept_another_question_under_it_from_being_captured(how: str) -> None:
+    state = State({})
+    world = World(state, max_chars=50)
+    if how == "not drawn":
+        world.capture.not_drawn("one", GIVEN, "a1")
+    else:
+        more = {"x-semievol-no-capture": "1"} if how == "opted out" else {}
+        content: Any = {"too long": "y" * 51, "not text": [{"type": "image_url", "image_url": {"url": "x"}}]}.get(
+            how, "y"
+        )
+        claimed = "another" if how == "taken" else None
+        turn = {"role": "user", "content": content}
+        assert world.offer(turn, headers={**GIVEN, **more}, client="one", claimed=claimed) is None
+    assert world.offer(("user", "x"), headers=GIVEN, answer_id="a2", client="one") == "order-1"
+    assert world.capture.reused("one", "order-1")
+    assert not world.capture.reused("two", "order-1")
+    await world.queries()
+    assert state.marked == [("one", "order-1")]
+
+
+async def test_a_claim_is_given_back_where_the_call_ends_without_a_capture() -> None:
+    state = State({})
+    world = World(state)
+    drawn = world.capture.drawn({"messages": [{"role": "user", "content": "x"}]}, "one")
+    assert drawn is not None
+    claimed = await world.capture.claimed(drawn, GIVEN)
+    world.capture.ended(drawn, GIVEN, claimed)
+    world.capture.ended(drawn, GIVEN, "another's")
+    await world.queries()
+    assert state.released == [("order-1", query_hash(Query("order-1", "x")))]
+    world.capture.offer(drawn, GIVEN, "a1", "v1", claimed=claimed)
+    world.capture.ended(drawn, GIVEN, claimed)
+    await world.queries()
+    assert len(state.released) == 1
 
 
 @pytest.mark.parametrize("text", [None, "", " \n", "x" * 51, "re\0d"])
