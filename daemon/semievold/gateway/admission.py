@@ -15,9 +15,15 @@ from typing import Any
 from aiohttp import web
 
 from semievold.config.fronts import GatewayConfig
-from semievold.gateway.quotas import Quotas, Reservation
+from semievold.gateway.quotas import Quotas, Reservation, requests_in
+from semievold.gateway.usage import CHARS_A_TOKEN
 from semievold.web.body_limits import read_json
 from semievold.web.errors import error, retry_later
+
+MAX_LOGPROBS = 262_144
+"""Log-probabilities that one answer may hold: some 100 bytes each, read and written in the loop that serves all."""
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_FIGURES = ("n", "best_of", *_LIMITS, "top_logprobs", "logprobs", "prompt_logprobs")
 
 
 class Admission:
@@ -106,11 +112,12 @@ class Admission:
             raise web.HTTPBadRequest(text="body: not a JSON object")
         return body
 
-    def check(self, body: Mapping[str, Any]) -> None:
-        """Whether one request may ask for so much.
+    def check(self, body: Mapping[str, Any], body_bytes: int = 0) -> None:
+        """Whether one request, of so many bytes, may ask for so much.
 
         Raises:
-            web.HTTPBadRequest: more answers or tokens than `max_n` and `max_tokens` allow, or `stream` is no truth.
+            web.HTTPBadRequest: more answers or tokens than `max_n` and `max_tokens` allow, more figures than
+                MAX_LOGPROBS, or `stream` is no truth.
         """
         if not isinstance(body.get("stream"), (bool, type(None))):
             raise web.HTTPBadRequest(text="stream: not true or false")
@@ -129,3 +136,21 @@ class Admission:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= limit:
                 raise web.HTTPBadRequest(text=f"{name}: not a whole number from {lowest} to {limit}")
+        self._check_logprobs(body, body_bytes)
+
+    def _check_logprobs(self, body: Mapping[str, Any], body_bytes: int) -> None:
+        asked = {name: body.get(name) for name in _FIGURES}
+        most = {name: value for name, value in asked.items() if isinstance(value, int)}
+        field = "top_logprobs" if most.get("top_logprobs") else "logprobs"
+        top = 0 if body.get(field) is True else most.get(field, 0)
+        if top > 0 or body.get("logprobs") is True:
+            answers = max(most.get("n", 1), most.get("best_of", 1)) * requests_in(body)
+            limits = [most[name] for name in _LIMITS if name in most]
+            figures = answers * max(limits, default=self._config.max_tokens) * (top + 1)
+            if figures > MAX_LOGPROBS:
+                why = f"n x max_tokens x ({field} + 1) is {figures}, more than {MAX_LOGPROBS}"
+                raise web.HTTPBadRequest(text=f"{field}: {why}; ask for fewer answers, tokens or logprobs")
+        figures = body_bytes // CHARS_A_TOKEN * (most.get("prompt_logprobs", -1) + 1)
+        if figures > MAX_LOGPROBS:
+            why = f"tokens of the prompt (about) x (prompt_logprobs + 1) is {figures}, more than {MAX_LOGPROBS}"
+            raise web.HTTPBadRequest(text=f"prompt_logprobs: {why}; send a shorter prompt, or ask for fewer")

@@ -35,6 +35,9 @@ _TOKEN_LIMITS = {
 _COMPLETION_TOKENS = 16
 """What OpenAI and vLLM generate at `/v1/completions` where `max_tokens` is left out; null is all there is room for."""
 
+ASKED = web.RequestKey("asked", bool)
+"""Under this name a backend says that an engine was asked to answer the request."""
+
 TOO_LONG = "context_length_exceeded"
 """OpenAI's code, by which libraries know that a shorter conversation would be answered."""
 _PROMPT_FIELDS = {CHAT: "messages", COMPLETIONS: "prompt", RESPONSES: "input"}

@@ -21,6 +21,7 @@ from semievold.config.fronts import DEFAULT, NOBODY, GatewayConfig
 from semievold.errors import Dropped
 from semievold.gateway.admission import Admission
 from semievold.gateway.call import (
+    ASKED,
     BASE,
     CHAT,
     COMPLETIONS,
@@ -45,7 +46,7 @@ from semievold.gateway.words import WaitingWords
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.alias import Alias
 from semievold.web.access import guarded
-from semievold.web.body_limits import limited_app
+from semievold.web.body_limits import BODY_BYTES, limited_app
 from semievold.web.errors import error, retry_later
 from semievold.web.server import serve
 from semievold.web.tokens import HOLDER, Tokens
@@ -179,7 +180,7 @@ class Gateway:
         body = await self._admission.read_object(request)
         if body.get("model") != self._served_alias:
             return self._not_served(body.get("model"))
-        self._admission.check(body)
+        self._admission.check(body, request[BODY_BYTES])
         try:
             check_honoured(body)
             check_kinds(body, path)
@@ -199,7 +200,7 @@ class Gateway:
         self, path: str, request: web.Request, body: Mapping[str, Any], backend: Backend, served: str | None
     ) -> web.StreamResponse:
         holder, count = request.get(HOLDER, DEFAULT), requests_in(body)
-        tokens = tokens_at_most(path, body, self._config.max_tokens, count, request.content_length or 0)
+        tokens = tokens_at_most(path, body, self._config.max_tokens, count, request[BODY_BYTES])
         taken = self._admission.full(holder, count, tokens)
         request[RATE_LIMITS] = self._admission.rate_headers(holder)
         if not isinstance(taken, Reservation):
@@ -217,8 +218,10 @@ class Gateway:
                     response = await _answered(backend, call)
                 finally:
                     call.ended()
-                if response.status >= 400 and spent is not None:
-                    spent(0)  # nothing was generated
+                if spent is not None and (
+                    400 <= response.status < 500 or (response.status >= 500 and ASKED not in request)
+                ):
+                    spent(0)  # nothing was generated; of what failed later nobody knows how much was
                 return response
 
 

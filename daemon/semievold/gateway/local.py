@@ -15,7 +15,7 @@ from aiohttp import web
 
 from semievol.protocols import Generator
 from semievol.types import Completion, GenerationRequest
-from semievold.gateway.call import CHAT, COMPLETIONS, RESPONSES, Call, refusal
+from semievold.gateway.call import ASKED, CHAT, COMPLETIONS, RESPONSES, Call, refusal
 from semievold.gateway.dialect.chat import ChatDialect
 from semievold.gateway.dialect.completions import CompletionDialect
 from semievold.gateway.dialect.fields import ClientMistake
@@ -62,6 +62,7 @@ class LocalBackend:
         if dialect is None:
             message = "the generator in this process makes no embeddings; set gateway.embeddings_url"
             return refusal(404, "not_offered", message, call)
+        call.request[ASKED] = True
         answers = await generated(self._generator, dialect.requests, call)
         body = dialect.answer(call.alias or "", answers)
         headers = call.headers(body["id"])

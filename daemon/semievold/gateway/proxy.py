@@ -11,7 +11,6 @@ import functools
 import io
 import json
 import logging
-import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,10 +22,10 @@ from semievol.engines.plain.control_texts import COMMON, ControlTexts
 from semievol.errors import TransientError
 from semievol.http.server_address import ServerAddress
 from semievold.config.fronts import GatewayConfig
-from semievold.gateway.call import QUERY_ID_HEADER, Call, presentable, refusal
+from semievold.gateway.call import ASKED, QUERY_ID_HEADER, Call, presentable, refusal
 from semievold.gateway.dialect.fields import ClientMistake
 from semievold.gateway.plain_messages import neutral_call, taken_by_vllm
-from semievold.gateway.replica.errors import ReplicaError, error_fields, replica_error
+from semievold.gateway.replica.errors import ReplicaError, context_in, replica_error
 from semievold.gateway.replica.fields import ServerFields
 from semievold.gateway.rewriting import (
     StreamRewriter,
@@ -51,13 +50,8 @@ WAIT_S = 0.05
 """How often a request that waits for a replica asks for one."""
 _LARGE_BYTES = 1024 * 1024
 _ERROR_BYTES = 65_536
-_CONTEXT_CHARS = 500
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_CONTEXT = re.compile(
-    rf"({'|'.join(_LIMITS)})=([0-9]{{1,9}}) cannot be greater than max_model_len=([0-9]{{1,9}})\."
-    r"[^=]{0,100}(?:\(parameter=\1, value=\2\))?"
-)
-"""The whole of vLLM's message: what it echoes of a client's words must not look like it."""
+_ANSWER_BYTES = 128 * 1024 * 1024
+"""Of an answer that is not streamed: it is held in memory, and read as JSON."""
 
 
 class _Mistaken(Exception):  # noqa: N818 - named by meaning
@@ -86,6 +80,10 @@ class _ShortContext(Exception):  # noqa: N818 - named by meaning
     def __init__(self, tokens: int) -> None:
         super().__init__(tokens)
         self.tokens = tokens
+
+
+class _TooLarge(Exception):  # noqa: N818 - named by meaning
+    """The answer is larger than any that is held in memory."""
 
 
 class ProxyBackend:
@@ -161,6 +159,7 @@ class ProxyBackend:
         Raises:
             _ReplicaFailed: the client got no byte.
         """
+        call.request[ASKED] = True
         try:
             async with asyncio.timeout_at(call.deadline):
                 answer = await self._post(call, replica)
@@ -175,10 +174,15 @@ class ProxyBackend:
                         return await _refused(call, replica, answer)
                     streamed = answer.content_type == "text/event-stream"
                     rewriter = StreamRewriter(quoted(call.alias or ""), functools.partial(_error_event, call, replica))
-                    begin = await _first_events(answer, rewriter) if streamed else await answer.read()
+                    begin = await _first_events(answer, rewriter) if streamed else await _whole(answer)
             except _Mistaken as mistake:
                 code = mistake.said["code"] or "bad_request"
                 return refusal(400, code, str(mistake), call, replica.name, param=mistake.said["param"])
+            except _TooLarge:
+                why = (
+                    f"the answer has more than {_ANSWER_BYTES} bytes; ask for fewer answers, tokens, inputs or logprobs"
+                )
+                return refusal(502, "answer_too_large", why, call, replica.name)
             except TimeoutError as failure:
                 raise _ReplicaFailed("timed out before its first byte", down=True) from failure
             except (aiohttp.ClientError, OSError, ValueError) as failure:
@@ -289,6 +293,21 @@ async def _first_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter
     raise _ReplicaFailed("its stream ended before it began", down=True)
 
 
+async def _whole(answer: aiohttp.ClientResponse) -> bytes:
+    """The body of an answer.
+
+    Raises:
+        _TooLarge: it is not read to its end.
+    """
+    parts, size = [], 0
+    while chunk := await answer.content.readany():
+        size += len(chunk)
+        if size > _ANSWER_BYTES:
+            raise _TooLarge
+        parts.append(chunk)
+    return b"".join(parts)
+
+
 async def _next_events(call: Call, answer: aiohttp.ClientResponse, rewriter: StreamRewriter) -> bytes:
     """The next whole events of a stream, however many have come; nothing at its end.
 
@@ -325,25 +344,13 @@ async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientRes
         raise _ReplicaFailed(f"answered {status}: it does not accept our token", down=True)
     if status == 404 and call.alias is not None and (call.adapter or replica.base_model).encode() in body:
         raise _ReplicaFailed(f"does not have {call.adapter or replica.base_model}", down=True)
-    if call.limited and (context := _context_in(body, call)) is not None:
+    if call.limited and (context := context_in(body, call.body)) is not None:
         raise _ShortContext(context)
     told = _explained(body, status, call, replica)
     response = refusal(status, told.code, told.message, call, replica.name, param=told.param)
     if "Retry-After" in answer.headers:
         response.headers["Retry-After"] = answer.headers["Retry-After"]
     return response
-
-
-def _context_in(body: bytes, call: Call) -> int | None:
-    """The replica's context, where the error says that the limit which the gateway has set is beyond it."""
-    said = error_fields(body)
-    param, message = said.get("param"), said.get("message")
-    if param not in _LIMITS or not isinstance(message, str) or len(message) > _CONTEXT_CHARS:
-        return None
-    found = _CONTEXT.fullmatch(message)
-    if found is None or found[1] != param or int(found[2]) != call.body.get(param):
-        return None
-    return int(found[3])
 
 
 def _explained(body: bytes, status: int, call: Call, replica: ServerAddress) -> ReplicaError:

@@ -20,6 +20,8 @@ from semievold.config.fronts import ServerConfig
 from semievold.web.connection import connection_of
 
 CONFIG = web.AppKey("config", ServerConfig)
+BODY_BYTES = web.RequestKey("body_bytes", int)
+"""Of a body that was read as JSON, unpacked: what a header says of it may be missing, or of the packed one."""
 
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -67,6 +69,7 @@ async def read_json(request: web.Request) -> Any:
         web.HTTPException: see `read_body`.
     """
     body = await read_body(request)
+    request[BODY_BYTES] = len(body)
     try:
         value = pydantic_core.from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as failure:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +21,13 @@ _FORM = re.compile(r"grammar|structured.outputs|json.schema", re.I)
 _PROMPT = re.compile(r"prompt|token id|conversation|chat template|messages|multimodal", re.I)
 _FORMS = ("structured_outputs", "response_format", "text")
 _PARAM = re.compile(r"[A-Za-z_]\w*(?:\.\w+|\[\d+\])*")
+_CONTEXT_CHARS = 500
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_CONTEXT = re.compile(
+    rf"({'|'.join(_LIMITS)})=([0-9]{{1,9}}) cannot be greater than max_model_len=([0-9]{{1,9}})\."
+    r"[^=]{0,100}(?:\(parameter=\1, value=\2\))?"
+)
+"""The whole of vLLM's message: what it echoes of a client's words must not look like it."""
 _INDEX = re.compile(r"\.(\d+)(?=\.|\[|$)")
 _FIRST_WORD = re.compile(r"\w+")
 
@@ -46,7 +53,7 @@ def replica_error(
         secrets: what the message must not hold.
         sent: the fields of the request, one of which the message may mean without a `param`.
     """
-    fields = error_fields(body)
+    fields = _fields(body)
     message = fields.get("message") or fields.get("detail") or f"the model's server answered {status}"
     text = presentable(message if isinstance(message, str) else json.dumps(message), secrets)
     if status in (400, 422):
@@ -54,6 +61,18 @@ def replica_error(
     if status == 404 and path == EMBEDDINGS:
         return ReplicaError("not_offered", "the model's server makes no embeddings; set gateway.embeddings_url", None)
     return ReplicaError(_word(status), text, None)
+
+
+def context_in(body: bytes, asked: Mapping[str, Any]) -> int | None:
+    """The replica's context, where the error says that the limit which the gateway has set in `asked` is beyond it."""
+    said = _fields(body)
+    param, message = said.get("param"), said.get("message")
+    if param not in _LIMITS or not isinstance(message, str) or len(message) > _CONTEXT_CHARS:
+        return None
+    found = _CONTEXT.fullmatch(message)
+    if found is None or found[1] != param or int(found[2]) != asked.get(param):
+        return None
+    return int(found[3])
 
 
 def _mistake(text: str, param: str | None, path: str, sent: Collection[str]) -> ReplicaError:
@@ -80,8 +99,7 @@ def _meant(text: str, path: str, sent: Collection[str]) -> str | None:
     return field if _PROMPT.search(text) and field in sent else None
 
 
-def error_fields(body: bytes) -> dict[str, Any]:
-    """What a body says of the error, in OpenAI's shape or FastAPI's; empty: nothing that can be read."""
+def _fields(body: bytes) -> dict[str, Any]:
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError):

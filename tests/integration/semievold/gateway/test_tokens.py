@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -185,6 +186,51 @@ async def test_a_request_that_fails_costs_no_tokens_and_the_embedded_engine_coun
                 left.append(int(response.headers["x-ratelimit-remaining-tokens"]))
                 assert response.status == 200
         assert [left[0] - each for each in left] == pytest.approx([0, 30, 60, 90], abs=25)  # a minute comes back
+
+
+async def test_what_fails_after_an_engine_was_asked_keeps_its_tokens_and_a_chunked_body_counts() -> None:
+    async with front([Double("a", fault="500")], tokens=METERED) as it:
+        async with ask(it, APP, max_tokens=900) as response:
+            assert response.status == 500
+        async with ask(it, APP, max_tokens=900) as response:
+            assert response.status == 429
+    async with front([Double("a")], tokens=METERED) as it:
+
+        async def chunks() -> Any:
+            turns = [{"role": "user", "content": "x" * 2_000}]
+            yield json.dumps({"model": ALIAS, "messages": turns, "max_tokens": 1}).encode()
+
+        headers = {"Authorization": f"Bearer {APP}", "Content-Type": "application/json"}
+        async with it.session.post(f"{it.url}/v1/chat/completions", data=chunks(), headers=headers) as response:
+            assert response.status == 200
+            assert int(response.headers["x-ratelimit-remaining-tokens"]) <= 500
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/chat/completions", {"n": 16, "logprobs": True, "top_logprobs": 20}, "top_logprobs"),
+        ("/v1/completions", {"prompt": ["x"] * 16, "logprobs": 5}, "logprobs"),
+        ("/v1/chat/completions", {"prompt_logprobs": 20, "user": "x" * 60_000}, "prompt_logprobs"),
+    ],
+)
+async def test_no_answer_of_more_log_probabilities_than_are_held_is_asked_for(path: str, body: Any, field: str) -> None:
+    async with front([Double("a")]) as it:
+        async with it.ask(path, **body) as response:
+            assert response.status == 400
+            assert (await response.json())["error"]["param"] == field
+        assert it.doubles[0].asked == []
+        async with it.ask(logprobs=True, top_logprobs=20, max_tokens=100) as response:
+            assert response.status == 200
+
+
+async def test_an_answer_beyond_what_is_held_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semievold.gateway.proxy._ANSWER_BYTES", 10)
+    async with front([Double("a"), Double("b")]) as it:
+        async with it.ask() as response:
+            assert response.status == 502
+            assert (await response.json())["error"]["code"] == "answer_too_large"
+        assert sum(len(double.asked) for double in it.doubles) == 1
 
 
 class Words:
