@@ -57,13 +57,21 @@ def _on_vllm(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put the last words of the brokers that a failed test used into its report."""
+    """Put the last words of the brokers that a failed test used into its report, and nothing that cannot be sent."""
     report = yield
     if report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
             if isinstance(value, KafkaBroker):
                 report.sections.append((f"log of {name}", value.log()))
+    # Between processes (pytest-xdist) a report is UTF-8, and some tests log halves of surrogate pairs on purpose.
+    report.sections = [(name, _sendable(text)) for name, text in report.sections]
+    if report.longrepr is not None and _sendable(str(report.longrepr)) != str(report.longrepr):
+        report.longrepr = _sendable(str(report.longrepr))
     return report
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @pytest.fixture(scope="session")
