@@ -24,7 +24,7 @@ from semievold.store.stores import open_stores
 POLL_S = 0.5
 CLIENT_PAUSE_S = 1.0
 QUERIES_A_SECOND = 40
-ROUND_S = 600.0
+ROUND_S = 1_200.0
 GATE_BATCH = 8
 """Labels that a person gives at a time while a gate is open."""
 ENDED = frozenset({"settled", "rejected", "inconclusive", "failed", "rolled_back", "cancelled"})
