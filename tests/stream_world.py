@@ -21,6 +21,7 @@ from semievol.protocols import ExampleIndex
 from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Example, Neighbour, PseudoLabel, Query, Unlabelled
 from semievold.config.streams import IntakeSettings, LabelsSettings, RetrySettings, StreamSettings
+from semievold.errors import TransientStreamError
 from semievold.intake.batches import Told
 from semievold.intake.labels import LabelsIntake
 from semievold.intake.messages import RecordParser
@@ -204,15 +205,23 @@ class World:
 
     async def read(self, topic: str, timeout_s: float = 60.0) -> list[StreamRecord]:
         """Everything in the topic."""
-        written = sum(each.lag for each in await asyncio.to_thread(self.stream.offsets, topic, "reader"))
         consumer = self.stream.consumer(topic, "reader")
         records: list[StreamRecord] = []
         async with asyncio.timeout(timeout_s):
+            written = await self._written(topic)
             while len(records) < written:
                 records += await consumer.poll(1000, 0.5)
                 consumer.revoked()
         await consumer.close()
         return records
+
+    async def _written(self, topic: str) -> int:
+        """How many records the topic holds. A broker that has just started coordinates no group for a moment."""
+        while True:
+            try:
+                return sum(each.lag for each in await asyncio.to_thread(self.stream.offsets, topic, "reader"))
+            except TransientStreamError:
+                await asyncio.sleep(0.2)
 
     async def predictions(self, timeout_s: float = 60.0) -> list[dict[str, object]]:
         read = await self.read(self.topics.predictions, timeout_s)
