@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from semievol.binomial import binomial_mass
 from semievol.config.labelling import RiskConfig
 
 STEPS = 100
@@ -127,19 +128,7 @@ def ids_hash(ids: Iterable[str]) -> str:
     return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
 
 
-# --- the binomial distribution --------------------------------------------------------------------------------------
-
-
-def binomial_cdf(successes: int, trials: int, probability: float) -> float:
-    """P(X <= successes) for X ~ Binomial(trials, probability), 0 < probability < 1; exact but for rounding (1e-10)."""
-    if successes >= trials:
-        return 1.0
-    return min(1.0, math.fsum(_mass(k, trials, probability) for k in range(successes + 1)))
-
-
-def _mass(successes: int, trials: int, probability: float) -> float:
-    ways = math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
-    return math.exp(ways + successes * math.log(probability) + (trials - successes) * math.log1p(-probability))
+# --- how many errors --------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=65_536)
@@ -147,7 +136,7 @@ def most_errors(trials: int, budget: float, confidence: float) -> int:
     """So many errors in `trials` still show, with `confidence`, that at most `budget` are wrong; -1: not even none."""
     errors, below = -1, 0.0
     while errors < trials:
-        below += _mass(errors + 1, trials, budget)
+        below += binomial_mass(errors + 1, trials, budget)
         if below > 1.0 - confidence:
             break
         errors += 1

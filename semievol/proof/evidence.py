@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from semievol.binomial import binomial_cdf
+
 GRID = 20
 """Stakes of the wealth process."""
 FARTHEST = 4_000
@@ -134,18 +136,5 @@ def upper_bound(events: int, trials: int, level: float) -> float:
     low, high = events / trials, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _at_most(events, trials, middle) > 1.0 - level else (low, middle)
+        low, high = (middle, high) if binomial_cdf(events, trials, middle) > 1.0 - level else (low, middle)
     return high
-
-
-def _at_most(events: int, trials: int, rate: float) -> float:
-    """P(X <= events) for X ~ Binomial(trials, rate), 0 < rate < 1."""
-    logs = [
-        math.lgamma(trials + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(trials - k + 1)
-        + k * math.log(rate)
-        + (trials - k) * math.log1p(-rate)
-        for k in range(events + 1)
-    ]
-    return math.fsum(math.exp(each) for each in logs)

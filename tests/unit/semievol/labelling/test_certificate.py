@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from semievol.binomial import binomial_cdf
 from semievol.config.method import RiskConfig, SelectionConfig, TaskConfig
-from semievol.labelling.certificate import Judged, binomial_cdf, certify, ids_hash, least_labels, most_errors
+from semievol.labelling.certificate import Judged, certify, ids_hash, least_labels, most_errors
 from semievol.labelling.selection import NOT_CERTIFIED, Scored, judge_calibration, select_at_risk
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
