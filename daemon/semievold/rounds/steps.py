@@ -28,6 +28,7 @@ from semievold.rounds.places import RoundPlace
 from semievold.rounds.pool import RoundPool
 from semievold.rounds.tidying import tidy
 from semievold.rounds.tools import RoundTools
+from semievold.serving.attestation import Proof
 from semievold.store.rounds import Round
 
 log = logging.getLogger(__name__)
@@ -248,9 +249,7 @@ class RoundEngine:
         await self._tools.fleet.load(candidate_of(round_))
         attestation = await self._tools.fleet.attest(candidate_of(round_))
         if not attestation.passed:
-            return await self._leave(
-                round_, RoundState.FAILED, f"attestation: {attestation.reason}", attestation=asdict(attestation)
-            )
+            return await self._not_attested(round_, attestation)
         return await asyncio.to_thread(
             lambda: self._rounds.transition(
                 round_.number,
@@ -323,11 +322,11 @@ class RoundEngine:
     async def _attested_again(self, round_: Round) -> Round | None:
         """A proof may take hours: what serves the candidate now must be what was attested then. None: it is."""
         attestation = await self._tools.fleet.attest(candidate_of(round_))
-        if attestation.passed:
-            return None
-        return await self._leave(
-            round_, RoundState.FAILED, f"attestation: {attestation.reason}", attestation=asdict(attestation)
-        )
+        return None if attestation.passed else await self._not_attested(round_, attestation)
+
+    async def _not_attested(self, round_: Round, attestation: Proof) -> Round:
+        reason = f"attestation: {attestation.reason}"
+        return await self._leave(round_, RoundState.FAILED, reason, attestation=asdict(attestation))
 
     def _overtaken(self, round_: Round, serving: str | None) -> str | None:
         """Why the proof is worth nothing any more; None: the incumbent still serves."""
