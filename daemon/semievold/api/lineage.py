@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from semievold.api.known import known_adapter, known_round
 from semievold.errors import StateConflict
 from semievold.store.lineage.walk import Descendants
 from semievold.store.rounds import Round
@@ -21,9 +22,7 @@ def explain_round(stores: Stores, number: int) -> dict[str, Any]:
     Raises:
         StateConflict: there is no such round.
     """
-    round_ = stores.rounds.get(number)
-    if round_ is None:
-        raise StateConflict(f"there is no round {number}; `semievol rounds list` shows them")
+    round_ = known_round(stores, number)
     below = Descendants() if round_.adapter is None else stores.lineage.of_adapter(round_.adapter)
     return {
         "round": number,
@@ -41,9 +40,7 @@ def explain_adapter(stores: Stores, name: str) -> dict[str, Any]:
     Raises:
         StateConflict: there is no such adapter.
     """
-    version = stores.adapters.get(name)
-    if version is None:
-        raise StateConflict(f"there is no adapter {name!r}; `semievol adapters list` shows them")
+    version = known_adapter(stores, name)
     made = stores.rounds.get(version.round)
     return {
         "adapter": name,

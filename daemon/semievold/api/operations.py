@@ -13,6 +13,7 @@ from typing import Any
 from semievol.errors import DataError
 from semievol.examples.json_values import fault_of
 from semievol.training.progress import read_progress
+from semievold.api.known import known_adapter, known_round
 from semievold.api.lineage import as_json
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
@@ -139,9 +140,7 @@ def round_detail(stores: Stores, number: int) -> dict[str, Any]:
     Raises:
         StateConflict: there is no such round.
     """
-    round_ = stores.rounds.get(number)
-    if round_ is None:
-        raise StateConflict(f"there is no round {number}; `semievol rounds list` shows them")
+    round_ = known_round(stores, number)
     detail = asdict(round_)
     detail["state"] = round_.state.value
     return {**detail, "events": stores.rounds.events(number)}
@@ -166,9 +165,7 @@ def adapter_detail(stores: Stores, place: RoundPlace, name: str) -> dict[str, An
     Raises:
         StateConflict: there is no such adapter.
     """
-    version = stores.adapters.get(name)
-    if version is None:
-        raise StateConflict(f"there is no adapter {name!r}; `semievol adapters list` shows them")
+    version = known_adapter(stores, name)
     made = stores.rounds.get(version.round)
     return {
         **_version(version, place),
