@@ -78,6 +78,15 @@ def query_to_json(query: Query) -> dict[str, Any]:
     return row
 
 
+def said_once(query: Query, fields: dict[str, Any]) -> dict[str, Any]:
+    """The JSON-able form of a query, or of an example of it, as records have it: of a conversation without the
+    question, which its last turn says. Changes `fields`.
+    """
+    if query.messages is not None:
+        del fields["question"]
+    return fields
+
+
 def example_from_json(row: Row, task: Task | None = None) -> Example:
     """Build an example: a query's fields plus `answer`, and optional `answers` (others are right as well) and `source`.
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pydantic_core
 
 from semievol.errors import DataError, SemiEvolError
-from semievol.examples.records import query_to_json
+from semievol.examples.records import query_to_json, said_once
 from semievol.types import Example, Query
 from semievold.config.fronts import FeedbackConfig
 from semievold.config.streams import RetrySettings
@@ -63,10 +63,7 @@ def asked_query(parser: RecordParser, asked: Mapping[str, Any]) -> Query:
 
 def fields_of(query: Query) -> dict[str, Any]:
     """The query as in a record."""
-    fields = query_to_json(query)
-    if query.messages is not None:
-        del fields["question"]  # the last turn says it
-    return fields
+    return said_once(query, query_to_json(query))
 
 
 def record_of(parser: RecordParser, query: Query, word: Word, client: str) -> OutgoingRecord:

@@ -28,7 +28,7 @@ from semievol.examples.json_values import (
     mended_text,
     timestamp_problem,
 )
-from semievol.examples.records import KNOWN_FIELDS, example_of, example_to_json, query_to_json
+from semievol.examples.records import KNOWN_FIELDS, example_of, example_to_json, query_to_json, said_once
 from semievol.plain_lines import one_line
 from semievol.tasks.task import Task
 from semievol.types import Example, Message, PseudoLabel, Query, Role
@@ -239,9 +239,7 @@ def denial_record(denied: Example, headers: Mapping[str, str] = NO_HEADERS) -> O
 
 
 def _record_bytes(query: Query, fields: dict[str, Any]) -> bytes:
-    if query.messages is not None:
-        del fields["question"]  # the last turn says it
-    return pydantic_core.to_json({"schema_version": SCHEMA_VERSION, **fields})
+    return pydantic_core.to_json({"schema_version": SCHEMA_VERSION, **said_once(query, fields)})
 
 
 def prediction_record(label: PseudoLabel, headers: Mapping[str, str] = NO_HEADERS) -> OutgoingRecord:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from semievol.examples.records import query_to_json
+from semievol.examples.records import query_to_json, said_once
 from semievol.types import Query
 from semievold.store.database import Database
 from semievold.store.tables import contradictions, round_members
@@ -116,10 +116,8 @@ class ContradictionStore:
 
 def _item(query: Query, claims: Sequence[Claim]) -> dict[str, Any]:
     """The record's fields beside its version: the query, and who says what of each answer, the oldest first."""
-    fields = query_to_json(query)
+    fields = said_once(query, query_to_json(query))
     fields.pop("metadata", None)
-    if query.messages is not None:
-        del fields["question"]  # the last turn says it
     candidates: dict[str, dict[str, Any]] = {}
     for claim in sorted(claims, key=lambda claim: claim.at):
         if claim.answer not in candidates and len(candidates) == MOST_ANSWERS:
