@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from semievold.config.fronts import GatewayConfig
+from semievold.gateway.call import LIMIT_NAMES
 from semievold.gateway.quotas import Quotas, Reservation, requests_in
 from semievold.gateway.usage import CHARS_A_TOKEN
 from semievold.web.body_limits import read_json
@@ -22,8 +23,7 @@ from semievold.web.errors import error, retry_later
 
 MAX_LOGPROBS = 262_144
 """Log-probabilities that one answer may hold: some 100 bytes each, read and written in the loop that serves all."""
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_FIGURES = ("n", "best_of", *_LIMITS, "top_logprobs", "logprobs", "prompt_logprobs")
+_FIGURES = ("n", "best_of", *LIMIT_NAMES, "top_logprobs", "logprobs", "prompt_logprobs")
 
 
 class Admission:
@@ -145,7 +145,7 @@ class Admission:
         top = 0 if body.get(field) is True else most.get(field, 0)
         if top > 0 or body.get("logprobs") is True:
             answers = max(most.get("n", 1), most.get("best_of", 1)) * requests_in(body)
-            limits = [most[name] for name in _LIMITS if name in most]
+            limits = [most[name] for name in LIMIT_NAMES if name in most]
             figures = answers * max(limits, default=self._config.max_tokens) * (top + 1)
             if figures > MAX_LOGPROBS:
                 why = f"n x max_tokens x ({field} + 1) is {figures}, more than {MAX_LOGPROBS}"

@@ -32,6 +32,8 @@ _TOKEN_LIMITS = {
     RESPONSES: ("max_output_tokens",),
 }
 """How a server takes the limit at each address, first the name that is set; another's name is no limit there."""
+LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""All of them; where a request has several, the first counts."""
 _COMPLETION_TOKENS = 16
 """What OpenAI and vLLM generate at `/v1/completions` where `max_tokens` is left out; null is all there is room for."""
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from semievold.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS
+from semievold.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS, LIMIT_NAMES
 
 CHARS_A_TOKEN = 4
 """About; a prompt is counted exactly when the answer says how long it was."""
@@ -21,7 +21,7 @@ def tokens_at_most(path: str, body: Mapping[str, Any], max_tokens: int, count: i
     prompt = body_bytes // CHARS_A_TOKEN
     if path == EMBEDDINGS:
         return max(1, prompt)
-    limits = [body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
+    limits = [body.get(name) for name in LIMIT_NAMES]
     limit = next((each for each in limits if isinstance(each, int)), max_tokens)
     answers = max([each for each in (body.get("n"), body.get("best_of")) if isinstance(each, int)], default=1)
     return prompt + limit * answers * count

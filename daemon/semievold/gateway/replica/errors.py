@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from semievold.gateway.call import EMBEDDINGS, TOO_LONG, presentable, prompt_field
+from semievold.gateway.call import EMBEDDINGS, LIMIT_NAMES, TOO_LONG, presentable, prompt_field
 
 _TOO_LONG = re.compile(r"maximum context length|max_model_len|longer than the maximum", re.I)
 _UNSUPPORTED = re.compile(r"not a multimodal model|not supported|only supported|does not support", re.I)
@@ -22,9 +22,8 @@ _PROMPT = re.compile(r"prompt|token id|conversation|chat template|messages|multi
 _FORMS = ("structured_outputs", "response_format", "text")
 _PARAM = re.compile(r"[A-Za-z_]\w*(?:\.\w+|\[\d+\])*")
 _CONTEXT_CHARS = 500
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _CONTEXT = re.compile(
-    rf"({'|'.join(_LIMITS)})=([0-9]{{1,9}}) cannot be greater than max_model_len=([0-9]{{1,9}})\."
+    rf"({'|'.join(LIMIT_NAMES)})=([0-9]{{1,9}}) cannot be greater than max_model_len=([0-9]{{1,9}})\."
     r"[^=]{0,100}(?:\(parameter=\1, value=\2\))?"
 )
 """The whole of vLLM's message: what it echoes of a client's words must not look like it."""
@@ -67,7 +66,7 @@ def context_in(body: bytes, asked: Mapping[str, Any]) -> int | None:
     """The replica's context, where the error says that the limit which the gateway has set in `asked` is beyond it."""
     said = _fields(body)
     param, message = said.get("param"), said.get("message")
-    if param not in _LIMITS or not isinstance(message, str) or len(message) > _CONTEXT_CHARS:
+    if param not in LIMIT_NAMES or not isinstance(message, str) or len(message) > _CONTEXT_CHARS:
         return None
     found = _CONTEXT.fullmatch(message)
     if found is None or found[1] != param or int(found[2]) != asked.get(param):
