@@ -53,6 +53,7 @@ async def test_every_query_is_labelled_once_while_postgres_is_restarted_and_kill
             await more(200)
             await labelled(asked - 150, 30.0)  # in the middle of the work
             await asyncio.to_thread(own_postgres.stop, mode)
+            await more(50)  # a fast intake may have labelled all the others before the server was gone
             await until(lambda: intake.counters.degraded is not None, 30.0)
             await asyncio.to_thread(own_postgres.start)
             await labelled(intake.counters.labelled + 1, RECOVERY_S)
