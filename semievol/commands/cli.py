@@ -96,7 +96,7 @@ def main() -> None:
 def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
     """Run an app on `arguments` (None: the process's own); our errors become one line and an exit code."""
     keep_to_ourselves()
-    reading = logging.getLogger("semievol.examples.files")
+    reading = logging.getLogger("semievol.examples")
     reading.setLevel(logging.INFO)
     reading.addHandler(_SAID)
     _SAID.neutralised_before = NEUTRALISED.counts()

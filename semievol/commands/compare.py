@@ -25,6 +25,7 @@ from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
 from semievol.engines.opening import open_generator
 from semievol.errors import ConfigError, DataError
+from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_queries
 from semievol.examples.truth import true_answers
 from semievol.recipe import Watcher
@@ -57,6 +58,7 @@ async def run_compare(
         ConfigError: an option does not fit the data or the settings, or another run writes what this one would.
         DataError: a file is unusable.
     """
+    config = settled(config, files.examples)
     data = _read(config, files, options)
     methods = _methods(config, options, data)
     sweeps = sweep_points(config, options.sweeps or {})

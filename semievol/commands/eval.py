@@ -12,6 +12,7 @@ from semievol.commands.retrieval import embedder_of, index_over
 from semievol.config.method import MethodConfig
 from semievol.engines.opening import load_adapter, open_generator
 from semievol.errors import ConfigError
+from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, write_jsonl
 from semievol.proof.evaluation import Evaluation, evaluate
 from semievol.recipe import Watcher
@@ -34,6 +35,7 @@ async def run_eval(
     """`semievol eval`: accuracy on labelled data, closed book or with neighbours from `examples`."""
     if neighbours and examples is None:
         raise ConfigError("--neighbours: needs --examples, the file to retrieve from")
+    config = settled(config, examples or data)
     task = Task(config.task)
     tested = read_examples(data, task, config.data)
     retrievable = read_examples(examples, task, config.data) if examples and neighbours else []

@@ -19,6 +19,7 @@ from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
 from semievol.engines.opening import open_generator
 from semievol.errors import DataError
+from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_queries
 from semievol.examples.split import split_calibration, split_examples
 from semievol.examples.truth import true_answers
@@ -50,6 +51,7 @@ async def run_evolve(
         ConfigError: another run writes there, or the settings do not fit each other.
     """
     check_evolvable(config)
+    config = settled(config, files.examples)
     task = Task(config.task)
     examples = read_examples(files.examples, task, config.data)
     risk = config.selection.risk

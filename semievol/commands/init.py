@@ -22,6 +22,7 @@ from semievol.config.data import DataConfig
 from semievol.config.file import load_config
 from semievol.config.method import SERVICE_SECTIONS, MethodConfig
 from semievol.errors import ConfigError, DataError
+from semievol.examples.choices import shared_options
 from semievol.examples.files import OpenSource, read_examples
 from semievol.examples.records import answers_of
 from semievol.tasks.spans import fold
@@ -108,7 +109,10 @@ def guessed(records: Sequence[Mapping[str, Any]], answer_index: int | None) -> G
     if any(record.get("options") is not None for record in records):
         first = _first_option(records, answers) if answer_index is None else answer_index
         numbered = any(answer.strip().isdecimal() for answer in answers)
-        return Guess("multiple_choice", "the options of the examples", answer_index=first if numbered else None)
+        why, same = "the options of the examples", shared_options(records)
+        if same is not None:
+            why += ", the same for all"
+        return Guess("multiple_choice", why, same or (), answer_index=first if numbered else None)
     spellings = Counter(answers)
     labels = _labels(answers)
     numbers = all(_NUMBER.fullmatch(answer.strip()) for answer in answers)
@@ -184,7 +188,11 @@ def written(opened: OpenSource, count: int, guess: Guess, model: str, data: Data
     if guess.answer_index is not None:
         lines += ["  # The number of option A in the files.", f"  answer_index: {guess.answer_index}"]
     if len(guess.labels) > 1:
-        lines += ["  # The closed set of answers: every other one is refused. Leave it out for an open set."]
+        if guess.form == "multiple_choice":
+            lines += ["  # The options of every query, whose texts are the answers. With `answer_as: letter` instead,"]
+            lines += ["  # options come with each query, and the model says the letter.", "  answer_as: text"]
+        else:
+            lines += ["  # The closed set of answers: every other one is refused. Leave it out for an open set."]
         lines += ["  labels:"]
         lines += [f"    - {_scalar(label)}" for label in guess.labels]
     lines += ["  # What the model is told before every question, about the task.", '  # instruction: "..."']

@@ -13,6 +13,7 @@ from semievol.commands.kept_answers import beside, kept_answers
 from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_neighbours
 from semievol.config.method import MethodConfig
 from semievol.engines.opening import load_adapter, open_generator
+from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_queries, write_jsonl
 from semievol.examples.split import split_calibration
 from semievol.labelling.consensus import heard
@@ -34,6 +35,7 @@ async def run_label(
     """
     from semievol.labelling.collaboration import CollaborativeLabeller
 
+    config = settled(config, examples)
     task = Task(config.task)
     labelled: Sequence[Example] = read_examples(examples, task, config.data)
     calibration: Sequence[Example] = ()

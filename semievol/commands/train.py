@@ -8,6 +8,7 @@ from typing import Any
 from semievol.commands.retrieval import embedder_of, index_over
 from semievol.commands.trainer import left_out_of_training, trainer_of
 from semievol.config.method import MethodConfig
+from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_pseudo_labels, rows_of
 from semievol.examples.split import split_calibration
 from semievol.recipe import Watcher, make_training_job, select_labels
@@ -22,6 +23,7 @@ async def run_train(
     """`semievol train`: one adapter from examples and, where given, the pseudo-labels that selection keeps."""
     from semievol.labelling.propagation import training_rows
 
+    config = settled(config, examples)
     trainer = trainer_of(config)
     task = Task(config.task)
     labelled = read_examples(examples, task, config.data)

@@ -17,7 +17,13 @@ class TaskConfig(Section):
     """classification: a label string; multiple_choice: a letter A, B, C... of the query's options; numeric: one number
     or several; short_answer: a few words, compared as SQuAD and DROP do; free_form: a text, compared by embedding."""
     labels: tuple[str, ...] | None = None
-    """The closed set of labels of a classification task. None: any non-empty label string is an answer."""
+    """The closed set of labels of a classification task. None: any non-empty label string is an answer. With
+    `answer_as: text`, the options of a multiple choice, which are the same for every query."""
+    answer_as: Literal["auto", "letter", "text"] = "auto"
+    """multiple_choice: what stands for an option in prompts, answers and training. letter: its letter, behind the
+    listed options; text: its own words, where all queries have the same options, so that they are `labels`. Files may
+    then give letters, and the options may be left out. auto: text where `labels` are given or, on files, where all
+    examples have the same options; else letter. `semievol init` writes which."""
     answer_index: Literal[0, 1] | None = None
     """multiple_choice: the number of option A where files give the right option as a whole number: 0 (MMLU on the
     Hugging Face hub) or 1 (parts of ARC). None: whole numbers are refused, for most fit both ways, one of them one off.
@@ -42,6 +48,11 @@ class TaskConfig(Section):
     max_answer_tokens: int = Field(default=16, gt=0)
     """Generation stops after this many tokens; an answer cut there rarely parses. free_form: 256 unless set."""
 
+    @property
+    def options_are_labels(self) -> bool:
+        """Options are the same for every query, and their texts are the answers."""
+        return self.form == "multiple_choice" and self.labels is not None
+
     @model_validator(mode="before")
     @classmethod
     def _room_for_free_form(cls, values: Any) -> Any:
@@ -64,10 +75,15 @@ class TaskConfig(Section):
                 ) from None
         if self.answer_index is not None and self.form != "multiple_choice":
             raise ValueError(f"answer_index belongs to form multiple_choice; {self.form} has no options, leave it out")
+        if self.answer_as == "text" and self.form != "multiple_choice":
+            raise ValueError(f"answer_as belongs to form multiple_choice; {self.form} has no letters, leave it out")
         if self.labels is not None:
-            if self.form == "multiple_choice":
-                raise ValueError("labels belong to form classification; multiple_choice takes options per query")
-            if self.form != "classification":
+            if self.form == "multiple_choice" and self.answer_as == "letter":
+                raise ValueError(
+                    "labels belong to form classification, or to multiple_choice with answer_as: text; with letters, "
+                    "options come with each query"
+                )
+            if self.form not in ("classification", "multiple_choice"):
                 raise ValueError(f"labels belong to form classification; {self.form} has none, leave them out")
             if len(set(self.labels)) < 2:
                 raise ValueError("labels needs at least two different labels, or none for an open set")

@@ -189,6 +189,57 @@ class LetterAnswers(AnswerForm):
         return string.ascii_uppercase[: len(query.options)]
 
 
+class OptionAnswers(LabelAnswers):
+    """The text of one of the options that every query has: labels, whatever letters the files give for them.
+
+    Args:
+        labels: the options of every query, in any order.
+        first: the whole number that stands for a query's first option where one is given; None: such are refused.
+
+    Raises:
+        ConfigError: two of the options cannot be told apart, or one reads like a letter or number of an option.
+    """
+
+    takes_options = True
+
+    def __init__(self, labels: tuple[str, ...], first: int | None = None) -> None:
+        super().__init__(labels)
+        for label in labels:
+            if reads_like_a_letter(label):
+                raise ConfigError(
+                    f"task.labels: {label!r} reads like the letter or number of an option; set task.answer_as: letter "
+                    "and leave the labels out"
+                )
+        self._letters = LetterAnswers(first)
+
+    def check(self, query: Query) -> None:
+        """Refuse options that are not the labels.
+
+        Raises:
+            DataError: naming the fix.
+        """
+        if query.options is None:
+            return
+        given = {fold(option) for option in query.options}
+        if len(given) != len(query.options) or given != self._labels.keys():
+            raise DataError(
+                f"field 'options': are not the {len(self._labels)} of task.labels, and answers are their texts; leave "
+                "them out, mend them, or set task.answer_as: letter where options differ from query to query"
+            )
+
+    def canonical(self, answer: str, query: Query) -> str:
+        if query.options and reads_like_a_letter(answer):
+            letter = self._letters.canonical(answer, query)
+            answer = query.options[string.ascii_uppercase.index(letter)]
+        return super().canonical(answer, query)
+
+
+def reads_like_a_letter(text: str) -> bool:
+    """Whether a text can be meant as the letter or the number of an option."""
+    said = text.strip()
+    return said.isascii() and (said.isdecimal() or (len(said) == 1 and said.isalpha()))
+
+
 def _whole_or_marked(text: str, read: Callable[[str], str | None]) -> str | None:
     """What `read` finds in the whole text, which may itself hold a mark as a label does, else behind its last mark."""
     answer = read(text)

@@ -7,7 +7,8 @@ name in `TaskConfig.form`, and its case here, which the type checker misses unti
 from __future__ import annotations
 
 from semievol.config.method import TaskConfig
-from semievol.tasks.closed import LabelAnswers, LetterAnswers, OpenLabelAnswers
+from semievol.errors import ConfigError
+from semievol.tasks.closed import LabelAnswers, LetterAnswers, OpenLabelAnswers, OptionAnswers
 from semievol.tasks.form import AnswerForm
 from semievol.tasks.numeric import NumericAnswers
 from semievol.tasks.text import FreeFormAnswers, ShortAnswers
@@ -17,10 +18,14 @@ def answer_form(config: TaskConfig) -> AnswerForm:
     """The form that the configuration names.
 
     Raises:
-        ConfigError: its labels cannot be told apart.
+        ConfigError: its labels cannot be told apart, or are missing.
     """
     match config.form:
         case "multiple_choice":
+            if config.labels is not None:
+                return OptionAnswers(config.labels, config.answer_index)
+            if config.answer_as == "text":
+                raise ConfigError("task.answer_as: text needs the options of every query as task.labels; list them")
             return LetterAnswers(config.answer_index)
         case "numeric":
             return NumericAnswers(config.tolerance)

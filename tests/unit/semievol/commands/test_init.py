@@ -145,3 +145,14 @@ def test_training_fits_the_model_and_the_number_of_examples(tmp_path: Path) -> N
     _, config = made(tmp_path, *rows, model="HuggingFaceTB/SmolLM2-135M-Instruct")
     training = config.training
     assert (training.warm_epochs, training.epochs, training.learning_rate) == (12, 4, 1e-3)
+
+
+def test_options_that_all_examples_share_become_labels_and_answers_words(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"How is {number}?", "options": ["down", "level", "up"], "answer": "ABC"[number % 3]}
+        for number in range(6)
+    ]
+    _, config = made(tmp_path, *rows)
+    assert (config.task.answer_as, config.task.labels) == ("text", ("down", "level", "up"))
+    source = tmp_path / "My Examples.v2.jsonl"
+    assert [each.answer for each in read_examples(source, Task(config.task))] == ["down", "level", "up"] * 2
