@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from semievold.gateway.feedback import Feedback
 from semievold.gateway.front import Gateway, GatewayTools
 from semievold.gateway.proxy import OneServer, ProxyBackend
 from semievold.monitoring.metrics import Metrics
+from semievold.rollout.answers import AnswerCounts
 from semievold.serving.alias import Alias
 from semievold.store.aliases import AliasState
 
@@ -232,6 +233,7 @@ async def front(
     capture: Capture | None = None,
     embeddings: ServerAddress | None = None,
     answering: Backend | None = None,
+    counts: Callable[[Alias], AnswerCounts] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     """A running gateway over doubles, which are started, over servers that run, or `answering`; stopped at the end."""
@@ -250,7 +252,13 @@ async def front(
         if embeddings is not None:
             other = ProxyBackend(OneServer(embeddings), config, made.metrics)
             stack.push_async_callback(other.close)
-        tools = GatewayTools(answering or backend, feedback, other, capture)  # type: ignore[arg-type]
+        tools = GatewayTools(
+            answering or backend,
+            feedback,  # type: ignore[arg-type]
+            other,
+            capture,
+            counts=None if counts is None else counts(made.alias),
+        )
         gateway = Gateway(config, ALIAS, tools, made.alias, made.metrics, GATEWAY_TOKEN)
         listening = asyncio.Event()
 

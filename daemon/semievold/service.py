@@ -29,6 +29,7 @@ from semievol.plain_lines import log_plainly
 from semievol.protocols import Embedder, ExampleIndex, Generator
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
+from semievol.types import PseudoLabel
 from semievold.api.api import Api, ApiTools
 from semievold.config.daemon import ROLES, DaemonConfig
 from semievold.config.streams import RetrySettings
@@ -46,6 +47,8 @@ from semievold.monitoring.observer import Observer
 from semievold.monitoring.state_metrics import StateMetrics
 from semievold.monitoring.state_watch import StateWatch
 from semievold.retry import Health, Stopped, until_answered
+from semievold.rollout.answers import AnswerCounts
+from semievold.rollout.stream import StreamTrial
 from semievold.rounds.control import Control
 from semievold.rounds.launch import SubprocessLauncher
 from semievold.rounds.lease import ControlLease
@@ -74,6 +77,7 @@ T = TypeVar("T")
 
 NEEDS_INDEX = frozenset({"intake", "labels", "control"})
 NEEDS_ENGINE = frozenset({"intake", "control", "gateway"})
+ANSWERS = frozenset({"intake", "gateway"})
 
 
 def place_of(config: DaemonConfig) -> RoundPlace:
@@ -116,6 +120,7 @@ class Parts:
     labeller: CollaborativeLabeller | None = None
     fleet: AdapterFleet | None = None
     follower: StateFollower | None = None
+    counts: AnswerCounts | None = None
     labels: LabelsIntake | None = None
     control: Control | None = None
     intake: Intake | None = None
@@ -182,6 +187,9 @@ class Service:
             supervisor.add("lease", parts.lease.run, stage=2)
         if roles & NEEDS_ENGINE:
             await self._open_engine(parts)
+        if roles & ANSWERS:
+            parts.counts = AnswerCounts(config.rollout, alias, task, stores.canaries)
+            supervisor.add("answers", parts.counts.run, stage=3)
         if "intake" in roles:
             self._add_intake(parts)
         if "gateway" in roles:
@@ -332,7 +340,13 @@ class Service:
     def _add_intake(self, parts: Parts) -> None:
         assert parts.labeller is not None
         assert parts.follower is not None
-        config = self._config
+        assert parts.counts is not None
+        config, counts, metrics = self._config, parts.counts, parts.metrics
+
+        def stored(labels: Sequence[PseudoLabel], waited_s: Sequence[float]) -> None:
+            metrics.stored(labels, waited_s)
+            counts.labelled(labels)
+
         consumer = parts.stream.consumer(config.stream.queries, group_of(config.workload.name, "intake"))
         parts.intake = Intake(
             consumer,
@@ -344,8 +358,10 @@ class Service:
             config.intake,
             config.stream,
             parts.follower.warm_ended if config.rounds.wait_for_warm else None,
-            on_stored=parts.metrics.stored,
+            on_stored=stored,
             transactions=parts.stream.transactions(consumer),
+            # Without a refresh, what a version labelled that was taken back would teach later rounds.
+            trial=StreamTrial(parts.alias, counts) if config.rounds.refresh else None,
         )
         parts.supervisor.add("intake", parts.intake.run, stage=0)
 
@@ -362,6 +378,7 @@ class Service:
             parts.parser,
             parts.producer,
             parts.metrics,
+            parts.counts,
         )
         for used in filter(None, (ends.backend, ends.embeddings)):
             parts.stack.push_async_callback(used.close)

@@ -93,6 +93,35 @@ ROUNDS = [
         ],
     ),
     Row(
+        "Canary",
+        [
+            Panel(
+                "Share on trial",
+                "Of the clients, answered by the version on trial; nothing while none is.",
+                "percentunit",
+                [(newest("canary_share"), "")],
+            ),
+            Panel(
+                "Answers counted",
+                "Of the version on trial, in all stages, and of what serves.",
+                "none",
+                [(newest("canary_answers", "version"), "{{version}}")],
+            ),
+            Panel(
+                "Evidence against it",
+                "By test, as a share of the alarm; 1 takes the version back.",
+                "percentunit",
+                [(newest("canary_evidence_ratio", "test"), "{{test}}")],
+            ),
+            Panel(
+                "Answers by version",
+                "At the gateways.",
+                "reqps",
+                [(per_second("gateway_version_answers_total", "adapter", "outcome"), "{{adapter}} {{outcome}}")],
+            ),
+        ],
+    ),
+    Row(
         "Adapters",
         [
             Panel("Adapters", "By state.", "none", [(newest("adapters", "state"), "{{state}}")]),

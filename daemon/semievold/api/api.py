@@ -76,6 +76,7 @@ class Api:
         add.add_post("/v1/rounds/{number:[0-9]+}/cancel", self._cancel_round)
         add.add_post("/v1/rounds/{number:[0-9]+}/approve", self._approve_round)
         add.add_post("/v1/rounds/{number:[0-9]+}/refuse", self._refuse_round)
+        add.add_post("/v1/rounds/{number:[0-9]+}/advance", self._advance_round)
         add.add_post("/v1/freeze", self._freeze)
         add.add_post("/v1/thaw", self._thaw)
         add.add_get("/v1/adapters", self._adapters)
@@ -152,6 +153,9 @@ class Api:
 
     async def _refuse_round(self, request: web.Request) -> web.Response:
         return await self._ask("refuse_round", {**await _body(request), "round": _round_number(request)})
+
+    async def _advance_round(self, request: web.Request) -> web.Response:
+        return await self._ask("advance_round", {**await _body(request), "round": _round_number(request)})
 
     async def _freeze(self, request: web.Request) -> web.Response:
         """At once, whether or not a controller runs."""

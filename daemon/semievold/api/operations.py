@@ -17,6 +17,7 @@ from semievold.api.known import known_adapter, known_round
 from semievold.api.lineage import as_json
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
+from semievold.round_states import RoundState
 from semievold.rounds import observing
 from semievold.rounds.places import RoundPlace
 from semievold.store.adapters import AdapterVersion
@@ -47,6 +48,7 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
         "serving": serving.adapter,
         **({} if (label := stores.retractions.unclean(serving.adapter)) is None else {"serving_descends_from": label}),
         "previous": serving.previous,
+        **({} if open_round is None or (trial := canary(open_round)) is None else {"canary": trial}),
         "anchor": stores.adapters.anchor(),
         "promotions": serving.generation,
         "examples": {
@@ -132,6 +134,24 @@ def _gate(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     names = ("decision", "reason", "count", "wins", "losses", "labels_needed")
     return {**{name: evaluation[name] for name in names}, "evidence": evaluation["better"]}
+
+
+def canary(round_: Round) -> dict[str, Any] | None:
+    """How far a round's canary is, and what speaks most against it; None: it has none, or has it no longer."""
+    record = round_.canary
+    if record is None or round_.state is not RoundState.CANARY:
+        return None
+    stage, shares = record["stage"], record["shares"]
+    worst = max(record.get("findings", ()), key=lambda each: each["evidence"] / each["alarm"], default=None)
+    return {
+        "adapter": round_.adapter,
+        "share": shares[stage],
+        "stage": f"{stage + 1} of {len(shares)}",
+        "answers": record.get("answers", 0),
+        "against_it": None
+        if worst is None
+        else {name: worst[name] for name in ("test", "evidence", "alarm", "detail")},
+    }
 
 
 def round_detail(stores: Stores, number: int) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def _add_views(app: typer.Typer) -> None:
 
 
 def _rounds_app() -> typer.Typer:
-    app = typer.Typer(help="Rounds: list, show, start, cancel, approve, refuse.", no_args_is_help=True)
+    app = typer.Typer(help="Rounds: list, show, start, cancel, approve, refuse, advance.", no_args_is_help=True)
 
     @app.command("list", help="All rounds, newest first.")
     def list_(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
@@ -235,6 +235,10 @@ def _rounds_app() -> typer.Typer:
     ) -> None:
         _ask(config, output_format, "refuse_round", {"round": number, "reason": reason})
 
+    @app.command(help="End the present stage of a round's canary now.")
+    def advance(number: int, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        _ask(config, output_format, "advance_round", {"round": number})
+
     return app
 
 
@@ -259,7 +263,7 @@ def _adapters_app() -> typer.Typer:
     def promote(name: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         _ask(config, output_format, "promote", {"adapter": name})
 
-    @app.command(help="Serve the previous version again.")
+    @app.command(help="Take back what is on trial; else serve the previous version again.")
     def rollback(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         _ask(config, output_format, "rollback", {})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -152,6 +153,19 @@ class RolloutConfig(Section):
     approval_patience_s: float = Field(default=3 * 86_400.0, gt=0)
     """How long it waits for that, seconds; then the round ends as inconclusive. No other round starts meanwhile."""
 
+    canary: tuple[float, ...] = ()
+    """Shares of the clients that a proved version answers before it is promoted, rising, above 0 and at most 1, such as
+    [0.05, 0.25, 1]. A client keeps its version. Empty: it is promoted at once."""
+    canary_min_s: float = Field(default=60.0, ge=0)
+    """Each of these stages lasts this long or longer, seconds."""
+    canary_min_answers: int = Field(default=100, gt=0)
+    """Each stage also waits for so many answers of the version on trial: what nobody asked has passed nothing."""
+    canary_patience_s: float = Field(default=86_400.0, gt=0)
+    """How long a stage waits, seconds; then the round ends as inconclusive. No other round starts meanwhile."""
+    slow_answer_s: float = Field(default=10.0, gt=0)
+    """An answer of the gateway that takes longer is slow; a version on trial may not be slow more often than the one
+    that serves."""
+
     watch_s: float = Field(default=30.0, ge=0)
     """A promoted adapter is watched this long before its round settles."""
     watch_min: int = Field(default=50, gt=0)
@@ -165,6 +179,16 @@ class RolloutConfig(Section):
     candidate; those that fail the proof while others pass it are taken out, and all the rest must have passed."""
     attest_timeout_s: float = Field(default=120.0, gt=0)
     """How long a round waits for that, seconds; then it fails, naming replica and cause."""
+
+    @field_validator("canary")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [share for share in value if not 0 < share <= 1]
+        if wrong:
+            raise ValueError(f"canary: {wrong[0]:g} is no share of the clients; give shares above 0 and at most 1")
+        if any(after <= before for before, after in pairwise(value)):
+            raise ValueError(f"canary: the shares {', '.join(f'{each:g}' for each in value)} do not rise; order them")
+        return value
 
 
 class ArtifactsConfig(Section):

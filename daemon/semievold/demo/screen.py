@@ -27,6 +27,7 @@ STATES = {
     "evaluated": "attesting",
     "attested": "promoting",
     "proving": "waiting for labels that prove it",
+    "canary": "on trial",
     "promoted": "watched",
 }
 

@@ -40,6 +40,9 @@ _COMPLETION_TOKENS = 16
 ASKED = web.RequestKey("asked", bool)
 """Under this name a backend says that an engine was asked to answer the request."""
 
+BROKE_OFF = web.RequestKey("broke_off", bool)
+"""Under this name a backend says that the answer ended before its end, and not by the client's will."""
+
 TOO_LONG = "context_length_exceeded"
 """OpenAI's code, by which libraries know that a shorter conversation would be answered."""
 _PROMPT_FIELDS = {CHAT: "messages", COMPLETIONS: "prompt", RESPONSES: "input"}
@@ -71,6 +74,7 @@ class Call:
         is not one text.
     ended: told that the call is over, however it ended.
     spent: told how many tokens the answer took, prompt and all; None: they are not counted.
+    read: told the text of an answer that is whole; None: it is not one text, or nobody reads it.
     """
 
     request: web.Request
@@ -83,6 +87,7 @@ class Call:
     answered: Callable[[str, str | None], None] = lambda _id, _text: None
     spent: Callable[[int], None] | None = None
     ended: Callable[[], None] = lambda: None
+    read: Callable[[str | None], None] | None = None
 
     limited: bool = False
     """The limit of the answer's tokens is ours: the client gave none."""
@@ -122,8 +127,14 @@ class Call:
             headers[QUERY_ID_HEADER] = query_id
         return headers
 
+    def is_read(self, headers: Mapping[str, str]) -> bool:
+        """Whether somebody is to be told what an answer with these headers says."""
+        return self.read is not None or QUERY_ID_HEADER in headers
+
     def tell_answer(self, headers: Mapping[str, str], text: str | None) -> None:
         """Of an answer with these headers, what was answered; None: not one text."""
+        if self.read is not None:
+            self.read(text)
         query_id = headers.get(QUERY_ID_HEADER)
         if query_id is not None:
             self.answered(query_id, text)

@@ -2,7 +2,8 @@
 
 Owns the routes, the binding to a version and the deadline. Not who comes in (admission), nor answers: a backend gives
 them, generated here or forwarded. Invariant: a request is bound when it is admitted and finishes there, however
-the alias moves meanwhile; `x-semievol-adapter` says where that was.
+the alias moves meanwhile; `x-semievol-adapter` says where that was. Only what a version on trial does not answer at all
+is answered by the one that serves.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from semievold.gateway.admission import Admission
 from semievold.gateway.call import (
     ASKED,
     BASE,
+    BROKE_OFF,
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,
@@ -41,9 +43,11 @@ from semievold.gateway.dialect.kinds import check_kinds
 from semievold.gateway.feedback import Feedback
 from semievold.gateway.headers import NOT_CAPTURED, RATE_LIMITS, AnswerHeaders
 from semievold.gateway.quotas import Reservation, requests_in
+from semievold.gateway.trial import trial_name
 from semievold.gateway.usage import tokens_at_most
 from semievold.gateway.words import WaitingWords
 from semievold.monitoring.metrics import Metrics
+from semievold.rollout.answers import AnswerCounts
 from semievold.serving.alias import Alias
 from semievold.web.access import guarded
 from semievold.web.body_limits import BODY_BYTES, limited_app
@@ -56,6 +60,10 @@ FEEDBACK_PATH = "/v1/feedback"
 CLIENT_GONE = "499"
 ADMITTED = web.RequestKey("admitted", bool)
 """Under this name a request that was admitted to a model says so, for the metrics."""
+ANSWERED_BY: web.RequestKey[str | None] = web.RequestKey("answered_by", object)  # type: ignore[arg-type]
+"""Under this name a request says which version answers it, where that is another than it was bound to."""
+UNANSWERED = frozenset({500, 502, 503})
+"""What a version on trial may answer without having answered."""
 LAST_BYTES_S = 0.5
 """After the drain: what whole answers get to leave the buffers."""
 
@@ -67,6 +75,7 @@ class GatewayTools:
     embeddings: another server for /v1/embeddings; None: the backend.
     capture: None: no query is captured.
     words: what joins feedback that waits.
+    counts: how the answers of a version on trial went; None: nobody counts.
     """
 
     backend: Backend
@@ -74,6 +83,7 @@ class GatewayTools:
     embeddings: Backend | None = None
     capture: Capture | None = None
     words: WaitingWords | None = None
+    counts: AnswerCounts | None = None
 
 
 class Gateway:
@@ -206,8 +216,11 @@ class Gateway:
         if not isinstance(taken, Reservation):
             return taken
         request[ADMITTED] = True
+        # Nobody has a name here while nothing is on trial.
+        client = trial_name(request, path, body) if served is not None and self._alias.canary is not None else None
         with self._admission.counted(holder, count):
-            async with self._alias.bind() as adapter:
+            async with self._alias.bind(client=client) as adapter:
+                tried = adapter != self._alias.adapter
                 deadline = asyncio.get_running_loop().time() + self._config.timeout_s
                 capture = self._tools.capture if path == CHAT else None
                 spent = taken.spent if self._admission.metered(holder) else None
@@ -215,7 +228,9 @@ class Gateway:
                 if capture is not None:
                     call = await _watched(capture, call)
                 try:
-                    response = await _answered(backend, call)
+                    response = await self._answered(backend, call)
+                    if tried and response.status in UNANSWERED and not response.prepared:
+                        response = await self._answered_by_what_serves(backend, call)
                 finally:
                     call.ended()
                 if spent is not None and (
@@ -223,6 +238,29 @@ class Gateway:
                 ):
                     spent(0)  # nothing was generated; of what failed later nobody knows how much was
                 return response
+
+    async def _answered(self, backend: Backend, call: Call) -> web.StreamResponse:
+        """The answer, counted for its version."""
+        counts = self._tools.counts
+        counted = counts is not None and call.alias is not None and counts.active
+        said: list[str | None] = []
+        started = time.perf_counter()
+        read = counted and call.path == CHAT
+        response = await _answered(backend, replace(call, read=said.append) if read else call)
+        if call.alias is not None:
+            self._metrics.answered_by(call.adapter, response.status)
+        if counts is None or not counted:
+            return response
+        failed = response.status >= 500 or BROKE_OFF in call.request
+        if failed or response.status < 400:
+            seconds = time.perf_counter() - started
+            counts.answered(call.adapter, failed=failed, seconds=seconds, text=said[0] if said else None)
+        return response
+
+    async def _answered_by_what_serves(self, backend: Backend, call: Call) -> web.StreamResponse:
+        async with self._alias.bind() as serving:
+            call.request[ANSWERED_BY] = serving
+            return await self._answered(backend, replace(call, adapter=serving))
 
 
 async def _watched(capture: Capture, call: Call) -> Call:
@@ -250,7 +288,8 @@ def _captured(
     def tell(reason: Dropped) -> None:
         request[NOT_CAPTURED] = reason.value
 
-    return capture.offer(drawn, request.headers, answer_id, adapter, claimed=claimed, dropped=tell)
+    by = request.get(ANSWERED_BY, adapter)
+    return capture.offer(drawn, request.headers, answer_id, by, claimed=claimed, dropped=tell)
 
 
 def _not_at_all(_answer_id: str | None) -> None:

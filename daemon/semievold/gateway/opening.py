@@ -17,6 +17,7 @@ from semievold.gateway.proxy import OneServer, ProxyBackend
 from semievold.gateway.words import WaitingWords
 from semievold.intake.messages import RecordParser
 from semievold.monitoring.metrics import Metrics
+from semievold.rollout.answers import AnswerCounts
 from semievold.serving.lending import ReplicaPool
 from semievold.store.stores import Stores
 from semievold.streams.protocol import StreamProducer
@@ -31,6 +32,7 @@ def open_gateway_tools(
     parser: RecordParser,
     producer: StreamProducer,
     metrics: Metrics,
+    counts: AnswerCounts | None = None,
 ) -> GatewayTools:
     """What the settings ask for; requests go to `replicas`, or without them to `generator`.
 
@@ -51,7 +53,7 @@ def open_gateway_tools(
     labels = config.stream.labels
     words = WaitingWords(settings.feedback, labels, stores, parser, producer, metrics)
     said = Feedback(settings, labels, words, stores, parser, producer, secret, capture)
-    return GatewayTools(backend, said, embeddings, capture, words)
+    return GatewayTools(backend, said, embeddings, capture, words, counts)
 
 
 def _proxy(config: DaemonConfig, replicas: ReplicaPool, metrics: Metrics) -> ProxyBackend:

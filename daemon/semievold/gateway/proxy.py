@@ -22,7 +22,7 @@ from semievol.engines.plain.control_texts import COMMON, ControlTexts
 from semievol.errors import TransientError
 from semievol.http.server_address import ServerAddress
 from semievold.config.fronts import GatewayConfig
-from semievold.gateway.call import ASKED, QUERY_ID_HEADER, Call, presentable, refusal
+from semievold.gateway.call import ASKED, BROKE_OFF, Call, presentable, refusal
 from semievold.gateway.dialect.fields import ClientMistake
 from semievold.gateway.plain_messages import neutral_call, taken_by_vllm
 from semievold.gateway.replica.errors import ReplicaError, context_in, replica_error
@@ -192,7 +192,7 @@ class ProxyBackend:
                 return await self._stream(call, replica, answer, rewriter, begin, headers)
             if call.spent is not None and (tokens := usage_in(begin)) is not None:
                 call.spent(tokens)
-            if QUERY_ID_HEADER in headers:
+            if call.is_read(headers):
                 call.tell_answer(headers, text_of(begin))
             body = begin if call.alias is None else replace_model(begin, quoted(call.alias))
             return web.Response(body=body, content_type=answer.content_type, headers=headers)
@@ -229,7 +229,7 @@ class ProxyBackend:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", **headers}
         )
-        said = StreamText() if QUERY_ID_HEADER in headers else None
+        said = StreamText() if call.is_read(headers) else None
         meter = None if call.spent is None else StreamMeter(call.path, call.body)
         try:
             async with asyncio.timeout_at(call.deadline + self._settings.connect_timeout_s):  # for a client that hangs
@@ -246,6 +246,7 @@ class ProxyBackend:
                     call.spent(meter.tokens)
                 await response.write_eof()
         except _ReplicaFailed as failure:
+            call.request[BROKE_OFF] = True
             self._count(replica, failure, "broke off a stream")
             await _end_with_error(response)
         except (ConnectionResetError, TimeoutError):

@@ -25,6 +25,7 @@ from semievold.intake.counters import IntakeCounters
 from semievold.intake.isolation import each_to_its_end, innocent_query
 from semievold.intake.messages import NO_HEADERS, RecordParser, dead_letter, prediction_record
 from semievold.retry import until_answered
+from semievold.rollout.stream import StreamTrial
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
 from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
 
@@ -92,6 +93,7 @@ class QueryBatches:
     Args:
         bind: lends the serving adapter for one call of the labeller.
         on_stored: told of every label that became durable through this object (metrics).
+        trial: the version that answers some of the queries instead; None: none ever does.
         causes: takes what is to be published, before its record is done; None: it is published at once.
     """
 
@@ -106,6 +108,7 @@ class QueryBatches:
         retry: RetrySettings,
         on_stored: Stored | None = None,
         causes: Causes | None = None,
+        trial: StreamTrial | None = None,
     ) -> None:
         self._parser = parser
         self._labeller = labeller
@@ -116,6 +119,7 @@ class QueryBatches:
         self._retry = retry
         self._on_stored = on_stored
         self._causes = causes
+        self._trial = trial
         self.held_until = 0.0  # UTC seconds: nothing was read on purpose before, and waiting counts from here
         self._unmarked: list[str] = []  # published, and the store does not know it yet
         self.counters = IntakeCounters()
@@ -282,7 +286,24 @@ class QueryBatches:
             async with self._bind() as adapter:
                 await self._labeller.label([item.query for item in left.values()], adapter, told=told)
 
-        await self._answer("labeller", attempt, stop, retry_on=(TransientError, AdapterError))
+        if self._trial is not None:
+            await self._try(self._trial, asked, left, told)
+        if left:
+            await self._answer("labeller", attempt, stop, retry_on=(TransientError, AdapterError))
+
+    async def _try(self, trial: StreamTrial, asked: Sequence[_Asked], left: Mapping[str, _Asked], told: Told) -> None:
+        """Let a version on trial answer its share, once; what it has not answered then is left."""
+        tried = [item.query for item in asked if trial.takes(item.record.headers, item.query.id)]
+        if not tried:
+            return
+        async with trial.bind() as adapter:
+            try:
+                await self._labeller.label(tried, adapter, told=told)
+            except AdapterError as error:
+                trial.failed(adapter)
+                logger.warning("%s answers no queries, what serves does: %s", adapter, error)
+            except TransientError as error:  # no fault of the version
+                logger.warning("what serves answers for %s: %s", adapter, error)
 
     async def _ask_innocent(self, stop: asyncio.Event) -> None:
         """Raises what is wrong with the labeller, where it is wrong for every query."""

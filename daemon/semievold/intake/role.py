@@ -21,6 +21,7 @@ from semievold.intake.counters import IntakeCounters
 from semievold.intake.exactly_once import TransactionalCommits
 from semievold.intake.messages import RecordParser
 from semievold.retry import Pulse, Stopped, set_within, until_answered
+from semievold.rollout.stream import StreamTrial
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import OutgoingRecord, StreamConsumer, StreamProducer, StreamRecord, Transactions
 
@@ -39,6 +40,7 @@ class Intake:
         bind: lends the serving adapter for one call of the labeller.
         ready: while it is not set nothing is read (the warm adapter does not exist yet). None: never held.
         on_stored: told of the labels that became durable (metrics).
+        trial: the version that answers some of the queries instead; None: none ever does.
         transactions: publish what the consumer's records cause together with their offsets; None: before their commit.
     """
 
@@ -56,6 +58,7 @@ class Intake:
         *,
         on_stored: Stored | None = None,
         transactions: Transactions | None = None,
+        trial: StreamTrial | None = None,
     ) -> None:
         self._consumer = consumer
         self._transactions = transactions
@@ -69,6 +72,7 @@ class Intake:
             settings.retry,
             on_stored,
             None if transactions is None else self._causes,
+            trial,
         )
         mark, health = self._batches.mark_published, self._batches.counters.health
         self._commits = (

@@ -32,6 +32,7 @@ class Figures:
     pool, selected: of the newest round that chose its rows.
     labels_missing: what its certificate lacks; None: it has none, or no number can be named.
     gate, gate_round: what the newest round that met its gate saw there, and its number.
+    canary: of the open round (`rounds.canary`), while it is in it; else empty.
     """
 
     training: int
@@ -52,6 +53,7 @@ class Figures:
     labels_missing: int | None
     gate: Mapping[str, Any]
     gate_round: int | None
+    canary: Mapping[str, Any]
     adapters: Mapping[str, int]
     alias_moved_at: float | None
     requests_pending: int
@@ -104,7 +106,7 @@ class FigureStore:
         r = rounds.c
         pool, selected = (r.snapshot[name].as_integer() for name in ("pool", "selected"))
         newest = self._newest(connection, sa.true())
-        opened = self._newest(connection, r.state.not_in(_ENDED), r.state, r.updated_at)
+        opened = self._newest(connection, r.state.not_in(_ENDED), r.state, r.updated_at, r.canary)
         ended = self._newest(connection, r.state.in_(_ENDED), r.state, r.updated_at)
         missing = r.snapshot[("certificate", "missing")].as_integer()
         chose = self._newest(connection, pool.is_not(None), pool, selected, missing)
@@ -122,6 +124,7 @@ class FigureStore:
             "labels_missing": chose and chose[3],
             "gate": {} if met is None else met[1],
             "gate_round": met and met[0],
+            "canary": (opened and opened[1] == RoundState.CANARY.value and opened[3]) or {},
             "adapters": self._by_state(connection, adapters),
         }
 
@@ -145,4 +148,7 @@ class FigureStore:
         moves = connection.execute(
             sa.select(e.to_state, e.at).where(e.workload == self._workload, e.number == number).order_by(e.id)
         ).all()
-        return {before.to_state: max(0.0, after.at - before.at) for before, after in pairwise(moves)}
+        seconds: dict[str, float] = {}
+        for before, after in pairwise(moves):
+            seconds[before.to_state] = seconds.get(before.to_state, 0.0) + max(0.0, after.at - before.at)
+        return seconds

@@ -37,9 +37,10 @@ ENTROPY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AGREEMENT_BUCKETS = (0.25, 0.5, 0.7, 0.9, 0.99)
 DELAY_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0)
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-WAITING = ("start", "lease", "round", "evidence", "approval", "frozen", *WAITS_FOR)
+WAITING = ("start", "lease", "round", "evidence", "approval", "canary", "answers", "frozen", *WAITS_FOR)
 """What a controller can wait for; `round`: for the open one; `evidence`: for labels that prove its candidate;
-`approval`: for a person's word for it; `frozen`: for the end of a freeze."""
+`approval`: for a person's word for it; `canary`: for the time of a canary's stage; `answers`: for more of its answers,
+or of what serves beside it; `frozen`: for the end of a freeze."""
 REPLICA_STATES = ("up", "warming", "quarantined", "down")
 ANSWERS = ("answered", "failed", "gone")
 """What becomes of an admitted request; `gone`: the client did not wait."""
@@ -179,6 +180,14 @@ class Metrics:
             GATEWAY,
             outcome=ANSWERS,
         )
+        self.versions = counter(
+            "gateway_version_answers_total",
+            "Admitted requests to a model by the version that was asked; what a version on trial does not answer is "
+            "asked of two.",
+            GATEWAY,
+            adapter=AN_ADAPTER,
+            outcome=ANSWERS,
+        )
         self.latency = self._histogram(
             "gateway_seconds", "Gateway requests, admission to answer.", LATENCY_BUCKETS, GATEWAY
         )
@@ -241,10 +250,14 @@ class Metrics:
             self.delay.labels(self.workload).observe(seconds)
 
     def answered(self, status: int) -> None:
-        """What became of an admitted request; 4xx is the client's own mistake, 429 that no replica had room."""
-        if status < 400 or status == 429 or status >= 499:
-            outcome = "answered" if status < 400 else "gone" if status == 499 else "failed"
+        """What became of an admitted request."""
+        if (outcome := _outcome(status)) is not None:
             self.answers.labels(self.workload, outcome).inc()
+
+    def answered_by(self, adapter: str | None, status: int) -> None:
+        """The same of the version that was asked; None: the base model."""
+        if (outcome := _outcome(status)) is not None:
+            self.versions.labels(self.workload, adapter or "base", outcome).inc()
 
     def forgotten(self, what: What, count: int) -> None:
         """Rows that retention deleted, by what they belonged to."""
@@ -293,3 +306,10 @@ class Metrics:
         made = Histogram(PREFIX + name, text, ["workload"], buckets=buckets, registry=self.registry)
         self._at_zero.append((self._declare(name, "histogram", text, by, {}), made))
         return made
+
+
+def _outcome(status: int) -> str | None:
+    """4xx is the client's own mistake, 429 that no replica had room."""
+    if 400 <= status < 499 and status != 429:
+        return None
+    return "answered" if status < 400 else "gone" if status == 499 else "failed"

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from semievol.proof.watch import Test
 from semievold.monitoring.catalogue import Declared
 from semievold.monitoring.figures import Figures
 from semievold.round_states import ENDED, RoundState
 from semievold.store.pseudo_labels import LabelWindow
+from semievold.store.rollout.canaries import Version
 
 WINDOW = 200
 """Of how many of the newest pseudo-labels the means are."""
@@ -26,6 +28,8 @@ OUTCOMES = tuple(state.value for state in RoundState if state in ENDED)
 ADAPTER_STATES = ("candidate", "serving", "previous", "retired", "rejected", "deleted")
 ROLES_AT_THE_GATE = ("incumbent", "candidate")
 PAIRS = ("win", "loss", "tie")
+VERSIONS: tuple[str, ...] = get_args(Version)
+TESTS: tuple[str, ...] = get_args(Test)
 Values = Mapping[str, float] | float | None
 """By the value of the metric's label, or alone; None: there is nothing to show."""
 
@@ -147,6 +151,24 @@ SHOWN: tuple[tuple[Declared, Callable[[StateFigures], Values]], ...] = (
         lambda s: _needed(_gate(s)),
     ),
     (
+        gauge("canary_share", "Share of the clients that the version on trial answers; absent while none is."),
+        lambda s: _canary(s, lambda record: record["shares"][record["stage"]]),
+    ),
+    (
+        gauge("canary_stage", "Its stage, from 1; absent while none is on trial."),
+        lambda s: _canary(s, lambda record: record["stage"] + 1),
+    ),
+    (
+        gauge("canary_answers", "Counted answers of the version on trial, and of what serves.", version=VERSIONS),
+        lambda s: _canary(
+            s, lambda record: {"canary": record.get("total", 0), "incumbent": record.get("incumbent", 0)}
+        ),
+    ),
+    (
+        gauge("canary_evidence_ratio", "Evidence against the version on trial, as a share of the alarm.", test=TESTS),
+        lambda s: _canary(s, _against),
+    ),
+    (
         gauge("adapters", "Adapters by state.", state=ADAPTER_STATES),
         lambda s: _each(ADAPTER_STATES, s.stored.adapters),
     ),
@@ -211,6 +233,18 @@ def _gate(seen: StateFigures) -> Mapping[str, Any]:
     stored = seen.stored
     gate = stored.gate if stored.open_round is not None and stored.gate_round == stored.open_round else {}
     return gate if "better" in gate else {}
+
+
+def _canary(seen: StateFigures, shown: Callable[[Mapping[str, Any]], Values]) -> Values:
+    return shown(seen.stored.canary) if seen.stored.canary else None
+
+
+def _against(record: Mapping[str, Any]) -> dict[str, float]:
+    """By test, the most; 1 is a breach."""
+    most = dict.fromkeys(TESTS, 0.0)
+    for each in record.get("findings", ()):
+        most[each["test"]] = max(most[each["test"]], each["evidence"] / each["alarm"])
+    return most
 
 
 def _pairs(gate: Mapping[str, Any]) -> dict[str, float] | None:

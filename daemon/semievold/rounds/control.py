@@ -20,12 +20,13 @@ from semievold.errors import LeaseLost, StateConflict
 from semievold.retry import Pulse
 from semievold.round_states import CANCELLABLE, RoundKind, RoundState
 from semievold.rounds.lease import ControlLease
-from semievold.rounds.observing import CONFIG_OPTION, RoundObserver, at_work, for_approval, shape
+from semievold.rounds.observing import CONFIG_OPTION, RoundObserver, at_work, shape, waits_for
 from semievold.rounds.steps import RoundEngine
 from semievold.rounds.trigger import Start, Wait, decide
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
 from semievold.store.requests import (
+    AdvanceRound,
     Answer,
     ApproveRound,
     CancelRound,
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 STANDBY_POLL_S = 0.1
+WAITS_OUTSIDE = ("evidence", "approval", "answers", "frozen")
+"""What an open round waits for that comes from somebody outside."""
 STEP_RETRY = Backoff(1.0, 15.0, jitter=(0.8, 1.2))
 LOOK_LIMIT_S = 300.0
 """No look takes so long: an attestation that an operator asked for is the slowest, and has a time of its own."""
@@ -93,7 +96,7 @@ class Control:
     @property
     def idle(self) -> bool:
         """No round is open, or all that is open waits for somebody outside; and nothing is due."""
-        return (self._step is None and self._stepping is None) or self.waits_for in ("evidence", "approval", "frozen")
+        return (self._step is None and self._stepping is None) or self.waits_for in WAITS_OUTSIDE
 
     @property
     def last_error(self) -> str | None:
@@ -183,7 +186,7 @@ class Control:
         if await self._stands_still():
             return
         if self._step is not None:
-            if self._stepping is not None and self._stepping.state is RoundState.PROVING:
+            if self._stepping is not None and self._stepping.state in (RoundState.PROVING, RoundState.CANARY):
                 self._say_what_is_missing(await asyncio.to_thread(self._stores.rounds.open))
             return
         open_round = await asyncio.to_thread(self._stores.rounds.open)
@@ -197,18 +200,17 @@ class Control:
             self._step = asyncio.create_task(self._engine.advance(open_round), name=f"round-{open_round.number}")
 
     def _say_what_is_missing(self, open_round: Round | None) -> None:
-        """An open round waits for itself, but where its gate waits for labels."""
+        """An open round waits for itself, but where its gate waits for labels, or its canary for answers."""
         if open_round is not None:
-            proving = "approval" if for_approval(open_round) else "evidence"
-            self._wait_for(at_work(open_round), proving if open_round.state is RoundState.PROVING else "round")
+            self._wait_for(at_work(open_round), waits_for(open_round))
 
     async def _stands_still(self) -> bool:
-        """While frozen nothing goes on but the watch of what was promoted, which may take it back."""
+        """While frozen nothing goes on but the watch of what was promoted or is on trial, which may take it back."""
         frozen = await asyncio.to_thread(self._stores.freezes.get)
         if frozen is None:
             return False
         open_round = await asyncio.to_thread(self._stores.rounds.open)
-        if open_round is not None and open_round.state is RoundState.PROMOTED:
+        if open_round is not None and open_round.state in (RoundState.PROMOTED, RoundState.CANARY):
             return False
         await self._stop_step()
         self._stepping = open_round
@@ -303,6 +305,9 @@ class Control:
             case ApproveRound():
                 approved = await asyncio.to_thread(self._stores.rounds.approve, asked.round)
                 return {"round": approved.number, "state": approved.state.value, "adapter": approved.adapter}
+            case AdvanceRound():
+                await asyncio.to_thread(self._stores.canaries.skip, asked.round, request.id)
+                return {"round": asked.round}
             case RefuseRound():
                 return await self._refuse_round(asked)
             case Promote():
@@ -366,12 +371,24 @@ class Control:
             raise AdapterError(f"adapter {name} is not promoted: {attestation.reason}")
 
     async def _rollback(self, request: OperatorRequest) -> dict[str, Any]:
+        open_round = await asyncio.to_thread(self._stores.rounds.open)
+        if open_round is not None and open_round.state is RoundState.CANARY:
+            return await self._end_canary(open_round, request)
         state = self._alias.state
-        if state.generation == 0:
+        if state.adapter is None and state.previous is None:
             raise StateConflict("nothing was promoted yet; there is nothing to roll back to")
         if state.previous is not None:
             await self._fleet.load(state.previous)
         return await self._move(state.previous, request, away=True)
+
+    async def _end_canary(self, round_: Round, request: OperatorRequest) -> dict[str, Any]:
+        """What is taken back is the version on trial; what serves goes on serving."""
+        await self._stop_step()
+        current = await asyncio.to_thread(self._stores.rounds.get, round_.number)
+        if current is None or current.state is not RoundState.CANARY:
+            return await self._rollback(request)  # it was promoted, or taken back, in this moment
+        await self._engine.end_canary(current, request.id)
+        return {"from": round_.adapter, "to": self._alias.adapter, "round": round_.number}
 
     async def _leave_unclean(self, request: OperatorRequest) -> dict[str, Any]:
         if await asyncio.to_thread(self._stores.retractions.unclean, self._alias.adapter) is None:

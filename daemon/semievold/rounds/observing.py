@@ -122,7 +122,9 @@ def waiting_for(config: DaemonConfig, stores: Stores, labels_lag: int = 0) -> st
 
 def at_work(open_round: Round) -> str:
     doing = f"round {open_round.number} ({open_round.kind}), which is {open_round.state}"
-    evaluation = open_round.evaluation or {}
+    evaluation, canary = open_round.evaluation or {}, open_round.canary or {}
+    if open_round.state is RoundState.CANARY and canary.get("reason"):
+        return f"{doing}: {canary['reason']}"
     if open_round.state is not RoundState.PROVING or not evaluation.get("reason"):
         return doing
     said = f"{doing}: {evaluation['reason']}"
@@ -133,6 +135,15 @@ def for_approval(open_round: Round) -> bool:
     """What is proved and not promoted waits for a person's word."""
     proved = (open_round.evaluation or {}).get("decision") == "promote"
     return open_round.state is RoundState.PROVING and proved
+
+
+def waits_for(open_round: Round) -> str:
+    """The same as one word of a closed set (a metric's label)."""
+    if open_round.state is RoundState.PROVING:
+        return "approval" if for_approval(open_round) else "evidence"
+    if open_round.state is RoundState.CANARY:
+        return "answers" if (open_round.canary or {}).get("lacks") else "canary"
+    return "round"
 
 
 def held(config: DaemonConfig, stores: Stores) -> dict[str, str]:

@@ -28,16 +28,20 @@ from semievold.rounds.places import RoundPlace
 from semievold.rounds.pool import RoundPool
 from semievold.rounds.tidying import tidy
 from semievold.rounds.tools import RoundTools
+from semievold.rounds.trial import Trial
 from semievold.serving.attestation import Proof
+from semievold.serving.following import FOLLOW_S
 from semievold.store.rounds import Round
 
 log = logging.getLogger(__name__)
 
 PROPOSED = frozenset(
-    {RoundState.TRAINED, RoundState.LOADED, RoundState.EVALUATED, RoundState.ATTESTED, RoundState.PROVING}
+    {
+        *(RoundState.TRAINED, RoundState.LOADED, RoundState.EVALUATED, RoundState.ATTESTED),
+        *(RoundState.PROVING, RoundState.CANARY),
+    }
 )
 """States in which the candidate is asked, and must stay loaded."""
-
 
 PROVING_LOOK_S = 1.0
 """How often a round that waits for its proof looks for new labels; that is one short query of the state."""
@@ -53,6 +57,7 @@ class RoundEngine:
         self.place = place
         self.progress: dict[str, Any] = {}
         self._evidence = Evidence(config, tools, place)
+        self._trial = Trial(config, tools)
         self._pool = RoundPool(config, tools.stores, tools.embedder, tools.label)
         self._steps: Mapping[RoundState, Callable[[Round], Awaitable[Round]]] = {
             RoundState.PLANNED: self._snapshot,
@@ -63,6 +68,7 @@ class RoundEngine:
             RoundState.EVALUATED: self._attest,
             RoundState.ATTESTED: self._decide,
             RoundState.PROVING: self._prove,
+            RoundState.CANARY: self._try,
             RoundState.PROMOTED: self._watch,
         }
 
@@ -116,6 +122,11 @@ class RoundEngine:
         """End a round that waits, by a person's word against its candidate."""
         return await self._leave(round_, RoundState.REJECTED, f"refused by a person: {reason}")
 
+    async def end_canary(self, round_: Round, request_id: int) -> Round:
+        """Take the version on trial back by an operator's hand, and answer the request with it."""
+        canaries, reason = self._tools.stores.canaries, "rolled back by hand during its canary"
+        return await self._left(await asyncio.to_thread(canaries.roll_back, round_, reason, request_id))
+
     async def tidy(self) -> None:
         """Remove what ended rounds left on the disk."""
         await asyncio.to_thread(tidy, self.place, self._tools.stores, self._config.artifacts.keep_rounds)
@@ -135,7 +146,14 @@ class RoundEngine:
         moved = await asyncio.to_thread(
             lambda: self._rounds.leave(round_.number, round_.state, exit_state, reason, **columns)
         )
+        return await self._left(moved)
+
+    async def _left(self, moved: Round) -> Round:
+        """After the end of a round's version: it is asked no more, and unloaded once its requests have ended."""
         self._tools.fleet.propose(None)
+        if moved.canary is not None:
+            await self._tools.fleet.follow()
+            await asyncio.sleep(2 * FOLLOW_S)  # other processes follow too, before it is gone from under their requests
         await self._tools.fleet.release(self._config.rollout.drain_s)
         await self.tidy()
         return moved
@@ -306,6 +324,13 @@ class RoundEngine:
                 return await self._leave(round_, _exit_of(verdict), reason)
             await asyncio.sleep(min(left_s, PROVING_LOOK_S))
 
+    async def _try(self, round_: Round) -> Round:
+        """Wait out the canary; what it does not take back is promoted."""
+        left = await self._trial.watch(round_, lambda: self._forget_attempt(round_))
+        if left is not None:
+            return await self._leave(round_, left.state, left.reason, **left.columns)
+        return await self._attested_again(round_) or await self._promote(round_)
+
     async def _noted(self, round_: Round, look: Look) -> Round:
         """Keep what was seen, and since when it is proved."""
         proved_at = (round_.evaluation or {}).get("proved_at") or self._tools.stores.database.now()
@@ -335,6 +360,7 @@ class RoundEngine:
         return f"proved against {round_.incumbent}, but {serving} serves now; start another round"
 
     async def _promote(self, round_: Round) -> Round:
+        """Move the alias to what is proved; or first, where the settings say so, some of the clients."""
         adapter = candidate_of(round_)
         if (label := await asyncio.to_thread(self._tools.stores.retractions.unclean, adapter)) is not None:
             reason = f"it descends from the label {label!r}, which was taken back; start another round"
@@ -343,6 +369,8 @@ class RoundEngine:
         current = await asyncio.to_thread(self._tools.stores.alias.get)
         if (overtaken := self._overtaken(round_, current.adapter)) is not None:
             return await self._leave(round_, RoundState.FAILED, overtaken)
+        if self._trial.wanted(round_):
+            return await self._trial.begin(round_, current.generation)
         alias = self._config.workload.served_alias
         moved = await asyncio.to_thread(
             self._rounds.promote, round_.number, alias, adapter, current.generation, round_.state

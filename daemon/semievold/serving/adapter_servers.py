@@ -46,8 +46,12 @@ class AdapterServers(Protocol):
         """Never unload these, whether or not they can be loaded here: the alias names them."""
         ...
 
-    async def keep(self, serving: HeldAdapter | None, previous: HeldAdapter | None) -> None:
-        """Have these loaded from now on; they stay so until `unload`. What cannot be loaded is told by `defect`."""
+    async def keep(
+        self, serving: HeldAdapter | None, previous: HeldAdapter | None, canary: HeldAdapter | None = None
+    ) -> None:
+        """Have these loaded from now on; they stay so until `unload`. Whether what serves cannot be is told by
+        `defect`; where the version on trial cannot, requests that it does not answer say so.
+        """
         ...
 
     async def load(self, adapter: HeldAdapter) -> None:
@@ -94,10 +98,12 @@ class LocalServers:
     def protect(self, names: frozenset[str]) -> None:
         """Nothing is unloaded here but by `unload`, and the fleet does not ask for it."""
 
-    async def keep(self, serving: HeldAdapter | None, previous: HeldAdapter | None) -> None:
+    async def keep(
+        self, serving: HeldAdapter | None, previous: HeldAdapter | None, canary: HeldAdapter | None = None
+    ) -> None:
         self._serving = None if serving is None else serving.name
         self._defect = None
-        for adapter in (serving, previous):
+        for adapter in (serving, previous, canary):
             if adapter is None:
                 continue
             try:

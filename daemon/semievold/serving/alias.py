@@ -30,6 +30,15 @@ class Alias:
     def adapter(self) -> str | None:
         return self._state.adapter
 
+    @property
+    def canary(self) -> str | None:
+        """The version on trial; None: there is none."""
+        return None if self._state.canary is None else self._state.canary.adapter
+
+    def tries(self, client: str) -> bool:
+        """Whether a version on trial answers this client."""
+        return self._state.canary is not None and self._state.canary.takes(client)
+
     def follow(self, state: AliasState) -> None:
         """Take over a newer state; running requests stay on the version they were bound to."""
         if state.generation > self._state.generation:
@@ -39,10 +48,16 @@ class Alias:
         return self._running[adapter]
 
     @asynccontextmanager
-    async def bind(self, adapter: str | None = None, *, pinned: bool = False) -> AsyncIterator[str | None]:
-        """Bind to the serving version (or, when `pinned`, to `adapter`) until the block ends."""
+    async def bind(
+        self, adapter: str | None = None, *, pinned: bool = False, client: str | None = None
+    ) -> AsyncIterator[str | None]:
+        """Bind to the serving version (or, when `pinned`, to `adapter`) until the block ends; `client`, where one is
+        named, to the version on trial if that answers it.
+        """
         # No await between reading the state and counting: a move cannot slip in between.
         bound = adapter if pinned else self._state.adapter
+        if client is not None and not pinned and self.tries(client):
+            bound = self.canary
         self._running[bound] += 1
         try:
             yield bound

@@ -1,8 +1,8 @@
 """The adapters that should be loaded: from registry rows to held versions, released and deleted when nobody needs them.
 
 Owns which versions are wanted and the clean-up of directories; who loads them is behind AdapterServers. Invariant: the
-serving and the previous version are loaded (instant rollback), and a directory is deleted only after its version was
-unloaded.
+serving and the previous version are loaded (instant rollback), and one on trial; a directory is deleted only after its
+version was unloaded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class AdapterFleet:
 
     def _protect(self) -> None:
         state = self._alias.state
-        names = (state.adapter, state.previous, self._candidate)
+        names = (state.adapter, state.previous, self._alias.canary, self._candidate)
         self._servers.protect(frozenset(name for name in names if name is not None))
 
     async def version(self, name: str) -> AdapterVersion:
@@ -112,7 +112,7 @@ class AdapterFleet:
         self._protect()
         before, self._defect = self._defect, None
         held: dict[str, HeldAdapter | None] = {}
-        for role, name in (("serving", state.adapter), ("previous", state.previous)):
+        for role, name in (("serving", state.adapter), ("previous", state.previous), ("canary", self._alias.canary)):
             held[role] = None
             if name is None:
                 continue
@@ -123,7 +123,7 @@ class AdapterFleet:
                     log.error("the %s adapter cannot be loaded: %s", role, error)
                 if role == "serving":
                     self._defect = str(error)
-        await self._servers.keep(held["serving"], held["previous"])
+        await self._servers.keep(held["serving"], held["previous"], held["canary"])
         self._reconciled = state.generation
 
     async def _held(self, name: str) -> HeldAdapter:
@@ -141,7 +141,7 @@ class AdapterFleet:
         """Unload every version that is neither serving, previous nor in `keep`, once its requests have ended."""
         state = self._alias.state
         for name in await self._servers.loaded():
-            if name in keep or name in (state.adapter, state.previous, self._candidate):
+            if name in keep or name in (state.adapter, state.previous, self._alias.canary, self._candidate):
                 continue
             if await self._alias.drained(name, drain_s):
                 await self._servers.unload(name)

@@ -14,7 +14,7 @@ from semievol.errors import AdapterError, SemiEvolError
 from semievold.retry import set_within
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
-from semievold.store.aliases import AliasState
+from semievold.store.aliases import AliasState, Canary
 from semievold.store.stores import Stores
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ class StateFollower:
             self.warm_ended.set()
 
     async def _follow(self, stored: AliasState) -> None:
-        if stored.adapter is not None:
+        known = self._alias.state
+        # What answers here already is not waited for again: leaving a version must not take time.
+        if stored.adapter is not None and (stored.adapter != known.adapter or self.defect is not None):
             try:
                 await self._fleet.load(stored.adapter)
             except AdapterError as error:
@@ -85,12 +87,24 @@ class StateFollower:
                 self.defect = str(error)
                 return
         self.defect = None
+        if stored.canary is not None and stored.canary.adapter != self._alias.canary:
+            try:
+                await self._fleet.load(stored.canary.adapter)
+            except AdapterError as error:  # its requests are answered by what serves, and count against it
+                log.error("the version on trial cannot be loaded here: %s", error)
         if (await asyncio.to_thread(self._stores.alias.get)).generation != stored.generation:
             return  # loading took its time, and the alias has moved on meanwhile: the next look follows that
         self._alias.follow(stored)
         await self._fleet.settle()
-        log.info("the alias stands for %s now", stored.adapter or "the base model")
+        if (stored.adapter, stored.previous) != (known.adapter, known.previous):
+            log.info("the alias stands for %s now", stored.adapter or "the base model")
+        if stored.canary != known.canary:
+            log.info("on trial: %s", "nothing" if stored.canary is None else _said(stored.canary))
         round_ = await asyncio.to_thread(self._stores.rounds.open)
         # The candidate of an open round is the leader's, which may share the engine.
         keep = frozenset() if round_ is None or round_.adapter is None else frozenset({round_.adapter})
         await self._fleet.release(DRAIN_S, keep)
+
+
+def _said(canary: Canary) -> str:
+    return f"{canary.adapter}, for {canary.share:.3g} of the clients"

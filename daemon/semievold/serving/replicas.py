@@ -92,9 +92,13 @@ class ReplicaSet:
     def protect(self, names: frozenset[str]) -> None:
         self._wanted.protected = names
 
-    async def keep(self, serving: HeldAdapter | None, previous: HeldAdapter | None) -> None:
+    async def keep(
+        self, serving: HeldAdapter | None, previous: HeldAdapter | None, canary: HeldAdapter | None = None
+    ) -> None:
         """At the first call, wait until every replica was looked at once, so that the fronts find their adapter."""
         self._wanted.keep(serving, previous)
+        if canary is not None:
+            self._want(canary)
         first, self._wants_known = not self._wants_known, True
         self._members.wake_all()
         if first:

@@ -1,15 +1,18 @@
 """The alias in the database: which adapter version the stable model name stands for.
 
 A workload has one alias; under another name (`workload.alias` was changed) it goes on standing for what it stood for.
-Invariant: an alias moves only together with the adapters' states, inside the caller's transaction, and every move
-raises `generation`, over all names that it had, so that a reader can tell a newer truth from an older one.
+Beside the version that serves it may name a canary, with the share of the clients that this one answers.
+Invariant: an alias moves only together with the adapters' states, inside the caller's transaction, and every move, of
+the canary too, raises `generation`, over all names that it had, so that a reader can tell a newer truth from an older
+one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, null, select, update
 
 from semievold.store.adapters import approve
 from semievold.store.database import Database
@@ -19,38 +22,55 @@ from semievold.store.tables import adapters, aliases
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """A version on trial.
+
+    share: of the clients that it answers, above 0 and at most 1.
+    stage: the place of that share among the round's, from 0.
+    salt: 32 hex digits, the same for all stages: whom a small share takes, a larger one takes too.
+    """
+
+    adapter: str
+    share: float
+    stage: int
+    salt: str
+
+    def takes(self, client: str) -> bool:
+        """Whether it answers this client; every process that knows the canary says the same."""
+        key = bytes.fromhex(self.salt)
+        digest = hashlib.blake2b(client.encode(errors="surrogatepass"), key=key, digest_size=8).digest()
+        return int.from_bytes(digest) < self.share * 2**64
+
+
+@dataclass(frozen=True, slots=True)
 class AliasState:
     """What the alias points at; adapter None is the base model."""
 
     adapter: str | None = None
     previous: str | None = None
     generation: int = 0
+    canary: Canary | None = None
 
 
 def read_alias(connection: Connection, workload: str) -> AliasState:
     """The alias as it was last moved, under whichever name; one that never moved points at the base model."""
     row = connection.execute(
-        select(*aliases.c["adapter", "previous", "generation"])
+        select(*aliases.c["adapter", "previous", "generation", "canary"])
         .where(aliases.c.workload == workload)
         .order_by(aliases.c.generation.desc())
         .limit(1)
     ).first()
-    return AliasState() if row is None else AliasState(row.adapter, row.previous, row.generation)
+    if row is None:
+        return AliasState()
+    canary = None if row.canary is None else Canary(**row.canary)
+    return AliasState(row.adapter, row.previous, row.generation, canary)
 
 
 def move_alias(connection: Connection, workload: str, alias: str, adapter: str | None, at: float) -> AliasState:
-    """Point the alias at `adapter` and update the adapters' states: serving, previous, retired."""
+    """Point the alias at `adapter` alone and update the adapters' states: serving, previous, retired."""
     before = read_alias(connection, workload)
     after = AliasState(adapter, before.adapter, before.generation + 1)
-    values = {
-        "adapter": after.adapter,
-        "previous": after.previous,
-        "generation": after.generation,
-        "updated_at": at,
-    }
-    mine = (aliases.c.workload == workload, aliases.c.alias == alias)
-    if connection.execute(update(aliases).where(*mine).values(**values)).rowcount == 0:
-        connection.execute(insert(aliases).values(workload=workload, alias=alias, **values))
+    _write(connection, workload, alias, after, at)
 
     def mark(name: str | None, state: str) -> None:
         if name is not None:
@@ -65,6 +85,35 @@ def move_alias(connection: Connection, workload: str, alias: str, adapter: str |
     mark(before.adapter, "previous")
     mark(adapter, "serving")
     return after
+
+
+def set_canary(connection: Connection, workload: str, alias: str, canary: Canary, at: float) -> None:
+    """Let the canary answer its share from now on; what serves stays what it is."""
+    before = read_alias(connection, workload)
+    after = AliasState(before.adapter, before.previous, before.generation + 1, canary)
+    _write(connection, workload, alias, after, at)
+
+
+def end_canary(connection: Connection, workload: str, at: float) -> None:
+    """What serves answers everybody again; nothing, where there is no canary."""
+    before = read_alias(connection, workload)
+    if before.canary is not None:
+        mine = (aliases.c.workload == workload, aliases.c.generation == before.generation)
+        values = {"canary": null(), "generation": before.generation + 1, "updated_at": at}
+        connection.execute(update(aliases).where(*mine).values(**values))
+
+
+def _write(connection: Connection, workload: str, alias: str, state: AliasState, at: float) -> None:
+    values = {
+        "adapter": state.adapter,
+        "previous": state.previous,
+        "generation": state.generation,
+        "canary": null() if state.canary is None else asdict(state.canary),
+        "updated_at": at,
+    }
+    mine = (aliases.c.workload == workload, aliases.c.alias == alias)
+    if connection.execute(update(aliases).where(*mine).values(**values)).rowcount == 0:
+        connection.execute(insert(aliases).values(workload=workload, alias=alias, **values))
 
 
 class AliasStore:

@@ -21,7 +21,14 @@ from semievold.store.database import MAX_INTEGER, Database
 from semievold.store.tables import operator_requests
 
 RequestKind = Literal[
-    "start_round", "cancel_round", "approve_round", "refuse_round", "promote", "rollback", "leave_unclean"
+    "start_round",
+    "cancel_round",
+    "approve_round",
+    "refuse_round",
+    "advance_round",
+    "promote",
+    "rollback",
+    "leave_unclean",
 ]
 Answer = Literal["done", "refused", "failed"]
 """done: carried out. refused: it does not fit the present state, or says nothing that can be done. failed: it should
@@ -56,6 +63,12 @@ class RefuseRound(_Payload):
     reason: Reason = "by hand"
 
 
+class AdvanceRound(_Payload):
+    """End the present stage of the round's canary now."""
+
+    round: int = Field(ge=0, le=MAX_INTEGER)
+
+
 class Promote(_Payload):
     adapter: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=200)
 
@@ -68,12 +81,13 @@ class LeaveUnclean(_Payload):
     """Serve the last version that descends from no label that was taken back."""
 
 
-Payload = StartRound | CancelRound | ApproveRound | RefuseRound | Promote | Rollback | LeaveUnclean
+Payload = StartRound | CancelRound | ApproveRound | RefuseRound | AdvanceRound | Promote | Rollback | LeaveUnclean
 PAYLOADS: Mapping[str, type[Payload]] = {
     "start_round": StartRound,
     "cancel_round": CancelRound,
     "approve_round": ApproveRound,
     "refuse_round": RefuseRound,
+    "advance_round": AdvanceRound,
     "promote": Promote,
     "rollback": Rollback,
     "leave_unclean": LeaveUnclean,

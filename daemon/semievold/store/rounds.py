@@ -6,7 +6,7 @@ Invariant: at most one round of a workload is open, and its state is never skipp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from semievol.examples.json_values import mended_text
 from semievold.errors import StateConflict
 from semievold.round_states import ENDED, UNDECIDED, RoundKind, RoundState, allowed
 from semievold.store.adapters import approve
-from semievold.store.aliases import move_alias, read_alias
+from semievold.store.aliases import end_canary, move_alias, read_alias
 from semievold.store.database import MAX_INTEGER, Database
 from semievold.store.freezes import check_thawed
 from semievold.store.lineage.retractions import check_clean
@@ -46,6 +46,7 @@ class Round:
     created_at: float
     updated_at: float
     unclean: str | None = None
+    canary: Mapping[str, Any] | None = None
 
     @property
     def ended(self) -> bool:
@@ -73,6 +74,10 @@ class Membership:
     consensus: float | None = None
     revision: int | None = None
     depth: int | None = None
+
+
+Also = Callable[[Connection], object]
+"""What a move of a round does besides, in the same transaction."""
 
 
 def _round(row: RowMapping) -> Round:
@@ -195,9 +200,10 @@ class RoundStore:
         members: Sequence[Membership] = (),
         taken: Mapping[str, Role] | None = None,
         outcomes: Mapping[str, Sequence[StoredOutcome]] | None = None,
+        also: Also | None = None,
         **columns: Any,
     ) -> Round:
-        """Move the round and write what the move made durable, in one transaction.
+        """Move the round and write what the move made durable, in one transaction; `also` is done in it first.
 
         Raises:
             StateConflict: the round is not in `current`, or the move is not in the state machine.
@@ -207,6 +213,8 @@ class RoundStore:
             if taken is not None:
                 learned = [each.query_id for each in members if each.selected or each.consensus is not None]
                 check_clean(connection, self._workload, taken, learned, columns.get("snapshot") or {})
+            if also is not None:
+                also(connection)
             moved = self._move(connection, number, current, following, detail, columns)
             if members:
                 connection.execute(insert(round_members), [self._member_row(number, member) for member in members])
@@ -312,13 +320,26 @@ class RoundStore:
             self._event(connection, number, round_.state, round_.state, "approved by a person", now)
             return round_
 
-    def leave(self, number: int, current: RoundState, exit_state: RoundState, reason: str, **columns: Any) -> Round:
-        """End a round off the main path; its candidate adapter, if any, becomes `rejected`."""
+    def leave(
+        self,
+        number: int,
+        current: RoundState,
+        exit_state: RoundState,
+        reason: str,
+        *,
+        also: Also | None = None,
+        **columns: Any,
+    ) -> Round:
+        """End a round off the main path; its candidate adapter, if any, becomes `rejected`, and answers nobody more."""
         now = self._database.now()
         with self._database.write() as connection:
             outcomes: Mapping[str, Sequence[StoredOutcome]] = columns.pop("outcomes", {})
             kept = {"reason": mended_text(reason), **columns}
             moved = self._move(connection, number, current, exit_state, reason, kept)
+            if current is RoundState.CANARY:
+                end_canary(connection, self._workload, now)
+            if also is not None:
+                also(connection)
             write_outcomes(self._database, connection, self._workload, number, outcomes)
             connection.execute(
                 update(adapters)

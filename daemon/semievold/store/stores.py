@@ -20,6 +20,7 @@ from semievold.store.lineage.retractions import RetractionStore
 from semievold.store.lineage.walk import LineageStore
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.store.requests import RequestStore
+from semievold.store.rollout.canaries import CanaryStore
 from semievold.store.rounds import RoundStore
 from semievold.store.tables import examples, pseudo_labels, rounds
 from semievold.store.waiting_feedback import WaitingFeedback
@@ -44,6 +45,7 @@ class Stores:
     captured: CapturedStore
     waiting: WaitingFeedback
     contradictions: ContradictionStore
+    canaries: CanaryStore
 
     def workloads(self) -> frozenset[str]:
         """All that have examples, pseudo-labels or rounds in this database."""
@@ -70,12 +72,12 @@ def open_stores(url: str, workload: str, alias: str, *, migrate: bool = True, fe
 def stores_over(database: Database, workload: str, alias: str, *, feedback_trusted: bool = False) -> Stores:
     """The repositories over a database that is open; `feedback_trusted` is `gateway.feedback.trusted`."""
     kept = ExampleStore(database, workload, feedback_trusted=feedback_trusted)
-    lineage = LineageStore(database, workload)
+    lineage, moves = LineageStore(database, workload), RoundStore(database, workload)
     return Stores(
         database=database,
         examples=kept,
         pseudo_labels=PseudoLabelStore(database, workload),
-        rounds=RoundStore(database, workload),
+        rounds=moves,
         lineage=lineage,
         retractions=RetractionStore(database, workload, kept, lineage),
         adapters=AdapterStore(database, workload),
@@ -87,6 +89,7 @@ def stores_over(database: Database, workload: str, alias: str, *, feedback_trust
         captured=CapturedStore(database, workload),
         waiting=WaitingFeedback(database, workload),
         contradictions=ContradictionStore(database, workload),
+        canaries=CanaryStore(database, workload, alias, moves),
     )
 
 

@@ -228,6 +228,7 @@ rounds = Table(
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("unclean", Text),  # the id of a label that was taken back and from which the round descends
+    Column("canary", JSON),  # stages and evidence: semievold.store.rollout.canaries
 )
 
 round_events = Table(
@@ -307,6 +308,25 @@ aliases = Table(
     Column("adapter", String(200)),  # NULL: the base model
     Column("previous", String(200)),  # what an instant rollback returns to
     Column("generation", Integer, nullable=False),  # +1 at every move
+    Column("updated_at", Float, nullable=False),
+    Column("canary", JSON),  # semievold.store.aliases.Canary; NULL: there is none
+)
+
+canary_answers = Table(
+    "canary_answers",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("adapter", String(200), primary_key=True),  # the canary
+    Column("process", String(32), primary_key=True),  # which counts by itself, from its start
+    Column("version", String(20), primary_key=True),  # canary | incumbent
+    Column("stage", Integer, primary_key=True),  # of the canary; 0 for the incumbent
+    Column("source", String(20), primary_key=True),  # gateway | intake
+    Column("answers", Integer, nullable=False),  # failed ones too
+    Column("failed", Integer, nullable=False),
+    Column("timed", Integer, nullable=False),  # whose time is known
+    Column("slow", Integer, nullable=False),
+    Column("read", Integer, nullable=False),  # which the task has read
+    Column("unparsed", Integer, nullable=False),
     Column("updated_at", Float, nullable=False),
 )
 

@@ -174,6 +174,11 @@ STORIES: dict[str, tuple[Story, Story]] = {
         # A training of more than a day.
         Story({**BEGAN, of("rounds", state="proving"): constant(0, 2 * DAY)}, DAY + 2, None, "h"),
     ),
+    "SemiEvolCanaryWaits": (
+        Story({of("waiting", what="answers"): constant(1, 200)}, 150, W),
+        # A quiet hour.
+        Story({of("waiting", what="answers"): "0x60 1x60 0x60"}, 150),
+    ),
     "SemiEvolFrozen": (
         Story({of("frozen"): constant(1, 120)}, 90, W),
         Story({of("frozen"): "0x60 1x60"}, 90),

@@ -55,6 +55,9 @@ IMPOSSIBLE: tuple[tuple[dict[str, Any], str], ...] = (
     ({"generation": {**LAUNCH, "launch_settings": {"port": 8320}}}, "is that of api or gateway too"),
     ({"generation": {**LAUNCH, "launch_settings": {"max_model_len": 16}}}, "leaves no room"),
     ({"generation": REPLICAS, "training": {"rank": 1024}}, "ranks up to 512"),
+    ({"rollout": {"canary": [0.25, 0.05]}}, "the shares 0.25, 0.05 do not rise; order them"),
+    ({"rollout": {"canary": [0.05, 5]}}, "5 is no share of the clients; give shares above 0 and at most 1"),
+    ({"rollout": {"canary": [0.0, 1]}}, "0 is no share of the clients"),
 )
 
 

@@ -160,7 +160,8 @@ async def test_a_second_round_is_refused_while_one_is_open(open_world: OpenWorld
 
 @pytest.mark.parametrize("state", sorted(CANCELLABLE))
 async def test_a_round_is_cancelled_in_every_state_before_its_promotion(open_world: OpenWorld, state: S) -> None:
-    world = open_world(trigger={"min_examples": 1000}, gate={"patience_s": 600.0})
+    tried = {"rollout": {"canary": [0.5]}, "rounds": {"wait_for_warm": False}} if state is S.CANARY else {}
+    world = open_world(trigger={"min_examples": 1000}, gate={"patience_s": 600.0}, **tried)
     world.teach()
     await world.here.lead()
     world.trainer.right = 4 if state is S.PROVING else 10  # no better than what serves

@@ -45,7 +45,9 @@ class RecordingServers:
     def protect(self, names: frozenset[str]) -> None:
         self.told.append(f"protect {', '.join(sorted(names))}")
 
-    async def keep(self, serving: HeldAdapter | None, previous: HeldAdapter | None) -> None:
+    async def keep(
+        self, serving: HeldAdapter | None, previous: HeldAdapter | None, canary: HeldAdapter | None = None
+    ) -> None:
         self.told.append("keep")
         if self.away:
             raise TransientError("the servers are away")
