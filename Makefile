@@ -106,7 +106,7 @@ model: $(STAMP)-dev
 	@UV="$$(cat .venv/.uv)" $(BIN)/python -m semievold.demo.model --into .cache/models
 
 # What an image may take as EXTRAS.
-IMAGE_EXTRAS := kafka local mlflow parquet postgres qdrant tensorboard
+IMAGE_EXTRAS := kafka kubernetes local mlflow parquet postgres qdrant tensorboard
 HASHED = $$(cat .venv/.uv) pip compile --universal --python-version 3.11 --generate-hashes --constraint requirements.lock \
   --custom-compile-command 'make lock' --no-annotate --quiet
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from semievol import adapter_directory
 from semievol.adapter_directory import CONFIG_FILE, WEIGHTS_FILE
+from semievol.errors import TransientError
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.protocols import Tell
@@ -150,6 +151,9 @@ class Trainer:
         """Trainings that were begun."""
         self.stopped = 0
         """Those that were cancelled."""
+        self.retired: list[int | None] = []
+        """The open rounds for which all others' trainings were ended."""
+        self.unreachable = False
 
     async def train(self, place: TrainingPlace) -> Trained:
         self.begun += 1
@@ -160,6 +164,11 @@ class Trainer:
             raise
         job, rows = read_snapshot(place.snapshot)
         return self.publish(place, job.name_prefix, job.round_number, job.fingerprint_prompts, {"rows": len(rows)})
+
+    async def retire(self, open_round: int | None) -> None:
+        if self.unreachable:
+            raise TransientError("what trains elsewhere does not answer")
+        self.retired.append(open_round)
 
     def publish(
         self,

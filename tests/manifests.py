@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
 COMPONENTS = sorted(path.parent.name for path in K8S.glob("components/*/kustomization.yaml"))
-BEFORE = {"vllm-cpu": ["vllm"], "keda": ["vllm"], "models": ["embedding", "vllm"]}
+BEFORE = {"vllm-cpu": ["vllm"], "kueue": ["training-jobs"], "keda": ["vllm"], "models": ["embedding", "vllm"]}
 """What a component is a component of, besides the base."""
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
@@ -73,8 +73,24 @@ def named(objects: list[Manifest], kind: str, name: str) -> Manifest:
 
 
 def pods(objects: list[Manifest]) -> dict[str, Manifest]:
-    """Pod templates by the name of what makes them."""
-    return {each["metadata"]["name"]: each["spec"]["template"] for each in of_kind(objects, *WORKLOADS)}
+    """Pod templates by the name of what makes them; trainings are made by control."""
+    found = {each["metadata"]["name"]: each["spec"]["template"] for each in of_kind(objects, *WORKLOADS)}
+    job = training_job(objects)
+    return found if job is None else {**found, "training": job["spec"]["template"]}
+
+
+def training_job(objects: list[Manifest]) -> Manifest | None:
+    """What the control role makes its Jobs from, with the image that it gives to them: its own."""
+    texts = [each["data"]["job.yaml"] for each in of_kind(objects, "ConfigMap") if "job.yaml" in each["data"]]
+    if not texts:
+        return None
+    job: Manifest = yaml.safe_load(texts[0])
+    (trainer,) = job["spec"]["template"]["spec"]["containers"]
+    (control,) = named(objects, "Deployment", "control")["spec"]["template"]["spec"]["containers"]
+    assert "image" not in trainer
+    trainer["image"] = control["image"]
+    job["spec"]["template"]["spec"]["restartPolicy"] = "Never"
+    return job
 
 
 def containers(pod: Manifest) -> list[Manifest]:
@@ -120,10 +136,11 @@ def outside(peer: Manifest) -> str | None:
     return f"{who} in {place}" if who else place
 
 
-def ways(objects: list[Manifest], direction: str) -> Iterator[tuple[str, str, str, str, int]]:
+def ways(objects: list[Manifest], direction: str) -> Iterator[tuple[str, str, str, str, int | range]]:
     """(policy, pod, peer, protocol, port) of every way that a policy opens; `direction`: Ingress or Egress.
 
-    A peer is the name of a pod of the namespace, or as `outside` calls it; with none of the namespace's pods it is `?`.
+    Several ports together are a range. A peer is the name of a pod of the namespace, or as `outside` calls it; with
+    none of the namespace's pods it is `?`.
     """
     there = pods(objects)
     side = "from" if direction == "Ingress" else "to"
@@ -141,7 +158,9 @@ def ways(objects: list[Manifest], direction: str) -> Iterator[tuple[str, str, st
                 for pod_name in picked or ["?"]:
                     for peer_name in peers or ["?"]:
                         for port in rule["ports"]:
-                            yield policy["metadata"]["name"], pod_name, peer_name, port["protocol"], port["port"]
+                            last = port.get("endPort", port["port"])
+                            shown = port["port"] if last == port["port"] else range(port["port"], last + 1)
+                            yield policy["metadata"]["name"], pod_name, peer_name, port["protocol"], shown
 
 
 def table(objects: list[Manifest]) -> list[str]:
@@ -149,17 +168,21 @@ def table(objects: list[Manifest]) -> list[str]:
     there = pods(objects)
     goes_out = {(pod, peer, port) for _, pod, peer, _, port in ways(objects, "Egress")}
     comes_in = {(peer, pod, port) for _, pod, peer, _, port in ways(objects, "Ingress")}
-    open_ways: dict[tuple[str, int], set[str]] = {}
+    open_ways: dict[tuple[str, int | range], set[str]] = {}
     for source, to, port in goes_out | comes_in:
         both = (source, to, port) in goes_out and (source, to, port) in comes_in
         if both or source not in there or to not in there:
             open_ways.setdefault((to, port), set()).add(source)
     every = set(there)
     rows = [
-        f"| {to} | {port} | {'every pod' if sources == every else ', '.join(sorted(sources))} |"
+        f"| {to} | {_ports(port)} | {'every pod' if sources == every else ', '.join(sorted(sources))} |"
         for (to, port), sources in open_ways.items()
     ]
     return sorted(rows)
+
+
+def _ports(port: int | range) -> str:
+    return f"{port.start}-{port.stop - 1}" if isinstance(port, range) else str(port)
 
 
 def marked(text: str, name: str) -> list[str]:

@@ -50,7 +50,7 @@ from semievold.retry import Health, Stopped, until_answered
 from semievold.rollout.answers import AnswerCounts
 from semievold.rollout.stream import StreamTrial
 from semievold.rounds.control import Control
-from semievold.rounds.launch import SubprocessLauncher
+from semievold.rounds.launching import open_launcher
 from semievold.rounds.lease import ControlLease
 from semievold.rounds.places import RoundPlace
 from semievold.rounds.retention import Retention
@@ -82,8 +82,7 @@ ANSWERS = frozenset({"intake", "gateway"})
 
 def place_of(config: DaemonConfig) -> RoundPlace:
     """Where the rounds' and adapters' files are."""
-    directory = config.artifacts.directory.resolve()
-    return RoundPlace(directory / "rounds", directory / "adapters")
+    return RoundPlace.under(config.artifacts.directory)
 
 
 def serve(config: DaemonConfig, roles: Sequence[str], *, exit_when_idle: bool = False) -> int:
@@ -303,6 +302,8 @@ class Service:
         assert parts.equality is not None
         assert parts.labeller is not None
         assert parts.fleet is not None
+        launcher, close_launcher = open_launcher(self._config)
+        parts.stack.callback(close_launcher)
         tools = RoundTools(
             stores,
             parts.task,
@@ -310,7 +311,7 @@ class Service:
             parts.index,
             parts.embedder,
             parts.labeller.label,
-            SubprocessLauncher(self._config.training.inherit),
+            launcher,
             parts.fleet,
             parts.alias,
             parts.equality,

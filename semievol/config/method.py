@@ -240,6 +240,7 @@ SERVICE_SECTIONS = frozenset(
         "stop_deadline_s",
         "store",
         "stream",
+        "training.launcher",
         "trigger",
         "workload",
     }

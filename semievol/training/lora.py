@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -42,8 +43,12 @@ _WEIGHTS = "adapter"
 
 _LOCK_WAIT_S = 30.0
 _ORPHANED_EXIT_CODE = 75
+USAGE_EXIT_CODE = 2
+"""The command line is wrong."""
 BUSY_EXIT_CODE = 69
 """Another process trains in the working directory; to be tried again."""
+LOST_EXIT_CODE = 76
+"""One of several machines' processes failed, most likely because another one was lost; to be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,11 @@ def assist(snapshot_dir: Path, work_dir: Path, adapters_dir: Path) -> None:
     lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, work_dir / _WEIGHTS, lambda _: None)
 
 
+def on_several_machines() -> bool:
+    """Whether this process is one of several machines'; a launcher such as torchrun says so."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
+
+
 def _with_parent(job: TrainingJob, adapters_dir: Path) -> TrainingJob:
     """The job with its parent where that is now: the directories may have been moved since it was written."""
     if job.parent is None or job.parent.is_dir():
@@ -146,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent-pid", type=int, help="end when this process is no longer the parent")
     options = parser.parse_args(arguments)
     warn_plainly()
+    if os.getpid() == 1:  # in a container: the kernel ends the first process by no signal that it does not handle
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     # Read when torch is loaded. By default its threads spin while they wait for each other; on cores that are shared
     # with serving each then waits for the other's time slice, and a step takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -162,10 +174,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"training failed: {text}", file=sys.stderr)
         if isinstance(error, TransientError):  # another trainer owns the directory, and its files
             return BUSY_EXIT_CODE
-        if int(os.environ.get("RANK", "0")) > 0:  # the first process reports for all
-            return 1
-        _report_failure(options.work, type(error).__name__, text)
-        return 1
+        # Over several machines what is not our own error is another machine's end, until it has happened too often.
+        code = LOST_EXIT_CODE if on_several_machines() and not isinstance(error, SemiEvolError) else 1
+        if int(os.environ.get("RANK", "0")) == 0:  # it reports for all
+            _report_failure(options.work, type(error).__name__, text)
+        return code
     result: dict[str, Any] = {"path": str(trained.path), "name": trained.name}
     result["content_hash"] = trained.manifest.content_hash
     result["rows_neutralised"] = trained.manifest.training.get("rows_neutralised", 0)

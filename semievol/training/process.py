@@ -29,6 +29,9 @@ ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "TOKENIZERS_PARALLELISM": "false",
 }
+LOG_FILE = "trainer.log"
+"""In the working directory: what the trainer said."""
+
 _TOLD_TO_END = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 _STOP_S = 10.0
 _POLL_S = 0.5
@@ -65,12 +68,12 @@ async def train_in_subprocess(
                 watching.cancel()
             await _stop(process)
     if process.returncode == BUSY_EXIT_CODE:
-        raise TransientError(_last_line(work / "trainer.log"))
+        raise TransientError(_last_line(work / LOG_FILE))
     if process.returncode in _TOLD_TO_END:
         name = signal.Signals(-process.returncode).name
         raise TransientError(f"the training was stopped by {name}; it goes on from its last checkpoint")
     if process.returncode != 0:
-        raise AdapterError(f"training failed with exit code {process.returncode}: {_last_line(work / 'trainer.log')}")
+        raise AdapterError(f"training failed with exit code {process.returncode}: {_last_line(work / LOG_FILE)}")
     result = json.loads(output.decode().strip().splitlines()[-1])
     NEUTRALISED.add("training", result["rows_neutralised"])
     return Path(result["path"])
@@ -94,7 +97,7 @@ def _percent(work: Path) -> int:
 
 def _opened_log(work: Path) -> BinaryIO:
     work.mkdir(parents=True, exist_ok=True)
-    return (work / "trainer.log").open("ab")
+    return (work / LOG_FILE).open("ab")
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -16,6 +16,8 @@ from semievol.durable_files import write_whole
 
 PROGRESS_FILE = "progress.json"
 LOSSES_FILE = "losses.jsonl"
+WAITING = "waiting"
+"""A state that whoever starts the training writes while there is no place for it; `reason` says what is waited for."""
 
 
 @dataclass(frozen=True, slots=True)

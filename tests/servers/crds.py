@@ -24,6 +24,7 @@ MODULES = {
         "pkg/scalers/kafka_scaler.go",
         "pkg/scalers/prometheus_scaler.go",
     ),
+    "sigs.k8s.io/kueue@v0.17.0": ("config/components/crd/bases/kueue.x-k8s.io_localqueues.yaml",),
     "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
         "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",

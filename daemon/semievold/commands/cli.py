@@ -107,10 +107,18 @@ def _add_roles(app: typer.Typer) -> None:
         snapshot: Annotated[Path, typer.Option(help="Directory with job.json and rows.jsonl.")],
         work: Annotated[Path, typer.Option(help="Checkpoints and progress; kept between attempts.")],
         adapters: Annotated[Path, typer.Option(help="Where the adapter directory is published.")],
+        nodes: Annotated[int, typer.Option(min=1, help="Machines that train it together.")] = 1,
+        processes: Annotated[int, typer.Option(min=1, help="Of each of several machines, one a GPU.")] = 1,
+        rendezvous: Annotated[str, typer.Option(help="HOST:PORT of the first of several machines.")] = "",
+        node: Annotated[int | None, typer.Option(help="This machine, from 0 [default: $JOB_COMPLETION_INDEX].")] = None,
     ) -> None:
         from semievol.training.lora import main as train_main
+        from semievol.training.nodes import this_machine, train_together
 
-        raise SystemExit(train_main(["--snapshot", str(snapshot), "--work", str(work), "--adapters", str(adapters)]))
+        arguments = ["--snapshot", str(snapshot), "--work", str(work), "--adapters", str(adapters)]
+        if nodes == 1:
+            raise SystemExit(train_main(arguments))
+        raise SystemExit(train_together(arguments, this_machine(nodes, processes, rendezvous, node)))
 
     @app.command(help="The whole loop on embedded defaults and a small pretrained model; ends with a summary.")
     def demo(

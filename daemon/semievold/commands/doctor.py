@@ -49,6 +49,7 @@ def examine(config: DaemonConfig) -> list[Finding]:
         ("state", _state),
         ("stream", _stream),
         ("rounds", _rounds),
+        ("training", _training),
         ("model", _model),
         ("replicas", _replicas),
         ("embedding", _embedding),
@@ -78,6 +79,8 @@ def _packages(config: DaemonConfig) -> str:
         raise SemiEvolError("vllm missing: install semievol[vllm], or set generation.launch_settings.command")
     if config.index.url is not None and _missing(["qdrant_client"]):
         raise SemiEvolError("qdrant_client missing: install semievol[qdrant]")
+    if config.training.launcher.kind == "kubernetes":
+        return "what trains is in the image of the Jobs"
     if absent := _missing(TRAINING):
         return f"{', '.join(absent)} missing: the process with the control role trains, and needs semievol[train]"
     return f"{', '.join(dict.fromkeys((*TRAINING, *wanted)))} are installed"
@@ -144,6 +147,30 @@ def _rounds(config: DaemonConfig) -> str:
     finally:
         stores.database.close()
     return "; ".join(waits)
+
+
+def _training(config: DaemonConfig) -> str:
+    """Where rounds train; of Jobs, whether they can be made."""
+    launcher = config.training.launcher
+    if launcher.kind == "local" or launcher.template is None:
+        return "in a child process of the leader"
+    if _missing(["kubernetes"]):
+        raise SemiEvolError("kubernetes missing: install semievol[kubernetes]")
+    from semievold.rounds.jobs.cluster import Cluster
+    from semievold.rounds.jobs.manifest import read_template
+
+    read_template(launcher.template)
+    cluster = Cluster.open(launcher)
+    try:
+        missing = cluster.missing_rights()
+    finally:
+        cluster.close()
+    if missing:
+        raise SemiEvolError(
+            f"the rights to {', '.join(missing)} in namespace {cluster.namespace} are missing; "
+            "k8s/components/training-jobs has the Role"
+        )
+    return f"as Jobs in namespace {cluster.namespace}, from {launcher.template}"
 
 
 def _stream(config: DaemonConfig) -> str:

@@ -25,6 +25,7 @@ from semievold.config.fronts import ApiConfig, GatewayConfig
 from semievold.config.gate import GateSettings
 from semievold.config.generation import LORA_RANKS, GenerationConfig
 from semievold.config.streams import IntakeSettings, LabelsSettings, StreamSettings
+from semievold.config.training import TrainingSettings
 
 ROLES = ("intake", "labels", "control", "gateway")
 
@@ -215,6 +216,7 @@ class DaemonConfig(MethodConfig):
     lease: LeaseConfig = LeaseConfig()
     index: IndexConfig = IndexConfig()
     generation: GenerationConfig = GenerationConfig()
+    training: TrainingSettings = TrainingSettings()
     gate: GateSettings = GateSettings()
     trigger: TriggerConfig = TriggerConfig()
     rounds: RoundsConfig = RoundsConfig()

@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 STANDBY_POLL_S = 0.1
+TELLING = frozenset({RoundState.TRAINING, RoundState.PROVING, RoundState.CANARY})
+"""States whose step says what it waits for."""
 WAITS_OUTSIDE = ("evidence", "approval", "answers", "frozen")
 """What an open round waits for that comes from somebody outside."""
 STEP_RETRY = Backoff(1.0, 15.0, jitter=(0.8, 1.2))
@@ -186,8 +188,8 @@ class Control:
         if await self._stands_still():
             return
         if self._step is not None:
-            if self._stepping is not None and self._stepping.state in (RoundState.PROVING, RoundState.CANARY):
-                self._say_what_is_missing(await asyncio.to_thread(self._stores.rounds.open))
+            if self._stepping is not None and self._stepping.state in TELLING:
+                await self._say_what_is_missing(await asyncio.to_thread(self._stores.rounds.open))
             return
         open_round = await asyncio.to_thread(self._stores.rounds.open)
         if self._stepping is not None and (open_round is None or open_round.number != self._stepping.number):
@@ -195,14 +197,15 @@ class Control:
         if open_round is None:
             open_round = await self._trigger()
         self._stepping = open_round
-        self._say_what_is_missing(open_round)
+        await self._say_what_is_missing(open_round)
         if open_round is not None and asyncio.get_running_loop().time() >= self._next_try:
             self._step = asyncio.create_task(self._engine.advance(open_round), name=f"round-{open_round.number}")
 
-    def _say_what_is_missing(self, open_round: Round | None) -> None:
+    async def _say_what_is_missing(self, open_round: Round | None) -> None:
         """An open round waits for itself, but where its gate waits for labels, or its canary for answers."""
         if open_round is not None:
-            self._wait_for(at_work(open_round), waits_for(open_round))
+            doing = await asyncio.to_thread(at_work, open_round, self._engine.place)
+            self._wait_for(doing, waits_for(open_round))
 
     async def _stands_still(self) -> bool:
         """While frozen nothing goes on but the watch of what was promoted or is on trial, which may take it back."""

@@ -1,4 +1,4 @@
-"""Where a round trains: a process of its own here, or elsewhere by another Launcher (a Kubernetes Job).
+"""Where a round trains: a process of its own here, or elsewhere by another Launcher (rounds.jobs: a Kubernetes Job).
 
 Owns the places of a training; not what training does (semievol.training.lora) nor the child's life
 (semievol.training.process).
@@ -39,11 +39,20 @@ class Launcher(Protocol):
     """Trains somewhere."""
 
     async def train(self, place: TrainingPlace) -> Trained:
-        """Train, or go on from the last checkpoint. Cancelling stops the training.
+        """Train, or go on from the last checkpoint. Cancelling ends the wait: what trains elsewhere may go on.
 
         Raises:
             AdapterError: the training failed; its last words are in the text.
             TransientError: there is no place to train at present.
+        """
+        ...
+
+    async def retire(self, open_round: int | None) -> None:
+        """End what still trains for another round than the open one.
+
+        Raises:
+            ConfigError: it may not.
+            TransientError: what would end it does not answer.
         """
         ...
 
@@ -61,3 +70,6 @@ class SubprocessLauncher:
         path = await train_in_subprocess(place.snapshot, place.work, place.adapters, inherit=self._inherit)
         manifest = await asyncio.to_thread(adapter_directory.verify, path)
         return Trained(manifest.name, path, manifest.content_hash, manifest.training)
+
+    async def retire(self, open_round: int | None) -> None:
+        """Nothing to do: the child has ended with the call that started it."""

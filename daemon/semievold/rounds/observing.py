@@ -10,9 +10,11 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
+from semievol.training.progress import WAITING, read_progress
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import UNDECIDED, RoundState
 from semievold.rounds.ages import Moment
+from semievold.rounds.places import RoundPlace
 from semievold.rounds.trigger import Observation, decide
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
@@ -116,12 +118,16 @@ def waiting_for(config: DaemonConfig, stores: Stores, labels_lag: int = 0) -> st
     if frozen is not None and (open_round is None or open_round.state is not RoundState.PROMOTED):
         return frozen.said()
     if open_round is not None:
-        return at_work(open_round)
+        return at_work(open_round, RoundPlace.under(config.artifacts.directory))
     return decide(RoundObserver(config, stores).observe(labels_lag), config.trigger).reason
 
 
-def at_work(open_round: Round) -> str:
+def at_work(open_round: Round, place: RoundPlace) -> str:
+    """What an open round does, and what that waits for in turn. Blocking."""
     doing = f"round {open_round.number} ({open_round.kind}), which is {open_round.state}"
+    if open_round.state is RoundState.TRAINING:
+        progress = read_progress(place.training(open_round).work) or {}
+        return f"{doing}: {progress.get('reason')}" if progress.get("state") == WAITING else doing
     evaluation, canary = open_round.evaluation or {}, open_round.canary or {}
     if open_round.state is RoundState.CANARY and canary.get("reason"):
         return f"{doing}: {canary['reason']}"

@@ -16,6 +16,12 @@ class RoundPlace:
     rounds: Path
     adapters: Path
 
+    @classmethod
+    def under(cls, artifacts: Path) -> RoundPlace:
+        """Those of a daemon whose `artifacts.directory` this is."""
+        directory = artifacts.resolve()
+        return cls(directory / "rounds", directory / "adapters")
+
     def work(self, number: int) -> Path:
         """Where the training of this round keeps its checkpoints and progress."""
         return self.rounds / f"r{number:04d}" / "work"

@@ -83,7 +83,7 @@ def choose(
         rows = shuffled(rows, round_.seed)
     fingerprint = [row.messages for row in rows[:: max(1, len(rows) // config.rounds.fingerprint_prompts)]]
     warm = round_.kind == "warm"
-    training = config.training
+    training = config.training.method
     job = TrainingJob(
         workload=config.workload.name,
         round_number=round_.number,

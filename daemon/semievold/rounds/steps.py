@@ -26,7 +26,7 @@ from semievold.rounds.ages import Moment
 from semievold.rounds.evidence import Evidence, Look, candidate_of
 from semievold.rounds.places import RoundPlace
 from semievold.rounds.pool import RoundPool
-from semievold.rounds.tidying import tidy
+from semievold.rounds.tidying import tidy_up
 from semievold.rounds.tools import RoundTools
 from semievold.rounds.trial import Trial
 from semievold.serving.attestation import Proof
@@ -128,8 +128,8 @@ class RoundEngine:
         return await self._left(await asyncio.to_thread(canaries.roll_back, round_, reason, request_id))
 
     async def tidy(self) -> None:
-        """Remove what ended rounds left on the disk."""
-        await asyncio.to_thread(tidy, self.place, self._tools.stores, self._config.artifacts.keep_rounds)
+        """Remove what ended rounds left, also what still trains for one."""
+        await tidy_up(self.place, self._tools, self._config.artifacts.keep_rounds)
 
     async def remove_unfinished(self) -> None:
         """Remove what a killed publication left, unless a round may still finish it; and what ended rounds left."""

@@ -1,4 +1,4 @@
-"""KEDA's and the Prometheus operator's own definitions take what k8s/ ships for them."""
+"""KEDA's, Kueue's and the Prometheus operator's own definitions take what k8s/ ships for them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import yaml
 from tests.manifests import Manifest, everything, named, of_kind, overlay
 from tests.servers import crds, unavailable
 
-KEDA, OPERATOR = crds.MODULES
+KEDA, KUEUE, OPERATOR = crds.MODULES
 DEFINITIONS = {
     "ScaledObject": (KEDA, "keda.sh_scaledobjects.yaml"),
     "TriggerAuthentication": (KEDA, "keda.sh_triggerauthentications.yaml"),
+    "LocalQueue": (KUEUE, "kueue.x-k8s.io_localqueues.yaml"),
     "PodMonitor": (OPERATOR, "monitoring.coreos.com_podmonitors.yaml"),
     "PrometheusRule": (OPERATOR, "monitoring.coreos.com_prometheusrules.yaml"),
 }

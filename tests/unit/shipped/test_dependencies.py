@@ -23,7 +23,7 @@ NOT_IMPORTED = {
     "tensorboard": "torch's SummaryWriter writes with it",
     "vllm": "a server in a process of its own",
 }
-BROUGHT_BY = {"pydantic-core": "pydantic", "tokenizers": "transformers"}
+BROUGHT_BY = {"pydantic-core": "pydantic", "tokenizers": "transformers", "urllib3": "kubernetes"}
 """Imported and not asked for: the package that brings it pins it, and documents it as its own."""
 
 

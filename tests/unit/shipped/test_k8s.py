@@ -171,11 +171,12 @@ def test_adapters_and_models_are_under_the_same_path_everywhere_and_written_by_o
                 place = (mount["mountPath"], mount.get("readOnly", False))
                 places.setdefault(claims[mount["name"]], {})[pod_name] = place
     assert {path for path, _ in places["adapters"].values()} == {"/data/adapters"}
-    assert set(places["adapters"]) == {"control", "gateway", "intake", "vllm"}
-    assert [who for who, (_, read_only) in places["adapters"].items() if not read_only] == ["control"]
+    assert set(places["adapters"]) == {"control", "gateway", "intake", "training", "vllm"}
+    # Trainings publish, control deletes.
+    assert {who for who, (_, read_only) in places["adapters"].items() if not read_only} == {"control", "training"}
     assert {path for path, _ in places["models"].values()} == {"/models"}
     assert {who for who, (_, read_only) in places["models"].items() if not read_only} <= {"models"}
-    assert places["rounds"] == {"control": ("/data/rounds", False)}
+    assert places["rounds"] == {"control": ("/data/rounds", False), "training": ("/data/rounds", False)}
 
 
 # --- secrets --------------------------------------------------------------------------------------------------------

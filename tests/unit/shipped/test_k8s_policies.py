@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from semievold.rounds.jobs.cluster import RIGHTS
 from tests.manifests import (
     COMPONENTS,
     K8S,
@@ -20,6 +21,7 @@ from tests.manifests import (
     pods,
     selects,
     table,
+    training_job,
     ways,
 )
 
@@ -115,15 +117,35 @@ def test_no_pod_gets_the_variables_of_services() -> None:
 # --- rights ---------------------------------------------------------------------------------------------------------
 
 
-def test_nobody_has_a_right_at_kubernetes_or_a_token_for_it() -> None:
-    kinds = ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+def test_control_alone_has_a_right_at_kubernetes_and_none_but_what_the_launcher_asks_for() -> None:
+    asked = {(group, resource, verb) for group, resource, verb in RIGHTS}
     for where, objects in every_rendering():
-        assert not of_kind(objects, *kinds), where
+        assert not of_kind(objects, "ClusterRole", "ClusterRoleBinding"), where
+        roles, bindings = of_kind(objects, "Role"), of_kind(objects, "RoleBinding")
+        if training_job(objects) is None:
+            assert not roles + bindings, where
+            continue
+        (role,), (binding,) = roles, bindings
+        given = [
+            (group, resource, verb)
+            for rule in role["rules"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        ]
+        assert sorted(given) == sorted(asked), where
+        assert binding["roleRef"]["name"] == role["metadata"]["name"], where
+        assert [each["name"] for each in binding["subjects"]] == ["control"], where
+
+
+def test_nobody_but_who_has_a_right_at_kubernetes_gets_a_token_for_it() -> None:
+    for where, objects in every_rendering():
         accounts = {each["metadata"]["name"]: each for each in of_kind(objects, "ServiceAccount")}
         assert all(each["automountServiceAccountToken"] is False for each in accounts.values()), where
         for name, pod in pods(objects).items():
             assert pod["spec"]["serviceAccountName"] in accounts, f"{where}: {name}"
-            assert pod["spec"]["automountServiceAccountToken"] is False, f"{where}: {name}"
+            has_right = name == "control" and training_job(objects) is not None
+            assert pod["spec"]["automountServiceAccountToken"] is has_right, f"{where}: {name}"
         assert accounts.keys() == {pod["spec"]["serviceAccountName"] for pod in pods(objects).values()}, where
 
 
@@ -214,7 +236,8 @@ def test_every_edge_has_a_pod_at_each_end_that_lets_it_through(name: str) -> Non
         assert "?" not in (pod, peer), f"{policy}: selects no pod"
         comes_in.add((peer, pod, port))
         listening = [p["containerPort"] for c in containers(there[pod]) for p in c.get("ports", ())]
-        assert port in listening, f"{policy}: nothing listens on {port} of {pod}"
+        ports = port if isinstance(port, range) else (port,)
+        assert set(ports) & set(listening), f"{policy}: nothing listens on {port} of {pod}"
     within = {edge for edge in goes_out | comes_in if edge[0] in there and edge[1] in there}
     assert within == {edge for edge in goes_out & comes_in if edge[0] in there}, "an edge is open at one end only"
 
@@ -226,7 +249,7 @@ def test_engines_and_servers_are_reached_by_the_daemon_alone(name: str) -> None:
     daemon = {name for name, pod in pods(objects).items() if selects(of_the_daemon, pod["metadata"]["labels"])}
     for _, pod, peer, _, port in ways(objects, "Ingress"):
         if pod not in daemon and not peer.startswith("app.kubernetes.io/name=prometheus in namespace monitoring"):
-            assert peer in daemon, f"{peer} reaches {pod}:{port}"
+            assert peer in daemon or (peer, pod) == ("training", "training"), f"{peer} reaches {pod}:{port}"
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -15,7 +15,7 @@ from tests.manifests import Manifest, everything, named, overlay
 from tests.servers import unavailable
 
 VERSIONS = ("1.36", "1.37")
-OWN_KINDS = {"PodMonitor", "PrometheusRule", "ScaledObject", "TriggerAuthentication"}
+OWN_KINDS = {"LocalQueue", "PodMonitor", "PrometheusRule", "ScaledObject", "TriggerAuthentication"}
 """Custom resources: tests/integration/shipped/test_custom_resources.py checks them."""
 
 

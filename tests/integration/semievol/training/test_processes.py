@@ -14,38 +14,18 @@ import pytest
 
 from semievol import adapter_directory
 from semievol.adapter_directory import WEIGHTS_FILE
-from semievol.config.method import ModelConfig, TrainingConfig
 from semievol.errors import AdapterError
 from semievol.training.job import TrainingJob, write_snapshot
 from semievol.training.process import train_in_subprocess
-from semievol.types import Message, TrainingRow
+from tests.tiny_job import ROWS, tiny_job
 from tests.tiny_model import make_tiny_model
 
 torch = pytest.importorskip("torch")
-
-# 9 rows of different lengths in batches of 4: the last step has one row.
-ROWS = [TrainingRow(f"q{i}", (Message("user", "why " * (i + 1)),), "abc"[: i % 3 + 1], "example") for i in range(9)]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-
-
-def job(model: Path, **training: Any) -> TrainingJob:
-    settings = {"rank": 4, "alpha": 8, "batch_size": 4, "checkpoint_steps": 3, "threads": 1} | training
-    return TrainingJob(
-        workload="tiny",
-        round_number=1,
-        kind="warm",
-        seed=11,
-        model=ModelConfig(name=str(model), dtype="float32", device="cpu"),
-        training=TrainingConfig.model_validate(settings),
-        learning_rate=1e-2,
-        epochs=1,
-        name_prefix="tiny-r0001",
-        fingerprint_prompts=(ROWS[0].messages,),
-    )
 
 
 async def trained(place: Path, of: TrainingJob) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,8 +38,8 @@ async def trained(place: Path, of: TrainingJob) -> tuple[dict[str, Any], dict[st
 
 
 async def test_two_processes_train_what_one_would_train(model: Path, tmp_path: Path) -> None:
-    alone, summary = await trained(tmp_path / "alone", job(model))
-    together, of_two = await trained(tmp_path / "together", job(model, processes=2))
+    alone, summary = await trained(tmp_path / "alone", tiny_job(model))
+    together, of_two = await trained(tmp_path / "together", tiny_job(model, processes=2))
     assert (summary["processes"], of_two["processes"]) == (1, 2)
     assert summary["steps"] == of_two["steps"] == 3
     assert of_two["first_loss"] == pytest.approx(summary["first_loss"], rel=1e-4)
@@ -71,7 +51,7 @@ async def test_two_processes_train_what_one_would_train(model: Path, tmp_path: P
 
 
 async def test_a_failure_of_all_processes_is_told_once_and_by_its_name(model: Path, tmp_path: Path) -> None:
-    of = dataclasses.replace(job(model, processes=2), parent=tmp_path / "adapters" / "t-r0001-00000000")
+    of = dataclasses.replace(tiny_job(model, processes=2), parent=tmp_path / "adapters" / "t-r0001-00000000")
     write_snapshot(tmp_path / "snapshot", of, ROWS)
     with pytest.raises(AdapterError, match=r"t-r0001-00000000"):
         await train_in_subprocess(tmp_path / "snapshot", tmp_path / "work", tmp_path / "adapters")
@@ -81,7 +61,7 @@ async def test_a_failure_of_all_processes_is_told_once_and_by_its_name(model: Pa
 
 @pytest.mark.timeout(240)
 async def test_a_training_ends_when_one_of_its_processes_is_killed(model: Path, tmp_path: Path) -> None:
-    endless = dataclasses.replace(job(model, processes=2), epochs=100_000)
+    endless = dataclasses.replace(tiny_job(model, processes=2), epochs=100_000)
     write_snapshot(tmp_path / "snapshot", endless, ROWS)
     call = asyncio.create_task(train_in_subprocess(tmp_path / "snapshot", tmp_path / "work", tmp_path / "adapters"))
     async with asyncio.timeout(100):

@@ -45,6 +45,9 @@ class Launcher:
             raise failure
         return Trained("w-r0000-00000000", Path("/adapters/w-r0000-00000000"), "ff", {})
 
+    async def retire(self, open_round: int | None) -> None:
+        pass
+
 
 class Fleet:
     def __init__(self) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from itertools import pairwise
 
 import pytest
 
 from semievol.errors import AdapterError, TransientError
+from semievol.training.progress import PROGRESS_FILE, WAITING
+from semievold.config.daemon import ArtifactsConfig
 from semievold.round_states import MAIN_PATH
 from semievold.round_states import RoundState as S
+from semievold.rounds.observing import waiting_for
 from tests.control_world import Brake, OpenWorld, failing
 
 
@@ -50,6 +54,29 @@ async def test_enough_new_pseudo_labels_bring_an_evolve_round(open_world: OpenWo
     serving = world.stores.alias.get()
     assert (serving.adapter, serving.previous) == (evolved.adapter, warm.adapter)
     assert await world.here.generator.loaded_adapters() == {evolved.adapter, warm.adapter}
+
+
+async def test_what_a_training_waits_for_is_what_the_controller_and_the_state_say(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    brake = world.trainer.before = Brake()
+    world.here.start()
+    await brake.reached.wait()
+    doing = "round 0 (warm), which is training"
+    await world.passes(2)
+    assert world.here.control.waiting_for == doing
+    progress = world.place.work(0) / PROGRESS_FILE
+    progress.parent.mkdir(parents=True, exist_ok=True)
+    progress.write_text(json.dumps({"state": WAITING, "reason": "waiting for quota: Job w-r0000 is suspended"}))
+    await world.passes(2)
+    said = f"{doing}: waiting for quota: Job w-r0000 is suspended"
+    assert world.here.control.waiting_for == said
+    config = world.config.model_copy(update={"artifacts": ArtifactsConfig(directory=world.place.rounds.parent)})
+    assert waiting_for(config, world.stores) == said
+    progress.write_text(json.dumps({"state": "training", "reason": "of before"}))
+    await world.passes(2)
+    assert world.here.control.waiting_for == doing
+    brake.released.set()
 
 
 async def test_the_warm_round_waits_until_no_label_is_on_its_way(open_world: OpenWorld) -> None:

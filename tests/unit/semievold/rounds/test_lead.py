@@ -51,6 +51,31 @@ async def test_a_leader_that_loses_its_lease_in_mid_step_stops_and_another_goes_
     assert first.control.idle
 
 
+async def test_a_new_leader_ends_what_trains_for_other_rounds_than_the_open_one(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    brake = world.trainer.before = Brake()
+    first, second = world.process(exclusive=False), world.process()
+    first.start()
+    await brake.reached.wait()
+    assert world.trainer.retired == [None]  # when it began to lead there was no round
+    second.start()
+    await world.until(lambda: second.control.leads)
+    assert world.trainer.retired == [None, 0]
+    brake.released.set()
+    await world.ended(0)
+    assert world.trainer.retired[-1] is None
+
+
+async def test_a_launcher_that_does_not_answer_does_not_hold_up_the_end_of_a_round(open_world: OpenWorld) -> None:
+    world = open_world()
+    world.teach()
+    world.trainer.unreachable = True
+    world.here.start()
+    assert (await world.ended(0)).state is S.SETTLED
+    assert world.here.control.last_error is None
+
+
 async def test_what_a_step_of_a_former_leader_did_is_not_written(open_world: OpenWorld) -> None:
     world = open_world()
     world.teach()

@@ -184,6 +184,7 @@ async def test_a_training_is_stopped_when_its_round_is_cancelled(open_world: Ope
     await brake.reached.wait()
     assert (await result(world, world.request("cancel_round", round=0)))[0] == "done"
     assert world.trainer.stopped == 1
+    assert world.trainer.retired[-1] is None  # also where it trains elsewhere
     assert world.round(0).reason == "by hand"
     assert (await result(world, world.request("start_round", kind="warm"))) == ("done", {"round": 1})
 

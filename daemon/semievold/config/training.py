@@ -1,0 +1,113 @@
+"""Settings of training in the service: the method's own, and where a round trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from semievol.config.section import Section
+from semievol.config.training import TrainingConfig
+
+# What Kubernetes takes as a value of a label, and as the name of an object that is part of a host's name.
+LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+NAME = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
+
+
+class Toleration(Section):
+    """A taint of nodes that a training may run on all the same; the keys are Kubernetes' own."""
+
+    key: str = Field(min_length=1)
+    """The taint's key (`nvidia.com/gpu`)."""
+    operator: Literal["Exists", "Equal"] = "Exists"
+    """Exists: whatever its value. Equal: only with `value`."""
+    value: str | None = None
+    """Equal only."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """None: each of them."""
+
+    @model_validator(mode="after")
+    def _value_is_compared(self) -> Toleration:
+        if (self.operator == "Equal") is (self.value is None):
+            raise ValueError(f"value: {'missing with' if self.value is None else 'set operator'} Equal")
+        return self
+
+
+class LauncherConfig(Section):
+    """Where a round trains. All but `kind` is for kind kubernetes."""
+
+    kind: Literal["local", "kubernetes"] = "local"
+    """local: a child process of the leader. kubernetes: a Job a round, made from `template`; needs the extra
+    `kubernetes`, and a shared disk on which the Job finds artifacts.directory under the same path."""
+    template: Path | None = None
+    """A YAML file with a Job (k8s/components/training-jobs has one): volumes, resources and whatever else your cluster
+    wants. What trains is its container `trainer`, or its only one."""
+    image: str | None = Field(default=None, min_length=1)
+    """The trainer's image. None: the template's, and where it names none, the image of the daemon's own pod."""
+    namespace: str | None = Field(default=None, pattern=NAME)
+    """Where the Jobs are made. None: the daemon's own namespace, or that of the kubeconfig's context."""
+    kubeconfig: Path | None = None
+    """For a daemon outside of the cluster. None: the pod's service account."""
+    nodes: int = Field(default=1, ge=1, le=1000)
+    """Pods that train one job together (an Indexed Job with torchrun's rendezvous at the first one), each with
+    training.processes; batch_size is a multiple of nodes * processes * gradient_accumulation."""
+    service: str = Field(default="training", pattern=NAME)
+    """The headless Service under whose name the pods of one training find each other; with several nodes only."""
+    port: int = Field(default=29500, gt=0, lt=65536)
+    """Of the rendezvous, at the first pod."""
+    gpu_resource: str | None = Field(default=None, min_length=1)
+    """Each pod asks for so many of this as training.processes (`nvidia.com/gpu`). None: what the template asks for."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes to train on, besides the template's."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of nodes to train on all the same, besides the template's."""
+    queue: str | None = Field(default=None, pattern=LABEL)
+    """A LocalQueue of Kueue: the Job is made suspended and waits there for its quota. None: no queue."""
+    deadline_s: float = Field(default=24 * 3600.0, gt=0)
+    """A training may run this long, seconds, counted while all of its pods run, over evictions and restarts; what it
+    waits in a queue, for a node or for its image does not count. Then the Job is deleted, and the round fails."""
+    restarts: int = Field(default=6, ge=0)
+    """How often a pod that failed is replaced (by index with several nodes); the training goes on from its last
+    checkpoint. A lost node and an eviction do not count, and what would fail again (bad rows, a bad setting) is not
+    tried again."""
+    keep_s: int = Field(default=86_400, ge=0)
+    """How long Kubernetes keeps a Job that has ended, and the logs of its pods, seconds."""
+    poll_s: float = Field(default=3.0, gt=0, le=60)
+    """How often the leader looks at the Job, seconds."""
+
+
+class TrainingSettings(TrainingConfig):
+    """The method's training, and where it takes place."""
+
+    launcher: LauncherConfig = LauncherConfig()
+
+    @property
+    def method(self) -> TrainingConfig:
+        """What decides the adapter: the same wherever it is trained."""
+        return TrainingConfig.model_validate(self.model_dump(exclude={"launcher"}))
+
+    @model_validator(mode="after")
+    def _check_launcher(self) -> TrainingSettings:
+        launcher = self.launcher
+        if launcher.kind == "local":
+            if launcher.nodes > 1:
+                raise ValueError(
+                    f"launcher.nodes: {launcher.nodes} pods are of kind kubernetes; set launcher.kind, or let "
+                    "training.processes share this machine"
+                )
+            return self
+        if launcher.template is None:
+            raise ValueError("launcher.template: missing; kind kubernetes wants a file with a Job")
+        if self.inherit:
+            raise ValueError(
+                "inherit: a Job inherits nothing from the daemon; write the variables into the env of launcher.template"
+            )
+        parts = self.gradient_accumulation * self.processes * launcher.nodes
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size: {self.batch_size} rows cannot be divided among {launcher.nodes} nodes of "
+                f"{self.processes} processes with gradient_accumulation {self.gradient_accumulation}; take a multiple "
+                f"of {parts}"
+            )
+        return self

@@ -1,0 +1,26 @@
+"""Which launcher the configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from semievol.errors import ConfigError
+from semievold.config.daemon import DaemonConfig
+from semievold.rounds.launch import Launcher, SubprocessLauncher
+
+
+def open_launcher(config: DaemonConfig) -> tuple[Launcher, Callable[[], None]]:
+    """The launcher of `training.launcher`, and what closes it.
+
+    Raises:
+        ConfigError: the package of Kubernetes' client is missing, or it finds no credentials.
+    """
+    if config.training.launcher.kind == "local":
+        return SubprocessLauncher(config.training.inherit), lambda: None
+    try:
+        from semievold.rounds.jobs.cluster import Cluster
+        from semievold.rounds.jobs.launcher import KubernetesLauncher
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} missing: training.launcher.kind needs semievol[kubernetes]") from error
+    cluster = Cluster.open(config.training.launcher)
+    return KubernetesLauncher(config.workload.name, config.training, cluster), cluster.close
