@@ -280,7 +280,7 @@ def _adapters_app() -> typer.Typer:
 
 def _ask(path: Path, output_format: str, kind: Any, payload: dict[str, Any]) -> None:
     """Leave a request for the controller and wait for its answer."""
-    from semievold.commands.asking import ask
+    from semievold.api.asking import ask
 
     with opened(path) as (_, stores, _place):
         answer = ask(stores.requests, kind, payload)
@@ -331,10 +331,10 @@ def _labels_app() -> typer.Typer:
         config: ConfigPath = DEFAULT_CONFIG,
         output_format: Output = "table",
     ) -> None:
-        from semievold.commands.retracting import retract as take_back
+        from semievold.commands.importing import retract_labels
 
         with opened(config) as (settings, stores, _place):
-            report = asyncio.run(take_back(settings, stores, ids, now=now))
+            report = asyncio.run(retract_labels(settings, stores, ids, now=now))
         output.show(report, output_format)
 
     return app

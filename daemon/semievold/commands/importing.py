@@ -19,8 +19,9 @@ from typing import Any
 from semievol.errors import ConfigError, DataError
 from semievol.examples.files import OpenSource
 from semievol.examples.json_files import json_object, json_rows
-from semievol.examples.records import Row, record_id
+from semievol.examples.records import Row
 from semievol.examples.sources import kind_suffix, opened
+from semievold.api.retracting import retract
 from semievold.config.daemon import DaemonConfig
 from semievold.intake.bulk import BulkRecords, What
 from semievold.intake.reading import labels_lag
@@ -169,17 +170,19 @@ def _unchecked(value: bytes) -> OutgoingRecord:
     return OutgoingRecord(hashlib.blake2b(value, digest_size=8).hexdigest(), value)
 
 
-async def retract_labels(config: DaemonConfig, stores: Stores, ids: Sequence[str]) -> dict[str, Any]:
-    """Publish a null value for each id: the labels role takes these examples back.
+async def retract_labels(
+    config: DaemonConfig, stores: Stores, ids: Sequence[str], *, now: bool, wait_s: float = 20.0
+) -> dict[str, Any]:
+    """Take labels back, with all that they taught; see `semievold.api.retracting`.
 
     Raises:
         DataError: one of them can be no id.
     """
-    ids = [record_id(each) for each in ids]
     producer = open_stream(config.stream, stores.database).producer()
-    await producer.publish(config.stream.labels, [OutgoingRecord(example_id, None) for example_id in ids])
-    await producer.close()
-    return {"topic": config.stream.labels, "retracted": len(ids)}
+    try:
+        return await retract(stores, producer, config.stream.labels, ids, now=now, wait_s=wait_s)
+    finally:
+        await producer.close()
 
 
 def _arrivals(descriptor: int) -> Iterator[list[bytes]]:

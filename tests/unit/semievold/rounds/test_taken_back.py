@@ -11,7 +11,7 @@ from semievol.errors import TransientError
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.tasks.task import Task
 from semievold.api import operations
-from semievold.commands.retracting import retract
+from semievold.commands.importing import retract_labels
 from semievold.round_states import RoundState as S
 from semievold.rounds import pool
 from semievold.store.lineage.walk import Role
@@ -236,9 +236,9 @@ async def test_nobody_waits_for_the_search_through_the_pseudo_labels(open_world:
 async def test_the_command_lists_what_descends_and_asks_for_a_clean_round(open_world: OpenWorld) -> None:
     world = open_world()
     _, evolved = await taught_wrongly(world)
-    report = await retract(world.config, world.stores, ["e7000"], now=True, wait_s=0.0)
+    report = await retract_labels(world.config, world.stores, ["e7000"], now=True, wait_s=0.0)
     assert (report["serving_is_clean"], "clean_round" in report) == (True, False)
-    report = await retract(world.config, world.stores, [f"e{LATE}"], now=True, wait_s=0.0)
+    report = await retract_labels(world.config, world.stores, [f"e{LATE}"], now=True, wait_s=0.0)
     assert report["descendants"]["adapters"] == [evolved]
     assert [request.kind for request in world.stores.requests.pending()] == ["leave_unclean", "start_round"]
     assert (report["serving"], report["serving_is_clean"]) == (evolved, False)  # nobody has carried it out yet

@@ -1,37 +1,50 @@
-"""What `semievol labels retract` does: takes labels back with all that descends from them.
+"""What `semievol labels retract` and the console do: take labels back with all that descends from them.
 
-Owns the order: label and marks in the state, the null value in the stream (the index follows), then what the controller
+Owns the order: the null value in the stream (the index follows), label and marks in the state, then what the controller
 is asked for. Works without a daemon, but for the last: where that is refused, the trigger starts the clean round later.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from semievol.examples.records import record_id
+from semievold.api.asking import ask
 from semievold.api.lineage import as_json
-from semievold.commands.asking import ask
-from semievold.commands.importing import retract_labels
-from semievold.config.daemon import DaemonConfig
 from semievold.round_states import CANCELLABLE
 from semievold.store.stores import Stores
+from semievold.streams.protocol import OutgoingRecord, StreamProducer
 
 LATER = "a clean round starts by itself once no round is open and rounds are not frozen"
 
 
 async def retract(
-    config: DaemonConfig, stores: Stores, ids: Sequence[str], *, now: bool, wait_s: float = 20.0
+    stores: Stores, producer: StreamProducer, topic: str, ids: Sequence[str], *, now: bool, wait_s: float = 20.0
 ) -> dict[str, Any]:
     """Take the labels back, and ask for a clean round where the serving version descends from one of them.
 
-    `now`: go back to the last clean version first, possibly the base model.
+    Args:
+        stores: the state.
+        producer: of the stream.
+        topic: of the labels.
+        ids: of the labels.
+        now: go back to the last clean version first, possibly the base model.
+        wait_s: how long each answer of the controller is waited for.
 
     Raises:
         DataError: one of the ids can be no id; nothing was changed.
     """
-    published = await retract_labels(config, stores, ids)
+    ids = [record_id(each) for each in ids]
+    await producer.publish(topic, [OutgoingRecord(each, None) for each in ids])
+    report = await asyncio.to_thread(_take_back, stores, ids, now, wait_s)
+    return {"topic": topic, "retracted": len(ids), **report}
+
+
+def _take_back(stores: Stores, ids: Sequence[str], now: bool, wait_s: float) -> dict[str, Any]:
     found = stores.retractions.retract(*ids)
-    report: dict[str, Any] = {**published, "descendants": as_json(found)}
+    report: dict[str, Any] = {"descendants": as_json(found)}
     open_round = stores.rounds.open()
     if open_round is not None and open_round.number in found.rounds and open_round.state in CANCELLABLE:
         because = {"round": open_round.number, "reason": _reason(ids)}
