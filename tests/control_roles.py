@@ -16,6 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.tasks.task import Task
 from semievold.api.api import Api, ApiTools
+from semievold.console.console import Console
 from semievold.idle import IdleWatch
 from semievold.intake.labels import LabelsIntake
 from semievold.intake.messages import RecordParser
@@ -112,7 +113,7 @@ class Roles:
 
     @asynccontextmanager
     async def api(self) -> AsyncIterator[TestClient[Any, Any]]:
-        """A client of the admin API, with its token."""
+        """A client of the admin API, with its token; the console is on the same address."""
         tools = ApiTools(
             self.stores,
             self.place,
@@ -125,5 +126,7 @@ class Roles:
             self.replicas.show,
         )
         app = Api(self.config, tools, TOKEN).app()
+        if self.config.api.console:
+            Console(self.config, tools, TOKEN).add_to(app)
         async with TestClient(TestServer(app), headers={"Authorization": f"Bearer {TOKEN}"}) as client:
             yield client

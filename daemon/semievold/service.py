@@ -33,6 +33,7 @@ from semievol.types import PseudoLabel
 from semievold.api.api import Api, ApiTools
 from semievold.config.daemon import ROLES, DaemonConfig
 from semievold.config.streams import RetrySettings
+from semievold.console.console import Console
 from semievold.event_loop import run_loop
 from semievold.gateway.capture import Capture
 from semievold.gateway.front import Gateway
@@ -416,9 +417,12 @@ class Service:
             observer.observe,
             (lambda: []) if parts.replicas is None else parts.replicas.show,
         )
-        api = Api(self._config, tools, ensure_token(self._config.api.token, self._directory / "api.token"))
+        token = ensure_token(self._config.api.token, self._directory / "api.token")
+        app = Api(self._config, tools, token).app()
+        if self._config.api.console:
+            Console(self._config, tools, token).add_to(app)
         parts.supervisor.add(
-            "api", lambda stop: run_server(api.app(), self._config.api, "api", self._bound("api"), stop), stage=2
+            "api", lambda stop: run_server(app, self._config.api, "api", self._bound("api"), stop), stage=2
         )
 
     def _bound(self, name: str) -> Callable[[str, int], None]:

@@ -143,6 +143,14 @@ class Plot:
         if label:
             self.text((value, self.y_axis.high), label, dx=5, dy=11 + 15 * row, anchor="start")
 
+    def rule(self, value: float, style: str, hint: str) -> None:
+        """A thin line across the chart, with a small foot on its axis; `hint` shows on hover."""
+        px, floor = self.x(value), self.height - BOTTOM
+        self._parts.append(
+            f'<g class="moment {style}"><path d="M{px} {TOP}V{floor}"/>'
+            f'<path class="foot" d="M{px - 5} {TOP - 8}h10l-5 8z"/>{_hint(hint)}</g>'
+        )
+
     def diagonal(self) -> None:
         """The dashed line y = x."""
         a, b = self.x_axis, self.y_axis

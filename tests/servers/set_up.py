@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers import crds
+from tests.servers import browser, crds
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET_S = 2.0
@@ -82,6 +82,10 @@ def has_go_or_definitions() -> bool:
     return crds.go() is not None or all(map(crds.is_kept, crds.MODULES))
 
 
+def has_chromium() -> bool:
+    return browser.chromium() is not None
+
+
 def has_promtool() -> bool:
     return shutil.which("promtool") is not None
 
@@ -96,6 +100,7 @@ NEEDS = (
     Need("HAProxy", ("haproxy",), "tests of the guard before vLLM", has_haproxy),
     Need("Go", ("golang-go",), "the check of custom resources in k8s", has_go_or_definitions),
     Need("promtool", ("prometheus",), "the check of deploy/prometheus", has_promtool),
+    Need("Chromium", ("chromium",), "tests of the console in a browser", has_chromium),
 )
 
 FETCHES = (

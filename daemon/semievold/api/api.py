@@ -16,6 +16,7 @@ from aiohttp import web
 
 from semievol.examples.json_values import id_problem
 from semievold.api import lineage, operations
+from semievold.api.asking import asked
 from semievold.api.deliveries import read_delivery
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
@@ -175,19 +176,8 @@ class Api:
 
     async def _ask(self, kind: RequestKind, payload: Mapping[str, Any]) -> web.Response:
         """Leave a request for the controller and wait a while for its answer; 202 when it takes longer."""
-        requests = self._tools.stores.requests
-        request_id = await asyncio.to_thread(requests.add, kind, payload)
-        deadline = asyncio.get_running_loop().time() + REQUEST_WAIT_S
-        while asyncio.get_running_loop().time() < deadline:
-            answered = await asyncio.to_thread(requests.get, request_id)
-            if answered is not None and answered.state != "pending":
-                done = answered.state == "done"
-                return web.json_response(
-                    {"request": request_id, "state": answered.state, **(answered.result or {})},
-                    status=200 if done else 409,
-                )
-            await asyncio.sleep(0.1)
-        return web.json_response({"request": request_id, "state": "pending"}, status=202)
+        told = await asked(self._tools.stores.requests, kind, payload, REQUEST_WAIT_S)
+        return web.json_response(told, status={"done": 200, "pending": 202}.get(told["state"], 409))
 
     async def _publish(self, what: What, request: web.Request) -> web.Response:
         """Publish records in bulk; all of them or none, or with `?skip_invalid=true` those that are valid."""

@@ -62,6 +62,8 @@ class ServerConfig(Section):
 class ApiConfig(ServerConfig):
     """The admin API with /metrics, /healthz and /readyz."""
 
+    console: bool = True
+    """The console at `/`: pages for people, opened by this token through a login form. False: there are none."""
     metrics_are_open: bool = True
     """/metrics answers without the token. Its labels name adapters, and the addresses of replicas."""
     metrics_interval_s: float = Field(default=10.0, gt=0)

@@ -92,10 +92,18 @@ async def _show(
             else:
                 print_summary(found, summary, plain_console(width=None if sys.stdout.isatty() else WIDTH))
                 typer.echo(f"\nreport: {page}\nexplain a query: semievol explain {dataset.queries[0].id} -c {path}")
+                typer.echo(f"console: {_console(client, data, keep_running)}")
             if keep_running:
                 screen.say(f"the daemon goes on (Ctrl-C ends it): {client.endpoints}, tokens in {data}")
                 await client.wait_for_exit()
     return 0
+
+
+def _console(client: DaemonClient, data: Path, keep_running: bool) -> str:
+    """Where it is, and what opens it."""
+    if keep_running:
+        return f"{client.endpoints['api']}/ (its token is in {data / 'api.token'})"
+    return "`make run` tells the story again and leaves it running, with the console"
 
 
 WIDTH = 132  # of the summary where no terminal says how wide it is

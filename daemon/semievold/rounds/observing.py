@@ -111,15 +111,20 @@ def alike(rounds: Sequence[Round], config_hash: str, changed_at: float) -> int:
     return max(1, count)
 
 
-def waiting_for(config: DaemonConfig, stores: Stores, labels_lag: int = 0) -> str:
-    """What the rounds wait for, in one sentence; from the state alone."""
+def waiting_for(
+    config: DaemonConfig, stores: Stores, labels_lag: int = 0, observer: RoundObserver | None = None
+) -> str:
+    """What the rounds wait for, in one sentence; from the state alone.
+
+    `observer`: of who asks often; it remembers what it counted.
+    """
     open_round = stores.rounds.open()
     frozen = stores.freezes.get()
     if frozen is not None and (open_round is None or open_round.state is not RoundState.PROMOTED):
         return frozen.said()
     if open_round is not None:
         return at_work(open_round, RoundPlace.under(config.artifacts.directory))
-    return decide(RoundObserver(config, stores).observe(labels_lag), config.trigger).reason
+    return decide((observer or RoundObserver(config, stores)).observe(labels_lag), config.trigger).reason
 
 
 def at_work(open_round: Round, place: RoundPlace) -> str:
@@ -152,10 +157,10 @@ def waits_for(open_round: Round) -> str:
     return "round"
 
 
-def held(config: DaemonConfig, stores: Stores) -> dict[str, str]:
+def held(config: DaemonConfig, stores: Stores, observer: RoundObserver | None = None) -> dict[str, str]:
     """What stands still, by part, and until when; from the state alone."""
     found = {}
-    if config.rounds.wait_for_warm and not RoundObserver(config, stores).warm_ended():
+    if config.rounds.wait_for_warm and not (observer or RoundObserver(config, stores)).warm_ended():
         found["intake"] = "queries wait until the warm round has decided (rounds.wait_for_warm)"
     if (frozen := stores.freezes.get()) is not None:
         found["rounds"] = frozen.said()

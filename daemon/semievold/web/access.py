@@ -1,6 +1,7 @@
 """Who may ask a front: its bearer token, and what a handler's errors look like to who may.
 
-Invariant: a request reaches a handler only with the right token, unless its path is one of the front's open paths.
+Invariant: a request reaches a handler only with the right token, unless its path is one of the front's open paths, or
+the handler says that it looks at its requests itself.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -25,6 +26,8 @@ from semievold.web.tokens import HOLDER, Tokens
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+HandlerOfAny = TypeVar("HandlerOfAny", bound=Handler)
+_GUARDS_ITSELF = "_guards_itself"
 
 
 def ensure_token(configured: str | None, file: Path) -> str:
@@ -48,6 +51,18 @@ def _read_token(file: Path) -> str:
         raise ConfigError(f"{file}: is no token ({problem}); delete the file, and a new one is made") from None
 
 
+def holds(request: web.Request) -> bool:
+    """Whether the connection stays, now that a request came on it with what opens this front."""
+    connection = connection_of(request)
+    return connection is None or connection.hold()
+
+
+def guards_itself(handler: HandlerOfAny) -> HandlerOfAny:
+    """Mark a handler that lets nobody in by itself: `guarded` passes its requests on as they come."""
+    setattr(handler, _GUARDS_ITSELF, True)
+    return handler
+
+
 def guarded(
     tokens: Tokens | str,
     open_paths: frozenset[str],
@@ -62,6 +77,8 @@ def guarded(
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if getattr(request.match_info.handler, _GUARDS_ITSELF, False):
+            return await handler(request)
         holder = own.get(request.path, known).holder(request)
         if holder is not None:
             request[HOLDER] = holder
@@ -70,8 +87,7 @@ def guarded(
                 refused_ = error(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
                 refused_.force_close()
                 return refused_
-            connection = connection_of(request)
-            if connection is not None and not connection.hold():
+            if not holds(request):
                 busy = error(503, "busy", "all connections of this front are taken; ask again")
                 busy.force_close()
                 return retry_later(busy)
