@@ -78,6 +78,7 @@ class Roles:
             config.stream,
             feedback=world.stores.feedback,
             contradictions=world.stores.contradictions,
+            reviews=world.stores.reviews,
         )
         self.metrics = Metrics(config.workload.name)
         self.replicas = Replicas()

@@ -176,6 +176,7 @@ class World:
             self.topics,
             feedback=self.feedback,
             contradictions=self.stores.contradictions,
+            reviews=self.stores.reviews,
             feedback_secret=options.get("feedback_secret"),
             on_joined=options.get("on_joined"),
         )

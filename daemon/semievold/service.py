@@ -48,9 +48,13 @@ from semievold.monitoring.observer import Observer
 from semievold.monitoring.state_metrics import StateMetrics
 from semievold.monitoring.state_watch import StateWatch
 from semievold.retry import Health, Stopped, until_answered
+from semievold.review.drawing import Drawing
+from semievold.review.queue import ReviewQueue
+from semievold.review.usefulness import SecretOrder
 from semievold.rollout.answers import AnswerCounts
 from semievold.rollout.stream import StreamTrial
 from semievold.rounds.control import Control
+from semievold.rounds.fresh import FreshLabels
 from semievold.rounds.launching import open_launcher
 from semievold.rounds.lease import ControlLease
 from semievold.rounds.places import RoundPlace
@@ -244,6 +248,7 @@ class Service:
             self._config.stream,
             feedback=parts.stores.feedback,
             contradictions=parts.stores.contradictions,
+            reviews=parts.stores.reviews,
             feedback_secret=self._feedback_secret() if self._config.gateway.feedback.trusted else None,
             least_holdout=self._config.gate.min_holdout,
             training_first=self._config.trigger.min_examples,
@@ -287,6 +292,7 @@ class Service:
             parts.control = self._control(parts, stores, parts.lease)
             parts.supervisor.add("control", parts.control.run, stage=1)
             self._add_retention(parts, RetentionStore(stores.database, config.workload.name), parts.lease)
+            self._add_review(parts, stores, parts.lease)
             self._add_state_metrics(parts, parts.control)
         control = parts.control
         parts.follower = StateFollower(
@@ -326,6 +332,13 @@ class Service:
         kept, keep_rounds = self._config.store.retention, self._config.artifacts.keep_rounds
         retention = Retention(store, kept, keep_rounds, lease, parts.metrics.forgotten, parts.stores.database.now)
         parts.supervisor.add("retention", retention.run, stage=1)
+
+    def _add_review(self, parts: Parts, stores: Stores, lease: ControlLease) -> None:
+        review = self._config.review
+        fresh, order = FreshLabels(stores, place_of(self._config)), SecretOrder(self._feedback_secret())
+        drawing = Drawing(stores, fresh, order, review.look_at)
+        queue = ReviewQueue(review, stores, drawing, lease, parts.producer, self._config.stream.review)
+        parts.supervisor.add("review", queue.run, stage=1)
 
     def _add_state_metrics(self, parts: Parts, control: Control) -> None:
         name = self._config.workload.name

@@ -235,6 +235,7 @@ SERVICE_SECTIONS = frozenset(
         "intake",
         "labels",
         "lease",
+        "review",
         "rollout",
         "rounds",
         "stop_deadline_s",

@@ -9,7 +9,7 @@ anchor against which the candidate is shown worse. What is missing, contradictor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from semievol.config.method import SequentialGateConfig
@@ -51,7 +51,8 @@ class Verdict:
     better, worse, futile: evidence (e-values) of a gain, of a loss, of a gain below `least_gain`.
     p_better, p_worse: their inverses, at most 1: probabilities that hold at every look.
     labels_needed: see semievol.proof.evidence.
-    Accuracies are over the `count` pairs, 0 when nothing could be paired; `unparsed` counts answers that do not parse.
+    Accuracies are over the pairs that were not chosen, 0 when there are none; `unparsed` counts answers of those that
+    do not parse.
     """
 
     decision: Decision
@@ -82,12 +83,15 @@ def prove(
     anchor: tuple[str, Sequence[Outcome]] | None = None,
     *,
     proved: bool = False,
+    chosen: Collection[str] = (),
 ) -> Verdict:
     """What the answers of two models to the same labelled queries prove.
 
     `anchor`: name and answers of a third version, to as many of the queries as are known. `proved`: the evidence of a
     gain was enough at an earlier look, on answers that all still stand; what comes later takes that back only where it
-    speaks against promoting, for the level holds at every look (Ville).
+    speaks against promoting, for the level holds at every look (Ville). `chosen`: ids of labels that were drawn among
+    those queries alone to which the two models answer differently: of these they say who is right more often, and
+    nothing of how often answers are right, parse, or are right in a category.
     """
     problem = pairing_problem(incumbent, candidate, config)
     if problem is not None:
@@ -95,14 +99,15 @@ def prove(
     theirs = {outcome.id: outcome for outcome in candidate}
     pairs = [(outcome, theirs[outcome.id]) for outcome in incumbent]
     counted = _counted(pairs)
+    drawn = [pair for pair in pairs if pair[0].id not in chosen]
     beside = None if anchor is None else _beside(anchor[0], anchor[1], theirs, counted.count)
     better = _log_gain(counted, config)
     worse = log_better(counted.losses, counted.wins)
     futile = log_gain_below(counted, config.least_gain)
-    slices = slices_of(pairs, config)
+    slices = slices_of(drawn, config)
     enough = math.log(1 / config.alpha)
-    shown_worse = _shown_worse(pairs, counted, slices, beside, config)
-    held_back = _held_back(pairs, slices, config)
+    shown_worse = _shown_worse(drawn, counted, slices, beside, config)
+    held_back = _held_back(drawn, slices, config)
     needed = labels_needed(counted, config.alpha) if config.margin == 0 else None
     score = f"{counted.wins} wins, {counted.losses} losses, evidence {_e(better):.3g} of {1 / config.alpha:.3g}"
     shown = proved or better >= enough
@@ -133,10 +138,10 @@ def prove(
         p_better=min(1.0, 1 / _e(better)),
         p_worse=min(1.0, 1 / _e(worse)),
         labels_needed=needed,
-        incumbent_accuracy=sum(old.correct for old, _ in pairs) / counted.count,
-        candidate_accuracy=sum(new.correct for _, new in pairs) / counted.count,
-        incumbent_unparsed=sum(old.answer is None for old, _ in pairs),
-        candidate_unparsed=sum(new.answer is None for _, new in pairs),
+        incumbent_accuracy=sum(old.correct for old, _ in drawn) / max(1, len(drawn)),
+        candidate_accuracy=sum(new.correct for _, new in drawn) / max(1, len(drawn)),
+        incumbent_unparsed=sum(old.answer is None for old, _ in drawn),
+        candidate_unparsed=sum(new.answer is None for _, new in drawn),
         slices=slices,
         anchor=beside,
     )
@@ -201,7 +206,7 @@ def _held_back(
     before = sum(old.answer is None for old, _ in pairs)
     after = sum(new.answer is None for _, new in pairs)
     bound = upper_bound(before, len(pairs), PARSING_LEVEL)
-    if after / len(pairs) > bound:
+    if pairs and after / len(pairs) > bound:
         return f"{after} of {len(pairs)} answers do not parse (bound by the incumbent's {before}: {bound:.1%})"
     return None
 

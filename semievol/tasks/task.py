@@ -152,6 +152,10 @@ class Task:
         answers = self._form.choices(query)
         return None if answers is None else tuple(map(self.completion, answers))
 
+    def answers(self, query: Query) -> tuple[str, ...] | None:
+        """All canonical answers to `query`; None where the set is open."""
+        return self._form.choices(query)
+
     def completion(self, answer: str) -> str:
         """The text that the model learns to say for a canonical `answer`."""
         return self.config.answer_template.replace(BARE, answer)

@@ -18,10 +18,12 @@ from semievol.examples.json_values import id_problem
 from semievold.api import lineage, operations
 from semievold.api.asking import asked
 from semievold.api.deliveries import read_delivery
+from semievold.api.reviewing import answered, read_which
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
 from semievold.intake.bulk import What
 from semievold.monitoring.metrics import Metrics
+from semievold.review.answering import Reviewers, UnknownItem
 from semievold.rounds.places import RoundPlace
 from semievold.serving.replica import ReplicaView
 from semievold.store.database import MAX_INTEGER
@@ -62,6 +64,7 @@ class Api:
         self._config = config
         self._tools = tools
         self._token = token
+        self._reviewers = Reviewers(config, tools.stores, tools.producer)
 
     def app(self) -> web.Application:
         open_paths = OPEN_PATHS - (set() if self._config.api.metrics_are_open else {"/metrics"})
@@ -88,6 +91,8 @@ class Api:
         add.add_get("/v1/lineage/rounds/{number:[0-9]+}", self._round_lineage)
         add.add_get("/v1/lineage/adapters/{name}", self._adapter_lineage)
         add.add_get("/v1/lineage/labels/{id:.+}", self._label_lineage)
+        add.add_get("/v1/review", self._review)
+        add.add_post("/v1/review/{key:[0-9a-f]{32}}", self._answer_review)
         add.add_post("/v1/queries", functools.partial(self._publish, "queries"))
         add.add_post("/v1/labels", functools.partial(self._publish, "labels"))
         return app
@@ -173,6 +178,20 @@ class Api:
 
     async def _rollback(self, request: web.Request) -> web.Response:
         return await self._ask("rollback", await _body(request))
+
+    async def _review(self, request: web.Request) -> web.Response:
+        kind, most = read_which(request.query)
+        return web.json_response(await asyncio.to_thread(self._reviewers.waiting, kind, most))
+
+    async def _answer_review(self, request: web.Request) -> web.Response:
+        """What a person says of one item: an answer, that they cannot say, or that it is taken back."""
+        key, asked = request.match_info["key"], await _body(request)
+        try:
+            return web.json_response(await answered(self._reviewers, key, asked))
+        except UnknownItem as unknown:
+            return error(404, "not_found", str(unknown))
+        except StateConflict as conflict:
+            return error(409, "already_answered", str(conflict))
 
     async def _ask(self, kind: RequestKind, payload: Mapping[str, Any]) -> web.Response:
         """Leave a request for the controller and wait a while for its answer; 202 when it takes longer."""

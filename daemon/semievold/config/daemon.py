@@ -24,6 +24,7 @@ from semievol.types import Query
 from semievold.config.fronts import ApiConfig, GatewayConfig
 from semievold.config.gate import GateSettings
 from semievold.config.generation import LORA_RANKS, GenerationConfig
+from semievold.config.review import ReviewConfig
 from semievold.config.streams import IntakeSettings, LabelsSettings, StreamSettings
 from semievold.config.training import TrainingSettings
 
@@ -221,6 +222,7 @@ class DaemonConfig(MethodConfig):
     trigger: TriggerConfig = TriggerConfig()
     rounds: RoundsConfig = RoundsConfig()
     rollout: RolloutConfig = RolloutConfig()
+    review: ReviewConfig = ReviewConfig()
     api: ApiConfig = ApiConfig()
     gateway: GatewayConfig = GatewayConfig()
     artifacts: ArtifactsConfig = ArtifactsConfig()

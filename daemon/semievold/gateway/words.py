@@ -20,7 +20,7 @@ from semievol.types import Example, Query
 from semievold.config.fronts import FeedbackConfig
 from semievold.config.streams import RetrySettings
 from semievold.errors import PoisonRecord, Reason, RecordRefused
-from semievold.intake.messages import CLIENT_HEADER, SCHEMA_VERSION, RecordParser, denial_record, label_record
+from semievold.intake.messages import CLIENT_HEADER, RecordParser, denial_record, label_record
 from semievold.monitoring.metrics import Metrics
 from semievold.retry import Health, Stopped, set_within, until_answered
 from semievold.store.examples import FEEDBACK
@@ -46,10 +46,7 @@ def labelled(parser: RecordParser, asked: Mapping[str, Any], answer: object) -> 
         PoisonRecord: naming the field and the fix.
     """
     said = {} if answer is None else {"answer": answer}
-    value = pydantic_core.to_json({"schema_version": SCHEMA_VERSION, **asked, **said, "source": FEEDBACK})
-    label = parser.label(StreamRecord("", 0, 0, None, value, {}, 0.0))
-    assert isinstance(label, Example)  # only a null value is a retraction, and only `wrong` a denial
-    return label
+    return parser.example({**asked, **said, "source": FEEDBACK})
 
 
 def asked_query(parser: RecordParser, asked: Mapping[str, Any]) -> Query:

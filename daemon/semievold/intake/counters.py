@@ -52,5 +52,6 @@ class LabelsCounters(RoleCounters):
     joined_wrong: int = 0
     feedback: Counter[Outcome] = field(default_factory=Counter)  # clients' answers; none of them in the two above
     reviewed: int = 0  # contradictions that went to the review topic
+    review_labels: int = 0  # labels that closed an item of the review
     feedback_right: int = 0
     feedback_wrong: int = 0

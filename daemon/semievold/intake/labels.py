@@ -27,10 +27,11 @@ from semievold.intake.messages import Denial, RecordParser, Retraction, client_o
 from semievold.intake.offsets import OffsetTracker
 from semievold.intake.reviewing import Doubted, Reviewing
 from semievold.retry import Pulse, Stopped, until_answered
-from semievold.store.contradictions import ContradictionStore
 from semievold.store.examples import FEEDBACK, ExampleStore, StoredExample
 from semievold.store.feedback import FeedbackStore, Outcome, Said
 from semievold.store.pseudo_labels import PseudoLabelStore
+from semievold.store.review.contradictions import ContradictionStore
+from semievold.store.review.items import By, ReviewStore
 from semievold.streams.protocol import StreamConsumer, StreamProducer, StreamRecord
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class LabelsIntake:
         calibration_share: of the questions that selection is calibrated on.
         feedback: decides on what clients say.
         contradictions: what of it goes to the review topic.
+        reviews: what waits for labels.
         feedback_secret: by which trusted feedback is held out; None: it is not trusted.
         equality: which answers mean the same; None: what the parser's task says by itself, without an embedder.
         on_joined: told of every label whose query was answered earlier (accuracy drift).
@@ -79,6 +81,7 @@ class LabelsIntake:
         *,
         feedback: FeedbackStore,
         contradictions: ContradictionStore,
+        reviews: ReviewStore,
         feedback_secret: str | None = None,
         least_holdout: int = 0,
         training_first: int = 0,
@@ -97,6 +100,7 @@ class LabelsIntake:
             settings.holdout_share, settings.holdout_salt, least_holdout, training_first, calibration_share
         )
         self._feedback = feedback
+        self._reviews = reviews
         self._reviewing = Reviewing(contradictions, producer, topics.review, self._answer)
         self._feedback_secret = feedback_secret
         self._topics = topics
@@ -237,7 +241,8 @@ class LabelsIntake:
     async def _keep(self, given: Sequence[Example]) -> None:
         if not given:
             return
-        stored = await self._answer("store", lambda: asyncio.to_thread(self._examples.keep, given, self._rule))
+        aside = await self._only_to_train(given)
+        stored = await self._answer("store", lambda: asyncio.to_thread(self._examples.keep, given, self._rule, aside))
         await self._remove(await self._answer("store", lambda: asyncio.to_thread(self._feedback.settle, given)))
         changed = [item for item in stored if item.change != "same"]
         self.counters.added += len(changed)
@@ -245,14 +250,16 @@ class LabelsIntake:
         await self._remove([item.example.id for item in stored if item.holdout and item.change == "changed"])
         # Also unchanged ones: an earlier attempt may have stored them and not come to the index.
         await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
+        await self._settle(given, "topic")
         await self._join(changed)
 
     async def _hear(self, said: Sequence[Said]) -> None:
         """What clients say: it becomes an example where nobody says otherwise."""
         if not said:
             return
+        aside = await self._only_to_train([each.example for each in said])
         decided = await self._answer(
-            "store", lambda: asyncio.to_thread(self._feedback.keep, said, self._rule, self._feedback_secret)
+            "store", lambda: asyncio.to_thread(self._feedback.keep, said, self._rule, self._feedback_secret, aside)
         )
         self.counters.feedback.update(each.outcome for each in decided)
         removed = {example_id for each in decided for example_id in each.removed}
@@ -260,6 +267,8 @@ class LabelsIntake:
         stored = [each.stored for each in decided if each.stored is not None and each.stored.example.id not in removed]
         self.counters.added += sum(item.change != "same" for item in stored)
         await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
+        if self._feedback_secret is not None:  # it is trusted
+            await self._settle([item.example for item in stored], "feedback")
         # Also what was heard before: an earlier attempt may not have come so far.
         told = {each.said.example.id: each for each in decided if each.outcome is not Outcome.SECOND}
         wrong = []
@@ -273,6 +282,16 @@ class LabelsIntake:
             self.counters.feedback_wrong += each.new and says_wrong
         await self._reviewing.doubt(wrong)
         self.counters.reviewed += await self._reviewing.publish()
+
+    async def _only_to_train(self, given: Sequence[Example]) -> frozenset[str]:
+        """What of it was chosen for review."""
+        queries = [each.query for each in given]
+        return await self._answer("store", lambda: asyncio.to_thread(self._reviews.only_to_train, queries))
+
+    async def _settle(self, labels: Sequence[Example], by: By) -> None:
+        """Close the items that asked for these labels."""
+        settled = lambda: asyncio.to_thread(self._reviews.settle, labels, by)  # noqa: E731
+        self.counters.review_labels += await self._answer("store", settled)
 
     async def _remove(self, ids: Sequence[str]) -> None:
         """From the index, what the store does not train on."""
@@ -306,6 +325,7 @@ class LabelsIntake:
             return
         await self._answer("store", lambda: asyncio.to_thread(self._examples.retract, ids))
         await self._remove(ids)
+        await self._answer("store", lambda: asyncio.to_thread(self._reviews.reopen, ids))
         self.counters.retracted += len(ids)
 
     async def _join(self, changed: Sequence[StoredExample]) -> None:

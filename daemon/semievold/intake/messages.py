@@ -161,6 +161,17 @@ class RecordParser:
         answers = [str(answer) for answer in (parsed.answer, *(parsed.answers or ()))]
         return self._example(parsed, answers, _optional_text("source", parsed.source))
 
+    def example(self, fields: Mapping[str, Any]) -> Example:
+        """The example that a record of the labels topic with these fields gives: checked as one that came from it.
+
+        Raises:
+            PoisonRecord: as `label`.
+        """
+        value = pydantic_core.to_json({"schema_version": SCHEMA_VERSION, **fields})
+        found = self.label(StreamRecord("", 0, 0, None, value, {}, 0.0))
+        assert isinstance(found, Example)  # only a null value is a retraction, and only `wrong` a denial
+        return found
+
     def _example(self, parsed: _QueryRecord, answers: Sequence[str], source: str | None) -> Example:
         query = self._query(parsed)
         try:

@@ -19,8 +19,8 @@ import pydantic_core
 from semievol.examples.split import asked_key
 from semievold.errors import RecordRefused
 from semievold.intake.messages import SCHEMA_VERSION
-from semievold.store.contradictions import Claim, ContradictionStore, Item
 from semievold.store.feedback import Said
+from semievold.store.review.contradictions import Claim, ContradictionStore, Item
 from semievold.streams.protocol import OutgoingRecord, StreamProducer
 
 AT_ONCE = 100

@@ -9,6 +9,7 @@ process that takes the round over finds the same evidence.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any
 
 from semievol.engines.remembered import RememberedAnswers
 from semievol.errors import AdapterError
+from semievol.examples.near import near_key
 from semievol.examples.split import one_a_question
 from semievol.proof.evaluation import Evaluation, evaluate, paired, summarise
 from semievol.proof.sequential import Verdict, prove
@@ -27,6 +29,7 @@ from semievold.rounds.fresh import FreshLabels
 from semievold.rounds.places import RoundPlace
 from semievold.rounds.pool import GONE, known_to
 from semievold.rounds.tools import RoundTools
+from semievold.store.examples import FEEDBACK
 from semievold.store.outcomes import StoredOutcome
 from semievold.store.rounds import Round
 
@@ -64,7 +67,8 @@ class Evidence:
             TransientError: engine or state do not answer now; what was answered is remembered.
         """
         tools = self._tools
-        held_out, gone = known_to(tools.task, await asyncio.to_thread(self._labels, round_))
+        labels, chosen = await asyncio.to_thread(self._labels, round_)
+        held_out, gone = known_to(tools.task, labels)
         holdout = one_a_question(sorted(held_out, key=lambda example: example.id))
         contents = {example.id: deciding.example_hash(example) for example in holdout}
         settings = await asyncio.to_thread(deciding.settings_hash, self._config)
@@ -79,12 +83,13 @@ class Evidence:
         incumbent = await self._evaluation(round_.incumbent, holdout, {**remembered, **stored["incumbent"]})
         proposed = await self._evaluation(candidate, holdout, stored["candidate"])
         both = paired(incumbent, proposed)
-        verdict, anchors = prove(both[0].outcomes, both[1].outcomes, self._config.gate, proved=proved), NOBODY
+        say = functools.partial(prove, both[0].outcomes, both[1].outcomes, self._config.gate, proved=proved)
+        verdict, anchors = say(chosen=chosen), NOBODY
         if verdict.decision == "promote":
             anchors = await self._anchors(round_, settings, [e for e in holdout if e.id not in both[1].left_out])
         if anchors.adapter is not None:
             beside = (anchors.adapter, anchors.outcomes)
-            verdict = prove(both[0].outcomes, both[1].outcomes, self._config.gate, beside, proved=proved)
+            verdict = say(beside, chosen=chosen)
         self._answers.forget()
         evaluation = _as_json(verdict, *both) | {
             "settings": settings,
@@ -98,10 +103,25 @@ class Evidence:
         }
         return Look(verdict, evaluation, new)
 
-    def _labels(self, round_: Round) -> list[Example]:
-        """All that may prove something."""
-        held_out = self._tools.stores.examples.holdout()
-        return held_out + (self._fresh.of(round_) if self._config.gate.late_labels == "all" else [])
+    def _labels(self, round_: Round) -> tuple[list[Example], frozenset[str]]:
+        """All that may prove something, and the ids of those that were drawn among differing answers alone.
+
+        A label of the review counts at the gate that asked for it, and there whatever `late_labels` says.
+        """
+        stores, gate = self._tools.stores, self._config.gate
+        found = {each.id: each for each in stores.examples.holdout()}
+        if gate.late_labels == "all":
+            fresh = self._fresh.of(round_)
+            drawn = stores.reviews.drawn([near_key(each.query) for each in fresh])
+            found |= {each.id: each for each in fresh if near_key(each.query) not in drawn}
+        # Of what was drawn among differing answers nothing is known of the share of all queries that is gained.
+        reviews = stores.reviews.evidence(round_.number)
+        asked_for = {id_: alone for id_, alone in reviews.items() if not alone or gate.margin == 0}
+        reviewed = self._fresh.untaught(round_, stores.examples.training(list(asked_for)))
+        if not self._config.gateway.feedback.trusted:
+            reviewed = [each for each in reviewed if each.source != FEEDBACK]
+        found |= {each.id: each for each in reviewed}
+        return list(found.values()), frozenset(each.id for each in reviewed if asked_for[each.id])
 
     async def _rows(self, round_: Round, settings: str) -> Mapping[str, Mapping[str, StoredOutcome]]:
         """By role, what this round's models answered, under the same settings; of labels that are gone too."""

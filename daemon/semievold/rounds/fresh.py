@@ -33,18 +33,21 @@ class FreshLabels:
 
     def of(self, round_: Round) -> list[Example]:
         """Blocking. None of them where it is not known any more what was trained on."""
-        taken_at = next(
-            (e["at"] for e in self._stores.rounds.events(round_.number) if e["to_state"] == RoundState.SNAPSHOTTED),
-            None,
-        )
-        taught = self._taught_in(round_)
-        if taken_at is None or taught is None:
-            return []
-        arrived = self._stores.examples.arrived(taken_at)
-        return [example for example in arrived if asked_key(example.query) not in taught]
+        taken_at = self.taken_at(round_)
+        return [] if taken_at is None else self.untaught(round_, self._stores.examples.arrived(taken_at))
 
-    def _taught_in(self, round_: Round) -> frozenset[str] | None:
-        """What was asked in the training of both models; None: for one of them nobody knows any more."""
+    def untaught(self, round_: Round, examples: Sequence[Example]) -> list[Example]:
+        """Blocking. Those of the examples that neither model was taught; none where that is not known any more."""
+        taught = self.taught_in(round_) if examples else None
+        return [] if taught is None else [each for each in examples if asked_key(each.query) not in taught]
+
+    def taken_at(self, round_: Round) -> float | None:
+        """Blocking. When the round took its snapshot, UTC seconds; None: it has not."""
+        moves = self._stores.rounds.events(round_.number)
+        return next((move["at"] for move in moves if move["to_state"] == RoundState.SNAPSHOTTED), None)
+
+    def taught_in(self, round_: Round) -> frozenset[str] | None:
+        """Blocking. What was asked (`asked_key`) in the training of both models; None: of one nobody knows any more."""
         if self._taught is None or self._taught[0] != round_.number:
             made, name = [round_], round_.incumbent
             while name is not None:

@@ -294,7 +294,7 @@ class RoundEngine:
     async def _prove(self, round_: Round) -> Round:
         """Hold the round open while labels come in, until they decide, or patience or hope is at its end."""
         tools, gate = self._tools, self._config.gate
-        rollout, labels_of = self._config.rollout, tools.stores.examples.last_change
+        rollout, labels_of = self._config.rollout, self._last_said
         begun, proved = Moment(tools.stores.database.now), Moment(tools.stores.database.now)
         await tools.fleet.load(candidate_of(round_))
         seen, verdict = await asyncio.to_thread(labels_of), None
@@ -330,6 +330,11 @@ class RoundEngine:
         if left is not None:
             return await self._leave(round_, left.state, left.reason, **left.columns)
         return await self._attested_again(round_) or await self._promote(round_)
+
+    def _last_said(self) -> tuple[float | None, float | None]:
+        """What changes when labels do, or which of those that the review asked for count."""
+        stores = self._tools.stores
+        return stores.examples.last_change(), stores.reviews.last_change()
 
     async def _noted(self, round_: Round, look: Look) -> Round:
         """Keep what was seen, and since when it is proved."""

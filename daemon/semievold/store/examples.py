@@ -26,6 +26,8 @@ from semievold.store.tables import example_vectors, examples
 logger = logging.getLogger(__name__)
 
 
+NOBODY_HELD = HoldoutRule(0.0)
+"""Holds out what is held out already, and nothing else."""
 FEEDBACK = "feedback"
 """The source of what a client said; set by the gateway, never by the client."""
 
@@ -78,18 +80,25 @@ class ExampleStore:
             known = self.rows_in(connection, list(last))
             return self.write_in(connection, list(last.values()), known)
 
-    def keep(self, given: Sequence[Example], rule: HoldoutRule) -> list[StoredExample]:
+    def keep(
+        self, given: Sequence[Example], rule: HoldoutRule, only_to_train: Collection[str] = ()
+    ) -> list[StoredExample]:
         """As `upsert`, with the sides of new examples chosen by `rule`, in the same transaction as all others are.
 
         What clients said about the same questions, and stands on the other side, is retracted with it.
+        `only_to_train`: what is asked (`asked_key`) and goes to no other side, unless it has one.
         """
         last = {example.id: example for example in given}
         with self._database.write() as connection:
             known = self.rows_in(connection, list(last))
             new = [each for each in last.values() if each.id not in known or _is_operators(each, known[each.id])]
             asked = first_to_ask(new)
-            calibrated = self._calibrated(connection, asked, rule)
-            sides = self.sides_in(connection, {key: id_ for key, id_ in asked.items() if key not in calibrated}, rule)
+            chosen = {key: id_ for key, id_ in asked.items() if key in only_to_train}
+            calibrated = self._calibrated(connection, asked.keys() - chosen.keys(), rule)
+            calibrated |= self._calibrated(connection, chosen, NOBODY_HELD)
+            asked = {key: id_ for key, id_ in asked.items() if key not in calibrated}
+            sides = self.sides_in(connection, {key: id_ for key, id_ in asked.items() if key not in chosen}, rule)
+            sides |= self.sides_in(connection, {key: id_ for key, id_ in asked.items() if key in chosen}, NOBODY_HELD)
             sides |= dict.fromkeys(calibrated, True)
             placed = [(each, sides.get(asked_key(each.query), False)) for each in last.values()]
             stored = self.write_in(connection, placed, known, calibrated)
@@ -217,6 +226,15 @@ class ExampleStore:
             for some in chunks(ids):
                 statement = sa.select(*examples.c["id", "asked"]).where(self._mine(), examples.c.id.in_(some))
                 found.update((row.id, row.asked) for row in connection.execute(statement))
+        return found
+
+    def known(self, asked: Collection[str]) -> set[str]:
+        """Those of the questions (`asked_key`) to which somebody has said the answer."""
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for some in chunks(list(asked)):
+                kept = (self._mine(), examples.c.asked.in_(some), examples.c.retracted.is_(False))
+                found.update(connection.execute(sa.select(examples.c.asked).where(*kept)).scalars())
         return found
 
     def calibration(self) -> list[Example]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -18,9 +18,9 @@ from sqlalchemy import Connection, RowMapping
 
 from semievol.examples.split import HoldoutRule, asked_key
 from semievol.types import Example
-from semievold.store.contradictions import Claim, ContradictionStore
 from semievold.store.database import Database, chunks
-from semievold.store.examples import FEEDBACK, ExampleStore, StoredExample, stored_of
+from semievold.store.examples import FEEDBACK, NOBODY_HELD, ExampleStore, StoredExample, stored_of
+from semievold.store.review.contradictions import Claim, ContradictionStore
 from semievold.store.tables import examples, feedback
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,13 @@ class FeedbackStore:
         self._examples = kept
         self._review = ContradictionStore(database, workload)
 
-    def keep(self, given: Sequence[Said], rule: HoldoutRule, secret: str | None = None) -> list[Kept]:
+    def keep(
+        self,
+        given: Sequence[Said],
+        rule: HoldoutRule,
+        secret: str | None = None,
+        only_to_train: Collection[str] = (),
+    ) -> list[Kept]:
         """Decide on each in turn, all in one transaction.
 
         Args:
@@ -98,9 +104,15 @@ class FeedbackStore:
             rule: who is held out.
             secret: of the service: the key by which it is drawn; None: feedback is not trusted, and never held out; it
                 is kept apart where an operator's label under its id would be.
+            only_to_train: what is asked (`asked_key`) and not held out, unless it is.
         """
         with self._database.write() as connection:
-            return [self._decided(connection, said, rule, secret) for said in given]
+            return [
+                self._decided(
+                    connection, said, NOBODY_HELD if asked_key(said.example.query) in only_to_train else rule, secret
+                )
+                for said in given
+            ]
 
     def settle(self, truths: Sequence[Example]) -> list[str]:
         """Set aside what clients say otherwise than these labels of an operator, or about what of them is held out.

@@ -300,6 +300,12 @@ class PseudoLabelStore:
         with self._database.read() as connection:
             return connection.execute(total).scalar_one() + (connection.execute(deleted).scalar() or 0)
 
+    def last_added(self) -> float | None:
+        """When a query was last labelled for the first time, UTC seconds; None when none was."""
+        statement = sa.select(sa.func.max(pseudo_labels.c.created_at)).where(self._mine())
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar()
+
     def count_since(self, at: float) -> int:
         """Queries first labelled after `at`, UTC seconds."""
         c = pseudo_labels.c

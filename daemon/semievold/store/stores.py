@@ -10,7 +10,6 @@ from semievol.errors import ConfigError
 from semievold.store.adapters import AdapterStore
 from semievold.store.aliases import AliasStore
 from semievold.store.captured import CapturedStore
-from semievold.store.contradictions import ContradictionStore
 from semievold.store.database import Database
 from semievold.store.examples import ExampleStore
 from semievold.store.feedback import FeedbackStore
@@ -20,6 +19,8 @@ from semievold.store.lineage.retractions import RetractionStore
 from semievold.store.lineage.walk import LineageStore
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.store.requests import RequestStore
+from semievold.store.review.contradictions import ContradictionStore
+from semievold.store.review.items import ReviewStore
 from semievold.store.rollout.canaries import CanaryStore
 from semievold.store.rounds import RoundStore
 from semievold.store.tables import examples, pseudo_labels, rounds
@@ -46,6 +47,7 @@ class Stores:
     waiting: WaitingFeedback
     contradictions: ContradictionStore
     canaries: CanaryStore
+    reviews: ReviewStore
 
     def workloads(self) -> frozenset[str]:
         """All that have examples, pseudo-labels or rounds in this database."""
@@ -90,6 +92,7 @@ def stores_over(database: Database, workload: str, alias: str, *, feedback_trust
         waiting=WaitingFeedback(database, workload),
         contradictions=ContradictionStore(database, workload),
         canaries=CanaryStore(database, workload, alias, moves),
+        reviews=ReviewStore(database, workload),
     )
 
 

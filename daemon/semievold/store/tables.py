@@ -129,9 +129,39 @@ contradictions = Table(
     Column("item", JSON, nullable=False),  # the record of the review topic
     Column("published", Boolean, nullable=False),
     Column("settled", Boolean, nullable=False),  # an operator's label of the question came later
+    Column("given_at", Float),  # a reviewer's label of it is on its way
     Column("created_at", Float, nullable=False),
     Index("ix_contradictions_asked", "workload", "asked"),
     Index("ix_contradictions_due", "workload", "published", "created_at"),
+)
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column(
+        "key", String(32), primary_key=True
+    ),  # what is asked, however it is spelled: semievol.examples.near.near_key
+    Column("query_id", String(512), nullable=False),  # of those that ask it, the one that is labelled
+    Column("purpose", String(20), nullable=False),  # gate | teach
+    Column("query", JSON, nullable=False),
+    Column("candidates", JSON, nullable=False),  # answers that may be right, in an order that says nothing
+    Column("times", Integer, nullable=False),  # how many queries ask it
+    Column("why", JSON, nullable=False),  # figures that made it an item
+    Column("usefulness", Float, nullable=False),  # of what teaches; 0 for the gate
+    Column("round", Integer),  # whose gate asks
+    Column("place", Integer, nullable=False),  # in the random order of that round; 0 for what teaches
+    Column("differing", Boolean, nullable=False),  # drawn among queries to which the two models answer differently
+    Column("state", String(20), nullable=False),  # semievold.store.review.items.ItemState
+    Column("answer", Text),
+    Column("label_by", String(20)),  # by which way the label came
+    Column("label_id", String(512)),  # of the example that the label is
+    Column("published", Boolean, nullable=False),  # in the review topic
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index("ix_reviews_state", "workload", "state", "purpose"),
+    Index("ix_reviews_round", "workload", "round"),
+    Index("ix_reviews_updated", "workload", "updated_at"),
 )
 
 example_vectors = Table(

@@ -106,6 +106,36 @@ class ContradictionStore:
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
 
+    def waiting(self, most: int | None = None, given_since: float = 0.0) -> list[Item]:
+        """Those that nobody has decided, oldest first; without those to which a label was given after `given_since`
+        (UTC seconds): it is on its way.
+        """
+        c = contradictions.c
+        statement = (
+            sa.select(*c["key", "query_id", "item"])
+            .where(c.workload == self._workload, c.settled.is_(False))
+            .where(c.given_at.is_(None) | (c.given_at < given_since))
+            .order_by(c.created_at, c.key)
+            .limit(most)
+        )
+        with self._database.read() as connection:
+            return [Item(*row) for row in connection.execute(statement)]
+
+    def get(self, key: str) -> Item | None:
+        """The item, unless it is unknown or decided."""
+        c = contradictions.c
+        which = (c.workload == self._workload, c.key == key, c.settled.is_(False))
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(*c["key", "query_id", "item"]).where(*which)).first()
+        return None if row is None else Item(*row)
+
+    def give(self, key: str, at: float | None) -> None:
+        """A label of it is on its way since then, UTC seconds; None: it was taken back."""
+        c = contradictions.c
+        with self._database.write() as connection:
+            which = (c.workload == self._workload, c.key == key)
+            connection.execute(sa.update(contradictions).where(*which).values(given_at=at))
+
     def learned(self, ids: Sequence[str]) -> set[str]:
         """Those queries whose pseudo-label some round has selected: what a model was trained on."""
         m = round_members.c

@@ -1,0 +1,122 @@
+"""Which questions are put before people: at random for a gate that waits for labels, the most useful ones to teach.
+
+Owns who may be drawn, reading the state alone. Invariants: a gate's questions are random among those that were first
+asked after the round took its snapshot and that neither model was taught, and what teaches is taken from none of those:
+it would leave the easy ones to the gate. Nothing is drawn whose answer is known, or that is nearly what was drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from semievol.examples.near import near_key
+from semievol.examples.split import asked_key
+from semievol.types import PseudoLabel, Query
+from semievold.review.usefulness import SecretOrder, uncertainty_of, usefulness
+from semievold.rounds.fresh import FreshLabels
+from semievold.store.pseudo_labels import PoolRow
+from semievold.store.review.items import Draft
+from semievold.store.rounds import Round
+from semievold.store.stores import Stores
+
+WEIGHED = 4
+"""So many times as many as are wanted are looked at whole: with candidates and neighbours they are large."""
+
+
+class _Asked(NamedTuple):
+    near: str
+    asked: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """The queries that ask it; the first of them stands for all."""
+
+    key: str
+    rows: tuple[PoolRow, ...]
+
+    @property
+    def uncertainty(self) -> float:
+        return max(uncertainty_of(row.entropy, row.agreement) for row in self.rows)
+
+
+class Drawing:
+    """Draws for one workload. Blocking.
+
+    Args:
+        look_at: among so many of the newest answered queries.
+    """
+
+    def __init__(self, stores: Stores, fresh: FreshLabels, order: SecretOrder, look_at: int) -> None:
+        self._stores = stores
+        self._fresh = fresh
+        self._order = order
+        self._look_at = look_at
+
+    def for_gate(self, round_: Round, most: int) -> list[Draft]:
+        """Questions for the gate of a round, in random order. None of them where nobody knows what was taught."""
+        taken_at, taught = self._fresh.taken_at(round_), self._fresh.taught_in(round_)
+        if taken_at is None or taught is None:
+            return []
+        questions = self._questions(lambda row: row.created_at > taken_at, taught)
+        questions.sort(key=lambda question: self._order.place("gate", round_.number, question.key))
+        some = questions[:most]
+        queries = self._stores.pseudo_labels.asked([each.rows[0].id for each in some], _itself)
+        return [
+            Draft(query, "gate", times=len(each.rows), round=round_.number)
+            for each in some
+            if (query := queries.get(each.rows[0].id)) is not None
+        ]
+
+    def to_teach(self, open_round: Round | None, most: int) -> list[Draft]:
+        """Questions whose labels would teach most, the most useful first."""
+        taken_at = None if open_round is None else self._fresh.taken_at(open_round)
+        questions = self._questions(lambda row: taken_at is None or row.created_at <= taken_at)
+        questions.sort(key=lambda each: (-usefulness(each.uncertainty, len(each.rows), None), each.key))
+        some = {each.rows[0].id: each for each in questions[: WEIGHED * most]}
+        labels = self._stores.pseudo_labels.load(list(some))
+        drafts = [self._teaching(label, some[label.query.id]) for label in labels]
+        return sorted(drafts, key=lambda draft: -draft.usefulness)[:most]
+
+    def _teaching(self, label: PseudoLabel, question: _Question) -> Draft:
+        nearest = max((similarity for _, similarity in label.neighbours), default=None)
+        uncertainty = question.uncertainty
+        said = [each.answer for each in label.candidates if each.answer is not None]
+        why = {
+            "entropy": label.entropy if math.isfinite(label.entropy) else None,
+            "agreement": label.agreement,
+            "nearest_example": nearest,
+        }
+        return Draft(
+            label.query,
+            "teach",
+            candidates=self._order.shuffled(question.key, said),
+            times=len(question.rows),
+            why=why,
+            usefulness=usefulness(uncertainty, len(question.rows), nearest),
+        )
+
+    def _questions(self, wanted: Callable[[PoolRow], bool], taught: Iterable[str] = ()) -> list[_Question]:
+        """What the newest queries ask, near copies folded: which is not known, taught nor drawn."""
+        rows = sorted(self._stores.pseudo_labels.pool(self._look_at), key=lambda row: (row.created_at, row.id))
+        asked = self._stores.pseudo_labels.asked([row.id for row in rows], _asked)
+        folded: dict[str, list[PoolRow]] = {}
+        for row in rows:
+            if row.id in asked:
+                folded.setdefault(asked[row.id].near, []).append(row)
+        known = self._stores.examples.known({each.asked for each in asked.values()}) | set(taught)
+        told = {each.near for each in asked.values() if each.asked in known}
+        told |= self._stores.reviews.drawn(list(folded), over=False)
+        # Of copies the first says when it was asked: what came again after a snapshot is not new.
+        return [_Question(key, tuple(of)) for key, of in folded.items() if key not in told and wanted(of[0])]
+
+
+def _asked(query: Query) -> _Asked:
+    return _Asked(near_key(query), asked_key(query))
+
+
+def _itself(query: Query) -> Query:
+    return query
