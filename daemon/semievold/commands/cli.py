@@ -48,11 +48,14 @@ def main() -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the operating commands to an app (also called by `semievol` through its entry-point group)."""
+    from semievold.commands.review_app import review_app  # it has options and files from here
+
     _add_views(app)
     app.add_typer(_rounds_app(), name="rounds")
     app.add_typer(_adapters_app(), name="adapters")
     app.add_typer(_queries_app(), name="queries")
     app.add_typer(_labels_app(), name="labels")
+    app.add_typer(review_app(), name="review")
     app.add_typer(_offsets_app(), name="offsets")
     app.add_typer(_state_app(), name="state")
     app.add_typer(_config_app(), name="config")

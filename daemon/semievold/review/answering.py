@@ -63,6 +63,20 @@ class Reviewers:
         counts: dict[Which, int] = {**{kind: waiting[kind] for kind in PURPOSES}, "contradiction": len(contradictions)}
         return {"items": items, "open": counts, "nothing": self._why_not(counts)}
 
+    def checked(self, key: str | None, query_id: str | None, answer: object) -> str:
+        """Blocking. The name of the item that is called so, or asks the query of this id, if the answer is one to it.
+
+        Raises:
+            UnknownItem: there is none.
+            DataError: the task has no such answer.
+        """
+        found = None if key is None else self.stores.reviews.get(key) or self.stores.contradictions.get(key)
+        if found is None and query_id is not None:
+            found = self.stores.reviews.of_query(query_id)
+        item = self._item(key or query_id or "") if found is None else found
+        self._label(self._asked(item), answer)
+        return item.key
+
     async def give(self, key: str, answer: object, by: By) -> dict[str, Any]:
         """Publish an answer as the label of an item.
 
@@ -73,10 +87,7 @@ class Reviewers:
             TransientError: the stream does not answer; the item waits as before.
         """
         item = await asyncio.to_thread(self._item, key)
-        query = item.draft.query if isinstance(item, ReviewItem) else query_of(item)
-        if query is None:
-            raise DataError("question: what is asked cannot be read; the item stays as it is")
-        label = self._label(query, answer)
+        label = self._label(self._asked(item), answer)
         reviews, record = self.stores.reviews, label_record(label)
         if not isinstance(item, ReviewItem):
             await self.producer.publish(self.config.stream.labels, [record])
@@ -139,6 +150,12 @@ class Reviewers:
         if item is None:
             raise UnknownItem(f"there is no item {key[:64]!r} in review; `semievol review list` shows them")
         return item
+
+    def _asked(self, item: ReviewItem | Contradiction) -> Query:
+        query = item.draft.query if isinstance(item, ReviewItem) else query_of(item)
+        if query is None:
+            raise DataError("question: what is asked cannot be read; the item stays as it is")
+        return query
 
     def _label(self, query: Query, answer: object) -> Example:
         if not isinstance(answer, str | int | float) or isinstance(answer, bool):

@@ -159,6 +159,12 @@ class ReviewStore:
         found = self._select(reviews.c.key == key)
         return found[0] if found else None
 
+    def of_query(self, query_id: str) -> ReviewItem | None:
+        """The newest item whose label the query of this id would get."""
+        c = reviews.c
+        found = self._select(c.query_id == query_id, order=(c.created_at.desc(),), most=1)
+        return found[0] if found else None
+
     def move(self, key: str, states: Collection[ItemState], to: ItemState, **columns: str | None) -> bool:
         """Whether the item was in one of the states, and is in the other now."""
         values = {"state": to.value, "updated_at": self._database.now(), **columns}
