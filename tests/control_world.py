@@ -61,7 +61,7 @@ SETTINGS: Mapping[str, Any] = {
     "selection": {"theta": 1.0},
     "gate": {"patience_s": 0.0},
     "trigger": {"min_examples": 4, "labels_quiet_s": 0.0, "new_pseudo_labels": 10},
-    "rollout": {"watch_s": 1.0, "watch_min": 5, "drain_s": 2.0},
+    "rollout": {"watch_s": 1.0, "drain_s": 2.0},
 }
 
 Hook = Callable[[], Awaitable[None]]

@@ -404,6 +404,8 @@ class Service:
             parts.supervisor.add("capture", ends.capture.run, stage=3)  # after the gateway: it publishes what is queued
         if ends.words is not None:
             parts.supervisor.add("feedback", ends.words.run, stage=3)
+        if ends.shadow is not None:
+            parts.supervisor.add("shadow-offers", ends.shadow.run, stage=3)
 
     def _add_api(self, parts: Parts) -> None:
         control = parts.control

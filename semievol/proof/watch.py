@@ -69,8 +69,8 @@ class Concentration:
 
     Args:
         tolerance: m, the share that an answer may gain without evidence.
-        allowed: by answer, a share to be allowed beyond that: what labels have shown to be gained rightly
-            (`gained_rightly`), for an incumbent that gave an answer too rarely is mended by giving it more often.
+        allowed: by answer, a share to be allowed beyond that: how much too rarely the incumbent gives it, by what
+            labels say (`given_too_rarely`); a version that mends that is no worse for it.
     """
 
     def __init__(self, tolerance: float = TOLERANCE, allowed: Mapping[str, float] | None = None) -> None:
@@ -116,15 +116,15 @@ class Concentration:
         return Finding("concentration", _e(self.log_evidence), ALARM, self.pairs, detail)
 
 
-def gained_rightly(pairs: Sequence[tuple[str | None, str | None, bool]]) -> dict[str, float]:
-    """By answer, the bound (95 %) of the share of queries in which the candidate gives it, rightly, and the incumbent
-    another one.
+def given_too_rarely(labelled: Sequence[tuple[str, str | None]]) -> dict[str, float]:
+    """By answer, how much more frequent it is among the right answers than among the incumbent's; where it is more.
 
     Args:
-        pairs: the incumbent's answer, the candidate's, and whether the candidate's is right; of labelled queries.
+        labelled: the right answer and the incumbent's, of labelled queries that nobody chose by their answers.
     """
-    gains = Counter(new for old, new, right in pairs if right and new is not None and new != old)
-    return {answer: upper_bound(count, len(pairs), BOUND_LEVEL) for answer, count in gains.items()}
+    missing = Counter(right for right, _ in labelled)
+    missing.subtract(Counter(said for _, said in labelled if said is not None))
+    return {answer: count / len(labelled) for answer, count in missing.items() if count > 0}
 
 
 def incumbent_bound(events: int, answers: int) -> float:

@@ -120,6 +120,7 @@ def round_summary(round_: Round, place: RoundPlace | None = None) -> dict[str, A
             "p_better": evaluation.get("p_better"),
         },
         "gate": _gate(evaluation),
+        "watch": _watch(round_.watch),
         "created_at": round_.created_at,
         "updated_at": round_.updated_at,
     }
@@ -152,6 +153,14 @@ def canary(round_: Round) -> dict[str, Any] | None:
         if worst is None
         else {name: worst[name] for name in ("test", "evidence", "alarm", "detail")},
     }
+
+
+def _watch(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What speaks against the round's version on live queries and late labels; None before it was compared."""
+    if found is None:
+        return None
+    tests = [{name: each[name] for name in ("test", "evidence", "alarm", "detail")} for each in found["findings"]]
+    return {"pairs": found["pairs"], "differ": found["differ"], "tests": tests, "breach": found["breach"]}
 
 
 def round_detail(stores: Stores, number: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from semievold.config.fronts import ApiConfig, GatewayConfig
 from semievold.config.gate import GateSettings
 from semievold.config.generation import LORA_RANKS, GenerationConfig
 from semievold.config.review import ReviewConfig
+from semievold.config.shadow import ShadowSettings
 from semievold.config.streams import IntakeSettings, LabelsSettings, StreamSettings
 from semievold.config.training import TrainingSettings
 
@@ -170,10 +171,9 @@ class RolloutConfig(Section):
 
     watch_s: float = Field(default=30.0, ge=0)
     """A promoted adapter is watched this long before its round settles."""
-    watch_min: int = Field(default=50, gt=0)
-    """The watch decides only on at least this many labels made by the new adapter."""
-    max_agreement_drop: float = Field(default=0.2, gt=0, le=1)
-    """Roll back when mean agreement falls by more than this against the labels made before."""
+    quarantine: bool = True
+    """After a rollback, a pseudo-label that the round had learned is not selected again while its answer is the same.
+    false: it may be."""
     drain_s: float = Field(default=60.0, gt=0)
     """Longest wait for requests on a version before it is unloaded; it stays loaded when they have not ended."""
     min_attested_share: float = Field(default=0.5, gt=0, le=1)
@@ -190,6 +190,17 @@ class RolloutConfig(Section):
             raise ValueError(f"canary: {wrong[0]:g} is no share of the clients; give shares above 0 and at most 1")
         if any(after <= before for before, after in pairwise(value)):
             raise ValueError(f"canary: the shares {', '.join(f'{each:g}' for each in value)} do not rise; order them")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gone(cls, value: object) -> object:
+        for name in ("watch_min", "max_agreement_drop"):
+            if isinstance(value, dict) and name in value:
+                raise ValueError(
+                    f"{name}: mean agreement is not watched any more, for it cannot see a version that gives one "
+                    "answer to everything; remove it (what takes its place has the section shadow)"
+                )
         return value
 
 
@@ -223,6 +234,7 @@ class DaemonConfig(MethodConfig):
     rounds: RoundsConfig = RoundsConfig()
     rollout: RolloutConfig = RolloutConfig()
     review: ReviewConfig = ReviewConfig()
+    shadow: ShadowSettings = ShadowSettings()
     api: ApiConfig = ApiConfig()
     gateway: GatewayConfig = GatewayConfig()
     artifacts: ArtifactsConfig = ArtifactsConfig()

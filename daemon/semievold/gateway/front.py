@@ -28,6 +28,7 @@ from semievold.gateway.call import (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,
+    QUERY_ID_HEADER,
     RESPONSES,
     TOO_LONG,
     Backend,
@@ -43,6 +44,7 @@ from semievold.gateway.dialect.kinds import check_kinds
 from semievold.gateway.feedback import Feedback
 from semievold.gateway.headers import NOT_CAPTURED, RATE_LIMITS, AnswerHeaders
 from semievold.gateway.quotas import Reservation, requests_in
+from semievold.gateway.shadow.offers import ShadowOffers
 from semievold.gateway.trial import trial_name
 from semievold.gateway.usage import tokens_at_most
 from semievold.gateway.words import WaitingWords
@@ -76,6 +78,7 @@ class GatewayTools:
     capture: None: no query is captured.
     words: what joins feedback that waits.
     counts: how the answers of a version on trial went; None: nobody counts.
+    shadow: None: no request becomes a shadow pair, unless it is captured.
     """
 
     backend: Backend
@@ -84,6 +87,7 @@ class GatewayTools:
     capture: Capture | None = None
     words: WaitingWords | None = None
     counts: AnswerCounts | None = None
+    shadow: ShadowOffers | None = None
 
 
 class Gateway:
@@ -237,6 +241,10 @@ class Gateway:
                     400 <= response.status < 500 or (response.status >= 500 and ASKED not in request)
                 ):
                     spent(0)  # nothing was generated; of what failed later nobody knows how much was
+                # What is captured is drawn where the intake has labelled it.
+                drawn_elsewhere = path != CHAT or response.status >= 400 or QUERY_ID_HEADER in response.headers
+                if self._tools.shadow is not None and not drawn_elsewhere:
+                    self._tools.shadow.offer(body, request.headers)
                 return response
 
     async def _answered(self, backend: Backend, call: Call) -> web.StreamResponse:

@@ -14,6 +14,7 @@ from semievold.gateway.feedback import Feedback
 from semievold.gateway.front import GatewayTools
 from semievold.gateway.local import LocalBackend
 from semievold.gateway.proxy import OneServer, ProxyBackend
+from semievold.gateway.shadow.offers import ShadowOffers
 from semievold.gateway.words import WaitingWords
 from semievold.intake.messages import RecordParser
 from semievold.monitoring.metrics import Metrics
@@ -53,7 +54,11 @@ def open_gateway_tools(
     labels = config.stream.labels
     words = WaitingWords(settings.feedback, labels, stores, parser, producer, metrics)
     said = Feedback(settings, labels, words, stores, parser, producer, secret, capture)
-    return GatewayTools(backend, said, embeddings, capture, words, counts)
+    shadow = None
+    if config.shadow.gateway and config.shadow.share > 0:
+        most, instruction = settings.capture.max_chars, config.task.instruction
+        shadow = ShadowOffers(config.shadow, most, instruction, parser, stores.shadow_pairs)
+    return GatewayTools(backend, said, embeddings, capture, words, counts, shadow)
 
 
 def _proxy(config: DaemonConfig, replicas: ReplicaPool, metrics: Metrics) -> ProxyBackend:

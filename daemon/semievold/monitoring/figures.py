@@ -33,6 +33,7 @@ class Figures:
     labels_missing: what its certificate lacks; None: it has none, or no number can be named.
     gate, gate_round: what the newest round that met its gate saw there, and its number.
     canary: of the open round (`rounds.canary`), while it is in it; else empty.
+    watch: what was found of the open round's version on live queries; empty without.
     """
 
     training: int
@@ -54,6 +55,7 @@ class Figures:
     gate: Mapping[str, Any]
     gate_round: int | None
     canary: Mapping[str, Any]
+    watch: Mapping[str, Any]
     adapters: Mapping[str, int]
     alias_moved_at: float | None
     requests_pending: int
@@ -106,7 +108,7 @@ class FigureStore:
         r = rounds.c
         pool, selected = (r.snapshot[name].as_integer() for name in ("pool", "selected"))
         newest = self._newest(connection, sa.true())
-        opened = self._newest(connection, r.state.not_in(_ENDED), r.state, r.updated_at, r.canary)
+        opened = self._newest(connection, r.state.not_in(_ENDED), r.state, r.updated_at, r.canary, r.watch)
         ended = self._newest(connection, r.state.in_(_ENDED), r.state, r.updated_at)
         missing = r.snapshot[("certificate", "missing")].as_integer()
         chose = self._newest(connection, pool.is_not(None), pool, selected, missing)
@@ -125,6 +127,7 @@ class FigureStore:
             "gate": {} if met is None else met[1],
             "gate_round": met and met[0],
             "canary": (opened and opened[1] == RoundState.CANARY.value and opened[3]) or {},
+            "watch": (opened and opened[4]) or {},
             "adapters": self._by_state(connection, adapters),
         }
 

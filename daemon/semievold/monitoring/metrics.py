@@ -31,6 +31,7 @@ from semievold.rounds.retention import What
 from semievold.rounds.trigger import WAITS_FOR
 from semievold.serving.replica import ReplicaView
 from semievold.store.feedback import Outcome
+from semievold.store.shadow_pairs import PairFate
 from semievold.store.waiting_feedback import Standing
 
 ENTROPY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -212,6 +213,13 @@ class Metrics:
         self.leader = self._gauge("leader", "1 while this process leads, 0 while it stands by.", CONTROL)
         self.waiting = self._gauge(
             "waiting", "1 for what the controller waits for before the next round.", CONTROL, what=WAITING
+        )
+        self.shadow_pairs = self._counter(
+            "shadow_pairs_total",
+            "Live queries that were drawn to be answered by both versions, by what became of them: answered, above "
+            "shadow.per_second, not in time, refused by the engine.",
+            CONTROL,
+            outcome=tuple(each.value for each in PairFate),
         )
         self.retention_deleted = self._counter(
             "retention_deleted_total", "Rows that were deleted to keep the state small.", CONTROL, what=get_args(What)

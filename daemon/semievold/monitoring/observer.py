@@ -97,6 +97,8 @@ class Observer:
         if self._control is not None:
             m.leader.labels(m.workload).set(self._control.leads)
             m.show_waiting(self._control.waits_for)
+            for fate, total in self._control.pair_fates.items():
+                m.advance(m.shadow_pairs, total, fate.value)
         self._count_neutralised()
         m.alias_generation.labels(m.workload).set(self._alias.state.generation)
         m.show_serving(self._alias.adapter)

@@ -169,6 +169,18 @@ SHOWN: tuple[tuple[Declared, Callable[[StateFigures], Values]], ...] = (
         lambda s: _canary(s, _against),
     ),
     (
+        gauge("watch_pairs", "Live queries that both versions of the open round answered.", differ=("yes", "no")),
+        lambda s: _compared(s.stored.watch),
+    ),
+    (
+        gauge(
+            "watch_evidence",
+            "Evidence (e-value) against the open round's version, by test; the watch ends at 1000, of accuracy at 20.",
+            test=TESTS,
+        ),
+        lambda s: _watched(s.stored.watch),
+    ),
+    (
         gauge("adapters", "Adapters by state.", state=ADAPTER_STATES),
         lambda s: _each(ADAPTER_STATES, s.stored.adapters),
     ),
@@ -226,6 +238,18 @@ def _each(names: tuple[str, ...], found: Mapping[str, float]) -> dict[str, float
 
 def _progress(training: Mapping[str, Any] | None) -> float | None:
     return training["step"] / training["total_steps"] if training and training.get("total_steps") else None
+
+
+def _compared(watch: Mapping[str, Any]) -> dict[str, float] | None:
+    return {"yes": watch["differ"], "no": watch["pairs"] - watch["differ"]} if watch else None
+
+
+def _watched(watch: Mapping[str, Any]) -> dict[str, float] | None:
+    """The most that any test of a name has found."""
+    found: dict[str, float] = {}
+    for each in watch.get("findings", ()):
+        found[each["test"]] = max(each["evidence"], found.get(each["test"], 0.0))
+    return found or None
 
 
 def _gate(seen: StateFigures) -> Mapping[str, Any]:

@@ -57,19 +57,34 @@ class Drawing:
         self._look_at = look_at
 
     def for_gate(self, round_: Round, most: int) -> list[Draft]:
-        """Questions for the gate of a round, in random order. None of them where nobody knows what was taught."""
+        """Questions for the gate of a round, in random order: first shadow pairs whose answers differ, for where they
+        are the same a label says nothing of the difference. None of them where nobody knows what was taught.
+        """
         taken_at, taught = self._fresh.taken_at(round_), self._fresh.taught_in(round_)
         if taken_at is None or taught is None:
             return []
+        differing = self._differing(round_, taught)[:most]
+        keys = {draft.key for draft in differing}
         questions = self._questions(lambda row: row.created_at > taken_at, taught)
+        questions = [each for each in questions if each.key not in keys]
         questions.sort(key=lambda question: self._order.place("gate", round_.number, question.key))
-        some = questions[:most]
+        some = questions[: most - len(differing)]
         queries = self._stores.pseudo_labels.asked([each.rows[0].id for each in some], _itself)
-        return [
+        return differing + [
             Draft(query, "gate", times=len(each.rows), round=round_.number)
             for each in some
             if (query := queries.get(each.rows[0].id)) is not None
         ]
+
+    def _differing(self, round_: Round, taught: frozenset[str]) -> list[Draft]:
+        """Shadow pairs of which a label says which version is right more often, in random order."""
+        pairs = self._stores.shadow_pairs.disagreements(round_.number)
+        asked = {pair.key: asked_key(pair.query) for pair in pairs}
+        known = self._stores.examples.known(set(asked.values())) | taught
+        drawn = self._stores.reviews.drawn(list(asked), over=False)
+        wanted = [pair for pair in pairs if asked[pair.key] not in known and pair.key not in drawn]
+        wanted.sort(key=lambda pair: self._order.place("gate", round_.number, pair.key))
+        return [Draft(pair.query, "gate", round=round_.number, differing=True) for pair in wanted]
 
     def to_teach(self, open_round: Round | None, most: int) -> list[Draft]:
         """Questions whose labels would teach most, the most useful first."""

@@ -104,6 +104,7 @@ class ReviewQueue:
             self._stores.pseudo_labels.last_added(),
             self._stores.examples.last_change(),
             None if round_ is None else (round_.number, round_.state),
+            0 if proving is None else self._stores.shadow_pairs.answered(proving.number),
             missing > 0,
             teaching > 0,
         )

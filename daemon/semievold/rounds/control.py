@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -39,6 +39,7 @@ from semievold.store.requests import (
     checked,
 )
 from semievold.store.rounds import Round
+from semievold.store.shadow_pairs import PairFate
 from semievold.store.stores import Stores
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,11 @@ class Control:
     def last_error(self) -> str | None:
         """What did not answer at the last look or the last step; None: everything did."""
         return self._step_error or self._look_error or self._request_error
+
+    @property
+    def pair_fates(self) -> Mapping[PairFate, int]:
+        """What became of the queries that were drawn as shadow pairs."""
+        return self._engine.pairs.fates
 
     @property
     def leads(self) -> bool:

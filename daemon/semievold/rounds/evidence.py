@@ -20,6 +20,7 @@ from semievol.errors import AdapterError
 from semievol.examples.near import near_key
 from semievol.examples.split import one_a_question
 from semievol.proof.evaluation import Evaluation, evaluate, paired, summarise
+from semievol.proof.evidence import Pairs
 from semievol.proof.sequential import Verdict, prove
 from semievol.types import Example, Outcome
 from semievold.config.daemon import DaemonConfig
@@ -46,6 +47,14 @@ class Look:
 
     verdict: Verdict
     evaluation: Mapping[str, Any]
+    outcomes: Mapping[str, Sequence[StoredOutcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """What the labels after a promotion say; `outcomes` are those that the round had not yet, by role."""
+
+    pairs: Pairs
     outcomes: Mapping[str, Sequence[StoredOutcome]]
 
 
@@ -97,11 +106,35 @@ class Evidence:
             "withdrawn": withdrawn,
             "left_out": {**dict.fromkeys(gone, GONE), **both[1].left_out},
         }
-        new = {
-            role: [StoredOutcome(o, contents[o.id]) for o in found.outcomes if o.id not in stored[role]]
-            for role, found in (("incumbent", both[0]), ("candidate", both[1]), ("anchor", anchors))
-        }
-        return Look(verdict, evaluation, new)
+        found = {"incumbent": both[0], "candidate": both[1], "anchor": anchors}
+        return Look(verdict, evaluation, _new(found, stored, contents))
+
+    async def since_promotion(self, round_: Round) -> Late:
+        """What the labels that came after the promotion say; both versions are asked for what they have not answered.
+
+        Raises:
+            AdapterError: the version before is not loaded.
+            TransientError: as `look`.
+        """
+        tools = self._tools
+        labels, _ = known_to(tools.task, await asyncio.to_thread(self._late_labels, round_, round_.updated_at))
+        late = one_a_question(sorted(labels, key=lambda example: example.id))
+        contents = {example.id: deciding.example_hash(example) for example in late}
+        rows = await self._rows(round_, await asyncio.to_thread(deciding.settings_hash, self._config))
+        stored = {role: _valid(rows.get(role, {}), contents) for role in ("incumbent", "candidate")}
+        incumbent = await self._evaluation(round_.incumbent, late, stored["incumbent"])
+        promoted = await self._evaluation(candidate_of(round_), late, stored["candidate"])
+        both = dict(zip(stored, paired(incumbent, promoted), strict=True))
+        self._answers.forget()
+        pairs = list(zip(both["incumbent"].outcomes, both["candidate"].outcomes, strict=True))
+        wins = sum(new.correct and not old.correct for old, new in pairs)
+        losses = sum(old.correct and not new.correct for old, new in pairs)
+        return Late(Pairs(wins, losses, len(pairs) - wins - losses), _new(both, stored, contents))
+
+    def _late_labels(self, round_: Round, since: float) -> list[Example]:
+        """Labels that came `since` (UTC seconds), by the rule of the gate."""
+        held_out = self._tools.stores.examples.arrived(since, held_out=True, clients=True)
+        return list({example.id: example for example in [*held_out, *self._unchosen(round_, since)]}.values())
 
     def _labels(self, round_: Round) -> tuple[list[Example], frozenset[str]]:
         """All that may prove something, and the ids of those that were drawn among differing answers alone.
@@ -110,10 +143,7 @@ class Evidence:
         """
         stores, gate = self._tools.stores, self._config.gate
         found = {each.id: each for each in stores.examples.holdout()}
-        if gate.late_labels == "all":
-            fresh = self._fresh.of(round_)
-            drawn = stores.reviews.drawn([near_key(each.query) for each in fresh])
-            found |= {each.id: each for each in fresh if near_key(each.query) not in drawn}
+        found |= {each.id: each for each in self._unchosen(round_)}
         # Of what was drawn among differing answers nothing is known of the share of all queries that is gained.
         reviews = stores.reviews.evidence(round_.number)
         asked_for = {id_: alone for id_, alone in reviews.items() if not alone or gate.margin == 0}
@@ -122,6 +152,15 @@ class Evidence:
             reviewed = [each for each in reviewed if each.source != FEEDBACK]
         found |= {each.id: each for each in reviewed}
         return list(found.values()), frozenset(each.id for each in reviewed if asked_for[each.id])
+
+    def _unchosen(self, round_: Round, since: float | None = None) -> list[Example]:
+        """Labels on the training side that came `since` (None: the snapshot) and that nobody asked for: those of shadow
+        pairs, or all.
+        """
+        late = self._fresh.of if self._config.gate.late_labels == "all" else self._fresh.paired
+        labels = late(round_, since)
+        drawn = self._tools.stores.reviews.drawn([near_key(each.query) for each in labels])
+        return [each for each in labels if near_key(each.query) not in drawn]
 
     async def _rows(self, round_: Round, settings: str) -> Mapping[str, Mapping[str, StoredOutcome]]:
         """By role, what this round's models answered, under the same settings; of labels that are gone too."""
@@ -197,6 +236,16 @@ def _proved(round_: Round, settings: str, withdrawn: Sequence[str]) -> bool:
         and before.get("settings") == settings
         and set(withdrawn) <= set(before.get("withdrawn", ()))
     )
+
+
+def _new(
+    found: Mapping[str, Evaluation], stored: Mapping[str, Mapping[str, Outcome]], contents: Mapping[str, str]
+) -> dict[str, list[StoredOutcome]]:
+    """By role, the outcomes that the round has not yet."""
+    return {
+        role: [StoredOutcome(each, contents[each.id]) for each in of.outcomes if each.id not in stored[role]]
+        for role, of in found.items()
+    }
 
 
 def _valid(rows: Mapping[str, StoredOutcome], contents: Mapping[str, str]) -> dict[str, Outcome]:

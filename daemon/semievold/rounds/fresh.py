@@ -31,10 +31,21 @@ class FreshLabels:
         self._taught: tuple[int, frozenset[str]] | None = None
         self._said: int | None = None  # the round of which it was said that it is not known
 
-    def of(self, round_: Round) -> list[Example]:
-        """Blocking. None of them where it is not known any more what was trained on."""
-        taken_at = self.taken_at(round_)
-        return [] if taken_at is None else self.untaught(round_, self._stores.examples.arrived(taken_at))
+    def of(self, round_: Round, since: float | None = None) -> list[Example]:
+        """Blocking. Those that arrived `since` (UTC seconds; None: the round's snapshot). None of them where it is not
+        known any more what was trained on.
+        """
+        since = self.taken_at(round_) if since is None else since
+        return [] if since is None else self.untaught(round_, self._stores.examples.arrived(since))
+
+    def paired(self, round_: Round, since: float | None = None) -> list[Example]:
+        """Blocking. Labels of queries that were drawn as shadow pairs of the round, and arrived `since` (None: its
+        snapshot): who labels did not choose which those are, whatever order labels come in.
+        """
+        since = self.taken_at(round_) if since is None else since
+        arrived = [] if since is None else self._stores.examples.arrived(since, clients=True)
+        pairs = self._stores.shadow_pairs.among(round_.number, [each.id for each in arrived])
+        return self.untaught(round_, [each for each in arrived if each.id in pairs])
 
     def untaught(self, round_: Round, examples: Sequence[Example]) -> list[Example]:
         """Blocking. Those of the examples that neither model was taught; none where that is not known any more."""

@@ -42,6 +42,7 @@ ASKED_BEFORE = "another query of the pool asks the same"
 GONE = "the task has no such answer any more"
 DOUBTED = "a client says that the answer is wrong"
 TAKEN_BACK = "it descends from a label that was taken back"
+QUARANTINED = "a round that was rolled back had learned this answer"
 STALE = "an older adapter made it, and the serving one cannot be asked"
 
 Label = Callable[[Sequence[Query], str | None], Awaitable[list[PseudoLabel | Unlabelled]]]
@@ -209,6 +210,7 @@ def judge(
     selected = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
     held_out = {asked_key(each.query) for each in [*stores.examples.holdout(), *stores.examples.calibration()]}
     said = stores.feedback.open_words()
+    quarantined = stores.lineage.quarantined() if config.rollout.quarantine else {}
     rejected, kept = dict(selection.rejected), []
     for label in selected:
         if label.query.id in (refused or {}):
@@ -219,6 +221,8 @@ def judge(
             rejected[label.query.id] = GONE
         elif any(word.contradicts(Word(label.answer)) for word in said.get(asked_key(label.query), ())):
             rejected[label.query.id] = DOUBTED
+        elif label.answer in quarantined.get(label.query.id, ()):
+            rejected[label.query.id] = QUARANTINED
         else:
             kept.append(label)
     beyond = _beyond({label.query.id for label in kept}, judged, asked, config)

@@ -29,6 +29,8 @@ from semievold.rounds.pool import RoundPool
 from semievold.rounds.tidying import tidy_up
 from semievold.rounds.tools import RoundTools
 from semievold.rounds.trial import Trial
+from semievold.rounds.watching.pairs import ShadowPairs
+from semievold.rounds.watching.watch import Watch
 from semievold.serving.attestation import Proof
 from semievold.serving.following import FOLLOW_S
 from semievold.store.rounds import Round
@@ -58,6 +60,8 @@ class RoundEngine:
         self.progress: dict[str, Any] = {}
         self._evidence = Evidence(config, tools, place)
         self._trial = Trial(config, tools)
+        self._watch = Watch(config, tools, self._evidence)
+        self.pairs = ShadowPairs(config, tools)
         self._pool = RoundPool(config, tools.stores, tools.embedder, tools.label)
         self._steps: Mapping[RoundState, Callable[[Round], Awaitable[Round]]] = {
             RoundState.PLANNED: self._snapshot,
@@ -67,9 +71,9 @@ class RoundEngine:
             RoundState.LOADED: self._evaluate,
             RoundState.EVALUATED: self._attest,
             RoundState.ATTESTED: self._decide,
-            RoundState.PROVING: self._prove,
-            RoundState.CANARY: self._try,
-            RoundState.PROMOTED: self._watch,
+            RoundState.PROVING: self._compared(self._prove),
+            RoundState.CANARY: self._compared(self._try),
+            RoundState.PROMOTED: self._compared(self._watch_promoted),
         }
 
     async def advance(self, round_: Round) -> Round:
@@ -291,6 +295,15 @@ class RoundEngine:
             evaluation.get("reason"),
         )
 
+    def _compared(self, step: Callable[[Round], Awaitable[Round]]) -> Callable[[Round], Awaitable[Round]]:
+        """The step, and live queries that both versions answer beside it."""
+
+        async def beside(round_: Round) -> Round:
+            async with self.pairs.beside(round_):
+                return await step(round_)
+
+        return beside
+
     async def _prove(self, round_: Round) -> Round:
         """Hold the round open while labels come in, until they decide, or patience or hope is at its end."""
         tools, gate = self._tools, self._config.gate
@@ -302,6 +315,8 @@ class RoundEngine:
             await tools.fleet.follow()
             if (overtaken := self._overtaken(round_, tools.alias.adapter)) is not None:
                 return await self._leave(round_, RoundState.FAILED, overtaken)
+            if (breach := await self._watch.look(round_)) is not None:
+                return await self._leave(round_, RoundState.REJECTED, f"on live queries, {breach}")
             changed = await asyncio.to_thread(labels_of)
             if verdict is None or changed != seen:
                 look = await self._evidence.look(round_)
@@ -326,7 +341,7 @@ class RoundEngine:
 
     async def _try(self, round_: Round) -> Round:
         """Wait out the canary; what it does not take back is promoted."""
-        left = await self._trial.watch(round_, lambda: self._forget_attempt(round_))
+        left = await self._trial.watch(round_, lambda: self._forget_attempt(round_), self._watch.look)
         if left is not None:
             return await self._leave(round_, left.state, left.reason, **left.columns)
         return await self._attested_again(round_) or await self._promote(round_)
@@ -383,10 +398,9 @@ class RoundEngine:
         await self._tools.fleet.follow()
         return moved
 
-    async def _watch(self, round_: Round) -> Round:
-        """Wait out the watch; a clear fall of agreement since the promotion rolls back by itself."""
+    async def _watch_promoted(self, round_: Round) -> Round:
+        """Wait out the watch; what is found against the version rolls back by itself."""
         rollout = self._config.rollout
-        labels = self._tools.stores.pseudo_labels
         promotion = Moment(self._tools.stores.database.now)
         self._tools.fleet.propose(None)  # the alias holds it from here on
         while True:
@@ -395,12 +409,8 @@ class RoundEngine:
                 reason = f"the alias was moved to {self._tools.alias.adapter} by hand during the watch"
                 return await self._leave(round_, RoundState.ROLLED_BACK, reason)
             left_s = rollout.watch_s - promotion.age_s(round_.updated_at)
-            before, after = await asyncio.to_thread(
-                labels.agreement_of, round_.incumbent, candidate_of(round_), rollout.watch_min
-            )
-            if before is not None and after is not None and before - after > rollout.max_agreement_drop:
-                reason = f"mean agreement fell from {before:.2f} to {after:.2f} after the promotion"
-                return await self._roll_back(round_, reason, self._tools.alias.state.generation)
+            if (breach := await self._watch.look(round_)) is not None:
+                return await self._roll_back(round_, str(breach), self._tools.alias.state.generation)
             if left_s <= 0:
                 break
             await asyncio.sleep(min(left_s, 1.0))

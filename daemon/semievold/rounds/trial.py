@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from semievol.proof.watch import Finding
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
 from semievold.rollout.canary import Seen, look
@@ -68,8 +69,14 @@ class Trial:
         await self._tools.fleet.follow()
         return moved
 
-    async def watch(self, round_: Round, looked: Callable[[], Awaitable[None]]) -> Exit | None:
-        """Wait out all stages; None: they are passed. `looked` is told once of the first look.
+    async def watch(
+        self,
+        round_: Round,
+        looked: Callable[[], Awaitable[None]],
+        compared: Callable[[Round], Awaitable[Finding | None]],
+    ) -> Exit | None:
+        """Wait out all stages; None: they are passed. `looked` is told once of the first look; `compared` says what
+        speaks against the version on shadow pairs.
 
         Raises:
             StateConflict: rounds were frozen, or the alias was moved, as a stage was to end.
@@ -88,6 +95,8 @@ class Trial:
                 await looked()
             first = False
             left = self._exit(found)
+            if left is None and (breach := await compared(round_)) is not None:
+                left = Exit(RoundState.ROLLED_BACK, str(breach))
             if left is not None:
                 return left
             if found.seen.decision == "pass" and found.frozen is None:

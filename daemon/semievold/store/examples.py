@@ -215,9 +215,15 @@ class ExampleStore:
         """The examples that only the gate may see; of clients none, unless they are trusted."""
         return self._select(self._held())
 
-    def arrived(self, since: float) -> list[Example]:
-        """Operators' labels that were new `since` (UTC seconds) and stand on the training side."""
-        return self._select(examples.c.holdout.is_(False), examples.c.created_at > since, _OPERATORS)
+    def arrived(self, since: float, *, held_out: bool = False, clients: bool = False) -> list[Example]:
+        """Operators' labels that were new `since` (UTC seconds) and stand on the training side, or are held out.
+
+        `clients`: and what clients said, where that is trusted.
+        """
+        by = sa.true() if clients and self._feedback_trusted else _OPERATORS
+        c = examples.c
+        kind = (c.holdout.is_(held_out), c.calibration.is_(False), c.created_at > since)
+        return self._select(*kind, by)
 
     def asked(self, ids: Sequence[str]) -> dict[str, str]:
         """{id: what is asked} of those that are known, retracted ones too."""

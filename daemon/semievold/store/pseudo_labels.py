@@ -23,8 +23,6 @@ from semievold.store.database import Database, chunks
 from semievold.store.label_rows import label_columns, label_of, readable_labels
 from semievold.store.tables import examples, forgotten, pseudo_label_history, pseudo_labels
 
-WATCHED = 5_000
-"""Of how many of the newest labels the watch over a promotion looks at those of the two adapters."""
 _HISTORY = ("answer", "entropy", "agreement", "adapter", "neighbours", "candidates")
 _POOL_COLUMNS = tuple(
     pseudo_labels.c["query_id", "answer", "entropy", "agreement", "adapter", "created_at", "revision"]
@@ -315,21 +313,24 @@ class PseudoLabelStore:
 
     def window(self, newest: int, adapter: str | None = None) -> LabelWindow:
         """Means over the `newest` labels; with `adapter`, of those that it produced."""
-        condition = sa.true() if adapter is None else pseudo_labels.c.adapter == adapter
-        return self._window(condition, newest)
-
-    def agreement_of(self, incumbent: str | None, candidate: str, minimum: int) -> tuple[float | None, float | None]:
-        """Mean agreement of the newest labels that the one adapter made, and the other; None with fewer than `minimum`.
-
-        Told apart by who made them: the clocks of those that label and of the one that promoted may differ. As many of
-        the incumbent's are taken as there are of the candidate's.
-        """
         c = pseudo_labels.c
-        after = self._window(c.adapter == candidate, None, among=WATCHED)
-        earlier = c.adapter.is_(None) if incumbent is None else c.adapter == incumbent
-        before = self._window(earlier, max(minimum, after.count), among=WATCHED + after.count)
-        means = [window.mean_agreement if window.count >= minimum else None for window in (before, after)]
-        return means[0], means[1]
+        condition = sa.true() if adapter is None else c.adapter == adapter
+        rows = (
+            sa.select(*c["answer", "entropy", "agreement"])
+            .where(self._mine(), condition)
+            .order_by(c.created_at.desc())
+            .limit(newest)
+            .subquery()
+        )
+        finite = sa.case((rows.c.entropy < 1e300, rows.c.entropy))
+        statement = sa.select(
+            sa.func.count(),
+            sa.func.count() - sa.func.count(rows.c.answer),
+            sa.func.avg(finite),
+            sa.func.avg(rows.c.agreement),
+        ).select_from(rows)
+        with self._database.read() as connection:
+            return LabelWindow(*connection.execute(statement).one())
 
     def offsets(self) -> dict[str, dict[str, int]]:
         """{topic: {partition: highest offset with a stored label}}; partitions as text, for JSON."""
@@ -353,30 +354,6 @@ class PseudoLabelStore:
     def _mark_published(self, connection: Connection, ids: Sequence[str]) -> None:
         for some in chunks(ids):
             connection.execute(self._publish_ids, {"ids": some})
-
-    def _window(self, condition: sa.ColumnElement[bool], newest: int | None, among: int | None = None) -> LabelWindow:
-        """Means over the `newest` that meet the condition; `among`: looked for in so many of the newest of all."""
-        c = pseudo_labels.c
-        mine = self._mine()
-        if among is not None:
-            recent = sa.select(c.query_id).where(mine).order_by(c.created_at.desc()).limit(among)
-            mine = mine & c.query_id.in_(recent)
-        rows = (
-            sa.select(*c["answer", "entropy", "agreement"])
-            .where(mine, condition)
-            .order_by(c.created_at.desc())
-            .limit(newest)
-            .subquery()
-        )
-        finite = sa.case((rows.c.entropy < 1e300, rows.c.entropy))
-        statement = sa.select(
-            sa.func.count(),
-            sa.func.count() - sa.func.count(rows.c.answer),
-            sa.func.avg(finite),
-            sa.func.avg(rows.c.agreement),
-        ).select_from(rows)
-        with self._database.read() as connection:
-            return LabelWindow(*connection.execute(statement).one())
 
     def _row(self, new: NewLabel, now: float) -> dict[str, Any]:
         return {

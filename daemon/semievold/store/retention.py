@@ -29,11 +29,17 @@ from semievold.store.tables import (
     round_members,
     round_outcomes,
     rounds,
+    shadow_pairs,
 )
 
 BATCH = 500
 """Rows that one transaction looks at: some milliseconds of the write lock."""
-ROWS_OF_ROUNDS = ((round_members, "query_id"), (round_outcomes, "example_id"), (round_examples, "example_id"))
+ROWS_OF_ROUNDS = (
+    (round_members, "query_id"),
+    (round_outcomes, "example_id"),
+    (round_examples, "example_id"),
+    (shadow_pairs, "key"),
+)
 GONE = ("deleted",)
 """States of adapters that nothing descends from any more: neither is their directory there."""
 

@@ -47,6 +47,7 @@ class Round:
     updated_at: float
     unclean: str | None = None
     canary: Mapping[str, Any] | None = None
+    watch: Mapping[str, Any] | None = None
 
     @property
     def ended(self) -> bool:

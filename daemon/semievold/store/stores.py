@@ -23,6 +23,7 @@ from semievold.store.review.contradictions import ContradictionStore
 from semievold.store.review.items import ReviewStore
 from semievold.store.rollout.canaries import CanaryStore
 from semievold.store.rounds import RoundStore
+from semievold.store.shadow_pairs import ShadowPairStore
 from semievold.store.tables import examples, pseudo_labels, rounds
 from semievold.store.waiting_feedback import WaitingFeedback
 
@@ -48,6 +49,7 @@ class Stores:
     contradictions: ContradictionStore
     canaries: CanaryStore
     reviews: ReviewStore
+    shadow_pairs: ShadowPairStore
 
     def workloads(self) -> frozenset[str]:
         """All that have examples, pseudo-labels or rounds in this database."""
@@ -93,6 +95,7 @@ def stores_over(database: Database, workload: str, alias: str, *, feedback_trust
         contradictions=ContradictionStore(database, workload),
         canaries=CanaryStore(database, workload, alias, moves),
         reviews=ReviewStore(database, workload),
+        shadow_pairs=ShadowPairStore(database, workload),
     )
 
 

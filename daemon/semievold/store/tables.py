@@ -259,6 +259,7 @@ rounds = Table(
     Column("updated_at", Float, nullable=False),
     Column("unclean", Text),  # the id of a label that was taken back and from which the round descends
     Column("canary", JSON),  # stages and evidence: semievold.store.rollout.canaries
+    Column("watch", JSON),  # what its version is compared by, and the evidence against it: semievold.rounds.watching
 )
 
 round_events = Table(
@@ -312,6 +313,24 @@ round_outcomes = Table(
     Column("entropy", Float, nullable=False),
     # Hash of the question and its right answers as they were; NULL before schema 0004: not to be taken over.
     Column("content", String(32)),
+)
+
+shadow_pairs = Table(
+    "shadow_pairs",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("key", String(32), primary_key=True),  # of the question: semievol.examples.near.near_key
+    Column("query_id", String(512), nullable=False),
+    Column("query", JSON, nullable=False),
+    Column("source", String(20), nullable=False),  # intake | gateway
+    Column("drawn_at", Float, nullable=False),
+    Column("place", Integer),  # in the order in which pairs were answered, from 1; NULL: not answered yet
+    Column("incumbent_answer", Text),  # NULL: it does not parse
+    Column("candidate_answer", Text),
+    Column("differ", Boolean),
+    Index("ix_shadow_pairs_place", "workload", "number", "place"),
+    Index("ix_shadow_pairs_query", "workload", "query_id"),
 )
 
 adapters = Table(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from semievold.round_states import RoundState
 from semievold.store.database import Database, chunks
 from semievold.store.tables import (
     adapters,
@@ -122,6 +123,22 @@ class LineageStore:
                     columns = table.c["query_id", "revision", "adapter"]
                     by |= {(row[0], row[1]): row[2] for row in connection.execute(sa.select(*columns).where(which))}
         return [{**row, "labelled_by": by.get((row["query_id"], row["revision"]))} for row in found]
+
+    def quarantined(self) -> dict[str, set[str | None]]:
+        """{query id: the answers that it had} of the pseudo-labels that rounds learned which were rolled back; as long
+        as the state knows what was in those rounds.
+        """
+        r, m = rounds.c, round_members.c
+        statement = (
+            sa.select(m.query_id, m.answer)
+            .join(rounds, (r.workload == m.workload) & (r.number == m.number))
+            .where(m.workload == self._workload, r.state == RoundState.ROLLED_BACK.value, m.selected.is_(True))
+        )
+        found: dict[str, set[str | None]] = {}
+        with self._database.read() as connection:
+            for row in connection.execute(statement):
+                found.setdefault(row.query_id, set()).add(row.answer)
+        return found
 
     def depths(self) -> dict[str | None, int]:
         """{adapter: how many self-trainings lie one on another in it}; the base model and warm adapters have 0."""

@@ -167,24 +167,6 @@ def test_the_window_looks_at_the_newest_labels_only(new_world: NewWorld) -> None
     assert world.labels.count_since(1.5) == 2
 
 
-def test_the_agreement_of_two_adapters_needs_enough_labels_of_each(new_world: NewWorld) -> None:
-    world = new_world()
-    add(world.labels, *(label(f"q{n}", adapter="a1" if n < 5 else "a2", agreement=n / 8) for n in range(8)))
-    set_times(world, {f"q{n}": float(n) for n in range(8)})
-    assert world.labels.agreement_of("a1", "a2", 3) == (3 / 8, 6 / 8)
-    assert world.labels.agreement_of("a1", "a2", 4) == (2.5 / 8, None)
-    assert world.labels.agreement_of(None, "a1", 3) == (None, 2 / 8)
-
-
-def test_the_watch_does_not_ask_whose_clock_is_ahead(new_world: NewWorld) -> None:
-    """The host that labels is an hour behind the one that promoted, and what it labels since counts all the same."""
-    world = new_world()
-    add(world.labels, *(label(f"old{n}", adapter="a1", agreement=1.0) for n in range(3)))
-    add(world.labels, *(label(f"new{n}", adapter="a2", agreement=0.25) for n in range(3)))
-    set_times(world, {f"old{n}": 7200.0 + n for n in range(3)} | {f"new{n}": 3600.0 + n for n in range(3)})
-    assert world.labels.agreement_of("a1", "a2", 3) == (1.0, 0.25)
-
-
 def test_the_offsets_of_a_snapshot_are_the_highest_stored(new_world: NewWorld) -> None:
     store = new_world().labels
     store.add([new(label("a"), 0, 5), new(label("b"), 1, 2), new(label("c"), 0, 7)])

@@ -14,7 +14,7 @@ from semievol.proof.watch import (
     Concentration,
     accuracy_finding,
     first_breach,
-    gained_rightly,
+    given_too_rarely,
     incumbent_bound,
     log_rate_above,
     paired_failures,
@@ -50,7 +50,7 @@ def test_evidence_of_concentration_is_at_most_one_in_expectation(joint: Joint, p
     assert expected(joint, pairs) <= 1 + 1e-12
 
 
-def test_a_gain_that_labels_have_shown_to_be_right_is_no_evidence() -> None:
+def test_a_gain_of_what_was_given_too_rarely_is_no_evidence() -> None:
     mended: Joint = {("a", "a"): 0.3, ("b", "b"): 0.4, ("a", "b"): 0.3}
     assert expected(mended, 7) > 1.5
     assert expected(mended, 7, allowed={"b": 0.25}) <= 1 + 1e-12
@@ -148,10 +148,10 @@ def test_from_few_answers_nothing_is_slow() -> None:
     assert slow_limit([float(each) for each in range(1, 21)]) == 19.0
 
 
-def test_gains_that_labels_have_shown_are_bounded_and_wrong_ones_are_not_allowed() -> None:
-    pairs = [("a", "b", True)] * 20 + [("a", "c", False)] * 20 + [("a", "a", True)] * 60
-    assert gained_rightly(pairs) == {"b": incumbent_bound(20, 100)}
-    assert gained_rightly([]) == {}
+def test_what_the_incumbent_gives_too_rarely_is_what_labels_say_more_often() -> None:
+    labelled = [("a", "a")] * 60 + [("b", "a")] * 20 + [("c", None)] * 10 + [("c", "d")] * 10
+    assert given_too_rarely(labelled) == {"b": 0.2, "c": 0.2}
+    assert given_too_rarely([]) == {}
 
 
 def test_of_breaches_the_one_with_the_most_evidence_is_told() -> None:

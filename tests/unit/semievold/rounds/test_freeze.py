@@ -9,7 +9,7 @@ from semievold.api import operations
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState as S
 from tests.control_roles import Roles
-from tests.control_world import Brake, OpenWorld, nothing
+from tests.control_world import Brake, OpenWorld, Weights, nothing
 
 SAID = "frozen (bad labels); rounds go on after `semievol thaw`"
 
@@ -61,17 +61,18 @@ async def test_what_was_about_to_be_promoted_is_not(open_world: OpenWorld) -> No
 
 
 async def test_a_watch_goes_on_and_can_take_back_what_was_promoted(open_world: OpenWorld) -> None:
-    world = open_world(rollout={"watch_s": 30.0, "max_agreement_drop": 0.2})
+    world = open_world(rollout={"watch_s": 30.0})
     world.teach()
     world.trainer.right = 7
     world.here.start()
     await world.ended(0)
     world.trainer.right = 10
     world.ask(range(40, 60), agreement=1.0)
-    await world.reaches(1, S.PROMOTED)
+    round_ = await world.reaches(1, S.PROMOTED)
     world.stores.freezes.freeze("bad labels")
     await world.passes(5)
-    world.ask(range(60, 70), agreement=0.5)
+    world.weights[round_.adapter] = Weights(0, 0.2)
+    world.teach(training=(), held_out=range(5000, 5030))
     assert (await world.ended(1)).state is S.ROLLED_BACK
     await world.until(lambda: world.here.control.waits_for == "frozen")
 

@@ -273,32 +273,6 @@ async def test_the_watch_waits_until_its_time_is_over(open_world: OpenWorld) -> 
     assert world.loop.time() - begun == pytest.approx(30.0, abs=0.01)
 
 
-async def watched(world: ControlWorld, *, before: float, after: float, labels: int = 5) -> S:
-    """How a watch ends when the mean agreement is `before` the promotion and `after` it."""
-    await serving(world)
-    world.ask(range(40, 60), agreement=before)
-    promoted = await world.advance(await world.plan("evolve"), S.PROMOTED)
-    world.ask(range(60, 60 + labels), agreement=after)
-    return (await world.here.engine.advance(promoted)).state
-
-
-async def test_a_clear_fall_of_agreement_rolls_back_by_itself_and_says_why(open_world: OpenWorld) -> None:
-    world = open_world(rollout={"max_agreement_drop": 0.2})
-    assert await watched(world, before=0.95, after=0.7) is S.ROLLED_BACK
-    ended, warm = world.round(1), world.round(0)
-    assert ended.reason == "mean agreement fell from 0.95 to 0.70 after the promotion"
-    assert world.stores.alias.get().adapter == world.here.alias.adapter == warm.adapter
-    assert adapters(world) == {warm.adapter: "serving", ended.adapter: "previous"}
-
-
-async def test_a_fall_within_what_is_allowed_settles(open_world: OpenWorld) -> None:
-    assert await watched(open_world(rollout={"max_agreement_drop": 0.2}), before=0.95, after=0.76) is S.SETTLED
-
-
-async def test_a_fall_over_too_few_labels_settles(open_world: OpenWorld) -> None:
-    assert await watched(open_world(rollout={"watch_min": 6}), before=1.0, after=0.1) is S.SETTLED
-
-
 async def test_an_alias_that_is_moved_by_hand_during_the_watch_stays_where_it_was_put(open_world: OpenWorld) -> None:
     world = await leading(open_world(rollout={"watch_s": 30.0}))
     other = await world.version()
