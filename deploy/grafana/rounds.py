@@ -101,6 +101,7 @@ ROUNDS = [
                 "percentunit",
                 [(newest("canary_share"), "")],
             ),
+            Panel("Stage", "Of the version on trial, from 1.", "none", [(newest("canary_stage"), "")]),
             Panel(
                 "Answers counted",
                 "Of the version on trial, in all stages, and of what serves.",
