@@ -11,6 +11,10 @@ TORCH_BACKEND ?=
 # What `make up` runs vLLM and the training on: cpu or gpu. Empty: COMPOSE_PROFILES of deploy/.env.
 PROFILE ?=
 
+# What `make dashboards-preview` asks, and how far back.
+PROMETHEUS ?= http://127.0.0.1:9090
+HOURS ?= 1
+
 BIN   := .venv/bin
 STAMP := .venv/.installed$(addprefix -,$(TORCH_BACKEND))
 export UV_CACHE_DIR := $(CURDIR)/.cache/uv
@@ -19,7 +23,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check metrics-docs dashboards lint format types imports unit integration faults on-servers clients bench servers up down lock clean model
+.PHONY: help setup demo run test check metrics-docs dashboards dashboards-preview lint format types imports unit integration faults on-servers clients bench servers up down lock clean model
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -87,6 +91,9 @@ metrics-docs: $(STAMP)-dev ## Write docs/metrics.md from the code
 dashboards: $(STAMP)-dev ## Write the dashboards, and the alerts for Kubernetes
 	@$(BIN)/python -m deploy.grafana.boards
 	@$(BIN)/python -m deploy.prometheus.prometheus_rule
+
+dashboards-preview: $(STAMP)-dev ## Draw every panel of the dashboards from a Prometheus (PROMETHEUS=http://127.0.0.1:9090, HOURS=1)
+	@$(BIN)/python -m deploy.grafana.preview $(PROMETHEUS) .cache/dashboards.html --hours $(HOURS)
 
 servers: $(STAMP)-dev ## Bring Kafka, PostgreSQL and vLLM for tests: into .cache, on Debian as root also packages
 	@$(BIN)/python -m tests.servers.set_up

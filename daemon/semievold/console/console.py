@@ -23,6 +23,7 @@ from semievold.console.actions import Actions
 from semievold.console.door import Door, Visit
 from semievold.console.now import SPAN, SPANS, Now, round_page, round_view
 from semievold.console.pages import Pages, packed
+from semievold.console.reviewing import ReviewDesk
 from semievold.console.sessions import Sessions
 from semievold.errors import StateConflict
 from semievold.store.database import MAX_INTEGER
@@ -30,6 +31,7 @@ from semievold.store.database import MAX_INTEGER
 NAV: Mapping[str, str] = {
     "/": "Now",
     "/rounds": "Rounds",
+    "/review": "Review",
     "/queries": "Queries",
     "/labels": "Labels",
     "/adapters": "Adapters",
@@ -55,6 +57,7 @@ class Console:
         self._door = Door(Sessions(token, tools.stores.database.now), self._pages)
         self._now = Now(config, tools.stores, tools.place)
         self._actions = Actions(config, tools, self._shown)
+        self._desk = ReviewDesk(config, tools, self._shown)
 
     def add_to(self, app: web.Application) -> None:
         """Add the console's addresses."""
@@ -69,12 +72,14 @@ class Console:
             "/rounds/{number:[0-9]+}": self._round,
             "/adapters": self._adapters,
             "/adapters/{name}": self._adapter,
+            "/review": self._desk.page,
             "/queries": self._query,
             "/labels": self._label,
             "/replicas": self._replicas,
         }
         for path, page in pages.items():
             get(path, door.page(self._page(page)))
+        post("/review", door.form(self._desk.answer))
         for path, action in self._actions.all().items():
             post(path, door.form(action))
 
@@ -96,8 +101,7 @@ class Console:
 
     def _frame(self, visit: Visit) -> dict[str, Any]:
         """What stands around every page."""
-        stores = self._tools.stores
-        waiting = stores.contradictions.open()
+        waiting = self._desk.open()
         return {
             "path": visit.request.path,
             "nav": [(address, name, waiting if address == "/review" else 0) for address, name in NAV.items()],

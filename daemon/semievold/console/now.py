@@ -61,6 +61,7 @@ class Now:
             "frozen": frozen,
             "lease": stores.leases.get(),
             "round": None if open_round is None else round_view(self._config, open_round, self._place),
+            "canary": None if open_round is None else operations.canary(open_round),
             "figures": figures,
             "recent": window,
             "a_minute": stores.pseudo_labels.count_since(stores.database.now() - 60.0),

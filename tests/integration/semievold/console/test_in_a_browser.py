@@ -82,6 +82,11 @@ def press(page: Page, summary: str, button: str, reason: str | None = None) -> N
     page.locator("details[open]").get_by_role("button", name=button).click()
 
 
+def labelled(daemon: DaemonProcess) -> int:
+    examples = daemon.status()["examples"]
+    return int(examples["training"] + examples["holdout"])
+
+
 def test_an_operator_s_day(chromium: Browser, daemon: DaemonProcess) -> None:
     seen = Seen()
     page = opened(chromium, daemon)
@@ -97,6 +102,14 @@ def test_an_operator_s_day(chromium: Browser, daemon: DaemonProcess) -> None:
     daemon.publish("queries", [query(number) for number in range(60)])
     daemon.wait_until(lambda: daemon.status()["pseudo_labels"]["total"] >= 30, PATIENCE_S)
     daemon.wait_until(lambda: daemon.status()["round"] is None, PATIENCE_S)
+    daemon.wait_until(lambda: len(daemon.get("/v1/review").json()["items"]) >= 5, PATIENCE_S)
+    page.goto("/review")
+    for _ in range(5):
+        asked = page.locator("#asked").inner_text()
+        page.keyboard.press("1")
+        page.wait_for_function("before => document.querySelector('#asked')?.innerText !== before", arg=asked)
+    daemon.wait_until(lambda: labelled(daemon) == 65, PATIENCE_S)
+
     page.goto("/")
     press(page, "Start a round…", "Start it", "a drill")
     page.get_by_text("Done:").wait_for()
@@ -164,7 +177,18 @@ def test_every_page_fits_and_axe_finds_nothing_serious(
     pictures = Path(os.environ.get("SEMIEVOL_PICTURES", tmp_path))
     page.goto("/adapters")
     version = page.locator("td a").first.get_attribute("href")
-    addresses = ["/", "/rounds", "/rounds/0", "/queries", "/labels", "/labels?id=e2", "/adapters", version, "/replicas"]
+    addresses = [
+        "/",
+        "/rounds",
+        "/rounds/0",
+        "/review",
+        "/queries",
+        "/labels",
+        "/labels?id=e2",
+        "/adapters",
+        version,
+        "/replicas",
+    ]
     for number, address in enumerate(addresses):
         page.goto(str(address))
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], address
