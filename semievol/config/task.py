@@ -49,9 +49,9 @@ class TaskConfig(Section):
     """Generation stops after this many tokens; an answer cut there rarely parses. free_form: 256 unless set."""
 
     @property
-    def options_are_labels(self) -> bool:
-        """Options are the same for every query, and their texts are the answers."""
-        return self.form == "multiple_choice" and self.labels is not None
+    def asks_with_options(self) -> bool:
+        """No answer can be read without the options of its query."""
+        return self.form == "multiple_choice" and self.labels is None
 
     @model_validator(mode="before")
     @classmethod

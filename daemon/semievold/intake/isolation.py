@@ -79,8 +79,7 @@ async def _alone(record: StreamRecord, failure: Exception, work: Work, innocent:
 
 def innocent_query(task: Task) -> Query:
     """A query that nothing is wrong with."""
-    lettered = task.config.form == "multiple_choice" and not task.config.options_are_labels
-    options = ("yes", "no") if lettered else None
+    options = ("yes", "no") if task.config.asks_with_options else None
     return Query("semievol-innocent", "Is this a question?", options)
 
 

@@ -72,6 +72,8 @@ class AnswerCounts:
         """An answer to a client; its `text` where it is one."""
         if not self.active:
             return
+        if self._task.config.asks_with_options:
+            text = None  # a client's request has none, as the API knows them
         unparsed = text is not None and not failed and self._task.parse(text, Query("", "")) is None
         timed, read = int(not failed), int(text is not None and not failed)
         slow = int(not failed and seconds > self._slow_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from semievol.config.method import TaskConfig
 from semievol.tasks.task import Task
 from semievold.rollout.answers import WINDOW, AnswerCounts
 from semievold.rollout.stream import StreamTrial
@@ -50,6 +51,15 @@ async def test_answers_of_both_versions_are_told_by_stage_and_counted_once(open_
         Counted("canary", 1, "gateway", Tally(2, 0, 2, 0, 2, 0)),
         Counted("incumbent", 0, "gateway", Tally(30, 0, 30, 0, 30, 0)),
     ]
+
+
+async def test_an_answer_that_is_read_by_options_is_counted_without_being_read(open_world: OpenWorld) -> None:
+    world = open_world(rollout={"canary": [0.5]})
+    alias = Alias(AliasState("v1", None, 1, V2))
+    counts = AnswerCounts(world.config.rollout, alias, Task(TaskConfig(form="multiple_choice")), world.stores.canaries)
+    answer(counts, "v2", 3, text="A")  # a client's request has no options
+    await counts.write()
+    assert world.stores.canaries.counted("v2") == [Counted("canary", 0, "gateway", Tally(3, 0, 3, 0, 0, 0))]
 
 
 async def test_of_what_serves_the_last_thousand_answers_count(open_world: OpenWorld) -> None:
