@@ -336,7 +336,8 @@ class Service:
     def _add_review(self, parts: Parts, stores: Stores, lease: ControlLease) -> None:
         review = self._config.review
         fresh, order = FreshLabels(stores, place_of(self._config)), SecretOrder(self._feedback_secret())
-        drawing = Drawing(stores, fresh, order, review.look_at)
+        pairs = self._config.shadow.share > 0 and self._config.gate.margin == 0
+        drawing = Drawing(stores, fresh, order, review.look_at, pairs=pairs)
         queue = ReviewQueue(review, stores, drawing, lease, parts.producer, self._config.stream.review)
         parts.supervisor.add("review", queue.run, stage=1)
 

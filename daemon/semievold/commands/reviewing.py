@@ -200,12 +200,16 @@ class Session:
 
 
 def keyed(item: Mapping[str, Any]) -> dict[str, str]:
-    """{key: answer}: all that there are, in the order of the task, where there are keys enough; else those that may be
-    right.
+    """{key: answer}: all that there are, where there are keys enough; else those that may be right.
+
+    At a gate the two that differ stand first, in the order that says nothing of them: whoever always takes the first
+    then tosses a coin. Else all stand in the order of the task.
     """
-    answers = item["answers"]
+    answers, said = item["answers"], [each["answer"] for each in item["candidates"]]
     if answers is None or len(answers) > len(KEYS):
-        answers = [each["answer"] for each in item["candidates"]]
+        answers = said
+    elif item["purpose"] == "gate":
+        answers = said + [answer for answer in answers if answer not in said]
     return dict(zip(KEYS, answers, strict=False))
 
 

@@ -20,10 +20,15 @@ from semievold.rounds.fresh import FreshLabels
 from semievold.store.pseudo_labels import PoolRow
 from semievold.store.review.items import Draft
 from semievold.store.rounds import Round
+from semievold.store.shadow_pairs import ShadowPair
 from semievold.store.stores import Stores
 
 WEIGHED = 4
 """So many times as many as are wanted are looked at whole: with candidates and neighbours they are large."""
+
+
+OTHERS = 5
+"""With shadow pairs a gate has one place in so many for what is no pair."""
 
 
 class _Asked(NamedTuple):
@@ -48,27 +53,37 @@ class Drawing:
 
     Args:
         look_at: among so many of the newest answered queries.
+        pairs: whether live queries are answered by both versions, and where they differ a label is all the evidence
+            that there is (a gain of any size is asked for): then most of what is drawn for a gate is left to those.
     """
 
-    def __init__(self, stores: Stores, fresh: FreshLabels, order: SecretOrder, look_at: int) -> None:
+    def __init__(
+        self, stores: Stores, fresh: FreshLabels, order: SecretOrder, look_at: int, *, pairs: bool = False
+    ) -> None:
         self._stores = stores
         self._fresh = fresh
         self._order = order
         self._look_at = look_at
+        self._pairs = pairs
 
-    def for_gate(self, round_: Round, most: int) -> list[Draft]:
+    def for_gate(self, round_: Round, most: int, waiting: int = 0) -> list[Draft]:
         """Questions for the gate of a round, in random order: first shadow pairs whose answers differ, for where they
         are the same a label says nothing of the difference. None of them where nobody knows what was taught.
+
+        `waiting`: how many wait already; with pairs, others fill no more than a fifth.
         """
         taken_at, taught = self._fresh.taken_at(round_), self._fresh.taught_in(round_)
         if taken_at is None or taught is None:
             return []
-        differing = self._differing(round_, taught)[:most]
+        differing = self._differing(round_, taught)[:most] if self._pairs else []
+        others = most - len(differing)
+        if self._pairs:
+            others = min(others, max(0, (most + waiting) // OTHERS - waiting))
         keys = {draft.key for draft in differing}
         questions = self._questions(lambda row: row.created_at > taken_at, taught)
         questions = [each for each in questions if each.key not in keys]
         questions.sort(key=lambda question: self._order.place("gate", round_.number, question.key))
-        some = questions[: most - len(differing)]
+        some = questions[:others]
         queries = self._stores.pseudo_labels.asked([each.rows[0].id for each in some], _itself)
         return differing + [
             Draft(query, "gate", times=len(each.rows), round=round_.number)
@@ -84,7 +99,13 @@ class Drawing:
         drawn = self._stores.reviews.drawn(list(asked), over=False)
         wanted = [pair for pair in pairs if asked[pair.key] not in known and pair.key not in drawn]
         wanted.sort(key=lambda pair: self._order.place("gate", round_.number, pair.key))
-        return [Draft(pair.query, "gate", round=round_.number, differing=True) for pair in wanted]
+        return [Draft(pair.query, "gate", self._shown(pair), round=round_.number, differing=True) for pair in wanted]
+
+    def _shown(self, pair: ShadowPair) -> tuple[str, ...]:
+        """Both answers, or none: one alone would be a proposal."""
+        if pair.incumbent is None or pair.candidate is None:
+            return ()
+        return self._order.shuffled(pair.key, (pair.incumbent, pair.candidate))
 
     def to_teach(self, open_round: Round | None, most: int) -> list[Draft]:
         """Questions whose labels would teach most, the most useful first."""

@@ -111,7 +111,7 @@ class ReviewQueue:
         if (missing <= 0 and teaching <= 0) or (seen == self._drawn_from and not ended):
             return
         if missing > 0 and proving is not None:
-            reviews.add(self._drawing.for_gate(proving, missing))
+            reviews.add(self._drawing.for_gate(proving, missing, waiting["gate"]))
         if teaching > 0:
             reviews.add(self._drawing.to_teach(round_, teaching))
         self._drawn_from = seen

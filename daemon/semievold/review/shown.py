@@ -1,7 +1,7 @@
 """What an item is to others: its record in the review topic, and its view for people.
 
-Owns the fields. Invariant: nothing tells which version, or how many of the views, gave a candidate; and at a gate no
-answer is shown as the right one, so that whoever confirms what is shown decides nothing.
+Owns the fields. Invariant: nothing tells which version, or how many of the views, gave a candidate, so that whoever
+confirms what is shown tosses a coin; and where it is not known that two versions differ, a gate shows no candidate.
 """
 
 from __future__ import annotations

@@ -173,3 +173,20 @@ def test_the_verdict_is_a_function_of_the_counts_and_mirrored_by_exchanging_the_
     assert there == prove(old[::-1], new, CONFIG)
     assert (there.decision == "promote") == (log_better(there.wins, there.losses) >= math.log(20))
     assert {there.decision, back.decision} in ({"promote", "reject"}, {"inconclusive"})
+
+
+def test_labels_drawn_among_differing_answers_say_who_is_right_and_nothing_of_all_queries() -> None:
+    config = SequentialGateConfig(min_holdout=5, min_slice=5)
+    drawn = [Outcome(f"d{n}", "a", "a", True, 0.1, "c") for n in range(10)]
+    # Three wins of the candidate, which elsewhere answers nothing at all, and is wrong in a category of its own.
+    chosen = [Outcome(f"c{n}", "a", "b" if n < 8 else "a", n >= 8, 0.1, "d") for n in range(16)]
+    theirs = [Outcome(f"c{n}", "a", "a" if n < 8 else None, n < 8, 0.1, "d") for n in range(16)]
+    ids = {outcome.id for outcome in chosen}
+    verdict = prove([*drawn, *chosen], [*drawn, *theirs], config, chosen=ids)
+    assert (verdict.count, verdict.wins, verdict.losses) == (26, 8, 8)
+    assert (verdict.incumbent_accuracy, verdict.candidate_accuracy) == (1.0, 1.0)
+    assert (verdict.incumbent_unparsed, verdict.candidate_unparsed) == (0, 0)
+    assert [part.category for part in verdict.slices] == ["c"]
+    assert prove([*drawn, *chosen], [*drawn, *theirs], config).candidate_unparsed == 8
+    won = [Outcome(each.id, "a", "a", True, 0.1, "d") for each in chosen[:8]]
+    assert prove([*drawn, *chosen[:8]], [*drawn, *won], config, chosen=ids).decision == "promote"

@@ -68,10 +68,11 @@ async def test_a_program_reads_and_writes_lines_of_json(
 
 
 def test_a_key_means_what_stands_beside_it() -> None:
-    item = {"answers": ["even", "odd"], "candidates": []}
+    item = {"purpose": "teach", "answers": ["even", "odd"], "candidates": [{"answer": "odd"}]}
     assert keyed(item) == {"1": "even", "2": "odd"}
     assert [meant(item, said) for said in ("2", "3", "Odd", "=2")] == ["odd", None, "Odd", "2"]
-    many = {"answers": [str(number) for number in range(99)], "candidates": [{"answer": "7"}]}
+    assert keyed({**item, "purpose": "gate"}) == {"1": "odd", "2": "even"}
+    many = {"purpose": "teach", "answers": [str(number) for number in range(99)], "candidates": [{"answer": "7"}]}
     assert keyed(many) == {"1": "7"}
     assert not set(KEYS) & set("tsuq")
 

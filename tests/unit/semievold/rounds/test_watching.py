@@ -333,11 +333,14 @@ async def test_the_review_of_a_gate_asks_first_where_the_answers_differ(open_wor
     world = await proving(open_world)
     world.ask(range(100, 140))
     await world.until(lambda: pairs(world, 0) == 40)
-    drawing = Drawing(world.stores, FreshLabels(world.stores, world.place), SecretOrder("secret"), 1000)
+    drawing = Drawing(world.stores, FreshLabels(world.stores, world.place), SecretOrder("secret"), 1000, pairs=True)
     drafts = drawing.for_gate(world.round(0), 30)
     assert [draft.differing for draft in drafts] == [True] * 24 + [False] * 6
+    # Both answers, in either order; of what is no pair none.
+    assert {draft.candidates for draft in drafts} == {("even", "odd"), ("odd", "even"), ()}
+    assert all(len(draft.candidates) == 2 * draft.differing for draft in drafts)
     assert {draft.query.id for draft in drafts[:24]} == {f"q{n}" for n in range(100, 140) if n % 10 >= 4}
-    again = Drawing(world.stores, FreshLabels(world.stores, world.place), SecretOrder("another"), 1000)
+    again = Drawing(world.stores, FreshLabels(world.stores, world.place), SecretOrder("another"), 1000, pairs=True)
     assert [draft.key for draft in again.for_gate(world.round(0), 24)] != [draft.key for draft in drafts[:24]]
     world.stores.reviews.add(drafts[:20])
     assert [draft.key for draft in drawing.for_gate(world.round(0), 4)] == [draft.key for draft in drafts[20:24]]
