@@ -34,6 +34,7 @@ from semievold.api.api import Api, ApiTools
 from semievold.config.daemon import ROLES, DaemonConfig
 from semievold.config.streams import RetrySettings
 from semievold.console.console import Console
+from semievold.drift.watch import DriftWatch
 from semievold.event_loop import run_loop
 from semievold.gateway.capture import Capture
 from semievold.gateway.front import Gateway
@@ -294,6 +295,7 @@ class Service:
             self._add_retention(parts, RetentionStore(stores.database, config.workload.name), parts.lease)
             self._add_review(parts, stores, parts.lease)
             self._add_state_metrics(parts, parts.control)
+            self._add_drift(parts, stores, parts.lease)
         control = parts.control
         parts.follower = StateFollower(
             parts.stores, parts.alias, parts.fleet, lambda: control is not None and control.leads
@@ -340,6 +342,15 @@ class Service:
         drawing = Drawing(stores, fresh, order, review.look_at, pairs=pairs)
         queue = ReviewQueue(review, stores, drawing, lease, parts.producer, self._config.stream.review)
         parts.supervisor.add("review", queue.run, stage=1)
+
+    def _add_drift(self, parts: Parts, stores: Stores, lease: ControlLease) -> None:
+        config = self._config
+        if not config.drift.enabled:
+            return
+        assert parts.equality is not None
+        labels = None if config.task.labels is None else len(config.task.labels)
+        watch = DriftWatch(config.drift, stores, lease, parts.equality, labels, config.seed, stores.database.now)
+        parts.supervisor.add("drift", watch.run, stage=1)
 
     def _add_state_metrics(self, parts: Parts, control: Control) -> None:
         name = self._config.workload.name

@@ -121,6 +121,82 @@ ON_CALL = [
 
 DRIFT = [
     Row(
+        "Drift",
+        [
+            Panel(
+                "Evidence of drift",
+                "Of the workload, as a share of the alarm line: 1 is an alarm (drift.false_alarm_every).",
+                "percentunit",
+                [
+                    (
+                        f"max by (workload, kind) (semievol_drift_statistic{{{W}}})"
+                        f" / max by (workload, kind) (semievol_drift_alarm_line{{{W}}})",
+                        "{{kind}}",
+                    )
+                ],
+            ),
+            Panel(
+                "Evidence of drift, by category",
+                "Of the category that has the most of each kind, as a share of the alarm line.",
+                "percentunit",
+                [
+                    (
+                        f"max by (workload, kind) (semievol_drift_category_statistic{{{W}}})"
+                        f" / max by (workload, kind) (semievol_drift_alarm_line{{{W}}})",
+                        "{{kind}}",
+                    )
+                ],
+            ),
+            Panel(
+                "Drift events",
+                "So far, by what was alarmed first; `semievol drift list` says what they are.",
+                "none",
+                [(f"max by (workload, kind) (semievol_drift_events{{{W}}})", "{{kind}}")],
+            ),
+            Panel(
+                "Open event",
+                "1 while a shift waits for a new reference.",
+                "none",
+                [(newest("drift_open"), "")],
+                "stat",
+                6,
+                4,
+            ),
+            Panel(
+                "Watched",
+                "1 while a kind of drift has a reference and no alarm.",
+                "none",
+                [(f"max by (workload, kind) (semievol_drift_watched{{{W}}})", "{{kind}}")],
+                "stat",
+                12,
+                4,
+            ),
+            Panel(
+                "Estimate is valid",
+                "1 while inputs are watched and quiet: else the accuracy without labels means nothing.",
+                "none",
+                [(newest("accuracy_without_labels_valid"), "")],
+                "stat",
+                6,
+                4,
+            ),
+            Panel(
+                "Accuracy of what serves",
+                "By late labels, prediction-powered, with its interval of 95 %; without labels while inputs are quiet.",
+                "percentunit",
+                [
+                    (f"max by (workload, bound) (semievol_accuracy_by_labels{{{W}}})", "{{bound}}"),
+                    (
+                        f"max by (workload) (semievol_accuracy_without_labels{{{W}}})"
+                        f" and max by (workload) (semievol_accuracy_without_labels_valid{{{W}}}) == 1",
+                        "without labels",
+                    ),
+                ],
+                span=24,
+            ),
+        ],
+    ),
+    Row(
         "Confidence",
         [
             ENTROPY,

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from semievol.examples.json_values import id_problem
-from semievold.api import lineage, operations
+from semievold.api import drift, lineage, operations
 from semievold.api.asking import asked
 from semievold.api.deliveries import read_delivery
 from semievold.api.reviewing import answered, read_which
@@ -87,6 +87,9 @@ class Api:
         add.add_get("/v1/adapters/{name}", self._adapter)
         add.add_post("/v1/adapters/{name}/promote", self._promote)
         add.add_post("/v1/rollback", self._rollback)
+        add.add_get("/v1/drift", self._drift)
+        add.add_get("/v1/drift/{number:[0-9]+}", self._drift_event)
+        add.add_post("/v1/drift/rearm", self._rearm)
         add.add_get("/v1/explain/{id:.+}", self._explain)
         add.add_get("/v1/lineage/rounds/{number:[0-9]+}", self._round_lineage)
         add.add_get("/v1/lineage/adapters/{name}", self._adapter_lineage)
@@ -135,6 +138,17 @@ class Api:
 
     async def _adapter(self, request: web.Request) -> web.Response:
         return await self._view(operations.adapter_detail, self._tools.place, _name(request, "name"))
+
+    async def _drift(self, _request: web.Request) -> web.Response:
+        return await self._view(functools.partial(drift.overview, self._config))
+
+    async def _drift_event(self, request: web.Request) -> web.Response:
+        return await self._view(drift.detail, _round_number(request))
+
+    async def _rearm(self, request: web.Request) -> web.Response:
+        """At once, whether or not a controller runs."""
+        reason = operations.said_reason("rearm", await _body(request), drift.MAX_REASON)
+        return web.json_response(await asyncio.to_thread(drift.rearm, self._tools.stores, reason))
 
     async def _explain(self, request: web.Request) -> web.Response:
         return await self._view(operations.explain, _name(request, "id"), _is_set(request, "descendants"))

@@ -13,6 +13,7 @@ from typing import Any
 from semievol.errors import DataError
 from semievol.examples.json_values import fault_of
 from semievol.training.progress import read_progress
+from semievold.api import drift
 from semievold.api.known import known_adapter, known_round
 from semievold.api.lineage import as_json
 from semievold.config.daemon import DaemonConfig
@@ -61,6 +62,7 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
         "feedback": {"waiting": stores.waiting.count(), "contradictions": stores.contradictions.open()},
         "answers_a_minute": stores.pseudo_labels.count_since(stores.database.now() - 60.0),
         "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},
+        "drift": drift.summary(config, stores),
         "round": None if open_round is None else round_summary(open_round, place),
     }
 
@@ -85,13 +87,22 @@ def freeze_reason(body: Mapping[str, Any]) -> str:
     Raises:
         DataError: it is no short text, or there is another field.
     """
+    return said_reason("freeze", body, MAX_REASON)
+
+
+def said_reason(what: str, body: Mapping[str, Any], most: int) -> str:
+    """The reason that somebody gives for `what`; "by hand" where none is given.
+
+    Raises:
+        DataError: it is no text of at most so many characters, or there is another field.
+    """
     if (fault := fault_of(body)) is not None:
-        raise DataError(f"freeze: field {fault.field or 'body'!r}: {fault.problem}")
+        raise DataError(f"{what}: field {fault.field or 'body'!r}: {fault.problem}")
     if unknown := sorted(body.keys() - {"reason"}):
-        raise DataError(f"freeze: field {unknown[0][:60]!r}: unknown; known fields: reason")
+        raise DataError(f"{what}: field {unknown[0][:60]!r}: unknown; known fields: reason")
     reason = body.get("reason", "by hand")
-    if not isinstance(reason, str) or not 0 < len(reason) <= MAX_REASON:
-        raise DataError(f"freeze: field 'reason': expected a text of 1 to {MAX_REASON} characters")
+    if not isinstance(reason, str) or not 0 < len(reason) <= most:
+        raise DataError(f"{what}: field 'reason': expected a text of 1 to {most} characters")
     return reason
 
 

@@ -58,6 +58,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(review_app(), name="review")
     app.add_typer(_offsets_app(), name="offsets")
     app.add_typer(_state_app(), name="state")
+    app.add_typer(_drift_app(), name="drift")
     app.add_typer(_config_app(), name="config")
 
 
@@ -406,6 +407,43 @@ def _state_app() -> typer.Typer:
 
         with opened(config) as (settings, stores, place):
             output.show(operations.state_size(settings, stores, place), output_format)
+
+    return app
+
+
+def _drift_app() -> typer.Typer:
+    app = typer.Typer(help="Drift of traffic and answers: list, show, rearm.", no_args_is_help=True)
+
+    @app.command("list", help="What is watched, and the events, newest first; one a shift.")
+    def list_(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.api import drift
+
+        with opened(config) as (settings, stores, _place):
+            found = drift.overview(settings, stores)
+        if output_format != "table":
+            output.show(found, output_format)
+            return
+        output.show([{"kind": kind, **each} for kind, each in found["kinds"].items()], "table")
+        output.show(found["events"], "table", columns=output.DRIFT_COLUMNS)
+
+    @app.command(help="One event: since when, what moved it most, what that has in common.")
+    def show(number: int, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+        from semievold.api import drift
+
+        with opened(config) as (_, stores, _place):
+            output.show(drift.detail(stores, number), output_format)
+
+    @app.command(help="Close the open event: what comes from now on is the reference.")
+    def rearm(
+        reason: Annotated[str, typer.Option(help="Kept with the event.")] = "by hand",
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        from semievold.api import drift, operations
+
+        with opened(config) as (_, stores, _place):
+            said = operations.said_reason("rearm", {"reason": reason}, drift.MAX_REASON)
+            output.show(drift.rearm(stores, said), output_format)
 
     return app
 

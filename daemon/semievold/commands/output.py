@@ -13,8 +13,9 @@ from semievol.plain_lines import one_line
 
 ROUND_COLUMNS = ("number", "kind", "state", "adapter", "pool", "selected", "holdout_accuracy", "trigger", "reason")
 TITLES = {"number": "round", "holdout_accuracy": "holdout", "content_hash": "content", "created_at": "created"}
-TEXTS = frozenset({"trigger", "reason", "detail"})
+TEXTS = frozenset({"trigger", "reason", "detail", "said"})
 """Columns that hold sentences."""
+DRIFT_COLUMNS = ("number", "kind", "category", "at", "closed_by", "said")
 ADAPTER_COLUMNS = ("name", "state", "round", "parent", "content_hash", "created_at")
 
 

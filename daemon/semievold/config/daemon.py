@@ -21,6 +21,7 @@ from semievol.config.secrets import shown
 from semievol.errors import ConfigError, DataError
 from semievol.tasks.task import Task
 from semievol.types import Query
+from semievold.config.drift import DriftSettings
 from semievold.config.fronts import ApiConfig, GatewayConfig
 from semievold.config.gate import GateSettings
 from semievold.config.generation import LORA_RANKS, GenerationConfig
@@ -235,6 +236,7 @@ class DaemonConfig(MethodConfig):
     rollout: RolloutConfig = RolloutConfig()
     review: ReviewConfig = ReviewConfig()
     shadow: ShadowSettings = ShadowSettings()
+    drift: DriftSettings = DriftSettings()
     api: ApiConfig = ApiConfig()
     gateway: GatewayConfig = GatewayConfig()
     artifacts: ArtifactsConfig = ArtifactsConfig()

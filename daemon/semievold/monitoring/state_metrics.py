@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from semievol.proof.watch import Test
+from semievold.drift.figures import KINDS, NOTHING, DriftFigures
 from semievold.monitoring.catalogue import Declared
 from semievold.monitoring.figures import Figures
 from semievold.round_states import ENDED, RoundState
@@ -50,6 +51,7 @@ class StateFigures:
     disk_free: int
     disk_size: int
     read_at: float
+    drift: DriftFigures = NOTHING
 
 
 def gauge(name: str, text: str, **labels: tuple[str, ...]) -> Declared:
@@ -191,6 +193,53 @@ SHOWN: tuple[tuple[Declared, Callable[[StateFigures], Values]], ...] = (
     (
         gauge("operator_requests_pending", "Requests of operators that are not answered yet."),
         lambda s: s.stored.requests_pending,
+    ),
+    (
+        gauge(
+            "drift_statistic",
+            "Evidence of drift; at drift_alarm_line an alarm. Absent without a reference.",
+            kind=KINDS,
+        ),
+        lambda s: {k: each.statistic for k, each in s.drift.kinds.items() if each.statistic is not None} or None,
+    ),
+    (
+        gauge("drift_alarm_line", "The evidence that is an alarm (drift.false_alarm_every).", kind=KINDS),
+        lambda s: {k: each.alarm_line for k, each in s.drift.kinds.items() if each.alarm_line is not None} or None,
+    ),
+    (
+        gauge("drift_category_statistic", "The same evidence, of the category that has the most.", kind=KINDS),
+        lambda s: (
+            {k: f.category_statistic for k, f in s.drift.kinds.items() if f.category_statistic is not None} or None
+        ),
+    ),
+    (
+        gauge(
+            "drift_watched", "1 while a kind of drift is watched; 0: it has no reference, or is alarmed.", kind=KINDS
+        ),
+        lambda s: {kind: float(kind in s.drift.kinds and s.drift.kinds[kind].phase == "watching") for kind in KINDS},
+    ),
+    (
+        gauge("drift_events", "Drift events so far, by the kind that was alarmed first.", kind=KINDS),
+        lambda s: _each(KINDS, s.drift.events),
+    ),
+    (gauge("drift_open", "1 while an event waits for a new reference."), lambda s: float(s.drift.is_open)),
+    (
+        gauge(
+            "accuracy_by_labels",
+            "Accuracy on late labels with its interval of 95 %, prediction-powered; absent without any.",
+            bound=("low", "estimate", "high"),
+        ),
+        lambda s: (
+            {b: found[b] for b in ("low", "estimate", "high")} if (found := s.drift.accuracy.get("by_labels")) else None
+        ),
+    ),
+    (
+        gauge("accuracy_without_labels", "Accuracy estimated by confidence alone; see accuracy_without_labels_valid."),
+        lambda s: s.drift.accuracy.get("without_labels"),
+    ),
+    (
+        gauge("accuracy_without_labels_valid", "1 while inputs are watched and quiet: only then the estimate holds."),
+        lambda s: float(s.drift.inputs_quiet),
     ),
     (gauge("disk_free_bytes", "Free on the disk that has the artifacts."), lambda s: s.disk_free),
     (gauge("disk_size_bytes", "Size of the disk that has the artifacts."), lambda s: s.disk_size),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from semievol.errors import SemiEvolError
 from semievol.training.progress import read_progress
+from semievold.drift.figures import read_figures
 from semievold.monitoring.figures import Figures, FigureStore
 from semievold.monitoring.state_metrics import WINDOW, StateFigures, StateMetrics
 from semievold.retry import set_within
@@ -87,6 +88,7 @@ class StateWatch:
             disk_free=disk.free,
             disk_size=disk.total,
             read_at=self._stores.database.now(),
+            drift=read_figures(self._stores),
         )
 
     def _count(self, stored: Figures) -> int:

@@ -86,6 +86,7 @@ class RoundObserver:
             failures=alike(rounds, self._hash, last_change),
             pseudo_labels=labelled,
             unclean=unclean,
+            drift=self._stores.drift.asks_for_round(),
             clean_rounds=sum(each.ended and each.created_at >= taken_back for each in rounds),
         )
 

@@ -359,7 +359,8 @@ class RoundEngine:
 
     async def _approved(self, round_: Round) -> bool:
         """Whether nobody need be asked, or a person has said yes."""
-        if self._config.rollout.approval == "none":
+        held = await asyncio.to_thread(self._tools.stores.drift.holds)
+        if self._config.rollout.approval == "none" and held is None:
             return True
         version = await asyncio.to_thread(self._tools.stores.adapters.get, candidate_of(round_))
         return version is not None and version.approved_at is not None

@@ -31,6 +31,7 @@ class Observation:
     failures: how many rounds failed in a row for the reason of the last one, while nothing changed.
     unclean: the label that was taken back and from which the serving version descends; None: there is none.
     clean_rounds: how many rounds have begun since that and ended, and the version serves still.
+    drift: the event that asks for a round, since which none has begun; None: none does.
     """
 
     training_examples: int
@@ -48,6 +49,7 @@ class Observation:
     pseudo_labels: int = 0
     unclean: str | None = None
     clean_rounds: int = 0
+    drift: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ def _ordinary(seen: Observation, config: TriggerConfig) -> Start | Wait:
         return _warm(seen, config)
     if config.max_rounds is not None and seen.evolve_rounds >= config.max_rounds:
         return Wait(f"trigger.max_rounds ({config.max_rounds}) reached", "max_rounds")
+    if seen.drift is not None and seen.pseudo_labels:
+        return Start("evolve", seen.drift)
     if config.new_pseudo_labels is not None and seen.new_pseudo_labels >= config.new_pseudo_labels:
         return Start("evolve", f"{seen.new_pseudo_labels} new pseudo-labels")
     due = config.interval_s is not None and seen.last_round_age_s >= config.interval_s

@@ -11,6 +11,7 @@ from semievold.store.adapters import AdapterStore
 from semievold.store.aliases import AliasStore
 from semievold.store.captured import CapturedStore
 from semievold.store.database import Database
+from semievold.store.drift.events import DriftStore
 from semievold.store.examples import ExampleStore
 from semievold.store.feedback import FeedbackStore
 from semievold.store.freezes import FreezeStore
@@ -50,6 +51,7 @@ class Stores:
     canaries: CanaryStore
     reviews: ReviewStore
     shadow_pairs: ShadowPairStore
+    drift: DriftStore
 
     def workloads(self) -> frozenset[str]:
         """All that have examples, pseudo-labels or rounds in this database."""
@@ -96,6 +98,7 @@ def stores_over(database: Database, workload: str, alias: str, *, feedback_trust
         canaries=CanaryStore(database, workload, alias, moves),
         reviews=ReviewStore(database, workload),
         shadow_pairs=ShadowPairStore(database, workload),
+        drift=DriftStore(database, workload),
     )
 
 

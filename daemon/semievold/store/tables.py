@@ -401,6 +401,46 @@ operator_requests = Table(
     Index("ix_operator_requests_state", "workload", "state"),
 )
 
+# --- drift: semievold.store.drift -------------------------------------------------------------------------------
+
+drift_positions = Table(
+    "drift_positions",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("arming", Integer, nullable=False),  # +1 with each new reference: what was weighed against another is void
+    # The pseudo-label and the label that were looked at last.
+    Column("query_at", Float, nullable=False),
+    Column("query_id", String(512), nullable=False),
+    Column("label_at", Float, nullable=False),
+    Column("label_id", String(512), nullable=False),
+    Column("summary", JSON, nullable=False),  # accuracy, with labels and without
+)
+
+drift_detectors = Table(
+    "drift_detectors",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("name", String(700), primary_key=True),  # kind|adapter|category
+    Column("state", JSON, nullable=False),
+)
+
+drift_events = Table(
+    "drift_events",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("category", String(200)),
+    Column("adapter", String(200)),
+    Column("actions", JSON, nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("also", JSON, nullable=False),  # alarms that came while it was open
+    Column("at", Float, nullable=False),
+    Column("closed_at", Float),  # NULL: it is open
+    Column("closed_by", Text),
+    Index("ix_drift_events_open", "workload", "closed_at"),
+)
+
 # --- who leads ----------------------------------------------------------------------------------------------------
 
 leases = Table(

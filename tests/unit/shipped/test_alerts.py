@@ -167,6 +167,11 @@ STORIES: dict[str, tuple[Story, Story]] = {
         Story({of("certificate_labels_missing"): constant(40, 20)}, 15, W),
         Story({of("certificate_labels_missing"): constant(0, 20)}, 15),
     ),
+    "SemiEvolDrift": (
+        Story({of("drift_open"): constant(1, 10)}, 5, W),
+        # Near the line, and no event.
+        Story({of("drift_open"): constant(0, 10), of("drift_statistic", kind="input"): constant(99_999, 10)}, 5),
+    ),
     "SemiEvolRoundFailed": (Story(outcome("failed", 10), 5, W), Story(outcome("inconclusive", 10), 5)),
     "SemiEvolRolledBack": (Story(outcome("rolled_back", 10), 5, W), Story(outcome("settled", 10), 5)),
     "SemiEvolGateWaits": (

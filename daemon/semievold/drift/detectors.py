@@ -1,0 +1,213 @@
+"""The detectors of one workload: which there are, what each is told of a query or a label, and their state as rows.
+
+Owns names and values; the statistics are semievol.drift's, reading and writing the watch's. Invariant: what is told of
+a query depends on its row alone, so that a query that is looked at again after a crash is told alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from semievol.drift.accuracy import ProxyRecord
+from semievol.drift.falls import FallDetector
+from semievol.drift.mixes import MixDetector, batch_for
+from semievol.seeds import derive
+from semievold.config.drift import DriftKind, DriftSettings
+from semievold.store.drift.events import Answered
+
+BASE = "base"
+MOST_CATEGORIES = 30
+BUCKETS = 64
+"""Answers and examples that are no closed set are counted by a fixed hash: new ones must not look like new kinds."""
+LATELY = 100
+"""The labels of which accuracy is shown."""
+UNPARSED = "(no answer)"
+
+Detector = FallDetector | MixDetector
+Known = Mapping[str, tuple[str | None, str]]
+"""{example id: its category and its answer}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An alarm of one detector, in this moment."""
+
+    kind: DriftKind
+    adapter: str | None
+    category: str | None
+    detector: Detector
+
+
+@dataclass(slots=True)
+class Accuracy:
+    """What labels said of one adapter: the record of its proxy, and the newest labels with their proxies."""
+
+    record: ProxyRecord = field(default_factory=ProxyRecord)
+    lately: list[tuple[bool, float]] = field(default_factory=list)
+
+    def add(self, correct: bool, proxy: float) -> None:
+        self.record.add(correct, proxy)
+        self.lately = [*self.lately, (correct, proxy)][-LATELY:]
+
+    def state(self) -> dict[str, Any]:
+        return {"record": self.record.state(), "lately": self.lately}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Accuracy:
+        return cls(ProxyRecord.of(state["record"]), [(bool(each[0]), float(each[1])) for each in state["lately"]])
+
+
+class Detectors:
+    """All detectors, from their stored states on.
+
+    Args:
+        labels: how many labels the task has; None: answers are no closed set.
+        arming: the number of the reference, which seeds the draws.
+    """
+
+    def __init__(
+        self, settings: DriftSettings, labels: int | None, seed: int, arming: int, states: Mapping[str, Any]
+    ) -> None:
+        self._settings = settings
+        self._labels = labels
+        self._seed = seed
+        self._arming = arming
+        self._states = dict(states)
+        self._found: dict[str, Detector] = {}
+        self._accuracies: dict[str, Accuracy] = {}
+
+    def tell(self, row: Answered, known: Known) -> list[Raised]:
+        """A query that the serving adapter answered."""
+        raised = []
+        category = row.category or category_of(row, known)
+        adapter = row.adapter or BASE
+        similarity = similarity_of(row)
+        if similarity is not None:
+            raised += self._fall("input", "", category, similarity)
+            raised += self._mix("topics", "", self._topic(row, known))
+        raised += self._fall("confidence", adapter, category, sureness_of(row))
+        raised += self._mix("answers", adapter, self._closed(row.answer))
+        return raised
+
+    def tell_truth(self, row: Answered, known: Known, correct: bool, mean_proxy: float) -> list[Raised]:
+        """A label of a query that the serving adapter answered; `mean_proxy`: of the queries around it."""
+        adapter = row.adapter or BASE
+        seen = self.accuracy(adapter)
+        value, low, high = seen.record.powered(correct, row.confidence, mean_proxy)
+        seen.add(correct, row.confidence)
+        return self._fall("accuracy", adapter, row.category or category_of(row, known), value, low, high)
+
+    def accuracy(self, adapter: str) -> Accuracy:
+        """What is known of it; changed by whoever tells."""
+        if adapter not in self._accuracies:
+            state = self._states.get(_name("labels", adapter, ""))
+            self._accuracies[adapter] = Accuracy() if state is None else Accuracy.of(state)
+        return self._accuracies[adapter]
+
+    def changed(self) -> dict[str, dict[str, Any]]:
+        """{name: state} of those that were told something."""
+        states = {
+            name: {**found.state(), "line": line_of(found), "referred": found.phase != "reference"}
+            for name, found in self._found.items()
+        }
+        return states | {_name("labels", name, ""): each.state() for name, each in self._accuracies.items()}
+
+    def others(self, keep: set[str]) -> list[str]:
+        """Names of those that belong to adapters which neither serve nor did before."""
+        return [name for name in self._states if name.split("|", 2)[1] not in keep | {""}]
+
+    def _fall(
+        self, kind: DriftKind, adapter: str, category: str | None, value: float, low: float = 0.0, high: float = 1.0
+    ) -> list[Raised]:
+        raised = []
+        for each in (None, category) if self._settings.categories and category else (None,):
+            found = self._falls(kind, adapter, each)
+            if found is not None and found.add(value, low, high):
+                raised.append(Raised(kind, adapter or None, each, found))
+        return raised
+
+    def _falls(self, kind: DriftKind, adapter: str, category: str | None) -> FallDetector | None:
+        name = _name(kind, adapter, category or "")
+        if name not in self._found:
+            new = name not in self._states
+            if new and category is not None and self._categories(kind, adapter) >= MOST_CATEGORIES:
+                return None
+            by_label = kind == "accuracy"
+            reference = self._settings.reference_labels if by_label else self._settings.reference
+            line = self._line() * (self._label_share(adapter) if by_label else 1.0)
+            self._add(name, FallDetector(reference, line, grows=by_label))
+        found = self._found[name]
+        assert isinstance(found, FallDetector)
+        return found
+
+    def _mix(self, kind: DriftKind, adapter: str, said: str) -> list[Raised]:
+        name = _name(kind, adapter, "")
+        if name not in self._found:
+            seed = derive(self._seed, "drift", kind, adapter, self._arming)
+            size = batch_for(BUCKETS if self._labels is None else self._labels)
+            self._add(name, MixDetector(self._settings.reference, self._settings.false_alarm_every, size, seed))
+        found = self._found[name]
+        assert isinstance(found, MixDetector)
+        return [Raised(kind, adapter or None, None, found)] if found.add(said) else []
+
+    def _add(self, name: str, new: Detector) -> None:
+        if (state := self._states.get(name)) is not None:
+            new.restore(state)
+        self._found[name] = new
+
+    def _line(self) -> float:
+        every = float(self._settings.false_alarm_every)
+        return 2 * every if self._settings.categories else every
+
+    def _label_share(self, adapter: str) -> float:
+        """Of the queries those that get a label: what is stated in queries, in labels."""
+        asked = int(self._states.get(_name("confidence", adapter, ""), {"seen": 0})["seen"])
+        labels = max(self.accuracy(adapter).record.count, self._settings.reference_labels)
+        return min(1.0, labels / (asked + 1))
+
+    def _categories(self, kind: str, adapter: str) -> int:
+        begin = _name(kind, adapter, "")
+        return sum(name.startswith(begin) and name != begin for name in {*self._states, *self._found})
+
+    def _closed(self, answer: str | None) -> str:
+        if answer is None:
+            return UNPARSED
+        return answer if self._labels is not None else _bucket(answer)
+
+    def _topic(self, row: Answered, known: Known) -> str:
+        category, answer = known.get(row.neighbours[0][0], (None, None))
+        if category is None and answer is not None and self._labels is not None:
+            return answer
+        return category or _bucket(row.neighbours[0][0])
+
+
+def line_of(detector: Detector) -> float:
+    """The evidence that is an alarm."""
+    return detector.alarm_line if isinstance(detector, MixDetector) else detector.false_alarm_every
+
+
+def similarity_of(row: Answered) -> float | None:
+    """To the nearest example, in [0, 1]; None: none was looked for."""
+    return None if not row.neighbours else min(1.0, max(0.0, float(row.neighbours[0][1])))
+
+
+def sureness_of(row: Answered) -> float:
+    """exp(-entropy), in [0, 1]: the geometric mean of what the tokens of the answer were given."""
+    return 0.0 if row.answer is None or not math.isfinite(row.entropy) else min(1.0, math.exp(-row.entropy))
+
+
+def category_of(row: Answered, known: Known) -> str | None:
+    """Of the nearest example."""
+    return known.get(row.neighbours[0][0], (None, ""))[0] if row.neighbours else None
+
+
+def _bucket(text: str) -> str:
+    return f"#{int.from_bytes(hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=4).digest()) % BUCKETS}"
+
+
+def _name(kind: str, adapter: str, category: str) -> str:
+    return f"{kind}|{adapter}|{category}"

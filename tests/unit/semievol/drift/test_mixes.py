@@ -1,0 +1,87 @@
+"""The two-sample detector: p-values that hold at the actual sizes, shifts that are found and named."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from semievol.drift.mixes import BATCH, DRAWS, LARGEST, MixDetector, batch_for, moved, p_value
+
+KINDS = ("a", "b", "c", "d", "e", "f")
+BEFORE = (0.3, 0.3, 0.2, 0.1, 0.05, 0.05)
+
+
+def drawn(rng: np.random.Generator, count: int, shares: tuple[float, ...] = BEFORE) -> list[str]:
+    return [str(kind) for kind in rng.choice(KINDS, count, p=shares)]
+
+
+@pytest.mark.parametrize("size", [20, 400])
+def test_p_values_are_uniform_whatever_the_size_of_the_reference(size: int) -> None:
+    found = []
+    for seed in range(250):
+        rng = np.random.default_rng(seed)
+        pool, batch = Counter(drawn(rng, size)), Counter(drawn(rng, 30))
+        found.append(p_value(pool, batch, rng))
+    for level in (0.05, 0.2, 0.5):  # at most, as equal draws count against
+        share = np.mean([p <= level for p in found])
+        assert share <= level + 3 * np.sqrt(level * (1 - level) / 250)
+    assert np.mean([p <= 0.5 for p in found]) > 0.3  # and they are no mere ones
+
+
+def test_a_bet_gains_nothing_on_average() -> None:
+    p = np.arange(1, DRAWS + 2) / (DRAWS + 1)
+    for power in (0.1, 0.5, 0.9):
+        assert np.mean(power * p ** (power - 1)) <= 1.0
+
+
+def test_no_shift_raises_no_alarm() -> None:
+    for seed in range(4):
+        found = MixDetector(300, 20_000.0, BATCH, seed)
+        assert not any(found.add(kind) for kind in drawn(np.random.default_rng(seed), 2300))
+
+
+def test_a_shift_is_found_once_and_named() -> None:
+    rng, found = np.random.default_rng(1), MixDetector(500, 100_000.0, BATCH, 1)
+    assert not any(found.add(kind) for kind in drawn(rng, 1000))
+    shifted = drawn(rng, 1000, (0.1, 0.2, 0.2, 0.1, 0.05, 0.35))
+    alarms = [number for number, kind in enumerate(shifted) if found.add(kind)]
+    assert len(alarms) == 1
+    assert alarms[0] < 500
+    assert 950 <= found.began <= 1000 + alarms[0]
+    kind, before, since = found.moved(1)[0]
+    assert kind == "f"
+    assert before == pytest.approx(0.05, abs=0.03)
+    assert since == pytest.approx(0.35, abs=0.15)
+
+
+def test_kinds_that_the_reference_never_had_are_a_shift() -> None:
+    rng, found = np.random.default_rng(2), MixDetector(300, 100_000.0, BATCH, 1)
+    for kind in drawn(rng, 300):
+        found.add(kind)
+    assert any(found.add(str(number % 7)) for number in range(6 * BATCH))
+
+
+def test_what_was_kept_goes_on_as_if_it_had_never_stopped() -> None:
+    kinds = drawn(np.random.default_rng(4), 500)
+    whole, first, second = (MixDetector(100, 1e6, BATCH, 9) for _ in range(3))
+    for kind in kinds[:277]:
+        first.add(kind)
+    second.restore(json.loads(json.dumps(first.state())))
+    for kind in kinds:
+        whole.add(kind)
+    for kind in kinds[277:]:
+        second.add(kind)
+    assert second.state() == whole.state()
+
+
+def test_what_moved_most_is_what_moved_most_surely() -> None:
+    before, since = {"a": 500, "b": 490, "c": 10}, {"a": 40, "b": 30, "c": 30}
+    assert next(kind for kind, *_ in moved(before, since, 2)) == "c"
+    assert moved({}, {}, 3) == []
+
+
+def test_a_batch_grows_with_the_kinds_within_bounds() -> None:
+    assert [batch_for(kinds) for kinds in (2, 16, 77, 150, 5000)] == [50, 50, 154, LARGEST, LARGEST]
