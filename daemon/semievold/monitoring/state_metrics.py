@@ -31,6 +31,8 @@ ROLES_AT_THE_GATE = ("incumbent", "candidate")
 PAIRS = ("win", "loss", "tie")
 VERSIONS: tuple[str, ...] = get_args(Version)
 TESTS: tuple[str, ...] = get_args(Test)
+COUNTED: tuple[Test, ...] = ("errors", "parse_failures", "slow_answers")
+"""What is counted of a canary's answers; the rest is the watch's."""
 Values = Mapping[str, float] | float | None
 """By the value of the metric's label, or alone; None: there is nothing to show."""
 
@@ -167,7 +169,7 @@ SHOWN: tuple[tuple[Declared, Callable[[StateFigures], Values]], ...] = (
         ),
     ),
     (
-        gauge("canary_evidence_ratio", "Evidence against the version on trial, as a share of the alarm.", test=TESTS),
+        gauge("canary_evidence_ratio", "Evidence against the version on trial, as a share of the alarm.", test=COUNTED),
         lambda s: _canary(s, _against),
     ),
     (
@@ -314,7 +316,7 @@ def _canary(seen: StateFigures, shown: Callable[[Mapping[str, Any]], Values]) ->
 
 def _against(record: Mapping[str, Any]) -> dict[str, float]:
     """By test, the most; 1 is a breach."""
-    most = dict.fromkeys(TESTS, 0.0)
+    most: dict[str, float] = dict.fromkeys(COUNTED, 0.0)
     for each in record.get("findings", ()):
         most[each["test"]] = max(most[each["test"]], each["evidence"] / each["alarm"])
     return most

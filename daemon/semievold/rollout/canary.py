@@ -68,7 +68,6 @@ def look(
     record: Mapping[str, Any],
     counted: Sequence[Counted],
     age_s: float,
-    more: Sequence[Finding] = (),
 ) -> Seen:
     """What is to be done now.
 
@@ -77,12 +76,11 @@ def look(
         record: `rounds.canary`.
         counted: what all processes counted.
         age_s: of the stage, seconds.
-        more: what else was found, of pairs of answers to the same queries and of labels.
     """
     stage, shares = int(record["stage"]), record["shares"]
     answers = sum(each.tally.answers for each in counted if each.version == "canary" and each.stage == stage)
     total, incumbent = (_tally(counted, version).answers for version in ("canary", "incumbent"))
-    findings = (*findings_of(counted, shares), *more)
+    findings = findings_of(counted, shares)
     doing = f"stage {stage + 1} of {len(shares)} ({in_percent(shares[stage])} of the clients)"
     breach = first_breach(findings)
     missing = [

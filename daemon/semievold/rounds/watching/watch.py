@@ -80,7 +80,8 @@ class Watch:
         findings = [self._concentration.finding(), failures]
         outcomes: Mapping[str, Sequence[StoredOutcome]] = {}
         if round_.state is RoundState.PROMOTED:
-            findings.append(await self._parsing(round_))
+            findings.append(await self._parsing(round_))  # a canary counts the answers of both versions
+        if round_.state in (RoundState.CANARY, RoundState.PROMOTED):
             outcomes = await self._ask_late(round_)
             findings.append(accuracy_finding(self._labels.wins, self._labels.losses, self._labels.count))
         breach = first_breach(findings)

@@ -10,7 +10,7 @@ from semievol.errors import TransientError
 from semievold.api import operations
 from semievold.round_states import RoundState as S
 from semievold.store.rollout.canaries import Counted, Tally
-from tests.control_world import ControlWorld, OpenWorld, failing
+from tests.control_world import ControlWorld, OpenWorld, Weights, failing
 
 QUIET = {"new_pseudo_labels": None, "retry_failed_s": 1000.0}
 ROLLOUT = {
@@ -179,6 +179,17 @@ async def test_a_breach_takes_the_version_back_within_a_second_and_says_which_te
     found = world.stores.adapters.get(str(adapter))
     assert found is not None
     assert found.state == "rejected"
+
+
+async def test_labels_that_come_meanwhile_take_back_what_is_wrong_more_often(open_world: OpenWorld) -> None:
+    world = await on_trial(open_world, canary_patience_s=200.0)
+    adapter = str(world.round(1).adapter)
+    world.weights[adapter] = Weights(0, world.weights[adapter].entropy)
+    world.teach(training=(), held_out=range(3000, 3090, 10))  # the version that serves answers these rightly
+    ended = await world.ended(1)
+    assert ended.state is S.ROLLED_BACK
+    assert "accuracy: of 9 labels 9 are right by the version before alone" in (ended.reason or "")
+    assert world.stores.alias.get().canary is None
 
 
 async def test_a_single_blip_takes_nothing_back(open_world: OpenWorld) -> None:
