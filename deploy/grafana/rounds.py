@@ -123,6 +123,29 @@ ROUNDS = [
         ],
     ),
     Row(
+        "Live queries that both versions answer",
+        [
+            Panel(
+                "Shadow pairs",
+                "Of the open round, by whether the answers differ; nothing while no versions are compared.",
+                "none",
+                [(newest("watch_pairs", "differ"), "{{differ}}")],
+            ),
+            Panel(
+                "Evidence against its version",
+                "By test; 1,000 takes it back, 20 that of accuracy.",
+                "none",
+                [(newest("watch_evidence", "test"), "{{test}}")],
+            ),
+            Panel(
+                "What became of what was drawn",
+                "too_many: above shadow.per_second; busy: not answered in time.",
+                "ops",
+                [(per_second("shadow_pairs_total", "outcome"), "{{outcome}}")],
+            ),
+        ],
+    ),
+    Row(
         "Adapters",
         [
             Panel("Adapters", "By state.", "none", [(newest("adapters", "state"), "{{state}}")]),
