@@ -23,7 +23,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check metrics-docs dashboards dashboards-preview lint format types imports unit integration faults on-servers clients bench servers up down lock clean model
+.PHONY: help setup demo run test check metrics-docs dashboards dashboards-preview lint format types imports unit integration faults on-servers clients cluster-test bench servers up down lock clean model
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -81,6 +81,11 @@ on-servers: $(STAMP)-dev model servers
 # Not in CI: it takes ten minutes or more. CALLS='langchain or curl' makes some of them alone.
 clients: $(STAMP)-dev model ## Ask both engines with real client libraries, compare, write the table in docs/gateway.md
 	$(BIN)/pytest -q tests/clients $(if $(CALLS),-k "$(CALLS)")
+
+# Not in CI: half an hour on two cores, and once half an hour more for programs that no package has. As root on Debian.
+cluster-test: $(STAMP)-dev model servers ## Run k8s/README.md on a real cluster of one node, write docs/cluster.md; as root on Debian
+	@$(BIN)/python -m tests.cluster.set_up
+	$(BIN)/pytest -x -s -q tests/cluster
 
 bench: $(STAMP)-dev model servers ## Measure every claim of the README
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
