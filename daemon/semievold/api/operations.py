@@ -59,6 +59,7 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
             "retracted": examples.retracted,
         },
         "pseudo_labels": {"total": labels.total, "unparseable": labels.unparseable, "unpublished": labels.unpublished},
+        "review": {**stores.reviews.waiting(), "contradiction": stores.contradictions.open()},
         "feedback": {"waiting": stores.waiting.count(), "contradictions": stores.contradictions.open()},
         "answers_a_minute": stores.pseudo_labels.count_since(stores.database.now() - 60.0),
         "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from semievol.errors import TransientError
-from semievol.examples.split import HoldoutRule
+from semievol.examples.split import HoldoutRule, asked_key
 from semievol.protocols import ExampleIndex
 from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.types import Example
@@ -251,7 +251,8 @@ class LabelsIntake:
         # Also unchanged ones: an earlier attempt may have stored them and not come to the index.
         await self._index_examples([item.example for item in stored if not item.holdout and not item.indexed])
         await self._settle(given, "topic")
-        await self._join(changed)
+        # What people were asked for because the model is unsure of it says nothing of how often it is right.
+        await self._join([item for item in changed if asked_key(item.example.query) not in aside])
 
     async def _hear(self, said: Sequence[Said]) -> None:
         """What clients say: it becomes an example where nobody says otherwise."""

@@ -20,6 +20,7 @@ from semievold.monitoring.catalogue import Declared
 from semievold.monitoring.figures import Figures
 from semievold.round_states import ENDED, RoundState
 from semievold.store.pseudo_labels import LabelWindow
+from semievold.store.review.items import PURPOSES, WAYS
 from semievold.store.rollout.canaries import Version
 
 WINDOW = 200
@@ -28,6 +29,7 @@ STATES = tuple(state.value for state in RoundState)
 OUTCOMES = tuple(state.value for state in RoundState if state in ENDED)
 ADAPTER_STATES = ("candidate", "serving", "previous", "retired", "rejected", "deleted")
 ROLES_AT_THE_GATE = ("incumbent", "candidate")
+REVIEWED = (*PURPOSES, "contradiction")
 PAIRS = ("win", "loss", "tie")
 VERSIONS: tuple[str, ...] = get_args(Version)
 TESTS: tuple[str, ...] = get_args(Test)
@@ -42,6 +44,7 @@ class StateFigures:
     """All that was read at one moment.
 
     labelled: pseudo-labels; window: the newest of them; training: the open round's progress.json, while it trains.
+    review_open: items that wait for a person, by purpose; review_labels: those that were labelled, by way.
     disk_free, disk_size: bytes of the disk that has the artifacts; read_at: UTC seconds.
     """
 
@@ -50,6 +53,8 @@ class StateFigures:
     window: LabelWindow
     training: Mapping[str, Any] | None
     frozen: bool
+    review_open: Mapping[str, int]
+    review_labels: Mapping[str, int]
     disk_free: int
     disk_size: int
     read_at: float
@@ -242,6 +247,14 @@ SHOWN: tuple[tuple[Declared, Callable[[StateFigures], Values]], ...] = (
     (
         gauge("accuracy_without_labels_valid", "1 while inputs are watched and quiet: only then the estimate holds."),
         lambda s: float(s.drift.inputs_quiet),
+    ),
+    (
+        gauge("review_items", "Items that wait for a person's label.", purpose=REVIEWED),
+        lambda s: _each(REVIEWED, s.review_open),
+    ),
+    (
+        gauge("review_labels", "Items that were labelled, by the way of the label.", by=WAYS),
+        lambda s: _each(WAYS, s.review_labels),
     ),
     (gauge("disk_free_bytes", "Free on the disk that has the artifacts."), lambda s: s.disk_free),
     (gauge("disk_size_bytes", "Size of the disk that has the artifacts."), lambda s: s.disk_size),

@@ -85,6 +85,8 @@ class StateWatch:
             window=self._stores.pseudo_labels.window(WINDOW),
             training=self._training(stored),
             frozen=self._stores.freezes.get() is not None,
+            review_open={**self._stores.reviews.waiting(), "contradiction": self._stores.contradictions.open()},
+            review_labels=self._stores.reviews.labelled(),
             disk_free=disk.free,
             disk_size=disk.total,
             read_at=self._stores.database.now(),

@@ -90,6 +90,7 @@ OUTCOMES = ("settled", "failed", "rolled_back", "inconclusive")
 W = {"workload": "w"}
 LAST_LABEL = {of("last_label_timestamp_seconds"): constant(0, 5 * DAY)}
 BEGAN = {of("round_state_since_timestamp_seconds"): constant(0, 2 * DAY)}
+ASKED = {of("review_items", purpose="gate"): constant(5, 600), of("rounds", state="proving"): constant(1, 600)}
 # Alert: (the story in which it fires, the near miss).
 STORIES: dict[str, tuple[Story, Story]] = {
     "SemiEvolAnswersFail": (
@@ -178,6 +179,11 @@ STORIES: dict[str, tuple[Story, Story]] = {
         Story({**BEGAN, of("rounds", state="proving"): constant(1, 2 * DAY)}, DAY + 2, W, "h"),
         # A training of more than a day.
         Story({**BEGAN, of("rounds", state="proving"): constant(0, 2 * DAY)}, DAY + 2, None, "h"),
+    ),
+    "SemiEvolReviewWaits": (
+        Story({**ASKED, of("review_labels", by="api"): constant(3, 600)}, 400, W),
+        # Somebody labels, an item in an hour.
+        Story({**ASKED, of("review_labels", by="api"): "0+1x600"}, 400),
     ),
     "SemiEvolCanaryWaits": (
         Story({of("waiting", what="answers"): constant(1, 200)}, 150, W),

@@ -255,6 +255,13 @@ class ReviewStore:
             found = {row[0]: row[1] for row in connection.execute(statement.group_by(c.purpose))}
         return {purpose: found.get(purpose, 0) for purpose in PURPOSES}
 
+    def labelled(self) -> dict[str, int]:
+        """How many items have a label, by the way it came."""
+        c = reviews.c
+        statement = sa.select(c.label_by, sa.func.count()).where(self._mine(), c.state == ItemState.LABELLED.value)
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(statement.group_by(c.label_by))}
+
     def last_change(self) -> float | None:
         """When an item was last made or moved, UTC seconds."""
         statement = sa.select(sa.func.max(reviews.c.updated_at)).where(self._mine())
