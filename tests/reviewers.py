@@ -34,6 +34,8 @@ class ReviewDesk:
         producer, topic = self.roles.producer, config.stream.review
         self.closed = 0
         """Items that labels have closed."""
+        self.joined = 0
+        """Labels that were compared with the earlier answer."""
         self.queue = ReviewQueue(config.review, here.stores, drawing, here.lease, producer, topic)
 
     async def look(self) -> list[dict[str, Any]]:
@@ -66,3 +68,4 @@ class ReviewDesk:
             stop.set()
             await task
         self.closed += role.counters.review_labels
+        self.joined += role.counters.joined_right + role.counters.joined_wrong

@@ -18,6 +18,7 @@ from semievol.examples.json_values import mended_text
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState
 from semievold.store.database import Database, chunks
+from semievold.store.review.items import chosen_for_review
 from semievold.store.tables import drift_detectors, drift_events, drift_positions, examples, pseudo_labels, rounds
 
 MAX_REASON = 200
@@ -121,7 +122,9 @@ class DriftStore:
             return [Answered(*row) for row in rows]
 
     def truths(self, after: Position, to: float, limit: int) -> list[Truth]:
-        """The next labels, oldest first, that are new since and whose query was answered before they came."""
+        """The next labels, oldest first, that are new since and whose query was answered before they came; none that
+        people were asked for because the model is unsure: they say nothing of how often it is right.
+        """
         e, p = examples.c, pseudo_labels.c
         later = sa.or_(e.updated_at > after.label_at, (e.updated_at == after.label_at) & (e.id > after.label_id))
         statement = (
@@ -135,6 +138,7 @@ class DriftStore:
                 e.created_at == e.updated_at,  # a label that is changed is no new one
                 e.retracted.is_(False),
                 p.created_at <= e.created_at,
+                e.id.not_in(chosen_for_review(self._workload)),
             )
             .order_by(e.updated_at, e.id)
             .limit(limit)

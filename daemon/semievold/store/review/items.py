@@ -247,7 +247,7 @@ class ReviewStore:
 
     # --- figures ------------------------------------------------------------------------------------------------
 
-    def waiting(self) -> dict[Purpose, int]:
+    def waiting(self) -> dict[str, int]:
         """How many items are open, by purpose."""
         c = reviews.c
         statement = sa.select(c.purpose, sa.func.count()).where(self._mine(), c.state == ItemState.OPEN.value)
@@ -307,6 +307,12 @@ class ReviewStore:
         statement = sa.select(reviews).where(self._mine(), *conditions).order_by(*order).limit(most)
         with self._database.read() as connection:
             return list(_readable(connection.execute(statement).mappings()))
+
+
+def chosen_for_review(workload: str) -> sa.Select[tuple[str]]:
+    """The ids of queries that were drawn, and not at random among all: labels under them came in a chosen order."""
+    c = reviews.c
+    return sa.select(c.query_id).where(c.workload == workload, (c.purpose == "teach") | c.differing.is_(True))
 
 
 _KEY = ("workload", "key")

@@ -11,6 +11,7 @@ import pytest
 from semievol.errors import TransientError
 from semievold.errors import StateConflict
 from semievold.intake.messages import CLIENT_HEADER
+from semievold.store.drift.events import Position
 from semievold.streams.protocol import OutgoingRecord
 from tests.control_world import ControlWorld, OpenWorld
 from tests.reviewers import ReviewDesk
@@ -32,10 +33,14 @@ def stored(world: ControlWorld, query_id: str) -> Any:
     return None if found is None else (found.example.answer, found.example.source, found.holdout)
 
 
-async def hear(world: ControlWorld, desk: ReviewDesk, query_id: str, question: str, answer: str, client: str) -> None:
-    """A client says what is right."""
-    said = pydantic_core.to_json({"id": query_id, "question": question, "answer": answer, "source": "feedback"})
-    record = OutgoingRecord(f"feedback:{client}:{query_id}", said, {CLIENT_HEADER: client})
+async def hear(
+    world: ControlWorld, desk: ReviewDesk, query_id: str, question: str, answer: str, client: str | None
+) -> None:
+    """A client says what is right; None: an operator."""
+    fields = {"id": query_id, "question": question, "answer": answer}
+    source = {} if client is None else {"source": "feedback"}
+    headers = {} if client is None else {CLIENT_HEADER: client}
+    record = OutgoingRecord(f"{client}:{query_id}", pydantic_core.to_json({**fields, **source}), headers)
     await desk.roles.producer.publish(world.config.stream.labels, [record])
     await desk.settled()
 
@@ -52,6 +57,18 @@ async def test_an_answer_closes_its_item_and_becomes_a_label_that_is_never_held_
     assert desk.closed == 12
     await desk.look()
     assert desk.waiting() == []
+
+
+async def test_labels_that_were_asked_for_say_nothing_of_how_often_the_model_is_right(open_world: OpenWorld) -> None:
+    world, desk = await teaching(open_world, 1, review={"max_teach": 1}, labels={"holdout_share": 0.0001})
+    world.ask([2])
+    (item,) = await desk.look()
+    await desk.reviewers.give(item["review"], "odd", "terminal")
+    await hear(world, desk, "q2", "is 2 even?", "even", None)
+    assert {each.id for each in world.stores.examples.training()} == {"q1", "q2"}
+    assert desk.joined == 1
+    began = Position(1, 0.0, "", 0.0, "")
+    assert [truth.query_id for truth in world.stores.drift.truths(began, world.now(), 10)] == ["q2"]
 
 
 async def test_of_two_that_answer_one_item_the_first_is_heard(open_world: OpenWorld) -> None:
