@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient
 
 from tests.control_roles import TOKEN
 
-PAGES = ("/", "/rounds", "/review", "/queries", "/labels", "/adapters", "/replicas")
+PAGES = ("/", "/rounds", "/review", "/drift", "/queries", "/labels", "/adapters", "/replicas")
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from semievol.errors import DataError
-from semievold.api import lineage, operations
+from semievold.api import drift, lineage, operations
 from semievold.api.api import ApiTools
 from semievold.api.asking import asked
 from semievold.api.retracting import retract
@@ -50,6 +50,7 @@ class Actions:
             "/do/rollback": self._roll_back,
             "/do/freeze": self._freeze,
             "/do/thaw": self._thaw,
+            "/do/rearm": self._rearm,
             "/do/retract": self._retract,
         }
 
@@ -90,6 +91,11 @@ class Actions:
     async def _thaw(self, _visit: Visit) -> web.Response:
         await asyncio.to_thread(self._tools.stores.freezes.thaw)
         return see("/")
+
+    async def _rearm(self, visit: Visit) -> web.Response:
+        reason = operations.said_reason("rearm", {"reason": _reason(visit)}, drift.MAX_REASON)
+        await asyncio.to_thread(drift.rearm, self._tools.stores, reason)
+        return see("/drift")
 
     async def _retract(self, visit: Visit) -> web.Response:
         """Shows what descended from the label, and what is done about it."""

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from semievol.errors import DataError
 from semievol.examples.json_values import id_problem
-from semievold.api import lineage, operations
+from semievold.api import drift, lineage, operations
 from semievold.api.api import ApiTools
 from semievold.api.known import known_adapter
 from semievold.config.daemon import DaemonConfig
@@ -32,6 +32,7 @@ NAV: Mapping[str, str] = {
     "/": "Now",
     "/rounds": "Rounds",
     "/review": "Review",
+    "/drift": "Drift",
     "/queries": "Queries",
     "/labels": "Labels",
     "/adapters": "Adapters",
@@ -39,6 +40,7 @@ NAV: Mapping[str, str] = {
 }
 NEWEST_ROUNDS = 100
 NEWEST_QUERIES = 30
+NEWEST_EVENTS = 20
 
 
 class Console:
@@ -73,6 +75,7 @@ class Console:
             "/adapters": self._adapters,
             "/adapters/{name}": self._adapter,
             "/review": self._desk.page,
+            "/drift": self._drift,
             "/queries": self._query,
             "/labels": self._label,
             "/replicas": self._replicas,
@@ -101,10 +104,11 @@ class Console:
 
     def _frame(self, visit: Visit) -> dict[str, Any]:
         """What stands around every page."""
-        waiting = self._desk.open()
+        stores = self._tools.stores
+        badges = {"/review": self._desk.open(), "/drift": int(stores.drift.open_event() is not None)}
         return {
             "path": visit.request.path,
-            "nav": [(address, name, waiting if address == "/review" else 0) for address, name in NAV.items()],
+            "nav": [(address, name, badges.get(address, 0)) for address, name in NAV.items()],
             "asked": self._actions.asked(visit.query.get("request")),
         }
 
@@ -166,6 +170,12 @@ class Console:
             except StateConflict as missing:
                 problem = str(missing)
         return "label.html.jinja", {"label": found, "id": asked, "problem": problem}
+
+    def _drift(self, _visit: Visit) -> tuple[str, dict[str, Any]]:
+        stores = self._tools.stores
+        seen = drift.overview(self._config, stores)
+        shown = [drift.detail(stores, each["number"]) for each in seen["events"][:NEWEST_EVENTS]]
+        return "drift.html.jinja", {"drift": seen, "events": shown}
 
     def _replicas(self, _visit: Visit) -> tuple[str, dict[str, Any]]:
         stores = self._tools.stores
