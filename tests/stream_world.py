@@ -153,6 +153,7 @@ class World:
             self.topics,
             options.get("ready"),
             on_stored=options.get("on_stored"),
+            trial=options.get("trial"),
             transactions=self.stream.transactions(consumer),
         )
 
