@@ -38,9 +38,9 @@ def accuracy(measured: Sequence[Measured], moves: Sequence[Move], start: float, 
     values = [share for each in measured for share in (each.incumbent, each.candidate)]
     plot = Plot(title, time_axis(start, end), Axis.share("right", values), WIDTH, HEIGHT, LEFT)
     _marks(plot, moves, start, end)
-    served = [(each.at, each.candidate) for each in measured if each.state in _SERVED]
-    if served:
-        plot.line([(max(start, at), value) for at, value in served] + [(end, served[-1][1])], "first", stepped=True)
+    for since, until, value in served(measured, moves, end):
+        if until > start:
+            plot.line([(max(start, since), value), (until, value)], "first")
     for each in measured:
         if start <= each.at <= end:
             hint = f"round {each.number}, {each.state}: {percent(each.incumbent)} before, {percent(each.candidate)}"
@@ -51,9 +51,21 @@ def accuracy(measured: Sequence[Measured], moves: Sequence[Move], start: float, 
     return Chart(
         title,
         f"Round {last.number}: {percent(last.incumbent)} before, {percent(last.candidate)} its candidate. "
-        "Diamonds were promoted, squares were not; circles are what served then.",
+        "Diamonds were promoted, squares were not; circles are what served then. The line is what a promoted version "
+        "measured, as long as it served.",
         plot.svg(),
     )
+
+
+def served(measured: Sequence[Measured], moves: Sequence[Move], end: float) -> list[tuple[float, float, float]]:
+    """(since, until, accuracy) of each version that was promoted: until the alias moved again."""
+    accuracies = {each.number: each.candidate for each in measured}
+    spans = []
+    for place, move in enumerate(moves):
+        if move.kind == "promoted" and move.round in accuracies:
+            until = moves[place + 1].at if place + 1 < len(moves) else end
+            spans.append((move.at, until, accuracies[move.round]))
+    return spans
 
 
 def entropy(stretches: Sequence[Stretch], moves: Sequence[Move], start: float, end: float) -> Chart:
@@ -108,7 +120,7 @@ def evidence(value: float, needed: float, worse: float) -> str:
     """Where the evidence of a gain stands between 1 (none) and what is asked for, by powers; and that of a loss."""
     most = max(needed, value, worse, 2.0) * 1.3
     axis = Axis("evidence", 0.0, _power(most), tuple(map(_power, _round(most))), lambda p: number(2.0**p))
-    plot = Plot("evidence", axis, Axis("", 0, 2, (), number), 420, 120, LEFT)
+    plot = Plot("evidence", axis, Axis("", 0, 2.7, (), number), 420, 136, LEFT)
     for row, (name, reached, style) in enumerate((("worse", worse, "loss"), ("better", value, "gain"))):
         plot.box((0.0, row + 0.2), (min(axis.high, max(_power(reached), 0.02)), row + 0.8), f"bar {style}")
         plot.text((0.0, row + 0.5), name, dx=-10, dy=4, anchor="end")

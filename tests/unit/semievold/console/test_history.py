@@ -112,3 +112,15 @@ def test_charts_escape_what_they_are_told_and_draw_whatever_there_is() -> None:
     assert charts.agreement(one, [], 5.0, 5.0).svg is not None
     for value in (0.0, 1.0, 19.0, 1e6, 1e300, float("inf")):
         assert "nan" not in charts.evidence(value, 20.0, 1.0)
+
+
+def test_the_line_of_what_served_ends_where_the_alias_moved_again() -> None:
+    measured = [Measured(0, 1.0, "settled", 0.1, 0.7), Measured(1, 3.0, "rolled_back", 0.7, 0.9)]
+    moves = [
+        Move(2.0, "promoted", "a", 0),
+        Move(4.0, "promoted", "b", 1),
+        Move(5.0, "rolled_back", "worse", 1),
+        Move(6.0, "promoted", "c", 7),
+    ]
+    assert charts.served(measured, moves, 10.0) == [(2.0, 4.0, 0.7), (4.0, 5.0, 0.9)]
+    assert charts.served(measured, moves[:1], 10.0) == [(2.0, 10.0, 0.7)]
