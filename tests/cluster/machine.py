@@ -7,6 +7,7 @@ run on the node of another cluster (`other_node`).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ NODE_ADDRESS, NODE_BRIDGE, PODS_BRIDGE = "10.200.0.1", "sevnode0", "sevpods0"
 POD_RANGE, POD_SUBNET = "10.201.0.0/16", "10.201.0.0/24"
 SETTINGS = ("net/ipv4/ip_forward", "vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
 """What the CNI plugin and the kubelet set."""
+FOUND = RUN / "settings.json"
 OTHERS = ("kubelet", "kube-proxy", "k3s-server", "k3s-agent", "k0s", "rke2")
 
 
@@ -39,7 +41,8 @@ def lent() -> Iterator[None]:
     shutil.rmtree(STATE, ignore_errors=True)
     STATE.mkdir(parents=True)
     RUN.mkdir(parents=True, exist_ok=True)
-    found = {name: Path("/proc/sys", name).read_text() for name in SETTINGS}
+    # Kept on disk: a run that is killed restores nothing, and the next one does it for it.
+    FOUND.write_text(json.dumps({name: Path("/proc/sys", name).read_text() for name in SETTINGS}), "utf-8")
     try:
         run("ip", "link", "add", NODE_BRIDGE, "type", "bridge")
         run("ip", "address", "add", f"{NODE_ADDRESS}/32", "dev", NODE_BRIDGE)
@@ -47,11 +50,7 @@ def lent() -> Iterator[None]:
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         yield
     finally:
-        try:
-            clear()
-        finally:
-            for name, value in found.items():
-                Path("/proc/sys", name).write_text(value)
+        clear()
 
 
 def other_node() -> str | None:
@@ -78,6 +77,9 @@ def clear() -> None:
     _clear_firewall()
     _remove_cgroups()
     _remove_log_links()
+    if FOUND.exists():
+        for name, value in json.loads(FOUND.read_text("utf-8")).items():
+            Path("/proc/sys", name).write_text(value)
     shutil.rmtree(RUN, ignore_errors=True)
 
 
