@@ -117,6 +117,10 @@ class SequentialGateConfig(GateConfig):
     """A gain that is worth waiting for: once it is shown that less is gained, the wait is over."""
     beta: float = Field(default=0.05, gt=0, lt=0.5)
     """Chance that a candidate which gains `least_gain` is ever given up as one that gains less."""
+    max_brier_rise: float | None = Field(default=None, ge=0, lt=1)
+    """A candidate whose confidence (exp of minus the entropy) is shown to miss the truth by more than this above the
+    incumbent's, in mean squared error (Brier score), is rejected: selection by entropy relies on it. None: not asked,
+    for a first adapter is surer than the untaught model in all that it says."""
 
     @model_validator(mode="after")
     def _one_order(self) -> SequentialGateConfig:
@@ -215,10 +219,12 @@ SERVICE_SECTIONS = frozenset(
     {
         "api",
         "artifacts",
+        "breaker",
         "gate.beta",
         "gate.late_labels",
         "gate.least_gain",
         "gate.margin",
+        "gate.max_brier_rise",
         "gate.patience_s",
         "gateway",
         "generation.adapters_path",

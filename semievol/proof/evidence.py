@@ -11,7 +11,7 @@ Sources: arXiv 2010.09686 (betting), 2110.00115 (comparing forecasters), 2210.01
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -73,6 +73,15 @@ def log_gain_below(pairs: Pairs, margin: float) -> float:
     wait for a gain of `margin`.
     """
     return _log_wealth(pairs.losses, pairs.wins, pairs.ties, -margin)
+
+
+def log_mean_above(differences: Sequence[float], margin: float) -> float:
+    """Log of the evidence that the mean of values in [-1, 1] is above `margin`: as `log_gain_above`, for any values."""
+    most = 1.0 / (1.0 + abs(margin))
+    stakes = [most * step / (GRID + 1) for step in range(1, GRID + 1)]
+    logs = [sum(math.log1p(stake * (each - margin)) for each in differences) for stake in stakes]
+    highest = max(logs)
+    return highest + math.log(sum(math.exp(each - highest) for each in logs) / GRID)
 
 
 def _log_wealth(up: int, down: int, ties: int, margin: float) -> float:

@@ -19,6 +19,7 @@ from semievol.proof.evidence import (
     log_better,
     log_gain_above,
     log_gain_below,
+    log_mean_above,
     upper_bound,
     wins_needed,
 )
@@ -188,12 +189,34 @@ def _shown_worse(
     gained = sum(old.answer is None and new.answer is not None for old, new in pairs)
     if _e(log_better(lost, gained)) >= enough:
         return f"significantly more answers that do not parse: {lost} that the incumbent's do, {gained} the reverse"
+    if (surer := _surer_of_wrong_answers(pairs, config)) is not None:
+        return surer
     if anchor is not None and anchor.worse >= enough:
         return (
             f"significantly worse than the anchor {anchor.adapter}: {anchor.wins} wins, {anchor.losses} losses, "
             f"evidence {anchor.worse:.3g} of {enough:.3g}"
         )
     return None
+
+
+def _surer_of_wrong_answers(pairs: Sequence[tuple[Outcome, Outcome]], config: SequentialGateConfig) -> str | None:
+    """Calibration by the Brier score of exp(-entropy), the mean probability of a token: confidence against truth."""
+    rise = config.max_brier_rise
+    if rise is None:
+        return None
+    scores = [(_brier(old), _brier(new)) for old, new in pairs]
+    if _e(log_mean_above([new - old for old, new in scores], rise)) < 1 / config.alpha:
+        return None
+    before, after = (sum(each) / len(scores) for each in zip(*scores, strict=True))
+    return (
+        f"surer of wrong answers: the squared error of its confidence (Brier score) is {after:.2f}, the incumbent's "
+        f"{before:.2f} (gate.max_brier_rise is {rise:g})"
+    )
+
+
+def _brier(outcome: Outcome) -> float:
+    sure = math.exp(-outcome.entropy) if outcome.answer is not None else 0.0
+    return (sure - outcome.correct) ** 2
 
 
 def _held_back(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from semievol.config.method import SequentialGateConfig
-from semievol.proof.evidence import log_better
+from semievol.proof.evidence import Pairs, log_better, log_gain_above, log_mean_above
 from semievol.proof.sequential import prove
 from semievol.types import Outcome
 
@@ -127,6 +128,38 @@ def test_answers_that_do_not_parse_hold_a_better_candidate_back_beyond_the_incum
     shown = prove(outcomes(wins + "0" * 9), outcomes("1" * 16 + "-" * 9), CONFIG)
     assert (shown.decision, shown.held_back) == ("reject", False)
     assert shown.reason == "significantly more answers that do not parse: 9 that the incumbent's do, 0 the reverse"
+
+
+def sure(entropies: str, correct: str) -> list[Outcome]:
+    """`s`: as good as sure, `u`: unsure."""
+    return [
+        replace(outcome, entropy={"s": 0.001, "u": 1.2}[how])
+        for outcome, how in zip(outcomes(correct), entropies, strict=True)
+    ]
+
+
+def test_a_candidate_that_is_surer_of_wrong_answers_is_rejected_where_that_is_asked() -> None:
+    asked = CONFIG.model_copy(update={"max_brier_rise": 0.1})
+    unsure, certain = sure("u" * 180, "1" * 60 + "0" * 120), sure("s" * 180, "1" * 90 + "0" * 90)
+    assert prove(unsure, certain, CONFIG).decision == "promote"
+    verdict = prove(unsure, certain, asked)
+    assert (verdict.decision, verdict.is_open) == ("reject", False)
+    assert verdict.reason == (
+        "surer of wrong answers: the squared error of its confidence (Brier score) is 0.50, the incumbent's 0.22 "
+        "(gate.max_brier_rise is 0.1)"
+    )
+    knows_when = sure("s" * 90 + "u" * 90, "1" * 90 + "0" * 90)
+    assert prove(unsure, knows_when, asked).decision == "promote"
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.4, 0.1, 0.5, 1.0]), max_size=6))
+def test_the_evidence_for_a_mean_is_that_for_a_gain_where_values_are_wins_losses_and_ties(values: list[float]) -> None:
+    whole = [float(round(value)) for value in values]
+    pairs = Pairs(whole.count(1.0), whole.count(-1.0), whole.count(0.0))
+    assert log_mean_above(whole, 0.05) == pytest.approx(log_gain_above(pairs, 0.05))
+    # One more value leaves the mean of the evidence as it is where the value's own mean is the margin: a martingale.
+    more = [math.exp(log_mean_above([*values, each], 0.1)) for each in (1.0, -0.8)]
+    assert sum(more) / 2 == pytest.approx(math.exp(log_mean_above(values, 0.1)))
 
 
 def test_an_incumbent_whose_answers_do_not_parse_holds_nobody_back() -> None:
