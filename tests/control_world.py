@@ -96,14 +96,18 @@ class Brake:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Know the answers to `right` of any ten questions; `entropy` (nats a token) tells them from others."""
+    """Know the answers to `right` of any ten questions, but to those that end in a digit of `forgotten`; `entropy`
+    (nats a token) tells them from others.
+    """
 
     right: int
     entropy: float
+    forgotten: frozenset[int] = frozenset()
 
     def answer(self, question: str) -> str:
         number = int(re.findall(r"\d+", question)[-1])
-        return ANSWERS[number % 2] if number % 10 < self.right else ANSWERS[1 - number % 2]
+        known = number % 10 < self.right and number % 10 not in self.forgotten
+        return ANSWERS[number % 2] if known else ANSWERS[1 - number % 2]
 
 
 def example(number: int) -> Example:
@@ -141,11 +145,14 @@ class Engine(ScriptedGenerator):
 
 
 class Trainer:
-    """A Launcher that publishes an adapter of the snapshot at once. `right`: what the next weights will know."""
+    """A Launcher that publishes an adapter of the snapshot at once. `right`, `forgotten`: what the next weights will
+    know.
+    """
 
     def __init__(self, weights: dict[str | None, Weights]) -> None:
         self._weights = weights
         self.right = 10
+        self.forgotten: frozenset[int] = frozenset()
         self.before: Hook = nothing
         self.begun = 0
         """Trainings that were begun."""
@@ -170,6 +177,10 @@ class Trainer:
             raise TransientError("what trains elsewhere does not answer")
         self.retired.append(open_round)
 
+    def learned(self, _place: TrainingPlace, round_number: int) -> Weights:
+        """What the weights know that come out."""
+        return Weights(self.right, 0.4 - 0.02 * (round_number % 10), self.forgotten)
+
     def publish(
         self,
         place: TrainingPlace,
@@ -179,7 +190,7 @@ class Trainer:
         training: Mapping[str, Any],
     ) -> Trained:
         """Write what was trained, as the real trainer does, with what the weights answer to the prompts."""
-        weights = Weights(self.right, 0.4 - 0.02 * (round_number % 10))
+        weights = self.learned(place, round_number)
         adapted, base = (
             {"token_ids": list(said.token_ids), "logprobs": list(said.logprobs)}
             for said in (completion("", each.entropy) for each in (weights, self._weights[None]))
@@ -274,10 +285,17 @@ class ControlWorld:
     Args:
         directory: of state and files.
         state: a migrated SQLite file, which is copied.
+        trainer: makes what trains.
         settings: sections of the configuration, over SETTINGS.
     """
 
-    def __init__(self, directory: Path, state: Path, **settings: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        state: Path,
+        trainer: Callable[[dict[str | None, Weights]], Trainer] = Trainer,
+        **settings: Any,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self._ticks = itertools.count()
         data = directory / "data"
@@ -296,7 +314,7 @@ class ControlWorld:
         self.place = RoundPlace(data / "rounds", data / "adapters")
         self.index = ListIndex()
         self.weights: dict[str | None, Weights] = {None: Weights(4, 0.5)}
-        self.trainer = Trainer(self.weights)
+        self.trainer = trainer(self.weights)
         self.labels_lag: int | Exception = 0
         self._processes: list[Process] = []
         self.here = self.process()
@@ -343,6 +361,15 @@ class ControlWorld:
             for number in numbers
         ]
         self.stores.pseudo_labels.add([NewLabel(label, query_hash(label.query)) for label in said])
+
+    def flood(self, question: str, times: int) -> None:
+        """One question comes again and again, under ids of its own."""
+        by = self.stores.alias.get().adapter
+        said = self.weights[by].answer(question)
+        copies = [
+            replace(pseudo_label(f"f{number}", question, said, 0.2, "now"), adapter=by) for number in range(times)
+        ]
+        self.stores.pseudo_labels.add([NewLabel(label, query_hash(label.query)) for label in copies])
 
     def request(self, asked: RequestKind, /, **payload: Any) -> int:
         """An operator asks for something."""

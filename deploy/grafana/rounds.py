@@ -90,6 +90,39 @@ ROUNDS = [
                 "none",
                 [(newest("gate_labels_needed"), "gate"), (newest("certificate_labels_missing"), "certificate")],
             ),
+            Panel(
+                "Collapse breaker",
+                "What was measured before the newest training, and the bounds beyond which rounds are frozen.",
+                "none",
+                [
+                    (newest("breaker_figure", "measure"), "{{measure}}"),
+                    (newest("breaker_bound", "measure"), "bound of {{measure}}"),
+                ],
+            ),
+            Panel(
+                "Breaker tripped",
+                "1 for each bound for which the open round was stopped.",
+                "none",
+                [(newest("breaker_tripped", "measure"), "{{measure}}")],
+            ),
+            Panel(
+                "Questions put before people",
+                "Items that wait for a label, by purpose.",
+                "none",
+                [(newest("review_items", "purpose"), "{{purpose}}")],
+            ),
+            Panel(
+                "Labels of people",
+                "Items that were labelled, by the way of the label.",
+                "none",
+                [(newest("review_labels", "by"), "{{by}}")],
+            ),
+            Panel(
+                "Worth of the next round",
+                "Points that it is expected to bring and to cost, where `trigger.kind` is `worth`.",
+                "none",
+                [(newest("trigger_points", "side"), "{{side}}")],
+            ),
         ],
     ),
     Row(

@@ -28,6 +28,8 @@ from semievold.store.retention import bytes_of, bytes_under, sizes
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
 
+RECENT_ROUNDS = 20
+
 
 def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: int = 0) -> dict[str, Any]:
     """The state of the workload in a dozen numbers, and what is waited for.
@@ -64,8 +66,26 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
         "answers_a_minute": stores.pseudo_labels.count_since(stores.database.now() - 60.0),
         "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},
         "drift": drift.summary(config, stores),
+        "breaker": _breaker(stores),
+        **({} if config.trigger.kind != "worth" else {"worth": _worth(config, stores)}),
         "round": None if open_round is None else round_summary(open_round, place),
     }
+
+
+def _worth(config: DaemonConfig, stores: Stores) -> dict[str, Any] | None:
+    """What the next round would bring and take; None before the warm round has ended."""
+    seen = observing.RoundObserver(config, stores).observe()
+    return None if seen.worth is None or not seen.warm_ended else asdict(seen.worth)
+
+
+def _breaker(stores: Stores) -> dict[str, Any] | None:
+    """What the collapse breaker measured last, and for what it stopped the open round; None: no round came to that."""
+    measured = next((each for each in stores.rounds.all(RECENT_ROUNDS) if each.breaker), None)
+    if measured is None or measured.breaker is None:
+        return None
+    figures = {name: each["figure"] for name, each in measured.breaker["measures"].items()}
+    tripped = measured.breaker["breaches"] if measured.state is RoundState.PLANNED else []
+    return {"round": measured.number, **figures, "tripped": tripped}
 
 
 def state_size(config: DaemonConfig, stores: Stores, place: RoundPlace) -> dict[str, Any]:

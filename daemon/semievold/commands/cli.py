@@ -201,7 +201,7 @@ def _add_views(app: typer.Typer) -> None:
 
 
 def _rounds_app() -> typer.Typer:
-    app = typer.Typer(help="Rounds: list, show, start, cancel, approve, refuse, advance.", no_args_is_help=True)
+    app = typer.Typer(help="Rounds: list, show, replay, start, cancel, approve, refuse, advance.", no_args_is_help=True)
 
     @app.command("list", help="All rounds, newest first.")
     def list_(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
@@ -216,6 +216,26 @@ def _rounds_app() -> typer.Typer:
 
         with opened(config) as (_, stores, _place):
             output.show(operations.round_detail(stores, number), output_format)
+
+    @app.command(help="Do a round again from what was kept of it, and compare rows and weights. Changes nothing.")
+    def replay(
+        number: int,
+        set_: Annotated[
+            list[str] | None,
+            typer.Option("--set", help="What would another rule have chosen? selection.theta=0.3; may be repeated."),
+        ] = None,
+        train: Annotated[bool, typer.Option(help="Train again, too, and compare the weights.")] = True,
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+        as_json: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
+    ) -> None:
+        from semievold.commands.replaying import replay as do_again
+
+        with opened(config) as (settings, stores, place):
+            report = asyncio.run(do_again(settings, stores, place, number, set_ or (), train=train))
+        as_json = as_json or output_format == "json"
+        output.show(report.whole if as_json else report.short, "json" if as_json else output_format)
+        raise SystemExit(0 if report.equal in (True, None) else 1)
 
     @app.command(help="Start a round now.")
     def start(
@@ -275,9 +295,15 @@ def _adapters_app() -> typer.Typer:
     def promote(name: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
         _ask(config, output_format, "promote", {"adapter": name})
 
-    @app.command(help="Take back what is on trial; else serve the previous version again.")
-    def rollback(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
-        _ask(config, output_format, "rollback", {})
+    @app.command(
+        help="Take back what is on trial; else serve the previous version again, or NAME, which served before."
+    )
+    def rollback(
+        name: Annotated[str | None, typer.Argument(help="Which one; base: the model without an adapter.")] = None,
+        config: ConfigPath = DEFAULT_CONFIG,
+        output_format: Output = "table",
+    ) -> None:
+        _ask(config, output_format, "rollback", {} if name is None else {"adapter": name})
 
     return app
 

@@ -21,6 +21,7 @@ from semievol.config.secrets import shown
 from semievol.errors import ConfigError, DataError
 from semievol.tasks.task import Task
 from semievol.types import Query
+from semievold.config.breaker import BreakerConfig
 from semievold.config.drift import DriftSettings
 from semievold.config.fronts import ApiConfig, GatewayConfig
 from semievold.config.gate import GateSettings
@@ -29,6 +30,7 @@ from semievold.config.review import ReviewConfig
 from semievold.config.shadow import ShadowSettings
 from semievold.config.streams import IntakeSettings, LabelsSettings, StreamSettings
 from semievold.config.training import TrainingSettings
+from semievold.config.worth import WorthConfig
 
 ROLES = ("intake", "labels", "control", "gateway")
 
@@ -108,6 +110,10 @@ class IndexConfig(Section):
 class TriggerConfig(Section):
     """When a round starts by itself. By hand: `semievol rounds start`."""
 
+    kind: Literal["count", "worth"] = "count"
+    """count: by new_pseudo_labels and interval_s. worth: when what a round is expected to bring exceeds what it costs
+    (section `worth`), given min_new; count and interval are then passed over."""
+    worth: WorthConfig = WorthConfig()
     min_examples: int = Field(default=16, gt=0)
     """The warm round waits for this many examples outside the holdout."""
     labels_quiet_s: float = Field(default=3.0, ge=0)
@@ -233,6 +239,7 @@ class DaemonConfig(MethodConfig):
     gate: GateSettings = GateSettings()
     trigger: TriggerConfig = TriggerConfig()
     rounds: RoundsConfig = RoundsConfig()
+    breaker: BreakerConfig = BreakerConfig()
     rollout: RolloutConfig = RolloutConfig()
     review: ReviewConfig = ReviewConfig()
     shadow: ShadowSettings = ShadowSettings()

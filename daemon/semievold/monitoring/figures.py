@@ -6,7 +6,7 @@ Reads alone. The exception is `labelled`, which counts an index and is asked sel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -31,6 +31,8 @@ class Figures:
     step_s: seconds that the newest round spent in each state that it has left.
     pool, selected: of the newest round that chose its rows.
     labels_missing: what its certificate lacks; None: it has none, or no number can be named.
+    breaker: what its collapse breaker measured, of the newest round that was measured; tripped: the measures for which
+        the open round stands still.
     gate, gate_round: what the newest round that met its gate saw there, and its number.
     canary: of the open round (`rounds.canary`), while it is in it; else empty.
     watch: what was found of the open round's version on live queries; empty without.
@@ -52,6 +54,8 @@ class Figures:
     pool: int | None
     selected: int | None
     labels_missing: int | None
+    breaker: Mapping[str, Any]
+    tripped: Collection[str]
     gate: Mapping[str, Any]
     gate_round: int | None
     canary: Mapping[str, Any]
@@ -112,6 +116,10 @@ class FigureStore:
         ended = self._newest(connection, r.state.in_(_ENDED), r.state, r.updated_at)
         missing = r.snapshot[("certificate", "missing")].as_integer()
         chose = self._newest(connection, pool.is_not(None), pool, selected, missing)
+        measured = self._newest(
+            connection, r.breaker[("measures", "depth")].as_string().is_not(None), r.breaker, r.state
+        )
+        stopped = measured is not None and measured[2] == RoundState.PLANNED.value
         met = self._newest(connection, r.evaluation["candidate_accuracy"].as_float().is_not(None), r.evaluation)
         return {
             "rounds": self._by_state(connection, rounds),
@@ -124,6 +132,8 @@ class FigureStore:
             "pool": chose and chose[1],
             "selected": chose and chose[2],
             "labels_missing": chose and chose[3],
+            "breaker": {} if measured is None else measured[1]["measures"],
+            "tripped": measured[1]["breaches"] if measured is not None and stopped else (),
             "gate": {} if met is None else met[1],
             "gate_round": met and met[0],
             "canary": (opened and opened[1] == RoundState.CANARY.value and opened[3]) or {},

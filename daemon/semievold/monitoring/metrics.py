@@ -46,6 +46,7 @@ REPLICA_STATES = ("up", "warming", "quarantined", "down")
 ANSWERS = ("answered", "failed", "gone")
 """What becomes of an admitted request; `gone`: the client did not wait."""
 YES_NO = ("yes", "no")
+SIDES = ("gain", "cost")
 A_REPLICA, AN_ADAPTER, A_CODE = "address of a replica", "name of an adapter, or base", "HTTP status; 499: client gone"
 READERS = ("intake", "labels")
 ENGINES = ("intake", "control", "gateway")
@@ -211,6 +212,12 @@ class Metrics:
 
     def _add_control(self) -> None:
         self.leader = self._gauge("leader", "1 while this process leads, 0 while it stands by.", CONTROL)
+        self.trigger_points = self._gauge(
+            "trigger_points",
+            "With `trigger.kind: worth`, points of accuracy that the next round is expected to bring and to cost.",
+            CONTROL,
+            side=SIDES,
+        )
         self.waiting = self._gauge(
             "waiting", "1 for what the controller waits for before the next round.", CONTROL, what=WAITING
         )

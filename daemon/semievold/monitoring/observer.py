@@ -71,7 +71,7 @@ class Observer:
             found["alias"] = f"it stands for {serving} still, and cannot be followed: {self._follower.away}"
         if self._captured is not None and self._captured.degraded is not None:
             found["capture"] = f"captured queries wait for the stream: {self._captured.degraded}"
-        if self._control is not None and self._control.waits_for not in ("round", "pseudo_labels", "interval"):
+        if self._control is not None and self._control.waits_for not in ("round", "pseudo_labels", "interval", "worth"):
             found["rounds"] = self._control.waiting_for
         return {part: str(reason) for part, reason in found.items() if reason}
 
@@ -99,6 +99,9 @@ class Observer:
             m.show_waiting(self._control.waits_for)
             for fate, total in self._control.pair_fates.items():
                 m.advance(m.shadow_pairs, total, fate.value)
+            if (worth := self._control.worth) is not None:
+                m.trigger_points.labels(m.workload, "gain").set(worth.gain_points)
+                m.trigger_points.labels(m.workload, "cost").set(worth.cost_points)
         self._count_neutralised()
         m.alias_generation.labels(m.workload).set(self._alias.state.generation)
         m.show_serving(self._alias.adapter)

@@ -19,6 +19,7 @@ from semievold.drift.figures import KINDS, NOTHING, DriftFigures
 from semievold.monitoring.catalogue import Declared
 from semievold.monitoring.figures import Figures
 from semievold.round_states import ENDED, RoundState
+from semievold.rounds.planning.breaker import MEASURES
 from semievold.store.pseudo_labels import LabelWindow
 from semievold.store.review.items import PURPOSES, WAYS
 from semievold.store.rollout.canaries import Version
@@ -132,6 +133,18 @@ SHOWN: tuple[tuple[Declared, Callable[[StateFigures], Values]], ...] = (
             "Calibration labels without which the newest round certifies nothing; absent where no number can be named.",
         ),
         lambda s: s.stored.labels_missing,
+    ),
+    (
+        gauge("breaker_figure", "What the collapse breaker last measured in a round.", measure=MEASURES),
+        lambda s: _breaker(s, "figure"),
+    ),
+    (
+        gauge("breaker_bound", "The bound of each, at that time; absent where there is none.", measure=MEASURES),
+        lambda s: _breaker(s, "bound"),
+    ),
+    (
+        gauge("breaker_tripped", "1 for each bound for which the open round was stopped.", measure=MEASURES),
+        lambda s: {each: float(each in s.stored.tripped) for each in MEASURES},
     ),
     (
         gauge("training_progress_ratio", "How much of the running training is done; absent without one."),
@@ -298,6 +311,11 @@ class StateMetrics(Collector):
 
 def _each(names: tuple[str, ...], found: Mapping[str, float]) -> dict[str, float]:
     return {name: found.get(name, 0.0) for name in names}
+
+
+def _breaker(seen: StateFigures, part: str) -> dict[str, float]:
+    found = {name: each[part] for name, each in seen.stored.breaker.items() if name in MEASURES}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _progress(training: Mapping[str, Any] | None) -> float | None:

@@ -21,6 +21,7 @@ from semievold.retry import Pulse
 from semievold.round_states import CANCELLABLE, RoundKind, RoundState
 from semievold.rounds.lease import ControlLease
 from semievold.rounds.observing import CONFIG_OPTION, RoundObserver, at_work, shape, waits_for
+from semievold.rounds.planning.worth import Worth
 from semievold.rounds.steps import RoundEngine
 from semievold.rounds.trigger import Start, Wait, decide
 from semievold.serving.alias import Alias
@@ -91,6 +92,8 @@ class Control:
         self.waiting_for = "starting"
         self.waits_for = "start"
         """The same as one word of a closed set (a metric's label)."""
+        self.worth: Worth | None = None
+        """What the next round would bring and take, by the last look; None: nobody asks."""
         self._failing_since: dict[int, float] = {}  # request: since when it is tried in vain, by the loop's clock
         self._look_error: str | None = None
         self._request_error: str | None = None
@@ -253,11 +256,18 @@ class Control:
 
     async def _trigger(self) -> Round | None:
         seen = await asyncio.to_thread(self._observer.observe, await self._labels_lag())
+        self._weigh(seen.worth)
         decision = decide(seen, self._config.trigger)
         self._wait_for(decision.reason, decision.waits_for if isinstance(decision, Wait) else "round")
         if not isinstance(decision, Start):
             return None
         return await self._plan(decision.kind, decision.reason, {})
+
+    def _weigh(self, worth: Worth | None) -> None:
+        """Remember both sides, and say them in the log when they have moved by a tenth of a point."""
+        before, self.worth = self.worth, worth
+        if worth is not None and (before is None or worth.rounded() != before.rounded()):
+            log.info("the next round: %s", worth.said())
 
     def _wait_for(self, what: str, waits_for: str) -> None:
         """Remember it for whoever asks, and say it in the log when it is another thing, not when a number counts on.
@@ -322,7 +332,7 @@ class Control:
             case Promote():
                 return await self._promote(asked, request)
             case Rollback():
-                return await self._rollback(request)
+                return await self._rollback(asked, request)
             case LeaveUnclean():
                 return await self._leave_unclean(request)
 
@@ -379,38 +389,57 @@ class Control:
         if not attestation.passed:
             raise AdapterError(f"adapter {name} is not promoted: {attestation.reason}")
 
-    async def _rollback(self, request: OperatorRequest) -> dict[str, Any]:
+    async def _rollback(self, asked: Rollback, request: OperatorRequest) -> dict[str, Any]:
         open_round = await asyncio.to_thread(self._stores.rounds.open)
         if open_round is not None and open_round.state is RoundState.CANARY:
+            if asked.adapter is not None:
+                raise StateConflict(
+                    f"round {open_round.number} has a version on trial; `semievol adapters rollback` without a name "
+                    "takes that back first"
+                )
             return await self._end_canary(open_round, request)
         state = self._alias.state
         if state.adapter is None and state.previous is None:
             raise StateConflict("nothing was promoted yet; there is nothing to roll back to")
-        if state.previous is not None:
-            await self._fleet.load(state.previous)
-        return await self._move(state.previous, request, away=True)
+        back_to = state.previous
+        if asked.adapter is not None:
+            back_to = await asyncio.to_thread(self._stores.adapters.served_before, asked.adapter, state.adapter)
+        if back_to is not None and back_to == state.previous:
+            await self._fleet.load(back_to)  # it is attested: it served until now
+        elif back_to is not None:
+            await self._load_attested(back_to)
+        return await self._move(back_to, request, away=True)
 
     async def _end_canary(self, round_: Round, request: OperatorRequest) -> dict[str, Any]:
         """What is taken back is the version on trial; what serves goes on serving."""
         await self._stop_step()
         current = await asyncio.to_thread(self._stores.rounds.get, round_.number)
         if current is None or current.state is not RoundState.CANARY:
-            return await self._rollback(request)  # it was promoted, or taken back, in this moment
+            return await self._rollback(Rollback(), request)  # it was promoted, or taken back, in this moment
         await self._engine.end_canary(current, request.id)
         return {"from": round_.adapter, "to": self._alias.adapter, "round": round_.number}
 
     async def _leave_unclean(self, request: OperatorRequest) -> dict[str, Any]:
         if await asyncio.to_thread(self._stores.retractions.unclean, self._alias.adapter) is None:
             raise StateConflict(f"{self._alias.adapter or 'base'} descends from no label that was taken back")
-        clean = await asyncio.to_thread(self._stores.retractions.last_clean)
-        if clean is not None:
-            await self._load_attested(clean)
+        clean = await self._last_clean_attested()
         left = self._alias.adapter
         moved = await self._move(clean, request, away=True)
         open_round = await asyncio.to_thread(self._stores.rounds.open)
         if open_round is not None and open_round.incumbent == left and open_round.state in CANCELLABLE:
             await self._cancel_round(CancelRound(round=open_round.number, reason=f"it was to replace {left}, now left"))
         return moved
+
+    async def _last_clean_attested(self) -> str | None:
+        """The newest clean version that can be served as it was trained; None: the base model."""
+        for name in await asyncio.to_thread(self._stores.retractions.clean_versions):
+            try:
+                await self._load_attested(name)
+            except AdapterError as error:
+                log.warning("the last clean version is passed over for the one before: %s", error)
+            else:
+                return name
+        return None
 
     async def _move(self, adapter: str | None, request: OperatorRequest, *, away: bool = False) -> dict[str, Any]:
         before = self._alias.adapter

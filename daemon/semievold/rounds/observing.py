@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from semievol.training.progress import WAITING, read_progress
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import UNDECIDED, RoundState
 from semievold.rounds.ages import Moment
 from semievold.rounds.places import RoundPlace
+from semievold.rounds.planning.worth import PastRound, Worth, weigh
 from semievold.rounds.trigger import Observation, decide
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
@@ -57,6 +59,7 @@ class RoundObserver:
         self._last_round = Moment(stores.database.now)
         self._labelled = LabelledQueries(stores.pseudo_labels.labelled)
         self._hash = config.hash()
+        self._past_rounds: dict[int, PastRound] = {}
 
     def observe(self, labels_lag: int = 0) -> Observation:
         """Blocking; `labels_lag`: label records that are not read yet."""
@@ -87,12 +90,48 @@ class RoundObserver:
             pseudo_labels=labelled,
             unclean=unclean,
             drift=self._stores.drift.asks_for_round(),
+            worth=self._worth(decided, labelled - at_last, self._last_round.age_s(ended_at)),
             clean_rounds=sum(each.ended and each.created_at >= taken_back for each in rounds),
         )
+
+    def _worth(self, decided: Sequence[Round], new: int, since_s: float) -> Worth | None:
+        """What a round is worth now, where the trigger goes by that; `decided`: newest first."""
+        if self._config.trigger.kind != "worth":
+            return None
+        past: list[PastRound] = []
+        labelled = 0
+        for each in reversed(decided):
+            total = (each.snapshot or {}).get("labelled_total", labelled)
+            past.append(self._past(each, total - labelled))
+            labelled = total
+        return weigh(past, new, since_s, self._config.trigger.worth)
+
+    def _past(self, round_: Round, new: int) -> PastRound:
+        """What a round that is over tells; looked up once."""
+        if (known := self._past_rounds.get(round_.number)) is None:
+            known = past_round(round_, new, self._stores.rounds.events(round_.number))
+            self._past_rounds[round_.number] = known
+        return known
 
     def warm_ended(self) -> bool:
         """A warm round was decided, or something was promoted by hand."""
         return self._stores.rounds.warm_ended() or self._stores.alias.get().generation > 0
+
+
+def past_round(round_: Round, new: int, events: Sequence[Mapping[str, Any]]) -> PastRound:
+    """What a decided round tells of the worth of rounds; `new`: pseudo-labels since the decided one before it."""
+    seen, chosen = round_.evaluation or {}, round_.snapshot or {}
+    at = {event["to_state"]: event["at"] for event in reversed(events)}  # the first time of each
+    served = round_.state is RoundState.SETTLED and "candidate_accuracy" in seen
+    trained = RoundState.TRAINED in at
+    evolved = round_.kind == "evolve" and bool(chosen.get("pool"))
+    return PastRound(
+        round_.number,
+        100.0 * (seen["candidate_accuracy"] - seen["incumbent_accuracy"]) if served else 0.0,
+        new if evolved else None,
+        chosen["selected"] / chosen["pool"] if evolved else None,
+        max(0.0, at[RoundState.TRAINED] - at[RoundState.PLANNED]) if trained else None,
+    )
 
 
 def alike(rounds: Sequence[Round], config_hash: str, changed_at: float) -> int:

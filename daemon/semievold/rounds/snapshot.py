@@ -52,7 +52,7 @@ class Snapshot:
 
 def choose(
     stores: Stores,
-    index: ExampleIndex,
+    index: ExampleIndex | None,
     embedder: Embedder,
     task: Task,
     config: DaemonConfig,
@@ -73,6 +73,25 @@ def choose(
     # First: what is labelled from now on must count as new for the next round, whether or not the pool has it.
     labelled, offsets = stores.pseudo_labels.labelled(), stores.pseudo_labels.offsets()
     pool = judge(stores, embedder, task, config, refused, calibration) if round_.kind == "evolve" else Judged()
+    return compose(stores, index, task, config, round_, parent, pool, calibration, labelled, offsets)
+
+
+def compose(
+    stores: Stores,
+    index: ExampleIndex | None,
+    task: Task,
+    config: DaemonConfig,
+    round_: Round,
+    parent: Path | None,
+    pool: Judged,
+    calibration: Sequence[PseudoLabel] = (),
+    labelled: int = 0,
+    offsets: Mapping[str, Mapping[str, int]] | None = None,
+) -> Snapshot:
+    """What is trained on when the pool has been judged: the examples and what was selected, as rows; see `choose`.
+
+    `labelled`, `offsets`: how many queries were labelled, and up to where the stream was read, when that began.
+    """
     # Last: a truth that has arrived meanwhile takes the place of its pseudo-label.
     examples, gone = known_to(task, training_examples(stores))
     if not examples:
@@ -121,7 +140,7 @@ def choose(
         "rows_hash": rows_hash(rows),
         "config_hash": config.hash(),
         "config": config.public(),
-        "offsets": offsets,
+        "offsets": offsets or {},
         "shuffle_labels": bool(round_.options.get("shuffle_labels")),
         "left_out_ids": gone,
         "example_ids": [example.id for example in examples],

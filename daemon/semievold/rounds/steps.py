@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from semievol import adapter_directory
@@ -21,11 +20,10 @@ from semievol.proof.sequential import Verdict
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import FatalError, LeaseLost
 from semievold.round_states import RoundState
-from semievold.rounds import snapshot
 from semievold.rounds.ages import Moment
 from semievold.rounds.evidence import Evidence, Look, candidate_of
 from semievold.rounds.places import RoundPlace
-from semievold.rounds.pool import RoundPool
+from semievold.rounds.planning.choosing import Choosing
 from semievold.rounds.tidying import tidy_up
 from semievold.rounds.tools import RoundTools
 from semievold.rounds.trial import Trial
@@ -62,9 +60,9 @@ class RoundEngine:
         self._trial = Trial(config, tools)
         self._watch = Watch(config, tools, self._evidence)
         self.pairs = ShadowPairs(config, tools)
-        self._pool = RoundPool(config, tools.stores, tools.embedder, tools.label)
+        self._choosing = Choosing(config, tools, place)
         self._steps: Mapping[RoundState, Callable[[Round], Awaitable[Round]]] = {
-            RoundState.PLANNED: self._snapshot,
+            RoundState.PLANNED: self._choose,
             RoundState.SNAPSHOTTED: self._begin_training,
             RoundState.TRAINING: self._train,
             RoundState.TRAINED: self._load,
@@ -162,75 +160,34 @@ class RoundEngine:
         await self.tidy()
         return moved
 
-    async def _snapshot(self, round_: Round) -> Round:
+    async def _choose(self, round_: Round) -> Round:
 
         def say(figures: dict[str, Any]) -> None:
             self.progress = {"state": round_.state.value, **figures}
 
-        labeller = await self._labeller(round_)
-        if round_.kind == "evolve" and (self._config.rounds.refresh or labeller != round_.incumbent):
-            await self._pool.refresh(labeller, say)
-        if round_.kind == "evolve" and self._config.labelling.consensus is not None:
-            await self._pool.embed(say)
-        if round_.kind == "evolve" and self._config.selection.risk is not None:
-            await self._pool.calibrate(labeller, say)
-        if labeller != round_.incumbent:
-            self._tools.fleet.propose(None)
-        parent = await self._parent(round_)
-        tools = self._tools
-        pool, config = self._pool, self._config
-        chosen = await asyncio.to_thread(
-            snapshot.choose,
-            tools.stores,
-            tools.index,
-            pool.vectors,
-            tools.task,
-            config,
-            round_,
-            parent,
-            pool.refused,
-            pool.calibration,
-        )
-        self._pool.forget()
-        if round_.kind == "evolve" and not chosen.manifest["selected"]:
-            reason = "no pseudo-label was selected; nothing to learn from beyond the examples"
-            found = chosen.manifest["certificate"]
-            if found is not None and found["threshold"] is None:
-                reason = found["reason"]
-            log.warning("round %d trains nothing: %s", round_.number, reason)
-            return await self._leave(round_, RoundState.FAILED, reason, snapshot=chosen.summary)
-        await asyncio.to_thread(snapshot.write, chosen, self.place.training(round_).snapshot)
+        found = await self._choosing.choose(round_, say)
+        if found.nothing is not None:
+            log.warning("round %d trains nothing: %s", round_.number, found.nothing)
+            return await self._leave(round_, RoundState.FAILED, found.nothing, snapshot=found.chosen.summary)
+        if found.stopped is not None:
+            log.error("%s", found.stopped)
+            stopped = await asyncio.to_thread(
+                self._rounds.stop, round_.number, RoundState.PLANNED, found.stopped, found.breaker
+            )
+            await self._forget_attempt(round_)  # it waits for a person, and kills no process
+            return stopped
         return await asyncio.to_thread(
             lambda: self._rounds.transition(
                 round_.number,
                 RoundState.PLANNED,
                 RoundState.SNAPSHOTTED,
-                _chosen(chosen),
-                members=chosen.members,
-                taken=chosen.taken,
-                snapshot=chosen.summary,
+                found.said,
+                members=found.chosen.members,
+                taken=found.chosen.taken,
+                snapshot=found.chosen.summary,
+                breaker=found.breaker or None,
             )
         )
-
-    async def _labeller(self, round_: Round) -> str | None:
-        """Who labels for the round: the incumbent, or, where that descends from a label that was taken back, the last
-        version that does not. It is kept loaded until something else is proposed.
-        """
-        retractions = self._tools.stores.retractions
-        if await asyncio.to_thread(retractions.unclean, round_.incumbent) is None:
-            return round_.incumbent
-        clean = await asyncio.to_thread(retractions.last_clean)
-        if clean is not None:
-            self._tools.fleet.propose(clean)
-            await self._tools.fleet.load(clean)
-        return clean
-
-    async def _parent(self, round_: Round) -> Path | None:
-        if self._config.training.start_from == "base" or round_.incumbent is None:
-            return None
-        if await asyncio.to_thread(self._tools.stores.retractions.unclean, round_.incumbent) is not None:
-            return None  # a chain cannot forget: trained anew
-        return (await self._tools.fleet.version(round_.incumbent)).path
 
     async def _begin_training(self, round_: Round) -> Round:
         return await asyncio.to_thread(
@@ -435,9 +392,3 @@ def _exit_of(verdict: Verdict) -> RoundState:
     """What becomes of a round that is not promoted. A gain that is held back by something worse is no open question."""
     rejected = verdict.decision == "reject" or verdict.held_back
     return RoundState.REJECTED if rejected else RoundState.INCONCLUSIVE
-
-
-def _chosen(taken: snapshot.Snapshot) -> str:
-    changed = taken.manifest["answers_changed"]
-    heard = "" if changed is None else f"; the consensus changed {changed} of {taken.manifest['pool']} answers"
-    return f"{len(taken.rows)} rows{heard}"

@@ -13,11 +13,21 @@ from typing import Literal, get_args
 from semievol.backoff import Backoff
 from semievold.config.daemon import TriggerConfig
 from semievold.round_states import RoundKind
+from semievold.rounds.planning.worth import Worth
 
 MAX_RETRY_S = 24 * 3600.0
 
 WaitsFor = Literal[
-    "examples", "holdout", "arriving", "failed", "cancelled", "unclean", "pseudo_labels", "interval", "max_rounds"
+    "examples",
+    "holdout",
+    "arriving",
+    "failed",
+    "cancelled",
+    "unclean",
+    "pseudo_labels",
+    "interval",
+    "worth",
+    "max_rounds",
 ]
 """What is missing, as a closed set, so that it can label a metric."""
 WAITS_FOR: tuple[str, ...] = get_args(WaitsFor)
@@ -32,6 +42,7 @@ class Observation:
     unclean: the label that was taken back and from which the serving version descends; None: there is none.
     clean_rounds: how many rounds have begun since that and ended, and the version serves still.
     drift: the event that asks for a round, since which none has begun; None: none does.
+    worth: what a round would bring and take now; None: nobody asks.
     """
 
     training_examples: int
@@ -50,6 +61,7 @@ class Observation:
     unclean: str | None = None
     clean_rounds: int = 0
     drift: str | None = None
+    worth: Worth | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,8 @@ def _ordinary(seen: Observation, config: TriggerConfig) -> Start | Wait:
         return Wait(f"trigger.max_rounds ({config.max_rounds}) reached", "max_rounds")
     if seen.drift is not None and seen.pseudo_labels:
         return Start("evolve", seen.drift)
+    if config.kind == "worth":
+        return _worth(seen, config)
     if config.new_pseudo_labels is not None and seen.new_pseudo_labels >= config.new_pseudo_labels:
         return Start("evolve", f"{seen.new_pseudo_labels} new pseudo-labels")
     due = config.interval_s is not None and seen.last_round_age_s >= config.interval_s
@@ -101,6 +115,17 @@ def _ordinary(seen: Observation, config: TriggerConfig) -> Start | Wait:
     if config.new_pseudo_labels is None:
         return Wait(f"{seen.new_pseudo_labels} new pseudo-labels; rounds start by interval or by hand", "interval")
     return Wait(f"{seen.new_pseudo_labels} of {config.new_pseudo_labels} new pseudo-labels", "pseudo_labels")
+
+
+def _worth(seen: Observation, config: TriggerConfig) -> Start | Wait:
+    assert seen.worth is not None
+    said = seen.worth.said()
+    if seen.new_pseudo_labels < config.min_new:
+        few = f"{seen.new_pseudo_labels} of {config.min_new} new pseudo-labels (trigger.min_new)"
+        return Wait(f"{few}; {said}", "pseudo_labels")
+    if seen.worth.pays:
+        return Start("evolve", said)
+    return Wait(f"a round that is worth it: {said}", "worth")
 
 
 def retry_after_s(failures: int, config: TriggerConfig) -> float:

@@ -11,8 +11,14 @@ from pathlib import Path
 
 from sqlalchemy import Connection, RowMapping, select, update
 
+from semievold.errors import StateConflict
 from semievold.store.database import Database
 from semievold.store.tables import adapters, rounds
+
+SERVED = ("serving", "previous", "retired")
+"""States of versions that were promoted once and whose directory may be there."""
+BASE = "base"
+"""What people call the model without an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,21 @@ class AdapterStore:
         )
         with self._database.read() as connection:
             return [_version(row) for row in connection.execute(statement).mappings()]
+
+    def served_before(self, name: str, serving: str | None) -> str | None:
+        """The version that somebody wants to go back to; None: the base model, which is called `base`.
+
+        Raises:
+            StateConflict: it serves, or never did.
+        """
+        if name == (serving or BASE):
+            raise StateConflict(f"{name} serves already")
+        if name == BASE:
+            return None
+        version = self.get(name)
+        if version is None or version.state not in SERVED:
+            raise StateConflict(f"{name} is no version that served before; `semievol adapters list` shows them")
+        return name
 
     def get(self, name: str) -> AdapterVersion | None:
         statement = select(adapters).where(adapters.c.workload == self._workload, adapters.c.name == name)

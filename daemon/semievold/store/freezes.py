@@ -16,6 +16,7 @@ from semievold.store.database import Database
 from semievold.store.tables import freezes
 
 MAX_REASON = 200
+"""Characters that somebody may give as the reason; the breaker says more."""
 
 
 class Freeze(NamedTuple):
@@ -42,12 +43,7 @@ class FreezeStore:
     def freeze(self, reason: str) -> Freeze:
         """Freeze from now on; who freezes again gives another reason, and the time stays."""
         with self._database.write() as connection:
-            before = read_freeze(connection, self._workload)
-            at = self._database.now() if before is None else before.at
-            frozen = Freeze(mended_text(reason)[:MAX_REASON], at)
-            row = {"workload": self._workload, **frozen._asdict()}
-            self._database.upsert(connection, freezes, [row], ("reason",))
-            return frozen
+            return write_freeze(self._database, connection, self._workload, reason[:MAX_REASON], self._database.now())
 
     def thaw(self) -> Freeze | None:
         """What was said when it was frozen; None: it was not."""
@@ -55,6 +51,14 @@ class FreezeStore:
             before = read_freeze(connection, self._workload)
             connection.execute(delete(freezes).where(freezes.c.workload == self._workload))
             return before
+
+
+def write_freeze(database: Database, connection: Connection, workload: str, reason: str, now: float) -> Freeze:
+    """Freeze inside the caller's transaction; see `FreezeStore.freeze`."""
+    before = read_freeze(connection, workload)
+    frozen = Freeze(mended_text(reason), now if before is None else before.at)
+    database.upsert(connection, freezes, [{"workload": workload, **frozen._asdict()}], ("reason",))
+    return frozen
 
 
 def read_freeze(connection: Connection, workload: str) -> Freeze | None:

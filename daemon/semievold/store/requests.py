@@ -74,7 +74,9 @@ class Promote(_Payload):
 
 
 class Rollback(_Payload):
-    pass
+    """adapter: a version that served before, or `base`; None: the one before the present one."""
+
+    adapter: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=200)
 
 
 class LeaveUnclean(_Payload):

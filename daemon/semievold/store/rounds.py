@@ -18,7 +18,7 @@ from semievold.round_states import ENDED, UNDECIDED, RoundKind, RoundState, allo
 from semievold.store.adapters import approve
 from semievold.store.aliases import end_canary, move_alias, read_alias
 from semievold.store.database import MAX_INTEGER, Database
-from semievold.store.freezes import check_thawed
+from semievold.store.freezes import check_thawed, write_freeze
 from semievold.store.lineage.retractions import check_clean
 from semievold.store.lineage.walk import Role, write_round_examples
 from semievold.store.outcomes import StoredOutcome, outcomes_of, read_outcomes, write_outcomes
@@ -48,6 +48,7 @@ class Round:
     unclean: str | None = None
     canary: Mapping[str, Any] | None = None
     watch: Mapping[str, Any] | None = None
+    breaker: Mapping[str, Any] | None = None
 
     @property
     def ended(self) -> bool:
@@ -168,10 +169,12 @@ class RoundStore:
             return connection.execute(statement.limit(1)).scalar() is not None
 
     def evolved(self) -> int:
-        """How many evolve rounds were promoted and have not been taken back."""
+        """How many evolve rounds were promoted and have not been taken back, nor a label from which they descend."""
         promoted = [RoundState.PROMOTED.value, RoundState.SETTLED.value]
-        statement = select(func.count()).where(
-            rounds.c.workload == self._workload, rounds.c.kind == "evolve", rounds.c.state.in_(promoted)
+        statement = (
+            select(func.count())
+            .where(rounds.c.workload == self._workload, rounds.c.kind == "evolve", rounds.c.state.in_(promoted))
+            .where(rounds.c.unclean.is_(None))
         )
         with self._database.read() as connection:
             return int(connection.execute(statement).scalar_one())
@@ -222,6 +225,21 @@ class RoundStore:
             write_round_examples(connection, self._workload, number, taken or {})
             write_outcomes(self._database, connection, self._workload, number, outcomes or {})
             return moved
+
+    def stop(self, number: int, state: RoundState, reason: str, breaker: Mapping[str, Any]) -> Round:
+        """Freeze rounds for what the breaker found in this one, which stays where it is; together.
+
+        Raises:
+            StateConflict: the round is not in `state` any more.
+        """
+        with self._database.write() as connection:
+            mine = and_(self._mine(number), rounds.c.state == state.value)
+            if connection.execute(update(rounds).where(mine).values(breaker=dict(breaker))).rowcount != 1:
+                raise StateConflict(f"round {number} is not in state {state}; another process moved it")
+            now = self._database.now()
+            write_freeze(self._database, connection, self._workload, reason, now)
+            self._event(connection, number, state, state, reason, now)
+            return _round(connection.execute(select(rounds).where(self._mine(number))).mappings().one())
 
     def trained(self, number: int, training: Mapping[str, Any], adapter: Mapping[str, Any]) -> Round:
         """Register the candidate adapter and move the round to `trained`, together."""

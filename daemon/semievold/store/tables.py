@@ -260,6 +260,7 @@ rounds = Table(
     Column("unclean", Text),  # the id of a label that was taken back and from which the round descends
     Column("canary", JSON),  # stages and evidence: semievold.store.rollout.canaries
     Column("watch", JSON),  # what its version is compared by, and the evidence against it: semievold.rounds.watching
+    Column("breaker", JSON),  # what was measured before the training, and which bounds did not hold
 )
 
 round_events = Table(
@@ -383,7 +384,7 @@ freezes = Table(
     "freezes",
     metadata,
     Column("workload", String(100), primary_key=True),  # a row: frozen
-    Column("reason", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
     Column("at", Float, nullable=False),
 )
 

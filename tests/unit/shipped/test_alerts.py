@@ -190,6 +190,17 @@ STORIES: dict[str, tuple[Story, Story]] = {
         # A quiet hour.
         Story({of("waiting", what="answers"): "0x60 1x60 0x60"}, 150),
     ),
+    "SemiEvolBreakerTripped": (
+        Story({of("breaker_tripped", measure="answers"): "0x5 1x10"}, 10, {**W, "measure": "answers"}),
+        # Beyond what it was, and within the bound.
+        Story(
+            {
+                of("breaker_tripped", measure="answers"): constant(0, 15),
+                of("breaker_figure", measure="answers"): "0.9x5 0.2x10",
+            },
+            10,
+        ),
+    ),
     "SemiEvolFrozen": (
         Story({of("frozen"): constant(1, 120)}, 90, W),
         Story({of("frozen"): "0x60 1x60"}, 90),

@@ -16,13 +16,12 @@ from sqlalchemy import Connection
 
 from semievol.errors import TransientError
 from semievol.types import PseudoLabel
+from semievold.store.adapters import SERVED
 from semievold.store.database import Database, chunks
 from semievold.store.examples import ExampleStore
 from semievold.store.lineage.walk import Descendants, LineageStore, Reached
 from semievold.store.tables import adapters, examples, operator_requests, pseudo_labels, rounds
 
-SERVED = ("serving", "previous", "retired")
-"""States of versions that were promoted once and whose directory may be there."""
 PROVED = ("promoted", "settled")
 """States of rounds whose version the gate let pass and the watch did not take back."""
 
@@ -85,11 +84,18 @@ class RetractionStore:
         with self._database.read() as connection:
             return float(connection.execute(statement).scalar() or 0.0)
 
-    def last_clean(self) -> str | None:
+    def last_clean(self, but: str | None = None) -> str | None:
         """The newest version that served well and descends from no label that was taken back; None: the base model.
 
-        It served well if its round was promoted or a person promoted it since, and nobody has left it for another as no
-        good: neither the watch nor a person's `rollback`.
+        `but`: another one than this.
+        """
+        return next((name for name in self.clean_versions() if name != but), None)
+
+    def clean_versions(self) -> list[str]:
+        """The versions that served well and descend from no label that was taken back, newest first.
+
+        One served well if its round was promoted or a person promoted it since, and nobody has left it for another as
+        no good: neither the watch nor a person's `rollback`.
         """
         a, r, q = adapters.c, rounds.c, operator_requests.c
         proved = r.state.in_(PROVED) | (a.approved_at > r.updated_at)
@@ -103,10 +109,11 @@ class RetractionStore:
         left = sa.select(q.result).where(q.workload == self._workload, q.kind == "rollback", q.state == "done")
         with self._database.read() as connection:
             no_good = {(result or {}).get("from") for result in connection.execute(left).scalars()}
-            for row in connection.execute(statement):
-                if row.approved_at is not None or row.name not in no_good:  # who promotes it again takes it back
-                    return str(row.name)
-        return None
+            return [
+                str(row.name)
+                for row in connection.execute(statement)
+                if row.approved_at is not None or row.name not in no_good  # who promotes it again takes it back
+            ]
 
     def unclean_labels(self, ids: Sequence[str]) -> set[str]:
         """Which of the pseudo-labels descend from a label that was taken back, whether they are marked or not."""

@@ -296,7 +296,7 @@ async def test_rounds_are_held_by_what_does_not_come_by_itself(open_world: OpenW
     world = open_world()
     roles = Roles(world)
     world.here.control.waits_for, world.here.control.waiting_for = waits_for, "something"
-    comes = waits_for in ("round", "pseudo_labels", "interval")
+    comes = waits_for in ("round", "pseudo_labels", "interval", "worth")
     assert roles.observer.held() == ({} if comes else {"rounds": "something"})
     assert Observer(Metrics("w"), world.here.alias).held() == {}
 

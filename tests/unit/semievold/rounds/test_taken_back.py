@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,13 +13,14 @@ from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.tasks.task import Task
 from semievold.api import operations
 from semievold.commands.importing import retract_labels
+from semievold.round_states import RoundKind
 from semievold.round_states import RoundState as S
 from semievold.rounds import pool
 from semievold.store.lineage.walk import Role
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.retention import RetentionStore
 from semievold.store.rounds import Membership
-from tests.control_world import Brake, ControlWorld, OpenWorld, example
+from tests.control_world import Brake, ControlWorld, OpenWorld, Weights, example
 from tests.scripted import pseudo_label
 
 LATE = 50
@@ -177,9 +179,48 @@ async def test_the_last_clean_version_is_attested_before_it_serves(open_world: O
     world.here.start()
     world.weights[warm] = world.weights[evolved]
     world.stores.retractions.retract(f"e{LATE}")
-    refused = await world.answered(world.request("leave_unclean"))
-    assert (refused.state, f"adapter {warm} is not promoted" in str(refused.result)) == ("refused", True)
-    assert world.stores.alias.get().adapter == evolved
+    moved = await world.answered(world.request("leave_unclean"))  # no older one is there: to the base model
+    assert (moved.state, moved.result) == ("done", {"from": evolved, "to": None})
+
+
+async def test_a_clean_version_that_is_not_served_as_trained_is_passed_over_for_the_one_before(
+    open_world: OpenWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = open_world(trigger={"new_pseudo_labels": None})
+    world.weights[None] = Weights(0, 0.5)
+    world.teach()
+    await world.here.lead()
+    world.ask(range(2000, 2020))
+    names = []
+    for number, right in enumerate((4, 7, 10)):
+        if number == 2:
+            world.stores.examples.upsert([(example(LATE), False)])
+        world.trainer.right = right
+        kind: RoundKind = "evolve" if number else "warm"
+        names.append(str((await world.advance(await world.plan(kind), S.SETTLED)).adapter))
+    world.weights[names[1]] = world.weights[names[2]]
+    world.stores.retractions.retract(f"e{LATE}")
+    assert world.stores.retractions.clean_versions() == [names[1], names[0]]
+    assert world.stores.rounds.evolved() == 1  # the others' theta is that of their number among clean rounds
+    world.here.start()
+    moved = await world.answered(world.request("leave_unclean"))
+    assert (moved.state, moved.result) == ("done", {"from": names[2], "to": names[0]})
+    assert [message for message in caplog.messages if "is passed over for the one before" in message]
+
+
+async def test_a_clean_version_whose_files_are_gone_does_not_keep_the_round_from_being_labelled(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world()
+    warm, _ = await taught_wrongly(world)
+    world.stores.retractions.retract(f"e{LATE}")
+    shutil.rmtree(world.place.adapters / warm)
+    other = world.process()  # which has nothing loaded
+    await other.lead()
+    planned = other.stores.rounds.plan("evolve", "test", 1, other.alias.adapter, {})
+    taken = await other.engine.advance(planned)
+    assert taken.state is S.SNAPSHOTTED
+    assert {row.adapter for row in world.stores.pseudo_labels.pool()} == {None}
 
 
 async def test_a_clean_round_that_was_refused_while_frozen_starts_by_itself_after_the_thaw(
