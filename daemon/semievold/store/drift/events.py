@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Row, RowMapping
 
 from semievol.examples.json_values import mended_text
 from semievold.errors import StateConflict
@@ -217,7 +217,8 @@ class DriftStore:
     def events(self, newest: int = 100) -> list[DriftEvent]:
         """Newest first."""
         with self._database.read() as connection:
-            rows = connection.execute(self._events().order_by(drift_events.c.number.desc()).limit(newest)).all()
+            newest_first = self._events().order_by(drift_events.c.number.desc()).limit(newest)
+            rows = connection.execute(newest_first).mappings().all()
         return [_event(row) for row in rows]
 
     def event(self, number: int) -> DriftEvent:
@@ -225,7 +226,7 @@ class DriftStore:
         StateConflict: there is none of that number.
         """
         with self._database.read() as connection:
-            row = connection.execute(self._events().where(drift_events.c.number == number)).first()
+            row = connection.execute(self._events().where(drift_events.c.number == number)).mappings().first()
         if row is None:
             raise StateConflict(f"there is no drift event {number}; `semievol drift list` shows them")
         return _event(row)
@@ -294,7 +295,7 @@ class DriftStore:
         return sa.select(drift_events).where(drift_events.c.workload == self._workload)
 
     def _open(self, connection: Connection) -> DriftEvent | None:
-        row = connection.execute(self._events().where(drift_events.c.closed_at.is_(None))).first()
+        row = connection.execute(self._events().where(drift_events.c.closed_at.is_(None))).mappings().first()
         return None if row is None else _event(row)
 
     def _raise(self, connection: Connection, alarm: Alarm) -> None:
@@ -343,5 +344,5 @@ class DriftStore:
         return found
 
 
-def _event(row: Row[Any]) -> DriftEvent:
-    return DriftEvent(**{name: value for name, value in row._mapping.items() if name != "workload"})
+def _event(row: RowMapping) -> DriftEvent:
+    return DriftEvent(**{name: value for name, value in row.items() if name != "workload"})
