@@ -242,10 +242,10 @@ def terminal_reads(stream: Any = None) -> tuple[Read, Read]:
         return said, text
 
     def key() -> str:
-        import click
+        import typer
 
         try:
-            return click.getchar()
+            return typer.getchar()
         except (KeyboardInterrupt, EOFError):
             return ""
 

@@ -82,7 +82,7 @@ DOCUMENTED = {
     "transformers.utils",
 }
 # Underscored names that are documented.
-PROMISED = {"_asdict", "_exit", "_make", "_replace"}
+PROMISED = {"_asdict", "_exit", "_fields", "_make", "_replace"}
 
 
 def module_of(name: str) -> tuple[Any, list[str]]:
