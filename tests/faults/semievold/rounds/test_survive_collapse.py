@@ -17,7 +17,7 @@ from semievold.store.stores import Stores, open_stores
 from tests.daemon_process import COLOURS, DaemonProcess, example, query, tiny_config
 
 EXAMPLES, QUERIES = 60, 40
-SHADOW = {"share": 1.0, "per_second": 50.0}
+SHADOW = {"share": 1.0, "per_second": 50.0, "gateway": True}
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -73,6 +73,8 @@ def test_one_answer_to_everything_is_rolled_back_within_50_pairs_through_a_kill(
     daemon.start()
     daemon.wait_ready()
     assert daemon.chat("red 1").headers["x-semievol-adapter"] == poison
+    daemon.wait_until(lambda: daemon.chat("blue 5").status_code == 200 and stores.shadow_pairs.answered(1))
+    assert {pair.source for pair in stores.shadow_pairs.pairs(1)} == {"gateway"}
     daemon.publish("queries", [query(number) for number in range(10)])
     daemon.wait_until(lambda: stores.shadow_pairs.answered(1) >= 5)
     daemon.kill()
