@@ -34,6 +34,7 @@ class Twin:
         self.daemon = DaemonProcess(
             tiny_config(
                 directory,
+                model={"name": str(model)},  # under one path: it is written into the adapter
                 labelling={
                     "configurations": [
                         {"name": "greedy", "temperature": 0.0, "neighbours": 2},
@@ -41,7 +42,6 @@ class Twin:
                     ]
                 },
                 selection={"theta": 1.0},
-                training={"epochs": 2, "warm_epochs": 20},
             )
         )
 
