@@ -153,7 +153,8 @@ class Batching:
         if not held.batches:
             return None
         if not held.joined and self._joins and len(held.batches) > 1:
-            held.batches = _grouped(held.batches, LABELLING_UNIT * self._budget.unit if crowded else self._budget.whole)
+            most = LABELLING_UNIT * self._budget.unit if crowded else self._budget.whole
+            held.batches = _grouped(held.batches, most, self._held.free())
         held.joined = True
         batch = min(held.batches, key=lambda batch: batch.stepped)
         if not self._held.room(len(batch.rows), None):
@@ -186,7 +187,8 @@ class Batching:
             places = batch.running.places + other.running.places
             if rows > self._budget.rows or rows * wide > min(self._budget.unit, places + places // 4):
                 continue
-            if rows * wide - places > self._held.free() or not self._alike(batch, other):
+            # The step that follows takes one place more of each row.
+            if rows * (wide + 1) - places > self._held.free() or not self._alike(batch, other):
                 continue
             both = Batch(cache_rows.joined([batch.running, other.running]), batch.adapter, batch.stepped)
             batches[:] = [each for each in batches if each not in (batch, other)] + [both]
@@ -276,17 +278,24 @@ class Batching:
             self._held.drop(gone)
 
 
-def _grouped(batches: Sequence[Batch], most: int) -> list[Batch]:
-    """Batches put together, in order, each of no more than so many places."""
+def _grouped(batches: Sequence[Batch], most: int, free: int) -> list[Batch]:
+    """Batches put together, in order, each of no more than `most` places; their padding takes what is `free` at most."""
     groups: list[list[Batch]] = []
     for batch in batches:
-        group = groups[-1] if groups else []
-        wide = max([batch.width, *(each.width for each in group)])
-        if group and (len(batch.rows) + sum(len(each.rows) for each in group)) * wide <= most:
-            group.append(batch)
+        both = [*(groups[-1] if groups else []), batch]
+        places = _together(both)
+        padding = places - _together(both[:-1]) - _together([batch])
+        if len(both) > 1 and places <= most and padding <= free:
+            groups[-1].append(batch)
+            free -= padding
         else:
             groups.append([batch])
     return [
         Batch(cache_rows.joined([each.running for each in group]), group[0].adapter, group[0].stepped)
         for group in groups
     ]
+
+
+def _together(batches: Sequence[Batch]) -> int:
+    """Places of batches that are put together: each row gets as wide as the widest."""
+    return sum(len(each.rows) for each in batches) * max((each.width for each in batches), default=0)

@@ -145,7 +145,9 @@ def unparsed(world: ControlWorld, numbers: range, adapter: str | None, *, every:
     """Labels of queries, of which every so many-th has no answer."""
     said = [
         replace(
-            pseudo_label(f"q{number}", f"is {number} even?", None if place % every == 0 else "even", 0.2, "now"),
+            pseudo_label(
+                f"q{number}", f"is {number} even?", None if place % every == 0 else ANSWERS[number % 2], 0.2, "now"
+            ),
             adapter=adapter,
         )
         for place, number in enumerate(numbers)
