@@ -21,8 +21,8 @@ from semievol.tasks.spans import fold
 
 logger = logging.getLogger(__name__)
 
-LEAST_EXAMPLES = 5
-"""Fewer examples with the same options may be of one topic of a choice whose options change."""
+LEAST_EXAMPLES = 2
+"""One alone shares nothing. No more are asked for: a small file of tests is to be read as a large one of examples."""
 
 
 def shared_options(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...] | None:

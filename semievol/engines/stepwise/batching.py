@@ -279,7 +279,7 @@ class Batching:
 
 
 def _grouped(batches: Sequence[Batch], most: int, free: int) -> list[Batch]:
-    """Batches put together, in order, each of no more than `most` places; their padding takes what is `free` at most."""
+    """Batches put together, in order, each of `most` places at most; their padding takes no more than is `free`."""
     groups: list[list[Batch]] = []
     for batch in batches:
         both = [*(groups[-1] if groups else []), batch]
