@@ -101,7 +101,8 @@ class Actions:
         """Shows what descended from the label, and what is done about it."""
         given, now = visit.form.get("id", "").strip(), visit.form.get("now") == "yes"
         stores = self._tools.stores
-        label = await asyncio.to_thread(lineage.explain_label, stores, given)  # an unknown one is no label
+        # An unknown one is no label; what descends is looked for once, as it is marked.
+        label = await asyncio.to_thread(lambda: lineage.explain_label(stores, given, whole=False))
         topic = self._config.stream.labels
         report = await retract(stores, self._tools.producer, topic, [given], now=now, wait_s=WAIT_S)
         values = {"label": label, "report": report}

@@ -2,7 +2,8 @@
 
 Owns the addresses. What is shown is read by `now`, `semievold.api.operations` and `.lineage`; what buttons do is left
 as a request for the controller, as the command line does. Every page can be read without a script. Invariant: a page is
-made in a thread of its own, so that the API goes on answering.
+made in a thread of its own, so that the API goes on answering; it looks through whole tables only where its address
+asks for that.
 """
 
 from __future__ import annotations
@@ -105,10 +106,10 @@ class Console:
     def _frame(self, visit: Visit) -> dict[str, Any]:
         """What stands around every page."""
         stores = self._tools.stores
-        badges = {"/review": self._desk.open(), "/drift": int(stores.drift.open_event() is not None)}
+        badges = {"/review": self._desk.open(), "/drift": "1" if stores.drift.open_event() is not None else ""}
         return {
             "path": visit.request.path,
-            "nav": [(address, name, badges.get(address, 0)) for address, name in NAV.items()],
+            "nav": [(address, name, badges.get(address, "")) for address, name in NAV.items()],
             "asked": self._actions.asked(visit.query.get("request")),
         }
 
@@ -127,7 +128,7 @@ class Console:
         number = round_number(visit.request)
         return "round.html.jinja", {
             **round_page(self._config, self._tools.stores, self._tools.place, number),
-            "lineage": lineage.explain_round(self._tools.stores, number),
+            "lineage": lineage.explain_round(self._tools.stores, number, whole=_whole(visit)),
         }
 
     def _adapters(self, _visit: Visit) -> tuple[str, dict[str, Any]]:
@@ -144,7 +145,7 @@ class Console:
             "anchor": stores.adapters.anchor(),
             "attestation": {} if made is None else made.attestation or {},
             "view": None if made is None else round_view(self._config, made, self._tools.place),
-            "lineage": lineage.explain_adapter(stores, name),
+            "lineage": lineage.explain_adapter(stores, name, whole=_whole(visit)),
         }
 
     def _query(self, visit: Visit) -> tuple[str, dict[str, Any]]:
@@ -161,12 +162,12 @@ class Console:
         return "queries.html.jinja", {"labels": shown, "id": asked, "problem": problem}
 
     def _label(self, visit: Visit) -> tuple[str, dict[str, Any]]:
-        """A label and what descends from it."""
+        """A label, and where it is asked for what descends from it."""
         asked = visit.query.get("id", "").strip()
         found, problem = None, None
         if asked:
             try:
-                found = lineage.explain_label(self._tools.stores, _id(asked))
+                found = lineage.explain_label(self._tools.stores, _id(asked), whole=_whole(visit))
             except StateConflict as missing:
                 problem = str(missing)
         return "label.html.jinja", {"label": found, "id": asked, "problem": problem}
@@ -190,6 +191,11 @@ class Console:
             "made": None if made is None else made.number,
             "process": self._tools.process(),
         }
+
+
+def _whole(visit: Visit) -> bool:
+    """Whether all that descends is asked for, and looked for through all pseudo-labels."""
+    return visit.query.get("descendants") == "1"
 
 
 def _id(given: str) -> str:

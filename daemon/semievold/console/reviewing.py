@@ -26,6 +26,8 @@ from semievold.store.review.items import ItemState
 SKIP, UNDO = "s", "u"
 KEYS = [*"123456789", *(each for each in string.ascii_lowercase if each not in (SKIP, UNDO))]
 MOST_BUTTONS = len(KEYS)
+MOST_COUNTED = 100
+"""More questions than so many are not counted, on any page."""
 SAID: Mapping[ItemState, str] = {
     ItemState.OPEN: "is open again",
     ItemState.GIVEN: "was answered",
@@ -44,9 +46,10 @@ class ReviewDesk:
         self._reviewers = Reviewers(config, tools.stores, tools.producer)
         self._shown = shown
 
-    def open(self) -> int:
-        """How many questions wait."""
-        return sum(self._stores.reviews.waiting().values()) + self._stores.contradictions.open()
+    def open(self) -> str:
+        """How many questions wait, in words; empty where none does."""
+        contradictions = self._stores.contradictions.open(MOST_COUNTED + 1)
+        return _counted(sum(self._stores.reviews.waiting().values()) + contradictions)
 
     def page(self, visit: Visit) -> tuple[str, dict[str, Any]]:
         """The first question that waits, of the kind that was chosen."""
@@ -70,14 +73,14 @@ class ReviewDesk:
 
     def _page(self, purpose: str | None, last: str | None, problem: str | None) -> tuple[str, dict[str, Any]]:
         kind = next((each for each in KINDS if each == purpose), None)
-        waiting = self._reviewers.waiting(kind, 1)
+        waiting = self._reviewers.waiting(kind, 1, MOST_COUNTED + 1)
         item = waiting["items"][0] if waiting["items"] else None
         return "review.html.jinja", {
             "item": item,
             "choices": None if item is None else choices(item),
             "skip": SKIP,
             "undo": UNDO,
-            "open": waiting["open"],
+            "open": {each: _counted(n) or "0" for each, n in waiting["open"].items()},
             "nothing": waiting["nothing"] if kind is None else {kind: waiting["nothing"].get(kind, "")},
             "purpose": kind,
             "last": self._last(last),
@@ -120,6 +123,10 @@ def choices(item: Mapping[str, Any]) -> dict[str, Any]:
         "typed": not every,
         "others": list(answers or ()) if not every else [],
     }
+
+
+def _counted(n: int) -> str:
+    return f"{MOST_COUNTED}+" if n > MOST_COUNTED else str(n or "")
 
 
 def _option(answer: str, options: Sequence[str]) -> str | None:

@@ -47,20 +47,24 @@ class Reviewers:
     stores: Stores
     producer: StreamProducer
 
-    def waiting(self, kind: Which | None = None, most: int = MOST_SHOWN) -> dict[str, Any]:
+    def waiting(self, kind: Which | None = None, most: int = MOST_SHOWN, counted: int | None = None) -> dict[str, Any]:
         """Blocking. What waits, what a gate needs first, and of which kind how much; where there is nothing, why.
 
-        The order within a gate's items is the one in which their labels count.
+        The order within a gate's items is the one in which their labels count. `counted` ends the count of
+        contradictions there: unlike the other kinds, no setting bounds how many wait.
         """
         task, now = Task(self.config.task), self.stores.database.now()
-        contradictions = self.stores.contradictions.waiting(given_since=now - LOST_S)
+        contradictions, given_since = self.stores.contradictions, now - LOST_S
         items: list[dict[str, Any]] = []
         if kind != "contradiction":
             items += [shown(item, task) for item in self.stores.reviews.open(kind, most)]
-        if kind in (None, "contradiction"):
-            items += [shown_contradiction(item, task) for item in contradictions[: max(0, most - len(items))]]
+        if kind in (None, "contradiction") and len(items) < most:
+            items += [
+                shown_contradiction(each, task) for each in contradictions.waiting(most - len(items), given_since)
+            ]
         waiting = self.stores.reviews.waiting()
-        counts: dict[Which, int] = {**{kind: waiting[kind] for kind in PURPOSES}, "contradiction": len(contradictions)}
+        counts: dict[Which, int] = {kind: waiting[kind] for kind in PURPOSES}
+        counts["contradiction"] = contradictions.count_waiting(given_since, counted)
         return {"items": items, "open": counts, "nothing": self._why_not(counts)}
 
     def checked(self, key: str | None, query_id: str | None, answer: object) -> str:

@@ -133,6 +133,7 @@ contradictions = Table(
     Column("created_at", Float, nullable=False),
     Index("ix_contradictions_asked", "workload", "asked"),
     Index("ix_contradictions_due", "workload", "published", "created_at"),
+    Index("ix_contradictions_open", "workload", "settled", "created_at", "key"),
 )
 
 reviews = Table(

@@ -107,13 +107,15 @@ class LineageStore:
         with self._database.read() as connection:
             return {row.example_id: row.role for row in connection.execute(statement.order_by("example_id"))}
 
-    def learned(self, number: int) -> list[dict[str, Any]]:
-        """The pseudo-labels that a round selected: query id, revision, depth, answer, and the adapter that answered."""
+    def learned(self, number: int, most: int | None = None) -> list[dict[str, Any]]:
+        """The pseudo-labels that a round selected, the first `most` by their query's id: query id, revision, depth,
+        answer, and the adapter that answered.
+        """
         m = round_members.c
         mine = (m.workload == self._workload) & (m.number == number) & m.selected.is_(True)
         with self._database.read() as connection:
             rows = connection.execute(
-                sa.select(*m["query_id", "revision", "depth", "answer"]).where(mine).order_by(m.query_id)
+                sa.select(*m["query_id", "revision", "depth", "answer"]).where(mine).order_by(m.query_id).limit(most)
             ).mappings()
             found = [dict(row) for row in rows]
             by: dict[Revision, str | None] = {}

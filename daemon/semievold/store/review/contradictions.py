@@ -99,14 +99,15 @@ class ContradictionStore:
         with self._database.write() as connection:
             connection.execute(sa.update(contradictions).where(*which).values(published=True))
 
-    def open(self) -> int:
-        """How many nobody has decided."""
-        c = contradictions.c
-        statement = sa.select(sa.func.count()).where(c.workload == self._workload, c.settled.is_(False))
-        with self._database.read() as connection:
-            return connection.execute(statement).scalar_one()
+    def open(self, most: int | None = None) -> int:
+        """How many nobody has decided; `most` ends the count there."""
+        return self._count(most)
 
-    def waiting(self, most: int | None = None, given_since: float = 0.0) -> list[Item]:
+    def count_waiting(self, given_since: float, most: int | None = None) -> int:
+        """How many `waiting` would give; `most` ends the count there."""
+        return self._count(most, self._waits(given_since))
+
+    def waiting(self, most: int, given_since: float = 0.0) -> list[Item]:
         """Those that nobody has decided, oldest first; without those to which a label was given after `given_since`
         (UTC seconds): it is on its way.
         """
@@ -114,7 +115,7 @@ class ContradictionStore:
         statement = (
             sa.select(*c["key", "query_id", "item"])
             .where(c.workload == self._workload, c.settled.is_(False))
-            .where(c.given_at.is_(None) | (c.given_at < given_since))
+            .where(self._waits(given_since))
             .order_by(c.created_at, c.key)
             .limit(most)
         )
@@ -142,6 +143,16 @@ class ContradictionStore:
         statement = sa.select(m.query_id).where(m.workload == self._workload, m.query_id.in_(ids), m.selected.is_(True))
         with self._database.read() as connection:
             return set(connection.execute(statement).scalars())
+
+    def _waits(self, given_since: float) -> sa.ColumnElement[bool]:
+        c = contradictions.c
+        return c.given_at.is_(None) | (c.given_at < given_since)
+
+    def _count(self, most: int | None, *conditions: sa.ColumnElement[bool]) -> int:
+        c = contradictions.c
+        found = sa.select(c.key).where(c.workload == self._workload, c.settled.is_(False), *conditions).limit(most)
+        with self._database.read() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one()
 
 
 def _item(query: Query, claims: Sequence[Claim]) -> dict[str, Any]:

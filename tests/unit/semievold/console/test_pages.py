@@ -7,12 +7,14 @@ from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
+from sqlalchemy import Connection
 
 from semievol.types import CandidateAnswer, Query
 from semievold.console.pages import ago, seconds, significant
 from semievold.round_states import RoundState as S
 from semievold.serving.attestation import Attestation
 from semievold.serving.replica import ReplicaView
+from semievold.store.lineage.walk import Descendants, LineageStore, Reached
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from tests.console_browser import PAGES, Browser
 from tests.control_roles import Roles
@@ -106,17 +108,50 @@ async def test_a_pseudo_label_shows_its_neighbours_candidates_and_rounds(open_wo
         assert "has no pseudo-label" in await browser.reads("/queries?id=unknown")
 
 
-async def test_a_label_shows_all_that_descends_from_it(open_world: OpenWorld) -> None:
+async def test_a_label_shows_all_that_descends_from_it_where_asked(open_world: OpenWorld) -> None:
     world = open_world(rollout={"watch_s": 0.0})
     name = await promoted(world)
     async with Roles(world).api() as client:
         browser = await Browser.logged_in(client)
-        page = await browser.reads("/labels?id=e1")
+        page = await browser.opens("/labels?id=e1")
+        assert 'href="?id=e1&amp;descendants=1"' in page
+        assert f"Adapters {name}" not in await browser.reads("/labels?id=e1")
+        page = await browser.reads("/labels?id=e1&descendants=1")
         assert "e1 training is 1 even? odd" in page
         assert f"Rounds 0 Adapters {name}" in page
         adapter = await browser.reads(f"/adapters/{name}")
         assert "Made from Examples 10: " in adapter
         assert "there is no labelled example 'e77'" in await browser.reads("/labels?id=e77")
+
+
+@pytest.mark.parametrize("of", ["/rounds/1", "/adapters/{name}", "/labels?id=e1"])
+async def test_descendants_are_looked_for_only_where_the_address_asks(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    world = open_world(rollout={"watch_s": 0.0})
+    name = await promoted(world)
+    world.ask(range(40, 70))
+    await world.ended(1)
+    walks: list[str] = []
+    whole = LineageStore.made_by
+
+    def seen(store: LineageStore, connection: Connection, reached: Reached) -> Descendants:
+        walks.append(of)
+        return whole(store, connection, reached)
+
+    monkeypatch.setattr(LineageStore, "made_by", seen)
+    address = of.format(name=name)
+    async with Roles(world).api() as client:
+        browser = await Browser.logged_in(client)
+        page = await browser.reads(address)
+        assert "Show all that descends from it" in page
+        assert walks == []
+        asked = await browser.reads(f"{address}{'&' if '?' in address else '?'}descendants=1")
+        assert "Show all that descends from it" not in asked
+        assert walks == [of]
+        if of == "/rounds/1":
+            learned = re.compile(r"Made from Examples .*? Pseudo-labels (\d+: .*?) (?:Labelled by|Went on from) ")
+            assert learned.findall(page) == learned.findall(asked) != []
 
 
 async def test_replicas_are_shown_with_their_proofs(open_world: OpenWorld) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import sqlalchemy as sa
+
 from semievol.types import Query
 from semievold.console.reviewing import KEYS, SKIP, UNDO, choices
+from semievold.store.review.contradictions import Claim
 from semievold.store.review.items import Draft, ItemState
 from tests.console_browser import Browser
 from tests.control_roles import Roles
@@ -24,6 +29,13 @@ def asked(world: ControlWorld, numbers: range, purpose: str = "teach") -> list[s
     ]
     world.stores.reviews.add(drafts)
     return [draft.key for draft in drafts]
+
+
+def contradict(world: ControlWorld, numbers: range) -> None:
+    """Questions to which two clients give different answers."""
+    for n in numbers:
+        said = [Claim(answer, False, "client", {"client": str(n)}, float(n)) for answer in ("odd", "even")]
+        world.stores.contradictions.note(f"{n}", Query(f"c{n}", f"is {n} even?"), said)
 
 
 async def test_questions_are_answered_one_after_the_other_and_an_answer_is_undone(open_world: OpenWorld) -> None:
@@ -59,6 +71,37 @@ async def test_at_a_gate_no_answer_is_shown_as_given(open_world: OpenWorld) -> N
         assert "For the gate of round 3" in gate
         assert "proposed" not in gate
         assert "even proposed" in await browser.reads("/review?purpose=teach")
+
+
+async def test_of_many_contradictions_no_more_are_read_than_are_shown(open_world: OpenWorld) -> None:
+    world = open_world()
+    contradict(world, range(100))
+    engine = world.database._engine
+    asked: list[tuple[str, list[str]]] = []
+
+    def remember(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "FROM contradictions" in statement:
+            plan = engine.raw_connection().cursor()
+            plan.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            asked.append((statement, [row[-1] for row in plan.fetchall()]))
+
+    async with Roles(world).api() as client:
+        browser = await Browser.logged_in(client)
+        assert '<span class="badge">100</span>' in await browser.opens("/review")
+        contradict(world, range(100, 300))
+        sa.event.listen(engine, "before_cursor_execute", remember)
+        try:
+            page = await browser.opens("/review")
+        finally:
+            sa.event.remove(engine, "before_cursor_execute", remember)
+    assert '<span class="badge">100+</span>' in page
+    assert "contradiction 100+</a>" in page
+    assert "is 0 even?" in page
+    assert len(asked) == 3  # the question, how many of its kind there are, and the badge
+    for statement, steps in asked:
+        assert "LIMIT" in statement
+        assert any("ix_contradictions_open (workload=? AND settled=?)" in step for step in steps), steps
+        assert not any("TEMP B-TREE" in step for step in steps), steps
 
 
 async def test_where_nothing_waits_the_page_says_why(open_world: OpenWorld) -> None:
