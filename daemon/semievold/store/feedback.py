@@ -178,13 +178,18 @@ class FeedbackStore:
 
     def open_words(self) -> dict[str, list[Word]]:
         """What clients say to questions (`asked_key`) to which no operator's answer is known."""
+        return self._open_words(sa.true(), sa.true())
+
+    def _open_words(self, said: sa.ColumnElement[bool], given: sa.ColumnElement[bool]) -> dict[str, list[Word]]:
+        """`said` and `given`: conditions on the clients' words and on the operator's answers that count."""
         known = sa.exists().where(
             examples.c.workload == feedback.c.workload,
             examples.c.asked == feedback.c.asked,
             examples.c.retracted.is_(False),
             examples.c.source.is_distinct_from(FEEDBACK),
+            given,
         )
-        statement = sa.select(*feedback.c["asked", "answer", "against"]).where(self._mine(), ~known).distinct()
+        statement = sa.select(*feedback.c["asked", "answer", "against"]).where(self._mine(), said, ~known).distinct()
         found: dict[str, list[Word]] = {}
         with self._database.read() as connection:
             for row in connection.execute(statement).mappings():

@@ -18,11 +18,21 @@ from semievold.errors import StateConflict
 from semievold.round_states import RoundState
 from semievold.store.database import Database, chunks
 from semievold.store.examples import ExampleStore
+from semievold.store.feedback import FeedbackStore, Word
 from semievold.store.label_rows import readable_labels
+from semievold.store.lineage.walk import LineageStore
 from semievold.store.pseudo_labels import PoolRow, PseudoLabelStore
 from semievold.store.rounds import Membership, RoundStore
 from semievold.store.stores import Stores
-from semievold.store.tables import examples, pseudo_label_history, pseudo_labels, round_members, rounds
+from semievold.store.tables import (
+    examples,
+    feedback,
+    pseudo_label_history,
+    pseudo_labels,
+    round_events,
+    round_members,
+    rounds,
+)
 
 T = TypeVar("T")
 _OLDER = ("answer", "entropy", "agreement", "adapter", "neighbours", "candidates")
@@ -60,6 +70,8 @@ def state_of(stores: Stores, workload: str, number: int) -> Then:
         pseudo_labels=_PoolOfThen(stores.database, workload, members),
         examples=_ExamplesOfThen(stores.database, workload, mine, calibration, taken_at),
         rounds=_RoundsOfThen(stores.database, workload, number),
+        lineage=_LineageOfThen(stores.database, workload, number, taken_at),
+        feedback=_WordsOfThen(stores.database, workload, stores.examples, taken_at),
     )
     return Then(then, members, mine)
 
@@ -146,3 +158,33 @@ class _RoundsOfThen(RoundStore):
         statement = sa.select(sa.func.count()).where(before, rounds.c.kind == "evolve", rounds.c.state.in_(promoted))
         with self._database.read() as connection:
             return int(connection.execute(statement).scalar_one())
+
+
+class _LineageOfThen(LineageStore):
+    """The lineage; in quarantine is what was there when the round chose."""
+
+    def __init__(self, database: Database, workload: str, number: int, taken_at: float) -> None:
+        super().__init__(database, workload)
+        self._number = number
+        self._taken_at = taken_at
+
+    def quarantined(self) -> dict[str, set[str | None]]:
+        r, e = rounds.c, round_events.c
+        rolled_back_by_then = sa.exists().where(
+            e.workload == r.workload,
+            e.number == r.number,
+            e.to_state == RoundState.ROLLED_BACK.value,
+            e.at <= self._taken_at,
+        )
+        return self._quarantined((r.number < self._number) & rolled_back_by_then)
+
+
+class _WordsOfThen(FeedbackStore):
+    """What clients had said when the round chose, to questions to which no operator had said anything by then."""
+
+    def __init__(self, database: Database, workload: str, kept: ExampleStore, taken_at: float) -> None:
+        super().__init__(database, workload, kept)
+        self._taken_at = taken_at
+
+    def open_words(self) -> dict[str, list[Word]]:
+        return self._open_words(feedback.c.created_at <= self._taken_at, examples.c.created_at <= self._taken_at)

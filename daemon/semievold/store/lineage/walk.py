@@ -130,11 +130,15 @@ class LineageStore:
         """{query id: the answers that it had} of the pseudo-labels that rounds learned which were rolled back; as long
         as the state knows what was in those rounds.
         """
+        return self._quarantined(sa.true())
+
+    def _quarantined(self, among: sa.ColumnElement[bool]) -> dict[str, set[str | None]]:
+        """`among`: a condition on `rounds`."""
         r, m = rounds.c, round_members.c
         statement = (
             sa.select(m.query_id, m.answer)
             .join(rounds, (r.workload == m.workload) & (r.number == m.number))
-            .where(m.workload == self._workload, r.state == RoundState.ROLLED_BACK.value, m.selected.is_(True))
+            .where(m.workload == self._workload, r.state == RoundState.ROLLED_BACK.value, m.selected.is_(True), among)
         )
         found: dict[str, set[str | None]] = {}
         with self._database.read() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from semievold.commands import replaying
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState as S
 from semievold.rounds.planning.replay import again, trained_again
+from semievold.rounds.pool import DOUBTED, QUARANTINED
+from semievold.store.examples import FEEDBACK
+from semievold.store.feedback import Outcome, Said
 from semievold.store.rounds import Round
 from semievold.store.tables import pseudo_labels
 from tests.control_world import ControlWorld, OpenWorld, Weights, example
@@ -87,6 +91,53 @@ async def test_a_label_that_came_later_changes_nothing(open_world: OpenWorld) ->
     await evolved(world)
     world.stores.examples.upsert([(example(2001), False), (example(2002), True)])
     assert again(world.stores, world.config, world.place, 1).report()["rows"]["equal"]
+
+
+async def test_a_round_that_was_rolled_back_is_chosen_again_as_if_nobody_knew_yet(open_world: OpenWorld) -> None:
+    world = open_world(selection=RULE)
+    world.teach()
+    world.weights[None] = Weights(0, 0.5)
+    world.trainer.right = 6
+    await world.here.lead()
+    await world.advance(await world.plan(), S.SETTLED)
+    world.ask(range(40, 80))
+    world.trainer.right = 10
+    await world.advance(await world.plan("evolve"), S.PROMOTED)
+    await world.passes(1)
+    world.stores.rounds.leave(1, S.PROMOTED, S.ROLLED_BACK, "test")
+    assert again(world.stores, world.config, world.place, 1).report()["selected"]["only_then"] == {}
+    world.ask(range(240, 260))
+    await world.advance(await world.plan("evolve"), S.SNAPSHOTTED)
+    learned = {id_ for id_, selected in world.stores.rounds.members(1).items() if selected}
+    replayed = again(world.stores, world.config, world.place, 2)
+    reasons = {id_: member.reason for id_, member in replayed.then.members.items()}
+    assert QUARANTINED in {reasons[id_] for id_ in learned}
+    assert replayed.same_rows, "what was in quarantine then is in quarantine"
+
+
+async def test_doubts_count_that_were_there_then_and_no_others(open_world: OpenWorld) -> None:
+    world = open_world(selection=RULE)
+    world.teach()
+    world.trainer.right = 10
+    await world.here.lead()
+    await world.advance(await world.plan(), S.SETTLED)
+    world.ask(range(40, 80))
+
+    def doubt(number: int) -> None:
+        known = example(number)
+        said = Said(replace(known, query=replace(known.query, id=f"q{number}"), source=FEEDBACK), "client", True)
+        assert [each.outcome for each in world.stores.feedback.keep([said], HoldoutRule(0.0))] == [Outcome.DENIED]
+
+    doubt(40)
+    await world.passes(1)
+    await world.advance(await world.plan("evolve"), S.SNAPSHOTTED)
+    await world.passes(1)
+    doubt(41)
+    world.stores.examples.upsert([(example(40), False)])  # an operator answers the doubt
+    replayed = again(world.stores, world.config, world.place, 1)
+    reasons = {id_: member.reason for id_, member in replayed.then.members.items()}
+    assert (reasons["q40"], reasons["q41"]) == (DOUBTED, None)
+    assert replayed.same_rows
 
 
 async def test_another_rule_says_what_it_had_chosen_and_touches_nothing(open_world: OpenWorld) -> None:
