@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from semievol.errors import ConfigError
 from semievold.errors import SchemaError, StoreError, TransientStoreError
-from semievold.store.database import Database
-from semievold.store.tables import metadata, stream_offsets
+from semievold.store.database import _MIGRATION, Database
+from semievold.store.tables import freezes, metadata, stream_offsets
 from tests.stream_world import forkserver
 
 
@@ -53,6 +55,20 @@ def test_the_migrated_schema_is_the_tables(empty_url: str) -> None:
     with db.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
+    db.close()
+
+
+def test_long_reasons_of_a_freeze_are_cut_for_the_schema_before_them(empty_url: str) -> None:
+    db = Database(empty_url)
+    config = Config()
+    config.set_main_option("script_location", "semievold.store:migrations")
+    config.set_main_option("path_separator", "os")
+    with db._writing(_MIGRATION) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0018")
+        connection.execute(sa.insert(freezes), {"workload": "w", "reason": "because " * 100, "at": 1.0})
+        command.downgrade(config, "0017")
+        assert connection.execute(sa.select(freezes.c.reason)).scalar_one() == "because " * 25
     db.close()
 
 

@@ -16,6 +16,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # PostgreSQL refuses a type that a value is too long for.
+    op.execute("UPDATE freezes SET reason = substr(reason, 1, 200)")
     with op.batch_alter_table("freezes") as table:
         table.alter_column("reason", existing_type=sa.Text(), type_=sa.String(200), existing_nullable=False)
     op.drop_column("rounds", "breaker")
