@@ -77,6 +77,9 @@ class Concentration:
         self._tolerance = tolerance
         self._allowed = {} if allowed is None else dict(allowed)
         self._gained: Counter[str] = Counter()
+        self._order: dict[str, int] = {}
+        """Of the answers, by when they were first gained or lost."""
+        self._leader: str | None = None
         self._said: Counter[str] = Counter()
         self._logs = [0.0] * GRID
         self.pairs = 0
@@ -84,8 +87,7 @@ class Concentration:
     @property
     def answer(self) -> str | None:
         """The answer whose gain is bet on next, the first of those that gained as much; None: none has gained."""
-        found = max(self._gained, key=self._gained.__getitem__, default=None)
-        return found if found is not None and self._gained[found] > 0 else None
+        return self._leader
 
     @property
     def log_evidence(self) -> float:
@@ -103,9 +105,25 @@ class Concentration:
             self._said[candidate] += 1
         if incumbent != candidate:
             if candidate is not None:
-                self._gained[candidate] += 1
+                self._gain(candidate)
             if incumbent is not None:
-                self._gained[incumbent] -= 1
+                self._lose(incumbent)
+
+    def _gain(self, answer: str) -> None:
+        self._order.setdefault(answer, len(self._order))
+        self._gained[answer] += 1
+        if self._gained[answer] > 0 and (self._leader is None or self._rank(answer) > self._rank(self._leader)):
+            self._leader = answer
+
+    def _lose(self, answer: str) -> None:
+        self._order.setdefault(answer, len(self._order))
+        self._gained[answer] -= 1
+        if answer == self._leader:  # nobody else's loss makes another lead: there may be thousands of answers
+            found = max(self._gained, key=self._rank)
+            self._leader = found if self._gained[found] > 0 else None
+
+    def _rank(self, answer: str) -> tuple[int, int]:
+        return self._gained[answer], -self._order[answer]
 
     def finding(self) -> Finding:
         k = self.answer

@@ -65,6 +65,19 @@ def test_the_answer_is_chosen_before_the_pair_on_which_it_is_bet() -> None:
     assert watch.log_evidence > 0
 
 
+@given(st.lists(st.tuples(*[st.sampled_from(["a", "b", "c", "d", None])] * 2), max_size=60))
+def test_the_answer_is_the_first_of_those_that_gained_most(pairs: list[tuple[Answer, Answer]]) -> None:
+    watch, gained = Concentration(), dict[str, int]()
+    for incumbent, candidate in pairs:
+        watch.see(incumbent, candidate)
+        if incumbent != candidate:
+            for answer, change in ((candidate, 1), (incumbent, -1)):
+                if answer is not None:
+                    gained[answer] = gained.get(answer, 0) + change
+        first = max(gained, key=gained.__getitem__, default=None)
+        assert watch.answer == (first if first is not None and gained[first] > 0 else None)
+
+
 def test_an_adapter_that_gives_one_answer_to_everything_is_found_within_50_pairs() -> None:
     draw = np.random.default_rng(0)
     for _ in range(50):
