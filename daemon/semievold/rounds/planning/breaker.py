@@ -184,7 +184,11 @@ def said(round_: Round, measures: Measures, found: Sequence[Measure], labeller: 
     number = round_.number
     doubted = SERVING_IN_DOUBT.intersection(found)
     instead = f"`semievol adapters rollback {clean or 'base'}` serves the last clean version again"
-    fine = f"{labeller or 'the base model'} serves on and is not in doubt; to go back all the same, {instead}"
+    fine = f"{labeller or 'the base model'} serves on and is not in doubt"
+    if clean == labeller:  # the base model labelled
+        instead = "There is no earlier version to serve"
+    else:
+        fine += f"; to go back all the same, {instead}"
     return (
         f"round {number} was stopped before its training: {'; '.join(measures[name].words for name in found)}. "
         f"{instead if doubted else fine}. `semievol rounds cancel {number}` gives the round up, `semievol thaw` alone "

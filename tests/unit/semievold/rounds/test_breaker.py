@@ -73,6 +73,17 @@ async def test_one_answer_to_everything_stops_a_round_before_it_trains_and_says_
     assert world.round(1).attempts == 0
 
 
+async def test_nobody_is_told_to_go_back_where_the_base_model_serves(open_world: OpenWorld) -> None:
+    world = open_world(trigger={"min_new": 1})
+    world.teach()
+    world.weights[None] = Weights(9, 0.2)
+    await world.here.lead()
+    world.ask(EVEN)
+    await stopped(world)
+    assert "(breaker.min_answers). There is no earlier version to serve. `semievol rounds cancel 0`" in reason(world)
+    assert "rollback" not in reason(world)
+
+
 async def test_answers_as_varied_as_the_examples_pass_and_what_was_measured_is_kept(open_world: OpenWorld) -> None:
     world = await serving(open_world())
     world.ask(MIXED)
