@@ -28,6 +28,8 @@ from semievold.store.tables import examples, pseudo_labels, rounds, shadow_pairs
 Source = Literal["intake", "gateway"]
 COMPARING = (RoundState.PROVING, RoundState.CANARY, RoundState.PROMOTED)
 """States in which the incumbent and the version of a round are both loaded, and compared."""
+MOST_PAIRS = 20_000
+"""With so many a round draws no more: nothing more is learned from them."""
 
 
 class PairFate(StrEnum):
@@ -89,12 +91,17 @@ class ShadowPairStore:
     # --- drawing ------------------------------------------------------------------------------------------------
 
     def wanted(self) -> int | None:
-        """The number of the round whose versions are compared now; None: there is none."""
+        """The number of the round whose versions are compared now; None: there is none, or it has pairs enough."""
         r = rounds.c
         states = [state.value for state in COMPARING]
         statement = sa.select(r.number).where(r.workload == self._workload, r.state.in_(states))
         with self._database.read() as connection:
-            return connection.execute(statement.limit(1)).scalar()
+            number = connection.execute(statement.limit(1)).scalar()
+        return None if number is None or self.full(number) else number
+
+    def full(self, number: int) -> bool:
+        """Whether a round has pairs enough."""
+        return self.answered(number) >= MOST_PAIRS
 
     def newest(self) -> Place:
         """Where the pseudo-labels end now."""

@@ -34,8 +34,6 @@ LOOKED_AT = 1_000
 """Queries that one look draws from; of more it leaves out the rest."""
 BURST_S = 5.0
 """Who drew nothing for a while may draw as many as in so many seconds."""
-MOST_PAIRS = 20_000
-"""Of one round: nothing more is learned from more."""
 
 
 class ShadowPairs:
@@ -61,7 +59,7 @@ class ShadowPairs:
 
     @asynccontextmanager
     async def beside(self, round_: Round) -> AsyncIterator[None]:
-        """Draw and ask as long as the block runs. A defect of ours ends with the block, as its exception."""
+        """Draw and ask as long as the block runs, which fails with nothing of this."""
         if self._settings.share == 0:
             yield
             return
@@ -85,6 +83,11 @@ class ShadowPairs:
                 said = str(error) or f"no answer within {self._settings.max_wait_s:g} s"
                 if self._error is None:
                     log.warning("shadow pairs: %s; those that wait are asked again for a while", said)
+                self._error = said
+            except Exception as error:  # a defect of ours: a round goes on without pairs, and it is told at once
+                said = repr(error)
+                if self._error != said:
+                    log.exception("shadow pairs: a defect; the next look is taken all the same")
                 self._error = said
             await asyncio.sleep(LOOK_S)
 
@@ -113,7 +116,7 @@ class ShadowPairs:
         if len(ids) == LOOKED_AT:  # what is behind by so much is not live any more
             self._place = await asyncio.to_thread(self._store.newest)
         drawn = [id_ for id_ in ids if random.random() < self._settings.share]
-        if not drawn or await asyncio.to_thread(self._store.answered, number) >= MOST_PAIRS:
+        if not drawn or await asyncio.to_thread(self._store.full, number):
             return
         taken = drawn[: int(self._allowed)]
         self.fates[PairFate.TOO_MANY] += len(drawn) - len(taken)

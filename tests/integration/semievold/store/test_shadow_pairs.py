@@ -11,6 +11,7 @@ from semievol.examples.near import near_key
 from semievol.types import Example, Query
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState as S
+from semievold.store import shadow_pairs
 from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.shadow_pairs import Answered, Place
 from semievold.store.stores import Stores, open_stores
@@ -81,7 +82,7 @@ def test_a_label_takes_a_disagreement_from_the_list(stores: Stores) -> None:
     assert {pair.query.id for pair in pairs.disagreements(number)} == {"q0", "q2"}
 
 
-def test_pairs_are_wanted_while_versions_are_compared(stores: Stores) -> None:
+def test_pairs_are_wanted_while_versions_are_compared(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stores.shadow_pairs.wanted() is None
     number = planned(stores)
     for current, following in ((S.PLANNED, S.SNAPSHOTTED), (S.SNAPSHOTTED, S.TRAINING)):
@@ -92,6 +93,12 @@ def test_pairs_are_wanted_while_versions_are_compared(stores: Stores) -> None:
     assert stores.shadow_pairs.wanted() is None
     stores.rounds.transition(number, S.ATTESTED, S.PROVING)
     assert stores.shadow_pairs.wanted() == number
+    stores.shadow_pairs.draw(number, [query(1), query(2)], "gateway")
+    answer(stores, number, [1], "odd")
+    monkeypatch.setattr(shadow_pairs, "MOST_PAIRS", 2)
+    assert stores.shadow_pairs.wanted() == number
+    answer(stores, number, [2], "odd")
+    assert stores.shadow_pairs.wanted() is None, "it has pairs enough"
     stores.shadow_pairs.note(number, {"pairs": 3})
     found = stores.rounds.get(number)
     assert found is not None

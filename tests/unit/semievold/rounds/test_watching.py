@@ -258,6 +258,20 @@ async def test_an_engine_that_is_away_for_a_moment_costs_time_alone(open_world: 
     assert pairs(world) == 10
 
 
+async def test_a_defect_of_ours_is_told_at_once_and_ends_no_round(
+    open_world: OpenWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await promoted(open_world)
+    world.here.generator.before_answer = failing(*[KeyError("ours")] * 3)
+    world.ask(range(100, 110))
+    await world.passes(2)
+    assert world.round(1).state is S.PROMOTED
+    assert [r.exc_info is not None for r in caplog.records if "a defect" in r.message] == [True]
+    await world.passes(5)
+    assert pairs(world) == 10
+    assert (await world.ended(1)).state is S.SETTLED
+
+
 # --- while a candidate waits for its proof ----------------------------------------------------------------------------
 
 
