@@ -65,7 +65,9 @@ class History:
 
     def serving_since(self) -> float | None:
         """When the alias moved last; None: it never has."""
-        statement = sa.select(sa.func.max(aliases.c.updated_at)).where(aliases.c.workload == self._workload)
+        statement = sa.select(sa.func.nullif(sa.func.max(aliases.c.updated_at), 0.0)).where(
+            aliases.c.workload == self._workload
+        )
         with self._database.read() as connection:
             at = connection.execute(statement).scalar()
         return None if at is None else float(at)

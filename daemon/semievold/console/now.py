@@ -51,7 +51,7 @@ class Now:
             "alias": self._config.workload.served_alias,
             "serving": alias.adapter,
             "previous": alias.previous,
-            "may_go_back": alias.generation > 0,
+            "may_go_back": alias.promoted or alias.canary is not None,
             "since": self._history.serving_since(),
             "why": self._why(moves, None if alias.adapter is None else stores.adapters.get(alias.adapter)),
             "unclean": stores.retractions.unclean(alias.adapter),

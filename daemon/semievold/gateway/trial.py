@@ -37,8 +37,11 @@ def trial_name(request: web.Request, path: str, body: Mapping[str, Any]) -> str:
 
 
 def _begin(asked: Any) -> Any:
-    """Up to the first turn of the user: it is in every later request of the conversation too."""
-    if not isinstance(asked, list):
+    """Up to the first turn of the user: it is in every later request of the conversation too.
+
+    Of a prompt all, also where it is a list of texts or of token ids: most begin with the same token.
+    """
+    if not isinstance(asked, list) or not any(isinstance(turn, dict) for turn in asked):
         return asked
     for place, turn in enumerate(asked):
         if isinstance(turn, dict) and turn.get("role") == "user":

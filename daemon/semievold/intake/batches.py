@@ -292,13 +292,22 @@ class QueryBatches:
             await self._answer("labeller", attempt, stop, retry_on=(TransientError, AdapterError))
 
     async def _try(self, trial: StreamTrial, asked: Sequence[_Asked], left: Mapping[str, _Asked], told: Told) -> None:
-        """Let a version on trial answer its share, once; what it has not answered then is left."""
+        """Let a version on trial answer its share, once; what it has not answered then is left for what serves."""
         tried = [item.query for item in asked if trial.takes(item.record.headers, item.query.id)]
         if not tried:
             return
         async with trial.bind() as adapter:
+
+            def answered(outcome: PseudoLabel | Unlabelled) -> None:
+                if isinstance(outcome, PseudoLabel):
+                    told(outcome)
+                    return
+                if outcome.late:  # what cannot be answered at all is no fault of the version
+                    trial.failed(adapter)
+                logger.warning("what serves answers query %s for %s: %s", outcome.query.id, adapter, outcome.reason)
+
             try:
-                await self._labeller.label(tried, adapter, told=told)
+                await self._labeller.label(tried, adapter, told=answered)
             except AdapterError as error:
                 trial.failed(adapter)
                 logger.warning("%s answers no queries, what serves does: %s", adapter, error)

@@ -104,7 +104,7 @@ class FigureStore:
             "last_pseudo_label_at": one(self._of(pseudo_labels, sa.func.max(p.created_at))),
             "unparsed": one(self._of(pseudo_labels, _COUNT).where(p.answer.is_(None))),
             "unpublished": one(self._of(pseudo_labels, _COUNT).where(p.published.is_(False))),
-            "alias_moved_at": one(self._of(aliases, sa.func.max(aliases.c.updated_at))),
+            "alias_moved_at": one(self._of(aliases, sa.func.nullif(sa.func.max(aliases.c.updated_at), 0.0))),
             "requests_pending": one(self._of(operator_requests, _COUNT).where(operator_requests.c.state == "pending")),
         }
 

@@ -1,7 +1,8 @@
 """What is made of a canary's answers: its stage goes on, has passed, or the version is taken back.
 
 Pure. Invariant: a stage is passed by time and answers together, of both versions: where nobody asks, or nothing is
-known of the version that serves, nothing passes; and what is waited for can be said in words at every look.
+known of the version that serves, nothing passes, unless that one is asked no more; and what is waited for can be said
+in words at every look.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from semievol.proof.watch import Finding, first_breach, incumbent_bound, rate_finding
 from semievold.config.daemon import RolloutConfig
+from semievold.rollout.answers import WINDOW
 from semievold.store.rollout.canaries import SOURCES, Counted, Tally, Version, in_percent
 
 Decision = Literal["hold", "pass", "breach", "late"]
@@ -83,11 +85,10 @@ def look(
     findings = findings_of(counted, shares)
     doing = f"stage {stage + 1} of {len(shares)} ({in_percent(shares[stage])} of the clients)"
     breach = first_breach(findings)
-    missing = [
-        f"{least - seen} more answers of {least} by {who}"
-        for seen, who in ((answers, "the version on trial"), (incumbent, "the one that serves"))
-        if seen < (least := config.canary_min_answers)
-    ]
+    wanted = [(answers, config.canary_min_answers, "the version on trial")]
+    if shares[stage] < 1:  # who is asked no more gives no more answers: what is known of it has to do
+        wanted.append((incumbent, min(config.canary_min_answers, WINDOW), "the one that serves"))
+    missing = [f"{least - seen} more answers of {least} by {who}" for seen, least, who in wanted if seen < least]
     lacks, decision = bool(missing), "hold"
     if age_s < config.canary_min_s:
         missing.append(f"the end of its {config.canary_min_s:g} s")
@@ -98,10 +99,10 @@ def look(
     elif not missing:
         decision, reason = "pass", f"{doing} is passed with {answers} answers"
     elif age_s >= config.canary_patience_s:
-        wanted = " and ".join(missing)
+        lacked = " and ".join(missing)
         decision, reason = (
             "late",
-            f"{doing} lacked {wanted}; rollout.canary_patience_s ({config.canary_patience_s:g} s) is over",
+            f"{doing} lacked {lacked}; rollout.canary_patience_s ({config.canary_patience_s:g} s) is over",
         )
     else:
         reason = f"{doing} waits for {' and '.join(missing)}"

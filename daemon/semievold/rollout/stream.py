@@ -33,5 +33,7 @@ class StreamTrial:
         return self._alias.bind(canary, pinned=canary is not None)
 
     def failed(self, adapter: str | None) -> None:
-        """It could not be asked; once, however many queries were to be, for they failed of one cause."""
+        """It could not be asked; once, however many queries were to be, for they failed of one cause. Or its answer to
+        one query did not come in time.
+        """
         self._counts.unlabelled(adapter)

@@ -80,7 +80,7 @@ class RoundObserver:
             min_holdout=self._config.gate.min_holdout,
             labels_lag=labels_lag,
             last_label_age_s=self._last_label.age_s(last_change),
-            warm_ended=self.warm_ended(),
+            warm_ended=self._stores.warm_ended(),
             evolve_rounds=sum(each.kind == "evolve" for each in decided),
             new_pseudo_labels=labelled - at_last,
             last_round_age_s=self._last_round.age_s(ended_at),
@@ -115,7 +115,7 @@ class RoundObserver:
 
     def warm_ended(self) -> bool:
         """A warm round was decided, or something was promoted by hand."""
-        return self._stores.rounds.warm_ended() or self._stores.alias.get().generation > 0
+        return self._stores.warm_ended()
 
 
 def past_round(round_: Round, new: int, events: Sequence[Mapping[str, Any]]) -> PastRound:

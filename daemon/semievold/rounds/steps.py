@@ -347,7 +347,7 @@ class RoundEngine:
         current = await asyncio.to_thread(self._tools.stores.alias.get)
         if (overtaken := self._overtaken(round_, current.adapter)) is not None:
             return await self._leave(round_, RoundState.FAILED, overtaken)
-        if self._trial.wanted(round_):
+        if await self._trial.wanted(round_):
             return await self._trial.begin(round_, current.generation)
         alias = self._config.workload.served_alias
         moved = await asyncio.to_thread(

@@ -51,12 +51,14 @@ class Trial:
         self._config = config
         self._tools = tools
 
-    def wanted(self, round_: Round) -> bool:
+    async def wanted(self, round_: Round) -> bool:
         """Whether the round has a canary before it. Not where the base model serves that `rounds.wait_for_warm` holds
-        for no good: until then the intake waits, and nobody might ask.
+        for no good: until the warm round has decided the intake waits, and nobody might ask.
         """
+        if round_.state is RoundState.CANARY or not self._config.rollout.canary:
+            return False
         untaught = round_.incumbent is None and self._config.rounds.wait_for_warm
-        return round_.state is not RoundState.CANARY and bool(self._config.rollout.canary) and not untaught
+        return not untaught or await asyncio.to_thread(self._tools.stores.warm_ended)
 
     async def begin(self, round_: Round, generation: int) -> Round:
         """The first stage; the version is loaded.
@@ -88,7 +90,8 @@ class Trial:
             await tools.fleet.follow()
             state = tools.alias.state
             if state.adapter != round_.incumbent or tools.alias.canary != round_.adapter:
-                return Exit(RoundState.ROLLED_BACK, f"the alias was moved to {state.adapter} by hand during the canary")
+                moved = f"the alias was moved to {state.adapter or 'the base model'} by hand during the canary"
+                return Exit(RoundState.FAILED, moved)  # nothing speaks against it, nor against what it learned
             found = await asyncio.to_thread(self._look, round_.number, stage)
             round_ = found.round
             if first:
@@ -131,7 +134,7 @@ class Trial:
             return Exit(RoundState.FAILED, reason, kept)
         if seen.decision == "breach":
             return Exit(RoundState.ROLLED_BACK, seen.reason, kept)
-        if seen.decision == "late":
+        if seen.decision == "late" and found.frozen is None:
             return Exit(RoundState.INCONCLUSIVE, seen.reason, kept)
         return None
 

@@ -71,7 +71,7 @@ class StateFollower:
         else:
             await self._fleet.settle()
         if not self.warm_ended.is_set() and (
-            self._alias.state.generation > 0 or await asyncio.to_thread(self._stores.rounds.warm_ended)
+            self._alias.state.promoted or await asyncio.to_thread(self._stores.rounds.warm_ended)
         ):
             self.warm_ended.set()
 

@@ -4,13 +4,14 @@ A workload has one alias; under another name (`workload.alias` was changed) it g
 Beside the version that serves it may name a canary, with the share of the clients that this one answers.
 Invariant: an alias moves only together with the adapters' states, inside the caller's transaction, and every move, of
 the canary too, raises `generation`, over all names that it had, so that a reader can tell a newer truth from an older
-one.
+one. `updated_at` is when the alias itself moved last; 0 in a row that a canary alone began.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy import Connection, insert, null, select, update
 
@@ -51,6 +52,11 @@ class AliasState:
     generation: int = 0
     canary: Canary | None = None
 
+    @property
+    def promoted(self) -> bool:
+        """Whether anything ever was; `generation` does not tell, for canaries raise it too."""
+        return self.adapter is not None or self.previous is not None
+
 
 def read_alias(connection: Connection, workload: str) -> AliasState:
     """The alias as it was last moved, under whichever name; one that never moved points at the base model."""
@@ -87,33 +93,34 @@ def move_alias(connection: Connection, workload: str, alias: str, adapter: str |
     return after
 
 
-def set_canary(connection: Connection, workload: str, alias: str, canary: Canary, at: float) -> None:
+def set_canary(connection: Connection, workload: str, alias: str, canary: Canary) -> None:
     """Let the canary answer its share from now on; what serves stays what it is."""
     before = read_alias(connection, workload)
     after = AliasState(before.adapter, before.previous, before.generation + 1, canary)
-    _write(connection, workload, alias, after, at)
+    _write(connection, workload, alias, after, None)
 
 
-def end_canary(connection: Connection, workload: str, at: float) -> None:
+def end_canary(connection: Connection, workload: str) -> None:
     """What serves answers everybody again; nothing, where there is no canary."""
     before = read_alias(connection, workload)
     if before.canary is not None:
         mine = (aliases.c.workload == workload, aliases.c.generation == before.generation)
-        values = {"canary": null(), "generation": before.generation + 1, "updated_at": at}
+        values = {"canary": null(), "generation": before.generation + 1}
         connection.execute(update(aliases).where(*mine).values(**values))
 
 
-def _write(connection: Connection, workload: str, alias: str, state: AliasState, at: float) -> None:
-    values = {
+def _write(connection: Connection, workload: str, alias: str, state: AliasState, moved_at: float | None) -> None:
+    values: dict[str, Any] = {
         "adapter": state.adapter,
         "previous": state.previous,
         "generation": state.generation,
         "canary": null() if state.canary is None else asdict(state.canary),
-        "updated_at": at,
     }
+    if moved_at is not None:
+        values["updated_at"] = moved_at
     mine = (aliases.c.workload == workload, aliases.c.alias == alias)
     if connection.execute(update(aliases).where(*mine).values(**values)).rowcount == 0:
-        connection.execute(insert(aliases).values(workload=workload, alias=alias, **values))
+        connection.execute(insert(aliases).values(**{"updated_at": 0.0, **values}, workload=workload, alias=alias))
 
 
 class AliasStore:

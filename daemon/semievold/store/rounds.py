@@ -356,7 +356,7 @@ class RoundStore:
             kept = {"reason": mended_text(reason), **columns}
             moved = self._move(connection, number, current, exit_state, reason, kept)
             if current is RoundState.CANARY:
-                end_canary(connection, self._workload, now)
+                end_canary(connection, self._workload)
             if also is not None:
                 also(connection)
             write_outcomes(self._database, connection, self._workload, number, outcomes)

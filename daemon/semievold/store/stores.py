@@ -53,6 +53,10 @@ class Stores:
     shadow_pairs: ShadowPairStore
     drift: DriftStore
 
+    def warm_ended(self) -> bool:
+        """A warm round was decided, or something was promoted by hand."""
+        return self.rounds.warm_ended() or self.alias.get().promoted
+
     def workloads(self) -> frozenset[str]:
         """All that have examples, pseudo-labels or rounds in this database."""
         with self.database.read() as connection:

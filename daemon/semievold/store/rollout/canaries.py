@@ -78,7 +78,7 @@ class CanaryStore:
             self._check(connection, canary.adapter, generation)
             # What was counted of earlier ones stands in their rounds.
             connection.execute(delete(canary_answers).where(canary_answers.c.workload == self._workload))
-            set_canary(connection, self._workload, self._alias, canary, now)
+            set_canary(connection, self._workload, self._alias, canary)
 
         said = f"{in_percent(shares[0])} of the clients"
         return self._moves.transition(round_.number, round_.state, RoundState.CANARY, said, also=also, canary=record)
@@ -98,7 +98,7 @@ class CanaryStore:
                 raise StateConflict(f"round {number} has no further stage of its canary")
             self._check(connection, before.adapter, generation)
             canary = Canary(before.adapter, record["shares"][stage], stage, before.salt)
-            set_canary(connection, self._workload, self._alias, canary, now)
+            set_canary(connection, self._workload, self._alias, canary)
             self._keep(connection, number, {**record, "stage": stage, "stage_at": now})
             self._event(connection, number, f"{in_percent(canary.share)} of the clients", now)
 

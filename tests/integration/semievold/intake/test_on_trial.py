@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from semievol.errors import AdapterError, TransientError
-from semievol.types import Query
+from semievol.types import PseudoLabel, Query, Unlabelled
 from semievold.config.daemon import RolloutConfig
 from semievold.intake.batches import Told
 from semievold.rollout.answers import AnswerCounts
@@ -62,4 +62,30 @@ async def test_each_query_is_answered_once_by_the_version_that_its_id_names(
     else:
         assert "canary" not in told
     assert all(isinstance(each, Counted) and each.source == "intake" for each in world.stores.canaries.counted("v2"))
+    await world.close()
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_what_the_version_on_trial_leaves_out_what_serves_answers(tmp_path: Path, late: bool) -> None:
+    """A late answer counts against it; a query that it cannot answer does not."""
+
+    class Leaving(RuleLabeller):
+        async def label(self, queries: Sequence[Query], adapter: str | None, *, told: Told) -> None:
+            def tell(outcome: PseudoLabel | Unlabelled) -> None:
+                told(Unlabelled(outcome.query, "scripted", late=late) if adapter == "v2" else outcome)
+
+            await super().label(queries, adapter, told=tell)
+
+    world = World(tmp_path)
+    alias = Alias(AliasState("v1", None, 1, Canary("v2", 0.5, 0, "5a" * 16)))
+    counts = AnswerCounts(RolloutConfig(), alias, world.parser.task, world.stores.canaries)
+    trial = StreamTrial(alias, counts)
+    tried = [id_ for id_ in IDS if trial.takes({}, id_)]
+    await world.ask(*IDS)
+    intake = world.intake(Leaving(), bind=alias.bind, trial=trial, on_stored=lambda labels, _: counts.labelled(labels))
+    await run_until(intake, lambda: intake.counters.received >= len(IDS) and intake.counters.in_flight == 0)
+    assert {str(each["id"]): each["adapter"] for each in await world.predictions()} == dict.fromkeys(IDS, "v1")
+    await counts.write()
+    told = {each.version: each.tally for each in world.stores.canaries.counted("v2")}
+    assert told.get("canary", Tally()) == (Tally(len(tried), len(tried)) if late else Tally())
     await world.close()

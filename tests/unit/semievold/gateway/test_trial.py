@@ -74,6 +74,8 @@ def test_of_a_token_that_many_have_each_conversation_keeps_its_version() -> None
     first = turns("where is it", "on its way", "since when")
     assert name(messages=first[:1]) == name(messages=first) != name(messages=turns("another"))
     assert name(path=COMPLETIONS, prompt="a") != name(path=COMPLETIONS, prompt="b")
+    assert name(path=COMPLETIONS, prompt=[1, 5, 7]) != name(path=COMPLETIONS, prompt=[1, 5, 8])
+    assert name(path=COMPLETIONS, prompt=[[1, 5]]) != name(path=COMPLETIONS, prompt=[[1, 5], [1, 7]])
 
 
 @pytest.mark.parametrize("user", [7, None, "", ["u1"]])

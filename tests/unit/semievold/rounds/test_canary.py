@@ -8,16 +8,21 @@ import pytest
 
 from semievol.errors import TransientError
 from semievold.api import operations
+from semievold.console.history import History
+from semievold.monitoring.figures import FigureStore
+from semievold.rollout.answers import WINDOW
 from semievold.round_states import RoundState as S
+from semievold.rounds.observing import RoundObserver
 from semievold.store.rollout.canaries import Counted, Tally
 from tests.control_world import ControlWorld, OpenWorld, Weights, failing
 
 QUIET = {"new_pseudo_labels": None, "retry_failed_s": 1000.0}
+ROLLOUT_PATIENCE_S = 20.0
 ROLLOUT = {
     "canary": [0.05, 0.25, 1],
     "canary_min_s": 4.0,
     "canary_min_answers": 100,
-    "canary_patience_s": 20.0,
+    "canary_patience_s": ROLLOUT_PATIENCE_S,
     "watch_s": 0.0,
 }
 GOOD = Tally(answers=200, timed=200, read=200)
@@ -46,6 +51,12 @@ def count(world: ControlWorld, tally: Tally, incumbent: Tally = GOOD, *, process
 
 def stage(world: ControlWorld) -> int:
     return int((world.round(1).canary or {})["stage"])
+
+
+def moved_at(world: ControlWorld) -> tuple[float | None, float | None]:
+    """When the alias moved last, by the console and by the metrics."""
+    database, workload = world.stores.database, world.config.workload.name
+    return History(database, workload).serving_since(), FigureStore(database, workload).read().alias_moved_at
 
 
 async def restarted(world: ControlWorld) -> None:
@@ -109,6 +120,24 @@ async def test_missing_answers_pass_no_stage_and_what_is_waited_for_is_said(
     assert world.here.control.idle
 
 
+async def test_more_answers_of_what_serves_than_are_kept_are_not_waited_for(open_world: OpenWorld) -> None:
+    world = await on_trial(open_world, canary_min_answers=WINDOW + 500)
+    count(world, Tally(WINDOW + 500), Tally(WINDOW - 1))
+    await world.passes(8)
+    assert "waits for 1 more answers of 1000 by the one that serves" in world.here.control.waiting_for
+    count(world, Tally(WINDOW + 500), Tally(WINDOW))
+    await world.until(lambda: stage(world) == 1)
+
+
+async def test_what_serves_is_not_waited_for_where_nobody_asks_it(open_world: OpenWorld) -> None:
+    world = await on_trial(open_world, canary=[1])
+    count(world, Tally(99), Tally())
+    await world.passes(8)
+    assert "waits for 1 more answers of 100 by the version on trial" in world.here.control.waiting_for
+    count(world, GOOD, Tally())
+    assert (await world.ended(1)).state is S.SETTLED
+
+
 async def test_a_canary_that_nobody_asks_ends_as_inconclusive_and_answers_nobody(open_world: OpenWorld) -> None:
     world = await on_trial(open_world)
     ended = await world.ended(1)
@@ -135,6 +164,20 @@ async def test_what_the_intake_waits_for_is_not_tried_first_on_clients_of_the_un
     assert "canary" not in world.path(0)
 
 
+async def test_once_the_intake_does_not_wait_a_version_that_follows_the_base_model_is_tried_first(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world(rollout=ROLLOUT, trigger=QUIET)
+    world.teach()
+    world.here.start()
+    assert (await world.ended(0)).state is S.SETTLED
+    assert (await world.answered(world.request("rollback"))).state == "done"
+    world.ask(range(2000, 2030))
+    world.request("start_round", kind="evolve")
+    await world.reaches(1, S.CANARY)
+    assert world.round(1).incumbent is None
+
+
 async def test_where_the_base_model_is_held_to_be_of_use_the_first_version_is_tried_too(open_world: OpenWorld) -> None:
     world = open_world(rollout=ROLLOUT, trigger=QUIET, rounds={"wait_for_warm": False})
     world.teach()
@@ -142,6 +185,10 @@ async def test_where_the_base_model_is_held_to_be_of_use_the_first_version_is_tr
     await world.reaches(0, S.CANARY)
     alias = world.stores.alias.get()
     assert (alias.adapter, alias.canary and alias.canary.adapter) == (None, world.round(0).adapter)
+    await world.here.follower.look()
+    assert not world.here.follower.warm_ended.is_set()  # nothing was promoted, nor decided
+    assert not RoundObserver(world.config, world.stores).warm_ended()
+    assert moved_at(world) == (None, None)
     request = world.request("rollback")
     assert (await world.answered(request)).result == {"from": world.round(0).adapter, "to": None, "round": 0}
     request = world.request("rollback")
@@ -230,6 +277,7 @@ async def test_how_slow_answers_are_does_not_count_where_only_one_version_is_ask
 async def test_a_rollback_ends_the_canary_and_what_serves_goes_on(open_world: OpenWorld) -> None:
     world = await on_trial(open_world)
     warm, adapter = world.round(0).adapter, world.round(1).adapter
+    (promoted_at,) = (each["at"] for each in world.stores.rounds.events(0) if each["to_state"] == S.PROMOTED)
     began = world.loop.time()
     answered = await world.answered(world.request("rollback"))
     assert world.loop.time() - began <= 1.0
@@ -238,6 +286,7 @@ async def test_a_rollback_ends_the_canary_and_what_serves_goes_on(open_world: Op
     assert (ended.state, ended.reason) == (S.ROLLED_BACK, "rolled back by hand during its canary")
     alias = world.stores.alias.get()
     assert (alias.adapter, alias.canary) == (warm, None)
+    assert moved_at(world) == pytest.approx((promoted_at, promoted_at), abs=0.01)  # it served all along
     await world.until(lambda: adapter not in world.here.generator.adapters)
 
 
@@ -279,7 +328,7 @@ async def test_another_version_that_is_promoted_by_hand_ends_the_canary(open_wor
     answered = await world.answered(world.request("promote", adapter=other))
     assert answered.state == "done"
     ended = await world.ended(1)
-    assert ended.state is S.ROLLED_BACK
+    assert ended.state is S.FAILED  # nothing spoke against it, nor against what it learned
     assert ended.reason == f"the alias was moved to {other} by hand during the canary"
     assert world.stores.alias.get().canary is None
 
@@ -293,6 +342,14 @@ async def test_while_frozen_no_stage_passes_and_a_breach_still_takes_back(open_w
     assert "frozen (a look at it)" in world.here.control.waiting_for
     count(world, FAILING)
     assert (await world.ended(1)).state is S.ROLLED_BACK
+
+
+async def test_while_frozen_patience_ends_no_canary(open_world: OpenWorld) -> None:
+    world = await on_trial(open_world)
+    world.stores.freezes.freeze("a look at it")
+    over = world.loop.time() + 2 * ROLLOUT_PATIENCE_S
+    await world.until(lambda: world.loop.time() > over)
+    assert world.round(1).state is S.CANARY
 
 
 async def test_a_version_whose_label_is_taken_back_is_on_trial_no_longer(open_world: OpenWorld) -> None:
