@@ -9,6 +9,7 @@ the actual sizes. Because each is made anew from everything so far, the p-values
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -25,6 +26,11 @@ DRAWS = 999
 POWERS = np.array([0.1, 0.2, 0.35, 0.5, 0.7, 0.9])
 """Bets: kappa * p ** (kappa - 1) has the mean one where p is uniform."""
 _BETWEEN = 2
+MOST_KINDS = 500
+"""A test takes time and memory by the kind: with more of them they are counted in BUCKETS."""
+BUCKETS = 64
+MOST_POOL = 10_000_000
+"""A larger pool would make no test sharper, and numpy draws from fewer than 1e9."""
 
 
 @dataclass(slots=True)
@@ -50,6 +56,8 @@ class MixDetector:
     evidence: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(POWERS)))
     run: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(POWERS)))
     since: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(POWERS), dtype=np.int64))
+    folded: bool = False
+    """Kinds are counted in buckets."""
     lately: Counter[str] = field(default_factory=Counter)
     """What was counted since the evidence of a bet between the boldest and the shyest began."""
 
@@ -76,6 +84,7 @@ class MixDetector:
     def add(self, kind: str) -> bool:
         """Whether this one, as the last of its batch, raises the alarm."""
         self.seen += 1
+        kind = bucket(kind) if self.folded else kind
         if self.alarmed:
             return False
         if self.seen <= self.reference:
@@ -85,7 +94,9 @@ class MixDetector:
         self.batch[kind] += 1
         if self.batch.total() < self.batch_size:
             return False
-        p = p_value(self.pool, self.batch, np.random.default_rng([self.seed, self.batches]))
+        rng = np.random.default_rng([self.seed, self.batches])
+        self._bound(rng)
+        p = p_value(self.pool, self.batch, rng)
         bets = POWERS * p ** (POWERS - 1)
         self.evidence = np.minimum((1 + self.evidence) * bets, 1e300)
         self.run += np.log(bets)
@@ -96,6 +107,18 @@ class MixDetector:
         self.batch, self.batches = Counter(), self.batches + 1
         self.alarmed = self.statistic >= self.alarm_line
         return self.alarmed
+
+    def _bound(self, rng: np.random.Generator) -> None:
+        """Keep pool and kinds within what can be tested.
+
+        p-values stay uniform: what a coin keeps of the pool comes in no other mix than the whole, and whether kinds are
+        folded depends on pool and batch together, not on which of them a thing is in.
+        """
+        while self.pool.total() > MOST_POOL:
+            self.pool = +Counter({kind: int(rng.binomial(count, 0.5)) for kind, count in self.pool.items()})
+        if not self.folded and len({*self.pool, *self.batch}) > MOST_KINDS:
+            self.pool, self.batch, self.lately = (_folded(each) for each in (self.pool, self.batch, self.lately))
+            self.folded = True
 
     def moved(self, most: int = 5) -> list[tuple[str, float, float]]:
         """The kinds that moved most since the evidence began, with their share before and since; [0, 1] each."""
@@ -114,6 +137,7 @@ class MixDetector:
             "run": self.run.tolist(),
             "since": self.since.tolist(),
             "lately": dict(self.lately),
+            "folded": self.folded,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -122,11 +146,25 @@ class MixDetector:
         self.pool, self.batch, self.lately = (Counter(state[name]) for name in ("pool", "batch", "lately"))
         self.evidence, self.run = np.array(state["evidence"], dtype=float), np.array(state["run"], dtype=float)
         self.since = np.array(state["since"], dtype=np.int64)
+        self.folded = state.get("folded", False)
 
 
 def batch_for(kinds: int) -> int:
     """The size of a batch for so many kinds: where most of them come less than once in it, little is seen."""
     return min(LARGEST, max(BATCH, 2 * kinds))
+
+
+def bucket(kind: str) -> str:
+    """The name of one of BUCKETS, by a fixed hash."""
+    digest = hashlib.blake2b(kind.encode(errors="surrogatepass"), digest_size=4).digest()
+    return f"#{int.from_bytes(digest) % BUCKETS}"
+
+
+def _folded(counts: Mapping[str, int]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for kind, count in counts.items():
+        found[bucket(kind)] += count
+    return found
 
 
 def p_value(pool: Mapping[str, int], batch: Mapping[str, int], rng: np.random.Generator) -> float:

@@ -8,7 +8,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from semievol.drift.mixes import BATCH, DRAWS, LARGEST, MixDetector, batch_for, moved, p_value
+from semievol.drift.mixes import (
+    BATCH,
+    BUCKETS,
+    DRAWS,
+    LARGEST,
+    MOST_KINDS,
+    MOST_POOL,
+    MixDetector,
+    batch_for,
+    moved,
+    p_value,
+)
 
 KINDS = ("a", "b", "c", "d", "e", "f")
 BEFORE = (0.3, 0.3, 0.2, 0.1, 0.05, 0.05)
@@ -75,6 +86,34 @@ def test_what_was_kept_goes_on_as_if_it_had_never_stopped() -> None:
     for kind in kinds[277:]:
         second.add(kind)
     assert second.state() == whole.state()
+
+
+def test_a_pool_of_a_billion_is_thinned_and_still_tests() -> None:
+    rng, found = np.random.default_rng(5), MixDetector(300, 100_000.0, BATCH, 1)
+    for kind in drawn(rng, 300):
+        found.add(kind)
+    many = {kind: int(share * 4e9) for kind, share in zip(KINDS, BEFORE, strict=True)}
+    found.restore({**found.state(), "pool": many})
+    for kind in drawn(rng, 10 * BATCH):
+        assert not found.add(kind)
+    assert MOST_POOL / 4 < found.pool.total() <= MOST_POOL + BATCH
+    for kind, share in zip(KINDS, BEFORE, strict=True):
+        assert found.pool[kind] / found.pool.total() == pytest.approx(share, rel=0.01)
+    json.dumps(found.state())
+    assert any(found.add("f") for _ in range(10 * BATCH))
+
+
+def test_many_kinds_are_counted_in_buckets_and_a_shift_of_theirs_is_found() -> None:
+    found = MixDetector(2000, 100_000.0, LARGEST, 1)
+    rng = np.random.default_rng(6)
+    quiet = [f"kind {number}" for number in rng.integers(20_000, size=6000)]
+    assert not any(found.add(kind) for kind in quiet)
+    assert found.folded
+    assert len(found.pool) <= BUCKETS < MOST_KINDS
+    assert found.pool.total() + found.batch.total() == 6000
+    again = MixDetector(2000, 100_000.0, LARGEST, 1)
+    again.restore(json.loads(json.dumps(found.state())))
+    assert any(again.add(f"kind {number}") for number in rng.integers(10, size=3000))
 
 
 def test_what_moved_most_is_what_moved_most_surely() -> None:
