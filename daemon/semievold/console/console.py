@@ -106,7 +106,8 @@ class Console:
     def _frame(self, visit: Visit) -> dict[str, Any]:
         """What stands around every page."""
         stores = self._tools.stores
-        badges = {"/review": self._desk.open(), "/drift": "1" if stores.drift.open_event() is not None else ""}
+        drifted = self._config.drift.enabled and stores.drift.open_event() is not None
+        badges = {"/review": self._desk.open(), "/drift": "1" if drifted else ""}
         return {
             "path": visit.request.path,
             "nav": [(address, name, badges.get(address, "")) for address, name in NAV.items()],

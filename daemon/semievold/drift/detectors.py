@@ -14,15 +14,15 @@ from typing import Any
 
 from semievol.drift.accuracy import ProxyRecord
 from semievol.drift.falls import FallDetector
-from semievol.drift.mixes import MixDetector, batch_for
+from semievol.drift.mixes import BUCKETS, MixDetector, batch_for, bucket
 from semievol.seeds import derive
 from semievold.config.drift import DriftKind, DriftSettings
 from semievold.store.drift.events import Answered
 
 BASE = "base"
 MOST_CATEGORIES = 30
-BUCKETS = 64
-"""Answers and examples that are no closed set are counted by a fixed hash: new ones must not look like new kinds."""
+LONGEST_CATEGORY = 200
+"""Characters of a category in the state."""
 LATELY = 100
 """The labels of which accuracy is shown."""
 UNPARSED = "(no answer)"
@@ -83,7 +83,7 @@ class Detectors:
     def tell(self, row: Answered, known: Known) -> list[Raised]:
         """A query that the serving adapter answered."""
         raised = []
-        category = row.category or category_of(row, known)
+        category = category_of(row, known)
         adapter = row.adapter or BASE
         similarity = similarity_of(row)
         if similarity is not None:
@@ -99,7 +99,7 @@ class Detectors:
         seen = self.accuracy(adapter)
         value, low, high = seen.record.powered(correct, row.confidence, mean_proxy)
         seen.add(correct, row.confidence)
-        return self._fall("accuracy", adapter, row.category or category_of(row, known), value, low, high)
+        return self._fall("accuracy", adapter, category_of(row, known), value, low, high)
 
     def accuracy(self, adapter: str) -> Accuracy:
         """What is known of it; changed by whoever tells."""
@@ -176,13 +176,14 @@ class Detectors:
     def _closed(self, answer: str | None) -> str:
         if answer is None:
             return UNPARSED
-        return answer if self._labels is not None else _bucket(answer)
+        # What is no closed set is counted by a fixed hash: new ones must not look like new kinds.
+        return answer if self._labels is not None else bucket(answer)
 
     def _topic(self, row: Answered, known: Known) -> str:
         category, answer = known.get(row.neighbours[0][0], (None, None))
         if category is None and answer is not None and self._labels is not None:
             return answer
-        return category or _bucket(row.neighbours[0][0])
+        return shortened(category) if category else bucket(row.neighbours[0][0])
 
 
 def line_of(detector: Detector) -> float:
@@ -201,12 +202,19 @@ def sureness_of(row: Answered) -> float:
 
 
 def category_of(row: Answered, known: Known) -> str | None:
-    """Of the nearest example."""
-    return known.get(row.neighbours[0][0], (None, ""))[0] if row.neighbours else None
+    """Its own, else the one of the nearest example; shortened."""
+    category = row.category
+    if not category and row.neighbours:
+        category = known.get(row.neighbours[0][0], (None, ""))[0]
+    return shortened(category) if category else None
 
 
-def _bucket(text: str) -> str:
-    return f"#{int.from_bytes(hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=4).digest()) % BUCKETS}"
+def shortened(category: str) -> str:
+    """At most LONGEST_CATEGORY characters; two long ones that begin alike stay apart by a hash."""
+    if len(category) <= LONGEST_CATEGORY:
+        return category
+    digest = hashlib.blake2b(category.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return f"{category[: LONGEST_CATEGORY - len(digest) - 1]}…{digest}"
 
 
 def _name(kind: str, adapter: str, category: str) -> str:

@@ -38,7 +38,7 @@ def evidence_of(
     known = drift.examples({row.neighbours[0][0] for row in read if row.neighbours})
     mine = [row for row in read if _is_of(row, raised)]
     if raised.category is not None:
-        mine = [row for row in mine if raised.category == (row.category or category_of(row, known))]
+        mine = [row for row in mine if raised.category == category_of(row, known)]
     window, before = mine[:count], mine[count : count + BEFORE]
     if raised.kind == "accuracy":
         moved = [row for row in read if row.query_id in set(wrong)]
@@ -56,7 +56,7 @@ def evidence_of(
         "alarm_line": line_of(detector),
         "words": words_of([texts.get(row.query_id, "") for row in moved], [texts.get(r.query_id, "") for r in before]),
         "nearest_examples": _nearest(moved, known),
-        "categories": _shares(row.category or category_of(row, known) for row in moved),
+        "categories": _shares(category_of(row, known) for row in moved),
         "answers": _shares(row.answer for row in moved),
         "moved_most": [_shown(row, texts) for row in moved[:SHOWN]],
     }

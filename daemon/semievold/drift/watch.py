@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 500
 """Rows that one transaction weighs."""
-SETTLED_S = 2.0
-"""Rows are looked at so long after they were made: those of several intakes become visible in another order."""
+SETTLED_S = 60.0
+"""Rows are looked at so long after they were made: by the clocks of several machines, which may differ by so much, they
+become visible in another order."""
 AROUND = 500
 """Queries whose confidence a label is held beside, and of which accuracy is estimated without labels."""
 
@@ -44,6 +45,7 @@ class DriftWatch:
     Args:
         stores: whose writes are checked against the lease.
         labels: how many labels the task has; None: answers are no closed set.
+        settled_s: the age, in seconds, at which a row is looked at.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class DriftWatch:
         labels: int | None,
         seed: int,
         now: Callable[[], float],
+        settled_s: float = SETTLED_S,
     ) -> None:
         self._settings = settings
         self._stores = stores
@@ -63,6 +66,7 @@ class DriftWatch:
         self._labels = labels
         self._seed = seed
         self._now = now
+        self._settled_s = settled_s
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look every `look_s` while this process leads, until stopped."""
@@ -91,9 +95,10 @@ class DriftWatch:
         if (closed := drift.rearm_after_round()) is not None:
             log.info("drift: event %d is closed by a round that settled; a new reference begins", closed.number)
         position = drift.position()
-        to = self._now() - SETTLED_S
+        to = self._now() - self._settled_s
         rows, truths = drift.answered(position, to, BATCH), drift.truths(position, to, BATCH)
         if not rows and not truths:
+            self._pass_labels(position, to)
             return False
         alias = self._stores.alias.get()
         known = drift.examples({row.neighbours[0][0] for row in [*rows, *_answered(truths)] if row.neighbours})
@@ -113,12 +118,20 @@ class DriftWatch:
                 tell(detectors.tell_truth(row, known, correct, mean_proxy), row, wrong)
         keep = {each or BASE for each in (alias.adapter, alias.previous)}
         summary = self._summary(detectors, serving)
-        kept = drift.advance(
-            position, _after(position, rows, truths), detectors.changed(), detectors.others(keep), alarms, summary
-        )
+        after = _after(position, to, rows, truths)
+        kept = drift.advance(position, after, detectors.changed(), detectors.others(keep), alarms, summary)
         for alarm in alarms if kept else ():
             log.warning("drift: %s", alarm.evidence["said"])
         return len(rows) == BATCH or len(truths) == BATCH or not kept
+
+    def _pass_labels(self, position: Position, to: float) -> None:
+        """Leave behind what says nothing of earlier answers, or each look would read it again; written only if there
+        is any.
+        """
+        last = self._stores.examples.last_change()
+        after = _after(position, to, (), ())
+        if last is not None and last >= position.label_at and after != position:
+            self._stores.drift.advance(position, after, {}, (), ())
 
     def _alarms(self, alarms: list[Alarm], raised: Sequence[Any], last: Answered, wrong: Sequence[str]) -> None:
         stores = (self._stores.drift, self._stores.pseudo_labels)
@@ -169,10 +182,13 @@ def _answered(truths: Sequence[Truth]) -> list[Answered]:
     return [truth.answered for truth in truths]
 
 
-def _after(before: Position, rows: Sequence[Answered], truths: Sequence[Truth]) -> Position:
+def _after(before: Position, to: float, rows: Sequence[Answered], truths: Sequence[Truth]) -> Position:
+    """Where to go on when these were all, or a full batch, of what came before `to`."""
     after = before
     if rows:
         after = after._replace(query_at=rows[-1].created_at, query_id=rows[-1].query_id)
-    if truths:
+    if len(truths) == BATCH:
         after = after._replace(label_at=truths[-1].updated_at, label_id=truths[-1].query_id)
+    elif to > before.label_at:  # most examples are no label of an earlier answer: those are passed too
+        after = after._replace(label_at=to, label_id="")
     return after

@@ -89,7 +89,7 @@ class RoundObserver:
             failures=alike(rounds, self._hash, last_change),
             pseudo_labels=labelled,
             unclean=unclean,
-            drift=self._stores.drift.asks_for_round(),
+            drift=self._stores.drift.asks_for_round() if self._config.drift.enabled else None,
             worth=self._worth(decided, labelled - at_last, self._last_round.age_s(ended_at)),
             clean_rounds=sum(each.ended and each.created_at >= taken_back for each in rounds),
         )

@@ -316,7 +316,7 @@ class RoundEngine:
 
     async def _approved(self, round_: Round) -> bool:
         """Whether nobody need be asked, or a person has said yes."""
-        held = await asyncio.to_thread(self._tools.stores.drift.holds)
+        held = await asyncio.to_thread(self._tools.stores.drift.holds) if self._config.drift.enabled else None
         if self._config.rollout.approval == "none" and held is None:
             return True
         version = await asyncio.to_thread(self._tools.stores.adapters.get, candidate_of(round_))

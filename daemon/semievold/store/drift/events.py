@@ -97,12 +97,12 @@ class DriftStore:
     # --- what is looked at --------------------------------------------------------------------------------------
 
     def answered(self, after: Position, to: float, limit: int) -> list[Answered]:
-        """The next pseudo-labels, oldest first, of those made until `to`, UTC seconds."""
+        """The next pseudo-labels, oldest first, of those made before `to`, UTC seconds."""
         c = pseudo_labels.c
         later = sa.or_(c.created_at > after.query_at, (c.created_at == after.query_at) & (c.query_id > after.query_id))
         statement = (
             sa.select(*_COLUMNS)
-            .where(c.workload == self._workload, c.created_at >= after.query_at, later, c.created_at <= to)
+            .where(c.workload == self._workload, c.created_at >= after.query_at, later, c.created_at < to)
             .order_by(c.created_at, c.query_id)
             .limit(limit)
         )
@@ -122,8 +122,8 @@ class DriftStore:
             return [Answered(*row) for row in rows]
 
     def truths(self, after: Position, to: float, limit: int) -> list[Truth]:
-        """The next labels, oldest first, that are new since and whose query was answered before they came; none that
-        people were asked for because the model is unsure: they say nothing of how often it is right.
+        """The next labels, oldest first, that are new since, came before `to` and whose query was answered before they
+        came; none that people were asked for because the model is unsure: they say nothing of how often it is right.
         """
         e, p = examples.c, pseudo_labels.c
         later = sa.or_(e.updated_at > after.label_at, (e.updated_at == after.label_at) & (e.id > after.label_id))
@@ -134,7 +134,7 @@ class DriftStore:
                 e.workload == self._workload,
                 e.updated_at >= after.label_at,
                 later,
-                e.updated_at <= to,
+                e.updated_at < to,
                 e.created_at == e.updated_at,  # a label that is changed is no new one
                 e.retracted.is_(False),
                 p.created_at <= e.created_at,
@@ -191,9 +191,12 @@ class DriftStore:
         states: Mapping[str, Mapping[str, Any]],
         gone: Collection[str],
         alarms: Sequence[Alarm],
-        summary: Mapping[str, Any],
+        summary: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Keep what was weighed; False where somebody set another reference meanwhile, or looked as well."""
+        """Keep what was weighed; False where somebody set another reference meanwhile, or looked as well.
+
+        summary: None: it stays what it was.
+        """
         p = drift_positions.c
         with self._database.write() as connection:
             moved = connection.execute(
@@ -201,7 +204,7 @@ class DriftStore:
                 .where(p.workload == self._workload, p.arming == before.arming)
                 .where(p.query_at == before.query_at, p.query_id == before.query_id)
                 .where(p.label_at == before.label_at, p.label_id == before.label_id)
-                .values(**after._asdict(), summary=dict(summary))
+                .values(**after._asdict(), **({} if summary is None else {"summary": dict(summary)}))
             )
             if not moved.rowcount:
                 return False

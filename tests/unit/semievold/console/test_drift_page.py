@@ -51,6 +51,13 @@ async def test_where_drift_is_not_watched_the_page_says_so(open_world: OpenWorld
         assert "Drift is not watched" in await (await Browser.logged_in(client)).reads("/drift")
 
 
+async def test_where_drift_is_not_watched_an_open_event_asks_for_nobody(open_world: OpenWorld) -> None:
+    world = open_world(drift={"enabled": False})
+    happened(world)
+    async with Roles(world).api() as client:
+        assert '<span class="badge">' not in await (await Browser.logged_in(client)).opens("/drift")
+
+
 async def test_an_event_is_shown_with_its_queries_and_closed_by_a_new_reference(open_world: OpenWorld) -> None:
     world = open_world()
     happened(world)

@@ -8,28 +8,34 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.types import Example, Query
 from semievold.api import drift as view
 from semievold.api import operations
+from semievold.drift.detectors import LONGEST_CATEGORY, shortened
 from semievold.drift.figures import read_figures
-from semievold.drift.watch import SETTLED_S, DriftWatch
+from semievold.drift.watch import SETTLED_S as MOST_BETWEEN_CLOCKS_S
+from semievold.drift.watch import DriftWatch
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState as S
+from semievold.rounds.observing import RoundObserver
 from semievold.store.pseudo_labels import NewLabel, query_hash
-from tests.control_world import ControlWorld, OpenWorld, example
+from semievold.store.tables import drift_events, pseudo_labels
+from tests.control_world import WORKLOAD, ControlWorld, OpenWorld, example
 from tests.scripted import pseudo_label
 
 SETTINGS: dict[str, Any] = {"false_alarm_every": 1000, "reference": 100, "reference_labels": 30, "categories": False}
 WORDS = ("order", "parcel", "invoice", "refund")
+SETTLED_S = 2.0
 
 
 def watch(world: ControlWorld) -> DriftWatch:
     here = world.here
     equality = AnswerEquality(Task(world.config.task))
-    return DriftWatch(world.config.drift, here.stores, here.lease, equality, 2, 1, world.now)
+    return DriftWatch(world.config.drift, here.stores, here.lease, equality, 2, 1, world.now, SETTLED_S)
 
 
 async def looked(world: ControlWorld, by: DriftWatch | None = None) -> None:
@@ -230,6 +236,28 @@ async def test_an_event_that_holds_lets_nothing_be_promoted_without_a_person(ope
     await world.reaches(0, S.PROMOTED)
 
 
+async def test_an_event_does_nothing_once_drift_is_no_longer_watched(open_world: OpenWorld) -> None:
+    world = open_world(drift={"enabled": False})
+    world.teach()
+    with world.database.write() as connection:
+        connection.execute(
+            sa.insert(drift_events).values(
+                workload=WORKLOAD,
+                number=1,
+                kind="input",
+                actions=["hold", "trigger"],
+                evidence={},
+                also=[],
+                at=world.now(),
+            )
+        )
+    assert world.stores.drift.holds() is not None
+    assert world.stores.drift.asks_for_round() is not None
+    assert RoundObserver(world.config, world.stores).observe().drift is None
+    world.here.start()
+    await world.reaches(0, S.PROMOTED)
+
+
 async def test_accuracy_by_labels_and_without(open_world: OpenWorld) -> None:
     world = await opened(open_world)
     labels(world, range(100), right=0.9)
@@ -270,6 +298,74 @@ async def test_a_label_counts_once(open_world: OpenWorld) -> None:
     labels(world, range(40), right=0.0)  # changed, not new
     await looked(world)
     assert read_figures(world.stores).kinds["accuracy"].seen == 40
+
+
+async def test_examples_that_are_no_labels_of_earlier_answers_are_passed_once(open_world: OpenWorld) -> None:
+    world = await opened(open_world)
+    world.stores.examples.upsert([(example(number), False) for number in range(100, 150)])
+    await looked(world)
+    last = world.stores.examples.last_change()
+    assert last is not None
+    passed = world.stores.drift.position()
+    assert passed.label_at > last
+    summary = world.stores.drift.summary()
+    assert summary
+    await looked(world)
+    assert world.stores.drift.position() == passed  # nothing came: nothing is written
+    labels(world, range(40), right=0.9)
+    await looked(world)
+    assert read_figures(world.stores).kinds["accuracy"].seen == 40
+
+
+async def test_passing_labels_goes_no_way_back(open_world: OpenWorld) -> None:
+    world = await opened(open_world)
+    labels(world, range(40), right=0.9)
+    await looked(world)
+    world.stores.drift.rearm("by hand")
+    begun = world.stores.drift.position()
+    assert not watch(world).look()  # what is settled by now came before
+    assert world.stores.drift.position() == begun
+
+
+async def test_what_an_intake_stores_whose_clock_is_behind_is_weighed(open_world: OpenWorld) -> None:
+    world = await opened(open_world)
+    equality = AnswerEquality(Task(world.config.task))
+    patient = DriftWatch(world.config.drift, world.here.stores, world.here.lease, equality, 2, 1, world.now)
+    traffic(world, range(300, 310))
+    at = world.now()
+    await world.passes(50)
+    world.here.lease.begin(world.here.lease.term or 0)
+    patient.look()
+    traffic(world, range(310, 320))
+    late = pseudo_labels.c.query_id.in_([f"t{number}" for number in range(310, 320)])
+    with world.database.write() as connection:
+        connection.execute(sa.update(pseudo_labels).where(late).values(created_at=at - 2))
+    await world.passes(MOST_BETWEEN_CLOCKS_S)
+    world.here.lease.begin(world.here.lease.term or 0)
+    patient.look()
+    assert read_figures(world.stores).kinds["input"].seen == 320
+
+
+async def test_a_category_longer_than_its_column_is_cut_once(open_world: OpenWorld) -> None:
+    world = open_world(drift={**SETTINGS, "categories": True})
+    world.teach()
+    await world.here.lead()
+    world.stores.drift.position()
+    long = "c" * 900
+    for number in range(0, 600, 2):
+        traffic(world, [number], category=long + "a")
+        traffic(world, [number + 1], category=long + "b")
+    await looked(world)
+    traffic(world, range(600, 900), category=long + "b", similarity=0.3)
+    await looked(world)
+    names = [name.split("|", 2)[2] for name in world.stores.drift.detectors()]
+    assert {shortened(long + "a"), shortened(long + "b"), ""} == set(names)
+    assert max(map(len, names)) == LONGEST_CATEGORY
+    (event,) = world.stores.drift.events()
+    named = {each["category"] for each in [{"category": event.category}, *event.also]}
+    assert shortened(long + "b") in named
+    assert named <= {None, shortened(long + "b")}
+    assert list(event.evidence["categories"]) == [shortened(long + "b")]
 
 
 async def test_a_category_drifts_alone(open_world: OpenWorld) -> None:
