@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import yaml
 
@@ -19,15 +18,12 @@ from tests.servers import unavailable
 
 NAMESPACE = "semievol"
 START_S = 180.0
-NEEDED = ("containerd", "ctr", "runc", "etcd", "buildah", "debootstrap", "ipset", "conntrack", "iptables", "kubectl")
-CNI_PLUGIN = Path("/usr/lib/cni/bridge")
 
 
 def missing_programs() -> list[str]:
     """What packages of Debian would bring."""
     path = f"/usr/sbin:/sbin:{os.environ.get('PATH', '')}"
-    missing = [program for program in NEEDED if shutil.which(program, path=path) is None]
-    return missing if CNI_PLUGIN.exists() else [*missing, str(CNI_PLUGIN)]
+    return [program for program in programs.PACKAGES if shutil.which(program, path=path) is None]
 
 
 def lacking() -> str | None:
@@ -35,9 +31,11 @@ def lacking() -> str | None:
     if os.geteuid() != 0:
         return "a cluster needs root: it makes bridges, mounts and firewall rules"
     if (other := machine.other_node()) is not None:
-        return f"no cluster: {other} runs here, and what a run clears away has the names of what it made"
+        return f"no cluster: a node of another one ({other}) has what a run clears away, by the same names"
     if missing := missing_programs():
-        return f"no cluster: {', '.join(missing)} missing (Debian: apt-get install {' '.join(programs.PACKAGES)})"
+        return (
+            f"no cluster: {', '.join(missing)} missing (Debian: apt-get install {' '.join(programs.packages(missing))})"
+        )
     if absent := [name for name in programs.NAMES if not (BIN / name).exists()]:
         return f"no cluster: {', '.join(absent)} not built; run make cluster-test, or python -m tests.cluster.programs"
     return None
@@ -52,8 +50,8 @@ def running() -> Iterator[Node]:
     if (reason := lacking()) is not None:
         unavailable(reason)
     PLACE.mkdir(parents=True, exist_ok=True)
-    with (PLACE / "lock").open("w") as lock:
-        # One at a time on one machine: a second one waits.
+    with machine.LOCK.open("w") as lock:
+        # One at a time on one machine, whatever checkout it is of: a second one waits.
         fcntl.flock(lock, fcntl.LOCK_EX)
         with machine.lent():
             node = Node()

@@ -22,6 +22,9 @@ from tests.cluster.commands import CommandError, run
 
 NAME = "semievol-test"
 RUN = Path("/run/semievol-cluster")
+LOCK = Path("/run/semievol-cluster.lock")
+"""Held by the run that has the machine. Not in RUN, which says that there is one, or was one that was killed."""
+CGROUPS = Path("/sys/fs/cgroup")
 CONTAINERD, CONTAINERD_STATE = RUN / "containerd.sock", RUN / "containerd"
 STATE = PLACE / "run"
 """What a run writes; the logs stay until the next one."""
@@ -30,7 +33,7 @@ POD_RANGE, POD_SUBNET = "10.201.0.0/16", "10.201.0.0/24"
 SETTINGS = ("net/ipv4/ip_forward", "vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
 """What the CNI plugin and the kubelet set."""
 FOUND = RUN / "settings.json"
-OTHERS = ("kubelet", "kube-proxy", "k3s-server", "k3s-agent", "k0s", "rke2")
+OTHERS = ("kubelet", "kube-proxy", "k3s-server", "k3s-agent", "k0s", "rke2", "kubelite", "microshift")
 
 
 @contextmanager
@@ -54,9 +57,9 @@ def lent() -> Iterator[None]:
 
 
 def other_node() -> str | None:
-    """The program of another cluster that this machine is a node of; None: of none.
+    """What shows that this machine is a node of another cluster; None: nothing does.
 
-    Its chains and cgroups have the names of ours.
+    Its chains and cgroups have the names of ours; pods go on in them while their kubelet is stopped.
     """
     ours = _processes()
     for entry in Path("/proc").iterdir():
@@ -64,8 +67,21 @@ def other_node() -> str | None:
             with suppress(OSError):
                 program = (entry / "comm").read_text().strip()
                 if program in OTHERS:
-                    return program
+                    return f"{program} runs"
+    if RUN.exists():  # what there is else is of a run of ours, which goes on or was killed
+        return None
+    for group in _cgroups("kubepods*"):
+        return f"there is {group}, and no {RUN}"
+    for family in ("iptables", "ip6tables"):
+        with suppress(CommandError, FileNotFoundError):
+            if (chain := node_chain(run(f"{family}-save").splitlines())) is not None:
+                return f"{family} has the chain {chain}, and there is no {RUN}"
     return None
+
+
+def node_chain(rules: list[str]) -> str | None:
+    """A chain that only a node has, in the lines of iptables-save."""
+    return next((line[1:].split()[0] for line in rules if line.startswith(":KUBE-")), None)
 
 
 def clear() -> None:
@@ -123,9 +139,9 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _cgroups() -> list[Path]:
-    """The kubelet's, in each hierarchy."""
-    return [group for group in Path("/sys/fs/cgroup").glob("*/kubepods") if group.is_dir()]
+def _cgroups(name: str = "kubepods") -> list[Path]:
+    """The kubelet's: in each hierarchy of version 1, or in the only one of version 2."""
+    return [group for pattern in (f"*/{name}", name) for group in CGROUPS.glob(pattern) if group.is_dir()]
 
 
 def _remove_cgroups() -> None:

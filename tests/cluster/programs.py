@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 
 from tests.cluster import BIN, HERE
 from tests.cluster.commands import CommandError, run
 from tests.servers import crds
 
-PACKAGES = (
-    *("containerd", "runc", "containernetworking-plugins", "iptables", "ipset", "conntrack", "iproute2"),
-    *("etcd-server", "buildah", "debootstrap", "openssl"),
-)
+CNI_PLUGIN = "/usr/lib/cni/bridge"
+PACKAGES = {
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "runc": "runc",
+    "etcd": "etcd-server",
+    "ip": "iproute2",
+    CNI_PLUGIN: "containernetworking-plugins",
+    **{name: name for name in ("buildah", "debootstrap", "ipset", "conntrack", "iptables", "openssl", "kubectl")},
+}
+"""What the cluster needs of Debian: a program, the package that brings it."""
 VERSION = "v1.34.4"
 BUILD_S = 5_400.0
 _SAID = "k8s.io/component-base/version"
@@ -30,6 +38,11 @@ SOURCES = {
 }
 """(folder of its go.mod, package) by program."""
 NAMES = tuple(SOURCES)
+
+
+def packages(missing: Iterable[str]) -> list[str]:
+    """Debian's packages that bring these programs, each once."""
+    return list(dict.fromkeys(PACKAGES[program] for program in missing))
 
 
 def build() -> None:

@@ -6,20 +6,32 @@ named in one line, and the test is skipped for it.
 
 from __future__ import annotations
 
-from tests.cluster import programs
+from tests.cluster import machine, programs
 from tests.cluster.cluster import lacking, missing_programs
 from tests.servers import set_up
 
 
 def main() -> int:
     """Bring everything; returns the exit code."""
-    if missing_programs() and set_up.may_install():
-        set_up.install([set_up.Need(name, (name,), "", lambda: False) for name in programs.PACKAGES])
+    if set_up.may_install() and machine.other_node() is None:
+        set_up.install(needs(missing_programs()))
     if not missing_programs():
         programs.build()
     if (reason := lacking()) is not None:
         print(f"cluster: {reason}", flush=True)
     return 0
+
+
+def needs(missing: list[str]) -> list[set_up.Need]:
+    """The packages of these programs alone: what is there may be of another origin, as containerd and runc of Docker's
+    containerd.io, which Debian's packages would take the place of.
+    """
+    return [
+        set_up.Need(
+            package, (package,), "", lambda package=package: package not in programs.packages(missing_programs())
+        )
+        for package in programs.packages(missing)
+    ]
 
 
 if __name__ == "__main__":

@@ -149,20 +149,30 @@ def missing_line(missing: Sequence[Need], *, debian: bool) -> str:
 
 
 def install(needs: Sequence[Need]) -> None:
-    """Install the first package of each need that the machine's lists have; they are renewed once when they lack it."""
-    if not all(_install_one(need) for need in needs):
+    """Install the first package of each need that the machine's lists have; they are renewed once when they lack it.
+
+    No package is removed for it: what only goes in place of another (runc in place of Docker's containerd.io, say) is
+    refused, and said.
+    """
+    if not all(_install_one(need) is None for need in needs):
         run(["apt-get", *APT, "update"], "Debian's package lists", 300)
         for need in needs:
-            if not need.present() and not _install_one(need):
-                say(f"apt-get could not install {' or '.join(need.packages)}")
+            if not need.present() and (problem := _install_one(need)) is not None:
+                say(f"apt-get could not install {' or '.join(need.packages)}: {problem}")
 
 
-def _install_one(need: Need) -> bool:
-    options = ["--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
-    return any(
-        run(["apt-get", *APT, "install", *options, package], f"Debian's package {package}", 900) is None
-        for package in need.packages
-    )
+def _install_one(need: Need) -> str | None:
+    """None: it is installed; else what apt-get said of each package."""
+    options = ["--yes", "--no-remove", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
+    problems = []
+    for package in need.packages:
+        problem = run(["apt-get", *APT, "install", *options, package], f"Debian's package {package}", 900)
+        if problem is None:
+            return None
+        if "remove is disabled" in problem:
+            problem += f" (`apt-get install --simulate {package}` names them)"
+        problems.append(problem)
+    return "; ".join(problems)
 
 
 def run(command: Sequence[str], name: str, timeout_s: float) -> str | None:

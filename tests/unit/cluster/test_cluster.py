@@ -11,7 +11,7 @@ import yaml
 
 from semievol.config.file import load_config
 from semievold.config.daemon import DaemonConfig
-from tests.cluster import HERE, commands, images, machine, storage, workload
+from tests.cluster import HERE, commands, images, machine, programs, set_up, storage, workload
 from tests.cluster.node import DNS_ADDRESS
 from tests.cluster.reach import CLIENTS, TARGETS, allowed, standing
 from tests.cluster.story import Story
@@ -117,6 +117,40 @@ def test_the_node_of_another_cluster_is_left_alone(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert machine.other_node() == before
+
+
+@pytest.mark.parametrize("group", ["kubepods", "kubepods.slice", "cpu/kubepods", "memory/kubepods.slice"])
+def test_a_node_whose_kubelet_is_stopped_is_left_alone(
+    group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 1 of cgroups has a hierarchy a controller, version 2 a single one; systemd's names end in slice."""
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "RUN", tmp_path / "run")
+    monkeypatch.setattr(machine, "OTHERS", ())  # this machine may be a node
+    (tmp_path / "cgroup" / group).mkdir(parents=True)
+    assert machine.other_node() == f"there is {tmp_path / 'cgroup' / group}, and no {tmp_path / 'run'}"
+    (tmp_path / "run").mkdir()  # then it is a run's of ours
+    assert machine.other_node() is None
+
+
+def test_a_chain_of_a_node_is_known_among_others() -> None:
+    others = ["*nat", ":DOCKER - [0:0]", '-A DOCKER -m comment --comment ":KUBE-A" -j RETURN', "COMMIT"]
+    assert machine.node_chain(others) is None
+    assert machine.node_chain([*others, "*filter", ":KUBE-FIREWALL - [0:0]"]) == "KUBE-FIREWALL"
+
+
+def test_runs_of_all_checkouts_share_one_lock_outside_of_what_a_run_removes() -> None:
+    assert machine.LOCK.parent == Path("/run")
+    assert not machine.LOCK.is_relative_to(machine.RUN)
+
+
+def test_only_packages_of_missing_programs_are_installed() -> None:
+    assert set_up.needs([]) == []
+    assert [need.packages for need in set_up.needs(["ctr", "containerd", "etcd"])] == [
+        ("containerd",),
+        ("etcd-server",),
+    ]
+    assert programs.packages([programs.CNI_PLUGIN]) == ["containernetworking-plugins"]
 
 
 def test_only_the_rules_of_this_node_are_cleared() -> None:

@@ -41,6 +41,16 @@ def test_only_missing_packages_are_installed_and_only_by_root_on_debian(
     set_up.main()
     assert [command[-1] for command in commands] == ["package-b"]
     assert all("sudo" not in command and "package-a" not in command for command in commands)
+    assert all("--no-remove" in command for command in commands)
+
+
+def test_what_apt_refuses_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    refusal = "E: Packages need to be removed but remove is disabled."
+    monkeypatch.setattr(set_up, "run", lambda command, _name, _timeout_s: refusal if "install" in command else None)
+    set_up.install([need("A", "package-a", present=False)])
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"servers: apt-get could not install package-a: {refusal}")
+    assert "`apt-get install --simulate package-a` names them" in said
 
 
 def test_one_line_names_what_is_missing_and_what_is_skipped_for_it(
