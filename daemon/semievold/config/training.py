@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,9 @@ from semievol.config.training import TrainingConfig
 # What Kubernetes takes as a value of a label, and as the name of an object that is part of a host's name.
 LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 NAME = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
+
+LEAST_KEEP_S = 300
+"""A Job that is removed sooner after its end may be gone before the leader, which may be starting, has looked at it."""
 
 
 class Toleration(Section):
@@ -69,10 +73,11 @@ class LauncherConfig(Section):
     waits in a queue, for a node or for its image does not count. Then the Job is deleted, and the round fails."""
     restarts: int = Field(default=6, ge=0)
     """How often a pod that failed is replaced (by index with several nodes); the training goes on from its last
-    checkpoint. A lost node and an eviction do not count, and what would fail again (bad rows, a bad setting) is not
-    tried again."""
+    checkpoint. A pod that is evicted or whose node is lost does not count, but with several nodes the others, which end
+    for it, do. What would fail again (bad rows, a bad setting) is not tried again."""
     keep_s: int = Field(default=86_400, ge=0)
-    """How long Kubernetes keeps a Job that has ended, and the logs of its pods, seconds."""
+    """How long Kubernetes keeps a Job that has ended, and the logs of its pods, seconds: at least 300 and 10 * poll_s,
+    so that the leader sees the end, also after a restart."""
     poll_s: float = Field(default=3.0, gt=0, le=60)
     """How often the leader looks at the Job, seconds."""
 
@@ -102,6 +107,12 @@ class TrainingSettings(TrainingConfig):
         if self.inherit:
             raise ValueError(
                 "inherit: a Job inherits nothing from the daemon; write the variables into the env of launcher.template"
+            )
+        least = math.ceil(max(LEAST_KEEP_S, 10 * launcher.poll_s))
+        if launcher.keep_s < least:
+            raise ValueError(
+                f"launcher.keep_s: {launcher.keep_s} is too short, a Job may be gone before its end was seen; set at "
+                f"least {least} ({LEAST_KEEP_S} s, and 10 * launcher.poll_s)"
             )
         parts = self.gradient_accumulation * self.processes * launcher.nodes
         if self.batch_size % parts:

@@ -23,6 +23,7 @@ from semievol.adapter_directory import Manifest as AdapterManifest
 from semievol.durable_files import write_whole
 from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import AdapterError, ConfigError, TransientError
+from semievol.training.job import JOB_HASH_FILE, snapshot_hash
 from semievol.training.lora import RESULT_FILE
 from semievol.training.process import LOG_FILE
 from semievol.training.progress import PROGRESS_FILE, WAITING, read_progress
@@ -50,6 +51,8 @@ T = TypeVar("T")
 
 RESULT_WAIT_S = 60.0
 """A shared disk may show a file on this machine some time after it was written on another."""
+RETIRE_EVERY_S = 60.0
+"""How often a training that waits for its place looks whether a Job of an earlier round has it."""
 
 
 class KubernetesLauncher:
@@ -80,10 +83,18 @@ class KubernetesLauncher:
         asked = await asyncio.to_thread(asked_for, place)
         wanted = await _finished(self._manifest, asked)
         ran = RunningTime(place.work, asked.name)
+        elapsed = asyncio.get_running_loop().time
+        cleared_at: float | None = None
         while True:
             job, pods = await _finished(self._seen, asked.name)
             phase = Phase(Kind.LEAVING) if job is None else phase_of(job, pods)
+            if cleared_at is None or (phase.kind is Kind.WAITING and elapsed() - cleared_at >= RETIRE_EVERY_S):
+                await self._clear_earlier(asked.round_number)
+                cleared_at = elapsed()
             if job is None:
+                # Its Job may have ended and been removed while nobody looked.
+                if (made := await asyncio.to_thread(_made_before, place)) is not None:
+                    return _trained(*made)
                 self._say(f"makes Job {asked.name}")
                 await _finished(self._cluster.create_job, wanted)
                 continue
@@ -116,11 +127,28 @@ class KubernetesLauncher:
         """
         await _finished(self._retire, open_round)
 
+    async def _clear_earlier(self, round_number: int) -> None:
+        """Retire the Jobs of earlier rounds: one that could not be deleted when its round ended may hold the place that
+        this one waits for. Later rounds' are another leader's, whom this process does not know of yet.
+        """
+        try:
+            await _finished(self._retire_where, lambda label: label.isdecimal() and int(label) < round_number)
+        except (ConfigError, TransientError) as error:  # the training may have its place all the same
+            log.warning("Jobs of earlier rounds are left alone for now: %s", error)
+
     def _retire(self, open_round: int | None) -> None:
         kept = None if open_round is None else str(open_round)
+        self._retire_where(lambda label: label != kept)
+
+    def _retire_where(self, is_over: Callable[[str], bool]) -> None:
+        """Delete the Jobs of this workload that run for a round, by its label, that is over."""
         for job in self._cluster.jobs({WORKLOAD_LABEL: self._workload}):
             metadata = job["metadata"]
-            if metadata["labels"].get(ROUND_LABEL) == kept or has_ended(job) or "deletionTimestamp" in metadata:
+            if (
+                has_ended(job)
+                or "deletionTimestamp" in metadata
+                or not is_over(metadata["labels"].get(ROUND_LABEL, ""))
+            ):
                 continue
             log.info("deletes Job %s: its round is over", metadata["name"])
             self._cluster.delete_job(job)
@@ -186,8 +214,7 @@ class KubernetesLauncher:
                         f"({error}); the Job must see artifacts.directory under the same path as the daemon"
                     ) from error
             await asyncio.sleep(1.0)
-        NEUTRALISED.add("training", int(manifest.training.get("rows_neutralised", 0)))
-        return Trained(manifest.name, path, manifest.content_hash, manifest.training)
+        return _trained(path, manifest)
 
     def _say(self, text: str) -> None:
         """In the log, when it is news."""
@@ -211,6 +238,21 @@ async def _finished(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 def _published(work: Path, adapters: Path) -> tuple[Path, AdapterManifest]:
     path = adapters / Path(json.loads((work / RESULT_FILE).read_text(encoding="utf-8"))["path"]).name
     return path, adapter_directory.verify(path)
+
+
+def _made_before(place: TrainingPlace) -> tuple[Path, AdapterManifest] | None:
+    """What this very snapshot was trained to earlier; None: nothing, or nothing whole."""
+    try:
+        if (place.work / JOB_HASH_FILE).read_text(encoding="ascii").strip() != snapshot_hash(place.snapshot):
+            return None
+        return _published(place.work, place.adapters)
+    except (OSError, ValueError, KeyError, TypeError, AdapterError):
+        return None
+
+
+def _trained(path: Path, manifest: AdapterManifest) -> Trained:
+    NEUTRALISED.add("training", int(manifest.training.get("rows_neutralised", 0)))
+    return Trained(manifest.name, path, manifest.content_hash, manifest.training)
 
 
 def _failure(asked: Asked, phase: Phase, work: Path) -> str:

@@ -25,6 +25,7 @@ from semievol.errors import AdapterError, ConfigError, TransientError
 from semievol.training.job import write_snapshot
 from semievol.training.progress import WAITING, read_progress
 from semievold.config.training import LauncherConfig, TrainingSettings
+from semievold.rounds.jobs import launcher as launcher_module
 from semievold.rounds.jobs.cluster import Cluster
 from semievold.rounds.jobs.launcher import KubernetesLauncher
 from semievold.rounds.jobs.manifest import asked_for, job_manifest, read_template
@@ -222,7 +223,16 @@ async def test_a_job_trains_and_its_adapter_comes_back(world: World, model: Path
     assert (place.work / "trainer.log").read_text().startswith(f"== {pod['metadata']['name']}\n")
     # Whoever asks once more gets the same, of the same Job.
     assert await world.launcher().train(place) == trained
-    assert len(world.jobs()) == 1
+    (job,) = world.jobs()
+    # Also when Kubernetes has removed it.
+    world.api.ask("DELETE", f"{world.batch}/{job['metadata']['name']}?propagationPolicy=Background")
+    await world.until(lambda: not world.jobs())
+    assert await asyncio.wait_for(world.launcher().train(place), PATIENCE_S) == trained
+    assert world.jobs() == []
+    # But not what other rows were trained to.
+    write_snapshot(place.snapshot, tiny_job(model), ROWS[1:])
+    world.asks(world.launcher(), place)
+    await world.job()
 
 
 async def test_a_request_that_is_repeated_is_the_same_job(world: World) -> None:
@@ -353,13 +363,14 @@ async def test_other_settings_make_a_job_anew_while_it_waits_and_leave_it_alone_
 
 async def test_only_jobs_of_this_workload_whose_round_is_not_open_are_deleted(world: World) -> None:
     launcher = world.launcher()
-    tasks = [world.asks(launcher, world.place())]
+    second = place_of(world.root, 2)
+    write_snapshot(second.snapshot, dataclasses.replace(tiny_job(Path("/m")), round_number=2), ROWS)
+    tasks = [world.asks(launcher, second)]
+    await world.job()  # it has looked for earlier ones
+    tasks.append(world.asks(launcher, world.place()))
     other = place_of(world.root / "other")
     write_snapshot(other.snapshot, dataclasses.replace(tiny_job(Path("/m")), workload="other"), ROWS)
     tasks.append(world.asks(world.launcher(workload="other"), other))
-    second = place_of(world.root, 2)
-    write_snapshot(second.snapshot, dataclasses.replace(tiny_job(Path("/m")), round_number=2), ROWS)
-    tasks.append(world.asks(launcher, second))
     await world.until(lambda: len(world.jobs()) == 3)
     for task in tasks:
         await cancelled(task)
@@ -374,6 +385,34 @@ async def test_only_jobs_of_this_workload_whose_round_is_not_open_are_deleted(wo
     await world.until(lambda: len(world.jobs()) == 1)
     # Their pods have gone with them.
     await world.until(lambda: len(world.pods()) == 1)
+
+
+@pytest.mark.parametrize("when", ["before", "while it waits"])
+async def test_a_job_that_an_earlier_round_left_gives_up_its_place(
+    world: World, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes was away when the round was cancelled. What a later round trains is another leader's."""
+    monkeypatch.setattr(launcher_module, "RETIRE_EVERY_S", 0.5 if when == "while it waits" else 3_600.0)
+
+    async def left(number: int) -> None:
+        place, before = place_of(world.root, number), len(world.jobs())
+        write_snapshot(place.snapshot, dataclasses.replace(tiny_job(Path("/m")), round_number=number), ROWS)
+        # Of a process that knows nothing of other rounds.
+        wanted = job_manifest(read_template(TEMPLATE), asked_for(place), settings(image=IMAGE), IMAGE)
+        assert await asyncio.to_thread(world.cluster().create_job, wanted)
+        await world.until(lambda: len(world.jobs()) > before)
+
+    await left(3)
+    second = place_of(world.root, 2)
+    write_snapshot(second.snapshot, dataclasses.replace(tiny_job(Path("/m")), round_number=2), ROWS)
+    if when == "before":
+        await left(1)
+        world.asks(world.launcher(), second)
+    else:
+        world.asks(world.launcher(), second)
+        await world.until(lambda: len(world.jobs()) == 2)
+        await left(1)
+    await world.until(lambda: {job["metadata"]["labels"]["semievol-round"] for job in world.jobs()} == {"2", "3"})
 
 
 async def test_a_cancelled_wait_makes_no_job_afterwards(world: World) -> None:

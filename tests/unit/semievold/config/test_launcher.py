@@ -56,6 +56,8 @@ def test_the_launcher_is_set_by_variables(tmp_path: Path) -> None:
         ({"launcher": {**KUBERNETES, "tolerations": [{"key": "k", "operator": "Equal"}]}}, "missing with Equal"),
         ({"launcher": {**KUBERNETES, "tolerations": [{"key": "k", "value": "v"}]}}, "set operator Equal"),
         ({"launcher": {**KUBERNETES, "deadline_s": 0}}, "deadline_s"),
+        ({"launcher": {**KUBERNETES, "keep_s": 0}}, "set at least 300 (300 s, and 10 * launcher.poll_s)"),
+        ({"launcher": {**KUBERNETES, "keep_s": 599, "poll_s": 60}}, "launcher.keep_s: 599 is too short"),
     ],
 )
 def test_what_cannot_work_is_refused_by_its_key(training: dict[str, Any], said: str) -> None:
