@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import RoundState
 from semievold.rounds.control import Control
 from semievold.rounds.lease import ControlLease
+from semievold.rounds.places import RoundPlace
 from semievold.serving.alias import Alias
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
@@ -16,6 +19,7 @@ class NoEngine:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
+        self.place = RoundPlace(Path("no-rounds"), Path("no-adapters"))
 
     async def advance(self, round_: Round) -> Round:
         return round_

@@ -13,6 +13,7 @@ from semievol.tasks.task import Task
 from semievol.types import Completion, Example, GenerationRequest, Query
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import RoundState
+from semievold.rounds.launch import SubprocessLauncher
 from semievold.rounds.places import RoundPlace
 from semievold.rounds.steps import RoundEngine
 from semievold.rounds.tools import RoundTools
@@ -69,7 +70,7 @@ def engine_of(stores: Stores, generator: Answering, tmp_path: Path, max_answer_t
         nothing,
         nothing,
         nothing,
-        nothing,
+        SubprocessLauncher(),
         Fleet(),  # type: ignore[arg-type]
         nothing,
         nothing,
