@@ -22,8 +22,6 @@ from semievol.types import Example
 from semievold.config.drift import DriftSettings
 from semievold.drift.detectors import BASE, Detectors
 from semievold.drift.evidence import evidence_of
-from semievold.errors import LeaseLost
-from semievold.retry import set_within
 from semievold.rounds.lease import ControlLease
 from semievold.store.drift.events import Alarm, Answered, Position, Truth
 from semievold.store.stores import Stores
@@ -70,19 +68,17 @@ class DriftWatch:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look every `look_s` while this process leads, until stopped."""
-        while not await set_within(stop, self._settings.look_s):
-            if self._lease.term is None:
-                continue
-            self._lease.begin(self._lease.term)
+
+        async def look_at_all() -> None:
             try:
                 while await asyncio.to_thread(self.look) and not stop.is_set():
                     pass
-            except LeaseLost as lost:
-                log.info("drift: %s", lost)
-            except SemiEvolError as error:  # nothing is lost by looking later
-                log.warning("drift: %s; the next look tries again", error)
+            except SemiEvolError:
+                raise
             except Exception:  # drift is told of, and stops nothing
                 log.exception("drift: a look failed; the next one tries again")
+
+        await self._lease.while_leading(look_at_all, self._settings.look_s, stop, log, "drift")
 
     def look(self) -> bool:
         """Weigh what is new, at most BATCH queries; whether there may be more. Blocking.

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from semievol.errors import SemiEvolError
 from semievold.config.review import ReviewConfig
-from semievold.errors import LeaseLost, RecordRefused
-from semievold.retry import set_within
+from semievold.errors import RecordRefused
 from semievold.review.drawing import Drawing
 from semievold.review.shown import item_record
 from semievold.round_states import RoundState
@@ -59,16 +57,7 @@ class ReviewQueue:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look every `interval_s` while this process leads, until stopped."""
-        while not await set_within(stop, self._config.interval_s):
-            if self._lease.term is None:
-                continue
-            self._lease.begin(self._lease.term)
-            try:
-                await self.look()
-            except LeaseLost as lost:
-                log.info("review: %s", lost)
-            except SemiEvolError as error:  # people can wait
-                log.warning("review: %s; the next look tries again", error)
+        await self._lease.while_leading(self.look, self._config.interval_s, stop, log, "review")
 
     async def look(self) -> None:
         """Draw what is missing, and publish it.

@@ -14,12 +14,12 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
 from sqlalchemy import Connection
 
-from semievol.errors import TransientError
+from semievol.errors import SemiEvolError, TransientError
 from semievold.errors import LeaseLost
 from semievold.retry import set_within
 from semievold.store.leases import LeaseStore
@@ -96,6 +96,29 @@ class ControlLease:
                     await set_within(stop, wait_s)
         finally:
             await self._give_up()
+
+    async def while_leading(
+        self,
+        look: Callable[[], Awaitable[None]],
+        every_s: float,
+        stop: asyncio.Event,
+        log: logging.Logger,
+        what: str,
+    ) -> None:
+        """Have `look` done every so often, in the term of then, until stopped.
+
+        What one look meets is told to `log`, and the next one tries again; a defect of ours ends it.
+        """
+        while not await set_within(stop, every_s):
+            if self.term is None:
+                continue
+            self.begin(self.term)
+            try:
+                await look()
+            except LeaseLost as lost:
+                log.info("%s: %s", what, lost)
+            except SemiEvolError as error:
+                log.warning("%s: %s; the next look tries again", what, error)
 
     async def _ask(self) -> None:
         # Counted from before the call, so that the end is seen here no later than in the database.

@@ -12,9 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from semievol.errors import SemiEvolError
 from semievold.config.daemon import RetentionConfig
-from semievold.errors import LeaseLost
 from semievold.retry import set_within
 from semievold.rounds.lease import ControlLease
 from semievold.store.retention import Place, RetentionStore
@@ -59,16 +57,7 @@ class Retention:
     async def run(self, stop: asyncio.Event) -> None:
         """Look every `interval_s` while this process leads, until stopped."""
         self._stop = stop
-        while not await set_within(stop, self._config.interval_s):
-            if self._lease.term is None:
-                continue
-            self._lease.begin(self._lease.term)
-            try:
-                await self.look()
-            except LeaseLost as lost:
-                log.info("retention: %s", lost)
-            except SemiEvolError as error:  # nothing is lost by deleting later
-                log.warning("retention: %s; the next look tries again", error)
+        await self._lease.while_leading(self.look, self._config.interval_s, stop, log, "retention")
 
     async def look(self) -> None:
         """Delete all that may go now.
