@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Sequence
+from operator import add
 
 from semievol.errors import SemiEvolError
 from semievol.tasks.task import Task
@@ -60,7 +61,7 @@ class AnswerCounts:
         self._serving: str | None = None
         self._last = {source: _Last() for source in SOURCES}
         self._canary: str | None = None
-        self._trial: dict[tuple[int, Source], Tally] = {}
+        self._trial: dict[tuple[int, Source], list[int]] = {}
         self._new = False
         self._error: str | None = None
 
@@ -102,7 +103,7 @@ class AnswerCounts:
         if canary is None or (not self._new and canary == self._canary):
             return
         self._begin(canary)
-        counted = [Counted("canary", stage, source, tally) for (stage, source), tally in self._trial.items()]
+        counted = [Counted("canary", stage, source, Tally(*sums)) for (stage, source), sums in self._trial.items()]
         if self._serving == self._alias.adapter:
             last = [(source, each.tally()) for source, each in self._last.items()]
             counted += [Counted("incumbent", 0, source, tally) for source, tally in last if tally.answers]
@@ -121,8 +122,8 @@ class AnswerCounts:
         canary = self._alias.state.canary
         if canary is not None and adapter == canary.adapter:
             self._begin(canary.adapter)
-            key = (canary.stage, source)
-            self._trial[key] = self._trial.get(key, Tally()) + Tally(*went)
+            sums = self._trial.setdefault((canary.stage, source), [0] * len(went))
+            sums[:] = map(add, sums, went)
         elif adapter == self._alias.adapter:
             if adapter != self._serving:
                 self._serving, self._last = adapter, {each: _Last() for each in SOURCES}
