@@ -31,6 +31,7 @@ from semievold.rounds.watching.pairs import ShadowPairs
 from semievold.rounds.watching.watch import Watch
 from semievold.serving.attestation import Proof
 from semievold.serving.following import FOLLOW_S
+from semievold.store.lineage.retractions import descends_from
 from semievold.store.rounds import Round
 
 log = logging.getLogger(__name__)
@@ -341,8 +342,7 @@ class RoundEngine:
         """Move the alias to what is proved; or first, where the settings say so, some of the clients."""
         adapter = candidate_of(round_)
         if (label := await asyncio.to_thread(self._tools.stores.retractions.unclean, adapter)) is not None:
-            reason = f"it descends from the label {label!r}, which was taken back; start another round"
-            return await self._leave(round_, RoundState.FAILED, reason)
+            return await self._leave(round_, RoundState.FAILED, descends_from(label))
         await self._tools.fleet.load(adapter)
         current = await asyncio.to_thread(self._tools.stores.alias.get)
         if (overtaken := self._overtaken(round_, current.adapter)) is not None:

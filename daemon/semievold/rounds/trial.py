@@ -19,6 +19,7 @@ from semievold.rollout.canary import Seen, look
 from semievold.round_states import RoundState
 from semievold.rounds.ages import Moment
 from semievold.rounds.tools import RoundTools
+from semievold.store.lineage.retractions import descends_from
 from semievold.store.rounds import Round
 
 log = logging.getLogger(__name__)
@@ -130,8 +131,7 @@ class Trial:
         seen = found.seen
         kept = {"canary": {**(found.round.canary or {}), **seen.record()}}
         if found.unclean is not None:
-            reason = f"it descends from the label {found.unclean!r}, which was taken back; start another round"
-            return Exit(RoundState.FAILED, reason, kept)
+            return Exit(RoundState.FAILED, descends_from(found.unclean), kept)
         if seen.decision == "breach":
             return Exit(RoundState.ROLLED_BACK, seen.reason, kept)
         if seen.decision == "late" and found.frozen is None:

@@ -127,6 +127,11 @@ class RetractionStore:
         return [label for label in labels if all(neighbour not in retracted for neighbour, _ in label.neighbours)]
 
 
+def descends_from(label: str) -> str:
+    """Why a round whose version is unclean goes no further."""
+    return f"it descends from the label {label!r}, which was taken back; start another round"
+
+
 def retracted_in(connection: Connection, workload: str) -> set[str]:
     """The ids of all examples that are retracted now."""
     e = examples.c
