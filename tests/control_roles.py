@@ -97,7 +97,14 @@ class Roles:
         self.state_metrics = StateMetrics(name, lambda: here.control.leads)
         self.metrics.registry.register(self.state_metrics)
         self.state_watch = StateWatch(
-            self.state_metrics, world.stores, name, world.place, lambda: here.control.leads, 0.01, time.monotonic
+            self.state_metrics,
+            world.stores,
+            name,
+            world.place,
+            lambda: here.control.leads,
+            0.01,
+            time.monotonic,
+            drift=config.drift.enabled,
         )
         self.idle_watch = IdleWatch(world.stores, self.intake, self.labels, here.control, here.follower.warm_ended)
 

@@ -360,8 +360,9 @@ class Service:
 
         shown = StateMetrics(name, leads)
         parts.metrics.registry.register(shown)
-        interval_s = self._config.api.metrics_interval_s
-        watch = StateWatch(shown, parts.stores, name, place_of(self._config), leads, interval_s, time.monotonic)
+        interval_s, place = self._config.api.metrics_interval_s, place_of(self._config)
+        drift = self._config.drift.enabled
+        watch = StateWatch(shown, parts.stores, name, place, leads, interval_s, time.monotonic, drift=drift)
         parts.supervisor.add("metrics", watch.run, stage=1)
 
     def _add_intake(self, parts: Parts) -> None:

@@ -31,7 +31,7 @@ def summary(config: DaemonConfig, stores: Stores) -> dict[str, Any] | None:
 
 def overview(config: DaemonConfig, stores: Stores) -> dict[str, Any]:
     """Every kind with its evidence and alarm line, accuracy, and the events, newest first."""
-    figures = read_figures(stores)
+    figures = read_figures(stores, watched=config.drift.enabled)
     return {
         "enabled": config.drift.enabled,
         "kinds": {kind: asdict(each) for kind, each in figures.kinds.items()},

@@ -35,6 +35,7 @@ class StateWatch:
         leads: whether this process leads now.
         interval_s: between two readings.
         monotonic: seconds by a clock that nobody sets.
+        drift: whether drift is watched.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class StateWatch:
         leads: Callable[[], bool],
         interval_s: float,
         monotonic: Callable[[], float],
+        *,
+        drift: bool = True,
     ) -> None:
         self._shown = shown
         self._stores = stores
@@ -54,6 +57,7 @@ class StateWatch:
         self._leads = leads
         self._interval_s = interval_s
         self._monotonic = monotonic
+        self._drift = drift
         self._labelled: int | None = None
         self._counted_to = 0.0  # UTC seconds: the labels until then are in `_labelled`
         self._recount_at = 0.0
@@ -90,7 +94,7 @@ class StateWatch:
             disk_free=disk.free,
             disk_size=disk.total,
             read_at=self._stores.database.now(),
-            drift=read_figures(self._stores),
+            drift=read_figures(self._stores, watched=self._drift),
         )
 
     def _count(self, stored: Figures) -> int:

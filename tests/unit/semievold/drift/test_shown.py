@@ -7,9 +7,9 @@ from tests.control_roles import Roles
 from tests.control_world import ControlWorld, OpenWorld
 
 
-async def alarmed(open_world: OpenWorld) -> ControlWorld:
-    """A world with one event."""
-    world = open_world()
+async def alarmed(open_world: OpenWorld, **settings: object) -> ControlWorld:
+    """A world with one event, which was raised before it had these settings."""
+    world = open_world(**settings)
     await world.here.lead()
     drift = world.here.stores.drift
     position = drift.position()
@@ -35,14 +35,28 @@ async def test_the_api_shows_events_and_sets_a_new_reference(open_world: OpenWor
     assert world.stores.drift.event(1).closed_by == "it stays"
 
 
-async def test_an_open_event_is_exported(open_world: OpenWorld) -> None:
-    world = await alarmed(open_world)
+async def exported(world: ControlWorld) -> str:
     roles = Roles(world)
     world.here.start()
     await world.until(lambda: world.here.control.leads)
     await roles.state_watch.look()
-    text = roles.metrics.render().decode()
+    return roles.metrics.render().decode()
+
+
+async def test_an_open_event_is_exported(open_world: OpenWorld) -> None:
+    text = await exported(await alarmed(open_world))
     assert 'semievol_drift_open{workload="w"} 1.0' in text
     assert 'semievol_drift_events{kind="input",workload="w"} 1.0' in text
     assert 'semievol_drift_watched{kind="input",workload="w"} 0.0' in text
     assert 'semievol_accuracy_without_labels_valid{workload="w"} 0.0' in text
+
+
+async def test_an_open_event_waits_for_nobody_once_drift_is_switched_off(open_world: OpenWorld) -> None:
+    world = await alarmed(open_world, drift={"enabled": False})
+    assert world.stores.drift.open_event() is not None
+    text = await exported(world)
+    assert 'semievol_drift_open{workload="w"} 0.0' in text
+    assert 'semievol_drift_events{kind="input",workload="w"} 1.0' in text
+    async with Roles(world).api() as client:
+        seen = await (await client.get("/v1/drift")).json()
+    assert (seen["enabled"], seen["kinds"], seen["accuracy"]) == (False, {}, None)
