@@ -41,7 +41,7 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
     examples, labels = stores.examples.counts(), stores.pseudo_labels.counts()
     open_round = stores.rounds.open()
     window = stores.pseudo_labels.window(200)
-    lease, frozen = stores.leases.get(), stores.freezes.get()
+    lease, frozen, contradictions = stores.leases.get(), stores.freezes.get(), stores.contradictions.open()
     return {
         "alias": config.workload.served_alias,
         "waiting_for": observing.waiting_for(config, stores, labels_lag),
@@ -61,8 +61,8 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
             "retracted": examples.retracted,
         },
         "pseudo_labels": {"total": labels.total, "unparseable": labels.unparseable, "unpublished": labels.unpublished},
-        "review": {**stores.reviews.waiting(), "contradiction": stores.contradictions.open()},
-        "feedback": {"waiting": stores.waiting.count(), "contradictions": stores.contradictions.open()},
+        "review": {**stores.reviews.waiting(), "contradiction": contradictions},
+        "feedback": {"waiting": stores.waiting.count(), "contradictions": contradictions},
         "answers_a_minute": stores.pseudo_labels.count_since(stores.database.now() - 60.0),
         "recent": {"labels": window.count, "entropy": window.mean_entropy, "agreement": window.mean_agreement},
         "drift": drift.summary(config, stores),

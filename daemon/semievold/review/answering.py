@@ -33,6 +33,8 @@ KINDS: tuple[Which, ...] = ("gate", "teach", "contradiction")
 BY_REVIEWERS = ("terminal", "api", "import")
 ANSWERABLE = (ItemState.OPEN, ItemState.SKIPPED, ItemState.OVER)
 MOST_SHOWN = 500
+MOST_COUNTED = 1_000
+"""More contradictions than so many are not counted: unlike the other kinds, no setting bounds how many wait."""
 
 
 class UnknownItem(StateConflict):
@@ -47,11 +49,11 @@ class Reviewers:
     stores: Stores
     producer: StreamProducer
 
-    def waiting(self, kind: Which | None = None, most: int = MOST_SHOWN, counted: int | None = None) -> dict[str, Any]:
+    def waiting(self, kind: Which | None = None, most: int = MOST_SHOWN, counted: int = MOST_COUNTED) -> dict[str, Any]:
         """Blocking. What waits, what a gate needs first, and of which kind how much; where there is nothing, why.
 
-        The order within a gate's items is the one in which their labels count. `counted` ends the count of
-        contradictions there: unlike the other kinds, no setting bounds how many wait.
+        The order within a gate's items is the one in which their labels count. Of contradictions at most `counted` are
+        counted; where there are more, `at_least` names the kind.
         """
         task, now = Task(self.config.task), self.stores.database.now()
         contradictions, given_since = self.stores.contradictions, now - LOST_S
@@ -64,8 +66,10 @@ class Reviewers:
             ]
         waiting = self.stores.reviews.waiting()
         counts: dict[Which, int] = {kind: waiting[kind] for kind in PURPOSES}
-        counts["contradiction"] = contradictions.count_waiting(given_since, counted)
-        return {"items": items, "open": counts, "nothing": self._why_not(counts)}
+        found = contradictions.count_waiting(given_since, counted + 1)
+        counts["contradiction"] = min(found, counted)
+        at_least = ["contradiction"] if found > counted else []
+        return {"items": items, "open": counts, "at_least": at_least, "nothing": self._why_not(counts)}
 
     def checked(self, key: str | None, query_id: str | None, answer: object) -> str:
         """Blocking. The name of the item that is called so, or asks the query of this id, if the answer is one to it.
@@ -171,7 +175,7 @@ class Reviewers:
             raise DataError(poison.detail) from poison
 
     def _was_taught(self, label_id: str) -> bool:
-        return bool(self.stores.lineage.of_example(label_id).rounds)
+        return self.stores.lineage.taught(label_id)
 
     def _why_not(self, counts: Mapping[Which, int]) -> dict[str, str]:
         """Of the kinds of which nothing waits, why."""

@@ -78,6 +78,14 @@ class LineageStore:
         with self._database.read() as connection:
             return self.made_by(connection, self.reached(connection, [example_id]))
 
+    def taught(self, example_id: str) -> bool:
+        """Whether a round has learned from a labelled example, or was calibrated on it; along an index.
+
+        What was shown it taught no other rounds than these: a round takes its examples last, all that there are.
+        """
+        with self._database.read() as connection:
+            return bool(self._taught(connection, [example_id]))
+
     def of_adapter(self, name: str) -> Descendants:
         """What descends from an adapter, itself left out."""
         with self._database.read() as connection:
