@@ -11,7 +11,7 @@ import gc
 import random
 import resource
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,11 +93,14 @@ def fill(path: Path, rows: int) -> None:
     database.close()
 
 
-async def ask(stream: Stream, topic: str, count: int) -> None:
+async def ask(
+    stream: Stream, topic: str, count: int, name: Callable[[int], str] = lambda number: f"query-{number}"
+) -> None:
+    """So many queries, with ids of that form."""
     rng = random.Random(1)
     producer = stream.producer()
     for start in range(0, count, 500):
-        queries = [Query(f"query-{n}", question(rng)) for n in range(start, min(start + 500, count))]
+        queries = [Query(name(n), question(rng)) for n in range(start, min(start + 500, count))]
         await producer.publish(topic, [query_record(query) for query in queries])
     await producer.close()
 

@@ -36,9 +36,13 @@ def _binaries() -> Path:
 
 
 class PostgresServer:
-    """One PostgreSQL cluster. Its databases survive `stop` and `kill`, as they would on a real machine."""
+    """One PostgreSQL cluster. Its databases survive `stop` and `kill`, as they would on a real machine.
 
-    def __init__(self) -> None:
+    `settings`: options of the server.
+    """
+
+    def __init__(self, settings: Sequence[str] = FAST) -> None:
+        self._settings = settings
         self._bin = _binaries()
         self._root = os.geteuid() == 0
         if self._root and "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
@@ -64,7 +68,7 @@ class PostgresServer:
         self._run("initdb", "-D", str(self._data), "-U", USER, "-A", "scram-sha-256", f"--pwfile={password}", "-N")
 
     def start(self) -> None:
-        options = [f"-p {self.port}", f"-k {self._directory}", "-c listen_addresses=127.0.0.1", *FAST]
+        options = [f"-p {self.port}", f"-k {self._directory}", "-c listen_addresses=127.0.0.1", *self._settings]
         log = str(self._directory / "server.log")
         self._control("start", "-l", log, "-o", " ".join(options))
 

@@ -1,7 +1,6 @@
 """What the gauges of the state show, read by statements that go along an index to the little that they need.
 
-Reads alone. The exception is `labelled`, which counts an index and is asked seldom. What is made of the numbers is in
-`semievold.monitoring.state_metrics`.
+Reads alone. What is made of the numbers is in `semievold.monitoring.state_metrics`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from sqlalchemy import Connection
 
 from semievold.round_states import ENDED, RoundState
 from semievold.store.database import Database
+from semievold.store.labels.tally import LabelTally
 from semievold.store.tables import adapters, aliases, examples, operator_requests, pseudo_labels, round_events, rounds
 
 _COUNT = sa.func.count()
@@ -26,7 +26,7 @@ _ENDED = [state.value for state in ENDED]
 class Figures:
     """The state at one moment. Times are UTC seconds; None: there is no such thing yet.
 
-    unparsed, unpublished: pseudo-labels without an answer, and those whose prediction is due.
+    labelled, unparsed, unpublished: pseudo-labels, those without an answer, and those whose prediction is due.
     open_since: when the open round came into its present state.
     step_s: seconds that the newest round spent in each state that it has left.
     pool, selected: of the newest round that chose its rows.
@@ -42,6 +42,7 @@ class Figures:
     holdout: int
     last_label_at: float | None
     last_pseudo_label_at: float | None
+    labelled: int
     unparsed: int
     unpublished: int
     rounds: Mapping[str, int]
@@ -71,6 +72,7 @@ class FigureStore:
     def __init__(self, database: Database, workload: str) -> None:
         self._database = database
         self._workload = workload
+        self._tally = LabelTally(database, workload)
 
     def read(self) -> Figures:
         """Blocking; a dozen short statements.
@@ -81,28 +83,20 @@ class FigureStore:
         with self._database.read() as connection:
             return Figures(**self._of_labels(connection), **self._of_rounds(connection))
 
-    def labelled(self, to: float, after: float | None = None) -> int:
-        """How many pseudo-labels were added until `to`, UTC seconds; with `after`, later than that.
-
-        Without `after` an index of all of them is counted.
-        """
-        added = pseudo_labels.c.created_at
-        statement = self._of(pseudo_labels, _COUNT).where(added <= to)
-        with self._database.read() as connection:
-            return int(connection.execute(statement if after is None else statement.where(added > after)).scalar_one())
-
     def _of_labels(self, connection: Connection) -> dict[str, Any]:
         def one(statement: sa.Select[Any]) -> Any:
             return connection.execute(statement).scalar()
 
         e, p = examples.c, pseudo_labels.c
+        tally = self._tally.read(connection)
         live = self._of(examples, _COUNT).where(e.retracted.is_(False))
         return {
             "training": one(live.where(e.holdout.is_(False))),
             "holdout": one(live.where(e.holdout.is_(True))),
             "last_label_at": one(self._of(examples, sa.func.max(e.updated_at))),
             "last_pseudo_label_at": one(self._of(pseudo_labels, sa.func.max(p.created_at))),
-            "unparsed": one(self._of(pseudo_labels, _COUNT).where(p.answer.is_(None))),
+            "labelled": tally.stored,
+            "unparsed": tally.unparsed,
             "unpublished": one(self._of(pseudo_labels, _COUNT).where(p.published.is_(False))),
             "alias_moved_at": one(self._of(aliases, sa.func.nullif(sa.func.max(aliases.c.updated_at), 0.0))),
             "requests_pending": one(self._of(operator_requests, _COUNT).where(operator_requests.c.state == "pending")),

@@ -44,13 +44,12 @@ Values = Mapping[str, float] | float | None
 class StateFigures:
     """All that was read at one moment.
 
-    labelled: pseudo-labels; window: the newest of them; training: the open round's progress.json, while it trains.
+    window: the newest pseudo-labels; training: the open round's progress.json, while it trains.
     review_open: items that wait for a person, by purpose; review_labels: those that were labelled, by way.
     disk_free, disk_size: bytes of the disk that has the artifacts; read_at: UTC seconds.
     """
 
     stored: Figures
-    labelled: int
     window: LabelWindow
     training: Mapping[str, Any] | None
     frozen: bool
@@ -75,7 +74,7 @@ SHOWN: tuple[tuple[Declared, Callable[[StateFigures], Values]], ...] = (
         gauge("last_label_timestamp_seconds", "When an example was last added, changed or retracted."),
         lambda s: s.stored.last_label_at,
     ),
-    (gauge("pseudo_labels", "Stored pseudo-labels; deletions show within ten minutes."), lambda s: s.labelled),
+    (gauge("pseudo_labels", "Stored pseudo-labels."), lambda s: s.stored.labelled),
     (
         gauge("pseudo_labels_unparsed", "Stored pseudo-labels without an answer that parses."),
         lambda s: s.stored.unparsed,

@@ -22,8 +22,6 @@ from semievold.store.stores import Stores
 
 log = logging.getLogger(__name__)
 
-RECOUNT_S = 600.0
-"""How often all pseudo-labels are counted; in between, those that came are added."""
 LOOK_S = 1.0
 """How soon a new leader shows the state."""
 
@@ -58,9 +56,6 @@ class StateWatch:
         self._interval_s = interval_s
         self._monotonic = monotonic
         self._drift = drift
-        self._labelled: int | None = None
-        self._counted_to = 0.0  # UTC seconds: the labels until then are in `_labelled`
-        self._recount_at = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read every `interval_s` while this process leads, until stopped."""
@@ -68,7 +63,7 @@ class StateWatch:
         while not await set_within(stop, min(LOOK_S, self._interval_s)):
             if not self._leads():
                 self._shown.show(None)
-                self._labelled, due = None, 0.0
+                due = 0.0
             elif self._monotonic() >= due:
                 due = self._monotonic() + self._interval_s
                 await self.look()
@@ -85,7 +80,6 @@ class StateWatch:
         disk = shutil.disk_usage(self._place.adapters if self._place.adapters.exists() else self._place.adapters.parent)
         return StateFigures(
             stored=stored,
-            labelled=self._count(stored),
             window=self._stores.pseudo_labels.window(WINDOW),
             training=self._training(stored),
             frozen=self._stores.freezes.get() is not None,
@@ -96,15 +90,6 @@ class StateWatch:
             read_at=self._stores.database.now(),
             drift=read_figures(self._stores, watched=self._drift),
         )
-
-    def _count(self, stored: Figures) -> int:
-        now, to = self._monotonic(), stored.last_pseudo_label_at or 0.0
-        if self._labelled is None or now >= self._recount_at:
-            self._labelled, self._recount_at = self._figures.labelled(to), now + RECOUNT_S
-        else:
-            self._labelled += self._figures.labelled(to, self._counted_to)
-        self._counted_to = to
-        return self._labelled
 
     def _training(self, stored: Figures) -> dict[str, object] | None:
         if stored.open_round is None or stored.open_state is not RoundState.TRAINING:

@@ -7,8 +7,7 @@ Reads alone, so that the command line says the same as the controller does, also
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semievol.training.progress import WAITING, read_progress
@@ -24,30 +23,6 @@ from semievold.store.stores import Stores
 CONFIG_OPTION = "config"
 """Under this name a round's options hold the hash of the settings that it was planned under."""
 
-FEW = 10_000
-"""So many pseudo-labels are counted at every look: that takes a millisecond."""
-REST = 50
-"""More are counted again after so many times as long as the count took: a fiftieth of the time, however many."""
-
-
-class LabelledQueries:
-    """How many queries were labelled so far, by counts that cost little; of many the number may be some seconds old."""
-
-    def __init__(self, count: Callable[[], int], monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._count = count
-        self._monotonic = monotonic
-        self._counted: int | None = None
-        self._due = 0.0
-
-    def number(self, at_least: int = 0) -> int:
-        """Blocking. `at_least`: known from elsewhere; what was counted before that is counted again."""
-        began = self._monotonic()
-        if self._counted is None or self._counted < max(FEW, at_least) or began >= self._due:
-            self._counted = self._count()
-            ended = self._monotonic()
-            self._due = ended + REST * (ended - began)
-        return self._counted
-
 
 class RoundObserver:
     """Looks at one workload's state; remembers what it saw when, so that no clock that is set back holds a round up."""
@@ -57,7 +32,6 @@ class RoundObserver:
         self._stores = stores
         self._last_label = Moment(stores.database.now)
         self._last_round = Moment(stores.database.now)
-        self._labelled = LabelledQueries(stores.pseudo_labels.labelled)
         self._hash = config.hash()
         self._past_rounds: dict[int, PastRound] = {}
 
@@ -68,7 +42,7 @@ class RoundObserver:
         counts, last_change = examples.counts(), examples.last_change() or 0.0
         decided = [each for each in rounds if each.ended and each.state not in UNDECIDED]
         at_last = max((each.snapshot["labelled_total"] for each in decided if each.snapshot), default=0)
-        labelled = self._labelled.number(at_last)
+        labelled = self._stores.pseudo_labels.labelled()
         last = rounds[0] if rounds else None
         retractions = self._stores.retractions
         unclean = retractions.unclean(self._stores.alias.get().adapter)
@@ -156,7 +130,7 @@ def waiting_for(
 ) -> str:
     """What the rounds wait for, in one sentence; from the state alone.
 
-    `observer`: of who asks often; it remembers what it counted.
+    `observer`: of who asks often; it remembers past rounds.
     """
     open_round = stores.rounds.open()
     frozen = stores.freezes.get()

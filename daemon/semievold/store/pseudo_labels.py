@@ -1,7 +1,8 @@
 """The pseudo-labels: exactly one per query, what explains it, and whether its prediction is published.
 
 Owns the tables `pseudo_labels` and `pseudo_label_history`. Rounds read the pool here and put better labels back.
-Invariant: the first durable label of a query id wins; only `replace` changes it, and keeps the old one.
+Invariants: the first durable label of a query id wins; only `replace` changes it, and keeps the old one. What is asked
+often costs the same however many there are.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from semievol.errors import DataError
 from semievol.examples.records import query_to_json, stored_query
 from semievol.types import PseudoLabel, Query
 from semievold.store.database import Database, chunks
-from semievold.store.label_rows import label_columns, label_of, readable_labels
-from semievold.store.tables import examples, forgotten, pseudo_label_history, pseudo_labels
+from semievold.store.labels.rows import label_columns, label_of, readable_labels
+from semievold.store.labels.tally import LabelTally
+from semievold.store.tables import examples, pseudo_label_history, pseudo_labels
 
 _HISTORY = ("answer", "entropy", "agreement", "adapter", "neighbours", "candidates")
 _POOL_COLUMNS = tuple(
@@ -102,6 +104,7 @@ class PseudoLabelStore:
     def __init__(self, database: Database, workload: str) -> None:
         self._database = database
         self.workload = workload
+        self._tally = LabelTally(database, workload)
         # Built once: the intake runs them for every batch.
         c = pseudo_labels.c
         ids: sa.BindParameter[Sequence[str]] = sa.bindparam("ids", expanding=True)
@@ -127,7 +130,9 @@ class PseudoLabelStore:
         rows = {item.label.query.id: self._row(item, now) for item in reversed(new)}
         with self._database.write() as connection:
             self._mark_published(connection, published)
-            return self._database.insert_new(connection, pseudo_labels, list(rows.values()), pseudo_labels.c.query_id)
+            added = self._database.insert_new(connection, pseudo_labels, list(rows.values()), pseudo_labels.c.query_id)
+            self._tally.add(connection, [row for query_id, row in rows.items() if query_id in added])
+        return added
 
     def unpublished(self, limit: int, older_than_s: float = 0.0, *, but_of: str | None = None) -> list[PseudoLabel]:
         """Labels whose prediction may not be in the predictions topic, oldest first; none of queries from `but_of`."""
@@ -250,6 +255,7 @@ class PseudoLabelStore:
             for some in chunks(list({label.query.id: label for label in labels}.values())):
                 changed += self._superseded(connection, some, now)
             if changed:
+                self._tally.replace(connection, sum(each.pop("parsed") for each in changed))
                 statement = sa.update(pseudo_labels).where(
                     c.workload == self.workload, c.query_id == sa.bindparam("at_query_id")
                 )
@@ -274,29 +280,23 @@ class PseudoLabelStore:
             kept = {name: old[name] for name in ("query_id", "revision", *_HISTORY)}
             history.append({**kept, "workload": self.workload, "created_at": old["updated_at"]})
             at = {"revision": old["revision"] + 1, "updated_at": now, "at_query_id": label.query.id}
-            updates.append({**values, **at, "unclean": False})
+            parsed = (values["answer"] is not None) - (old["answer"] is not None)
+            updates.append({**values, **at, "unclean": False, "parsed": parsed})
         self._database.insert_new(connection, pseudo_label_history, history, pseudo_label_history.c.query_id)
         return updates
 
     # --- figures ------------------------------------------------------------------------------------------------
 
     def counts(self) -> LabelCounts:
-        c = pseudo_labels.c
-        conditions = (sa.true(), c.answer.is_(None), c.published.is_(False))  # each has an index of its own
+        due = sa.select(sa.func.count()).where(self._mine(), pseudo_labels.c.published.is_(False))
         with self._database.read() as connection:
-            return LabelCounts(
-                *(
-                    connection.execute(sa.select(sa.func.count()).where(self._mine(), condition)).scalar_one()
-                    for condition in conditions
-                )
-            )
+            tally = self._tally.read(connection)
+            return LabelCounts(tally.stored, tally.unparsed, connection.execute(due).scalar_one())
 
     def labelled(self) -> int:
         """Queries labelled so far, those among them whose label retention has deleted."""
-        deleted = sa.select(forgotten.c.pseudo_labels).where(forgotten.c.workload == self.workload)
-        total = sa.select(sa.func.count()).where(self._mine())
         with self._database.read() as connection:
-            return connection.execute(total).scalar_one() + (connection.execute(deleted).scalar() or 0)
+            return self._tally.read(connection).labelled
 
     def last_added(self) -> float | None:
         """When a query was last labelled for the first time, UTC seconds; None when none was."""
@@ -333,18 +333,9 @@ class PseudoLabelStore:
             return LabelWindow(*connection.execute(statement).one())
 
     def offsets(self) -> dict[str, dict[str, int]]:
-        """{topic: {partition: highest offset with a stored label}}; partitions as text, for JSON."""
-        c = pseudo_labels.c
-        statement = (
-            sa.select(c.topic, c.partition, sa.func.max(c.offset))
-            .where(self._mine(), c.topic.is_not(None))
-            .group_by(c.topic, c.partition)
-        )
-        found: dict[str, dict[str, int]] = {}
+        """{topic: {partition: highest offset that got a label}}; partitions as text, for JSON."""
         with self._database.read() as connection:
-            for topic, partition, offset in connection.execute(statement):
-                found.setdefault(topic, {})[str(partition)] = offset
-        return found
+            return self._tally.offsets(connection)
 
     # --- inside -------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ from sqlalchemy import Connection
 
 from semievold.round_states import ENDED, RoundState
 from semievold.store.database import Database
+from semievold.store.labels.tally import LabelTally
 from semievold.store.tables import (
     adapters,
-    forgotten,
     metadata,
     operator_requests,
     pseudo_label_history,
@@ -81,6 +81,7 @@ class RetentionStore:
     def __init__(self, database: Database, workload: str) -> None:
         self._database = database
         self._workload = workload
+        self._tally = LabelTally(database, workload)
 
     def needed_rounds(self) -> list[int]:
         """The rounds that are open or whose adapter exists, and those that these adapters started from."""
@@ -121,7 +122,7 @@ class RetentionStore:
             c.created_at > place.created_at, (c.created_at == place.created_at) & (c.query_id > place.query_id)
         )
         some = (
-            sa.select(*c["query_id", "created_at", "published"])
+            sa.select(*c["query_id", "created_at", "published"], c.answer.is_(None).label("unparsed"))
             .where(c.workload == self._workload, later, c.created_at < before)
             .order_by(c.created_at, c.query_id)
             .limit(BATCH)
@@ -131,8 +132,9 @@ class RetentionStore:
                 return Swept(0, None)
             rows = connection.execute(some).all()
             held = self._members([row.query_id for row in rows], connection)
-            going = [row.query_id for row in rows if row.published and row.query_id not in held]
-            self._delete(connection, going)
+            going = [row for row in rows if row.published and row.query_id not in held]
+            self._delete(connection, [row.query_id for row in going])
+            self._tally.delete(connection, len(going), sum(row.unparsed for row in going))
         last = rows[-1] if len(rows) == BATCH else None
         return Swept(len(going), None if last is None else Place(last.created_at, last.query_id))
 
@@ -157,9 +159,6 @@ class RetentionStore:
         for table in (pseudo_label_history, pseudo_labels):
             mine = (table.c.workload == self._workload) & table.c.query_id.in_(ids)
             connection.execute(sa.delete(table).where(mine))
-        one_more = self._database.insert(forgotten).values(workload=self._workload, pseudo_labels=len(ids))
-        so_far = forgotten.c.pseudo_labels + one_more.excluded.pseudo_labels
-        connection.execute(one_more.on_conflict_do_update(index_elements=["workload"], set_={"pseudo_labels": so_far}))
 
     def forget_rounds(self, needed: Sequence[int], keep: int) -> int:
         """Delete BATCH rows of what was asked and answered in rounds older than the newest `keep` which nothing needs;

@@ -25,7 +25,7 @@ from semievold.store.review.items import ReviewStore
 from semievold.store.rollout.canaries import CanaryStore
 from semievold.store.rounds import RoundStore
 from semievold.store.shadow_pairs import ShadowPairStore
-from semievold.store.tables import examples, pseudo_labels, rounds
+from semievold.store.tables import examples, label_counts, rounds
 from semievold.store.waiting_feedback import WaitingFeedback
 
 
@@ -62,7 +62,7 @@ class Stores:
         with self.database.read() as connection:
             return frozenset(
                 name
-                for table in (examples, pseudo_labels, rounds)
+                for table in (examples, label_counts, rounds)
                 for name in connection.execute(select(table.c.workload).distinct()).scalars()
             )
 

@@ -201,18 +201,15 @@ pseudo_labels = Table(
     Column("unclean", Boolean, nullable=False, server_default=false()),  # had a label as neighbour that was taken back
     Index("ix_pseudo_labels_created", "workload", "created_at"),
 )
-# Partial indexes: both kinds of row are few, and the common row pays nothing for them.
-for _name, _condition in (
-    ("ix_pseudo_labels_unpublished", pseudo_labels.c.published.is_(False)),
-    ("ix_pseudo_labels_unparseable", pseudo_labels.c.answer.is_(None)),
-):
-    Index(
-        _name,
-        pseudo_labels.c.workload,
-        pseudo_labels.c.created_at,
-        sqlite_where=_condition,
-        postgresql_where=_condition,
-    )
+# A partial index: such rows are few, and the common row pays nothing for it.
+_unpublished = pseudo_labels.c.published.is_(False)
+Index(
+    "ix_pseudo_labels_unpublished",
+    pseudo_labels.c.workload,
+    pseudo_labels.c.created_at,
+    sqlite_where=_unpublished,
+    postgresql_where=_unpublished,
+)
 
 pseudo_label_history = Table(
     "pseudo_label_history",
@@ -229,11 +226,23 @@ pseudo_label_history = Table(
     Column("created_at", Float, nullable=False),
 )
 
-forgotten = Table(
-    "forgotten",
+# What is asked of all pseudo-labels again and again, so that nobody looks through them: semievold.store.labels.tally.
+label_counts = Table(
+    "label_counts",
     metadata,
     Column("workload", String(100), primary_key=True),
-    Column("pseudo_labels", BigInteger, nullable=False),  # deleted so far: semievold.store.retention
+    Column("labelled", BigInteger, nullable=False),  # queries so far
+    Column("deleted", BigInteger, nullable=False),  # of these, by semievold.store.retention
+    Column("unparsed", BigInteger, nullable=False),  # of those that are there, without an answer
+)
+
+label_positions = Table(
+    "label_positions",
+    metadata,
+    Column("workload", String(100), primary_key=True),
+    Column("topic", String(200), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("offset", BigInteger, nullable=False),  # the highest of which there was a label
 )
 
 # --- rounds, adapters, alias, operator requests -----------------------------------------------------------------

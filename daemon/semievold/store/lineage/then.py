@@ -19,7 +19,7 @@ from semievold.round_states import RoundState
 from semievold.store.database import Database, chunks
 from semievold.store.examples import ExampleStore
 from semievold.store.feedback import FeedbackStore, Word
-from semievold.store.label_rows import readable_labels
+from semievold.store.labels.rows import readable_labels
 from semievold.store.lineage.walk import LineageStore
 from semievold.store.pseudo_labels import PoolRow, PseudoLabelStore
 from semievold.store.rounds import Membership, RoundStore

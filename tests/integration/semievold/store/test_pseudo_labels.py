@@ -174,18 +174,14 @@ def test_the_offsets_of_a_snapshot_are_the_highest_stored(new_world: NewWorld) -
     assert store.offsets() == {"t": {"0": 7, "1": 2}}
 
 
-def test_counting_and_due_predictions_read_small_indexes(tmp_path: Path) -> None:
+def test_due_predictions_are_counted_along_a_small_index(tmp_path: Path) -> None:
     world = World(tmp_path)
     c = pseudo_labels.c
-    for condition, index in (
-        (c.published.is_(False), "ix_pseudo_labels_unpublished"),
-        (c.answer.is_(None), "ix_pseudo_labels_unparseable"),
-    ):
-        statement = sa.select(sa.func.count()).where(c.workload == "w", condition)
-        text = str(statement.compile(world.database._engine, compile_kwargs={"literal_binds": True}))
-        with world.database.read() as connection:
-            plan = connection.exec_driver_sql(f"explain query plan {text}").all()
-        assert f"USING INDEX {index}" in str(plan)
+    statement = sa.select(sa.func.count()).where(c.workload == "w", c.published.is_(False))
+    text = str(statement.compile(world.database._engine, compile_kwargs={"literal_binds": True}))
+    with world.database.read() as connection:
+        plan = connection.exec_driver_sql(f"explain query plan {text}").all()
+    assert "USING INDEX ix_pseudo_labels_unpublished" in str(plan)
 
 
 def test_workloads_do_not_see_each_other(new_world: NewWorld) -> None:

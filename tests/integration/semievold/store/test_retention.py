@@ -17,7 +17,7 @@ from semievold.store.database import Database
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
 from semievold.store.retention import Place, RetentionStore, sizes
 from semievold.store.rounds import RoundStore
-from semievold.store.tables import adapters, feedback, forgotten, pseudo_labels, round_members, rounds
+from semievold.store.tables import adapters, feedback, label_counts, pseudo_labels, round_members, rounds
 from tests.stream_world import World, pseudo_label
 
 NewWorld = Callable[..., World]
@@ -253,7 +253,7 @@ def test_a_pass_deletes_what_is_old_and_not_needed_and_nothing_else(
 ) -> None:
     database = one_file
     with database.write() as connection:
-        for table in (pseudo_labels, round_members, rounds, forgotten):
+        for table in (pseudo_labels, round_members, rounds, label_counts):
             connection.execute(sa.delete(table))
     labels = PseudoLabelStore(database, "w")
     ids = [f"q{number:02}" for number in range(30)]

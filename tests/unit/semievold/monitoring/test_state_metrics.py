@@ -145,25 +145,6 @@ async def test_while_something_cannot_be_read_the_figures_stay(open_world: OpenW
     assert shown(metrics) == before
 
 
-async def test_pseudo_labels_are_counted_on_and_all_of_them_seldom(open_world: OpenWorld) -> None:
-    world = open_world()
-    now = [1000.0]
-    metrics = StateMetrics("w", lambda: True)
-    watch = state_watch.StateWatch(metrics, world.stores, "w", world.place, lambda: True, 1.0, lambda: now[0])
-    world.ask(range(40, 45), agreement=1.0)
-    with statements(world.database._engine) as first:
-        await watch.look()
-    world.ask(range(45, 52), agreement=1.0)
-    with statements(world.database._engine) as second:
-        await watch.look()
-    assert shown(metrics)["pseudo_labels{}"] == 12
-    counted = [[each for each, _ in some if "created_at <= " in each] for some in (first, second)]
-    assert [["created_at > " in each for each in some] for some in counted] == [[False], [True]]
-    now[0] += state_watch.RECOUNT_S
-    await watch.look()
-    assert shown(metrics)["pseudo_labels{}"] == 12
-
-
 async def test_no_statement_of_a_reading_scans_a_table(open_world: OpenWorld) -> None:
     world = open_world(rollout={"watch_s": 0.0})
     world.teach()
