@@ -81,8 +81,17 @@ class Backoff:
         Raises:
             The last error.
         """
+        first: Exception | None = None
+        try:
+            return await operation()  # nearly always the end of it, and then not worth a loop of its own
+        except Exception as error:
+            first = error
 
         async def attempt() -> T:  # a function that returns a coroutine is not awaited there, only a coroutine function
+            nonlocal first
+            if first is not None:
+                error, first = first, None
+                raise error
             return await operation()
 
         async def wait(seconds: float) -> None:

@@ -56,6 +56,25 @@ class Gathered(Generic[T, R]):
                     future.set_result(result)
 
 
+class _Asked:
+    """Requests that one coroutine waits for together: one future tells it, however many they are."""
+
+    __slots__ = ("_open", "_replies", "future")
+
+    def __init__(self, places: Iterable[int], replies: dict[int, Reply]) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open = set(places)
+        self._replies = replies
+
+    def tell(self, place: int, reply: Reply) -> None:
+        if place not in self._open or self.future.done():
+            return
+        self._open.remove(place)
+        self._replies[place] = reply
+        if not self._open:
+            self.future.set_result(None)
+
+
 class SharedCalls:
     """Asks a generator for many coroutines; one event loop at a time."""
 
@@ -63,7 +82,7 @@ class SharedCalls:
         """Ask nothing yet; a request that is late is asked `attempts` times in all."""
         self._generator = generator
         self._attempts = attempts
-        self._waiting: list[tuple[GenerationRequest, asyncio.Future[Reply]]] = []
+        self._waiting: list[tuple[GenerationRequest, _Asked, int]] = []
         self._running: set[asyncio.Task[None]] = set()
         self._kept: OrderedDict[GenerationRequest, list[Completion]] = OrderedDict()
 
@@ -74,17 +93,21 @@ class SharedCalls:
             AdapterError, ConfigError, TransientError: as Generator.answer; what was answered is kept (see `keep`).
         """
         replies: dict[int, Reply] = {}
-        for place, request in enumerate(requests):
-            if (known := self._kept.pop(request, None) if self._kept else None) is not None:
-                replies[place] = known
-        for attempt in range(self._attempts):
-            due = [place for place in range(len(requests)) if attempt == 0 or isinstance(replies[place], Late)]
-            due = [place for place in due if not isinstance(replies.get(place), list)]
+        if self._kept:
+            for place, request in enumerate(requests):
+                if (known := self._kept.pop(request, None)) is not None:
+                    replies[place] = known
+        due = [place for place in range(len(requests)) if place not in replies]
+        for _ in range(self._attempts):
+            if not due:
+                break
             try:
                 await self._ask(requests, due, replies)
-            except Exception:
+            except Exception as error:
                 self.keep([requests[place] for place in replies], list(replies.values()))
-                raise
+                # It is raised to every query of the call: none shows the others' way.
+                raise error.with_traceback(None) from None
+            due = [place for place in due if isinstance(replies[place], Late)]
         return [replies[place] for place in range(len(requests))]
 
     def keep(self, requests: Sequence[GenerationRequest], replies: Sequence[Reply]) -> None:
@@ -96,59 +119,43 @@ class SharedCalls:
             self._kept.popitem(last=False)
 
     async def _ask(self, requests: Sequence[GenerationRequest], due: list[int], replies: dict[int, Reply]) -> None:
-        if not due:
-            return
-        loop = asyncio.get_running_loop()
         if not self._waiting:
-            loop.call_soon(self._start)
-        futures: dict[int, asyncio.Future[Reply]] = {place: loop.create_future() for place in due}
-        self._waiting += [(requests[place], futures[place]) for place in due]
-        try:
-            await asyncio.wait(futures.values())
-        except asyncio.CancelledError:
-            for future in futures.values():
-                future.cancel()
-            raise
-        failure: BaseException | None = None
-        for place, future in futures.items():
-            error = future.exception()
-            if error is None:
-                replies[place] = future.result()
-            failure = failure or error
-        if failure is not None:
-            raise failure.with_traceback(None)  # it is raised to every query of the call: none shows the others' way
+            asyncio.get_running_loop().call_soon(self._start)
+        asked = _Asked(due, replies)
+        self._waiting += [(requests[place], asked, place) for place in due]
+        await asked.future
 
     def _start(self) -> None:
         waiting, self._waiting = self._waiting, []
         task = asyncio.create_task(self._call(waiting))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        open_ones = len(waiting)
+        askers = {asked for _, asked, _ in waiting}
+        open_ones = len(askers)
 
-        def one_is_done(future: asyncio.Future[Reply]) -> None:
+        def one_is_done(future: asyncio.Future[None]) -> None:
             nonlocal open_ones
             open_ones -= 1
             if open_ones == 0 and future.cancelled():  # nobody waits any more
                 task.cancel()
 
-        for _, future in waiting:
-            future.add_done_callback(one_is_done)
+        for asked in askers:
+            asked.future.add_done_callback(one_is_done)
 
-    async def _call(self, waiting: list[tuple[GenerationRequest, asyncio.Future[Reply]]]) -> None:
+    async def _call(self, waiting: list[tuple[GenerationRequest, _Asked, int]]) -> None:
         def tell(place: int, reply: Reply) -> None:
-            future = waiting[place][1]
-            if not future.done():
-                future.set_result(reply)
+            _, asked, at = waiting[place]
+            asked.tell(at, reply)
 
         try:
-            await self._generator.answer([request for request, _ in waiting], tell)
+            await self._generator.answer([request for request, _, _ in waiting], tell)
         except Exception as error:
-            for _, future in waiting:
-                if not future.done():
-                    future.set_exception(error)
+            for _, asked, _ in waiting:
+                if not asked.future.done():
+                    asked.future.set_exception(error)
         finally:
-            for _, future in waiting:
-                future.cancel()
+            for _, asked, _ in waiting:
+                asked.future.cancel()
 
 
 async def worked_off(

@@ -78,6 +78,8 @@ def depth_fault(value: object) -> Fault | None:
 
 def number_fault(value: object) -> Fault | None:
     """As `fault_of`, of the numbers alone: for requests that go on to an engine, which has limits of its own."""
+    if _numbers_fit(value):  # where each stands is only worth knowing of one that does not
+        return None
     for field, each in _parts(value, ""):
         if (type(each) is int or type(each) is float) and (fault := fault_of(each, field)) is not None:
             return fault
@@ -217,6 +219,23 @@ def _parts(value: object, field: str) -> Iterator[tuple[str, object]]:
             yield field, value
         elif not _is_plain(value):  # a text of 100,000 tokens as numbers is a usual request
             waiting += [(f"{field}[{number}]", each) for number, each in enumerate(value)][::-1]
+
+
+def _numbers_fit(value: object) -> bool:
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        kind = type(each)
+        if kind is dict:
+            waiting += each.values()  # type: ignore[attr-defined]
+        elif kind is list or kind is tuple:
+            if not _is_plain(each):  # type: ignore[arg-type]
+                waiting += each  # type: ignore[arg-type]
+        elif (kind is int or kind is float) and not _LEAST <= each <= _MOST:  # type: ignore[operator]
+            return False
+        elif isinstance(each, Mapping):
+            waiting += each.values()
+    return True
 
 
 def _whole_number(digits: str) -> int:

@@ -135,8 +135,8 @@ class CollaborativeLabeller:
         found = await asked(self._views(query, neighbours, adapter), self._calls.ask)
         if (why := self._left_out(query, [each.reply for each in found])) is not None:
             return why
-        shown = {example.id for each in found for example in each.examples}
-        kept = [each for each in neighbours if each.example.id in shown]
+        shown = {example.query.id for each in found for example in each.examples}
+        kept = [each for each in neighbours if each.example.query.id in shown]
         answers = self._collect(query, kept, [each.request for each in found], [_answer(each.reply) for each in found])
         try:
             if not self._task.exact:
@@ -158,7 +158,7 @@ class CollaborativeLabeller:
         prompts: dict[tuple[int, tuple[str, ...]], tuple[Message, ...]] = {}
 
         def prompt(task: Task, shown: Sequence[Example]) -> tuple[Message, ...]:
-            form = (id(task), tuple([example.id for example in shown]))
+            form = (id(task), tuple([example.query.id for example in shown]))
             if form not in prompts:
                 prompts[form] = task.prompt(query, shown)
             return prompts[form]
@@ -199,22 +199,29 @@ class CollaborativeLabeller:
         requests: Sequence[GenerationRequest],
         completions: Sequence[Sequence[Completion]],
     ) -> _Answers:
-        candidates = tuple(
-            CandidateAnswer(
-                configuration.name,
-                completion.text,
-                self._task.parse(completion.text, query, truncated=completion.finish_reason == "length"),
-                confidence.entropy(completion.logprobs),
-            )
-            for configuration, samples in zip(self._config.configurations, completions, strict=True)
-            for completion in samples
-        )
-        prefills: dict[tuple[str | None, str | None, tuple[Message, ...]], int] = {}
+        read: dict[tuple[str, bool], str | None] = {}  # samples of one query are often the same text
+        candidates = []
+        generated = 0
+        for configuration, samples in zip(self._config.configurations, completions, strict=True):
+            for completion in samples:
+                said = (completion.text, completion.finish_reason == "length")
+                if said not in read:
+                    read[said] = self._task.parse(said[0], query, truncated=said[1])
+                entropy = confidence.entropy(completion.logprobs)
+                candidates.append(CandidateAnswer(configuration.name, said[0], read[said], entropy))
+                generated += len(completion.token_ids)
+        # A list, not a mapping: prompts that are one object are found at once, and hashing one reads all of it.
+        prefills: list[tuple[str | None, str | None, tuple[Message, ...]]] = []
+        prompts: list[int] = []
         for request, samples in zip(requests, completions, strict=True):
             prefill = (request.model, request.adapter, request.messages)
-            prefills[prefill] = max((completion.prompt_tokens for completion in samples), default=0)
-        generated = sum(len(completion.token_ids) for samples in completions for completion in samples)
-        return _Answers(query, neighbours, candidates, ranking(candidates), sum(prefills.values()), generated)
+            tokens = max([completion.prompt_tokens for completion in samples], default=0)
+            if prefill in prefills:
+                prompts[prefills.index(prefill)] = tokens
+            else:
+                prefills.append(prefill)
+                prompts.append(tokens)
+        return _Answers(query, neighbours, tuple(candidates), ranking(candidates), sum(prompts), generated)
 
     async def _clustered(self, answers: _Answers) -> _Answers:
         """Candidates that mean the same get one answer."""

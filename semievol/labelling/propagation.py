@@ -54,7 +54,7 @@ def arrange(neighbours: Sequence[Neighbour], configuration: Configuration, query
     `neighbours` are nearest first and may be more than are shown. A shuffled order is drawn from the run's `seed`, the
     query's id and the configuration's name.
     """
-    others = [neighbour.example for neighbour in neighbours if neighbour.example.id != query.id]
+    others = [neighbour.example for neighbour in neighbours if neighbour.example.query.id != query.id]
     shown = others[: configuration.neighbours]
     if configuration.order == "nearest_last":
         shown.reverse()

@@ -125,11 +125,10 @@ class Task:
         systems = [self.config.instruction] if self.config.instruction else []
         turns: list[Message] = []
         for example in neighbours:
-            turns += _without_system(self._turns(example.query))
+            turns += self._without_system(example.query)
             turns.append(Message("assistant", self.completion(example.answer)))
-        own = self._turns(query)
-        systems += [message.content for message in own if message.role == "system"]
-        turns += _without_system(own)
+        systems += [message.content for message in query.messages or () if message.role == "system"]
+        turns += self._without_system(query)
         if systems:
             turns.insert(0, Message("system", "\n\n".join(systems)))
         return tuple(turns)
@@ -160,12 +159,9 @@ class Task:
         """The text that the model learns to say for a canonical `answer`."""
         return self.config.answer_template.replace(BARE, answer)
 
-    def _turns(self, query: Query) -> tuple[Message, ...]:
+    def _without_system(self, query: Query) -> Sequence[Message]:
+        """The turns that ask `query`."""
         if query.messages is not None:
-            return query.messages
+            return [message for message in query.messages if message.role != "system"]
         question = self.config.template.replace("{question}", query.question)
         return (Message("user", self._form.turn(question, query)),)
-
-
-def _without_system(turns: Sequence[Message]) -> list[Message]:
-    return [message for message in turns if message.role != "system"]

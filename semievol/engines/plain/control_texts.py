@@ -73,11 +73,11 @@ class ControlTexts:
 
     def broken(self, text: str) -> str:
         """The text with a space in each control text, and in each part of one that the next text could complete."""
-        if not self._suspect(text):
+        if not self._suspect(text) or not (starts := self._starts(_fold(text))):
             return text
         chars = list(text)
         places = [place for place, char in enumerate(chars) for _ in folded(char)]
-        for start, length in self._starts(_fold(text)):
+        for start, length in starts:
             inside = places[start : start + length]
             later = next((place for place in inside if place != inside[0]), None)
             if later is None:
@@ -88,18 +88,34 @@ class ControlTexts:
         return self.broken(whole) if whole != text and self.holds(whole) else whole
 
     def _suspect(self, text: str) -> bool:
+        if text.isascii():
+            return not self._edges.isdisjoint(text.lower())
         return any(not self._edges.isdisjoint(folded(char)) for char in set(text))
 
     def _starts(self, plain: str) -> list[tuple[int, int]]:
         """Where control texts begin in a folded text, and how many of its characters they are."""
-        found = [(match.start(), len(match[1])) for match in self._pattern.finditer(plain)]
-        end, begin = plain.rstrip(), plain.lstrip()
-        for length in range(2, self._longest):
-            if length <= len(end) and end[-length:] in self._beginnings:
-                found.append((len(end) - length, length))
-            if length <= len(begin) and begin[:length] in self._endings:
-                found.append((len(plain) - len(begin), length))
+        found: list[tuple[int, int]] = []
+        # Single characters first: nearly every text has none of them there, and every one of a request is looked at.
+        if not self._firsts.isdisjoint(plain):
+            found += [(match.start(), len(match[1])) for match in self._pattern.finditer(plain)]
+            end = plain.rstrip()
+            for length in range(2, min(self._longest, len(end) + 1)):
+                if end[-length] in self._firsts and end[-length:] in self._beginnings:
+                    found.append((len(end) - length, length))
+        begin = plain.lstrip()
+        if not self._lasts.isdisjoint(begin[: self._longest]):
+            for length in range(2, min(self._longest, len(begin) + 1)):
+                if begin[length - 1] in self._lasts and begin[:length] in self._endings:
+                    found.append((len(plain) - len(begin), length))
         return found
+
+    @cached_property
+    def _firsts(self) -> frozenset[str]:
+        return frozenset(each[0] for each in self._folded)
+
+    @cached_property
+    def _lasts(self) -> frozenset[str]:
+        return frozenset(each[-1] for each in self._folded)
 
     @cached_property
     def _longest(self) -> int:
@@ -119,7 +135,14 @@ class ControlTexts:
         return frozenset(each[-length:] for each in self._folded for length in range(2, len(each)))
 
 
+_ASCII_CONTROLS = dict.fromkeys(
+    code for code in range(128) if unicodedata.category(chr(code)) == "Cc" and not chr(code).isspace()
+)
+
+
 def _fold(text: str) -> str:
+    if text.isascii():
+        return text.lower().translate(_ASCII_CONTROLS)
     return "".join(map(folded, text))
 
 

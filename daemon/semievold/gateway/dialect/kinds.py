@@ -36,7 +36,10 @@ _KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(("messages", "tools"), _OBJECTS),
     "include": _LIST,
 }
-_AT: Mapping[str, Mapping[str, _Kind]] = {CHAT: {"logprobs": _TRUTH}, COMPLETIONS: {"logprobs": _WHOLE, "echo": _TRUTH}}
+_AT: Mapping[str, Mapping[str, _Kind]] = {
+    CHAT: {**_KINDS, "logprobs": _TRUTH},
+    COMPLETIONS: {**_KINDS, "logprobs": _WHOLE, "echo": _TRUTH},
+}
 _STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
 _REASONING = ("effort", "summary", "generate_summary")
 
@@ -47,7 +50,7 @@ def check_kinds(body: Mapping[str, Any], path: str) -> None:
     Raises:
         ClientMistake: names the field.
     """
-    kinds = {**_KINDS, **_AT.get(path, {})}
+    kinds = _AT.get(path, _KINDS)
     for name, value in body.items():
         if value is not None and (kind := kinds.get(name)) is not None and not kind[1](value):
             raise ClientMistake(name, f"not {kind[0]}")
