@@ -50,7 +50,7 @@ from semievol.examples.files import read_examples, read_pseudo_labels, read_quer
 from semievol.examples.records import example_to_json, query_to_json
 from semievol.examples.truth import true_answers
 from semievol.labelling.certificate import Judged, certify
-from semievol.labelling.consensus import heard
+from semievol.labelling.hearing import heard
 from semievol.labelling.selection import judge_calibration
 from semievol.recipe import no_watcher
 from semievol.tasks.equality import AnswerEquality

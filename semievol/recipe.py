@@ -18,7 +18,7 @@ from typing import Protocol
 
 from semievol.config.method import MethodConfig
 from semievol.labelling.collaboration import CollaborativeLabeller
-from semievol.labelling.consensus import heard
+from semievol.labelling.hearing import heard
 from semievol.labelling.propagation import training_rows
 from semievol.labelling.selection import Selection, judge_calibration, scored, select, select_at_risk
 from semievol.proof.evaluation import Evaluation, evaluate, paired

@@ -62,7 +62,7 @@ async def run_compare(
     data = _read(config, files, options)
     methods = _methods(config, options, data)
     sweeps = sweep_points(config, options.sweeps or {})
-    if any(method.trained_on != "nothing" for method in methods) or sweeps:
+    if any(method.trained_on not in ("nothing", "vectors") for method in methods) or sweeps:
         check_evolvable(config)
     shared = _Shared(files.out, options, data, embedder_of(config), watcher)
     results: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
@@ -165,6 +165,8 @@ def _methods(config: MethodConfig, options: CompareOptions, data: _Data) -> list
     if missing:
         lacks["fully_labelled"] = f"needs --answers with the truth of every query; {missing} have none"
     methods = all_methods(config)
+    if config.task.form != "classification" and config.task.labels is None:
+        lacks["probe"] = "needs answers that mean the same for every query: task.labels"
     if not options.neighbours:
         lacks |= {method.name: "needs --neighbours above 0" for method in methods if not method.closed_book}
     for name in options.rows or ():

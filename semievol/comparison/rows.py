@@ -13,7 +13,7 @@ from typing import Any, Literal
 from semievol.config.method import Configuration, LabellingConfig, MethodConfig, RiskConfig, SelectionConfig
 from semievol.errors import ConfigError
 
-Training = Literal["nothing", "examples", "rounds", "truth"]
+Training = Literal["nothing", "vectors", "examples", "rounds", "truth"]
 Retrieval = Literal["dense", "bm25"]
 
 
@@ -21,7 +21,8 @@ Retrieval = Literal["dense", "bm25"]
 class ComparedMethod:
     """One row.
 
-    trained_on: nothing (the model as it is), the examples (SFT), rounds of pseudo-labels, or every query's true answer.
+    trained_on: nothing (the model as it is), the examples' vectors (no language model answers), the examples (SFT),
+        rounds of pseudo-labels, or every query's true answer.
     retrieval: what finds the neighbours that the model is shown when it is asked with neighbours.
     closed_book, open_book: whether the row is asked without and with neighbours.
     warm: the first round trains on the examples; without it the base model labels in every round.
@@ -49,6 +50,7 @@ def all_methods(config: MethodConfig) -> list[ComparedMethod]:
         ComparedMethod("vanilla", "Vanilla", config, "nothing", open_book=False),
         ComparedMethod("rag_bm25", "RAG (BM25)", config, "nothing", retrieval="bm25", closed_book=False),
         ComparedMethod("rag_dense", "RAG (dense)", config, "nothing", closed_book=False),
+        ComparedMethod("probe", "Probe (vectors alone)", config, "vectors", open_book=False),
         ComparedMethod("sft", "SFT", config, "examples"),
         ComparedMethod("self_training", "Self-training (plain confidence)", _self_training(config), "rounds"),
         ComparedMethod("semievol", "SemiEvol", config, "rounds"),
@@ -85,7 +87,7 @@ def _without_in_weight(config: MethodConfig) -> MethodConfig:
 
 
 def _without_in_context(config: MethodConfig) -> MethodConfig:
-    """Every configuration asks closed book, and no consensus of near queries is heard.
+    """Every configuration asks closed book, and neither a consensus of near queries nor a probe is heard.
 
     Configurations that then ask the same are one; the adapter that is taught answers, as often as before, by sampling.
     """
@@ -93,7 +95,7 @@ def _without_in_context(config: MethodConfig) -> MethodConfig:
     closed = [Configuration(name="greedy", temperature=0.0, neighbours=0)]
     if count > 1:
         closed.append(Configuration(name="sampled", temperature=1.0, samples=count - 1, neighbours=0))
-    return _labelling(_alone(_no_open_book(config), "votes"), closed, consensus=None)
+    return _labelling(_alone(_no_open_book(config), "votes"), closed, consensus=None, probe=None)
 
 
 def _without_collaboration(config: MethodConfig) -> MethodConfig:
@@ -111,7 +113,7 @@ def _without_selection(config: MethodConfig) -> MethodConfig:
 def _self_training(config: MethodConfig) -> MethodConfig:
     """The classic: one greedy closed-book answer of the adapter itself, kept where its entropy is low."""
     single = [Configuration(name="greedy", temperature=0.0, neighbours=0)]
-    return _labelling(_alone(config, "entropy"), single, justify=False, consensus=None)
+    return _labelling(_alone(config, "entropy"), single, justify=False, consensus=None, probe=None)
 
 
 def _single(config: MethodConfig) -> MethodConfig:

@@ -7,7 +7,9 @@ of a seed see the same examples, queries and test questions; a training or an an
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,16 +22,17 @@ from semievol.examples.files import write_jsonl
 from semievol.examples.records import example_to_json, query_to_json
 from semievol.examples.resident import ResidentExampleIndex
 from semievol.examples.split import split_calibration
+from semievol.labelling.probe import fitted
 from semievol.labelling.propagation import training_rows
-from semievol.proof.evaluation import Evaluation, evaluate, precision
+from semievol.proof.evaluation import Evaluation, evaluate, precision, summarise
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
 from semievol.recipe import Clock, Run, Trainer, Watcher, make_training_job, propose, round_seed
 from semievol.runs.directory import RunDirectory, claim_directory, decisive_settings, outcome_row, records_hash
 from semievol.seeds import derive
-from semievol.tasks.equality import AnswerEquality
+from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.tasks.task import Task
 from semievol.training.job import snapshot_hash, write_snapshot
-from semievol.types import Example, Query
+from semievol.types import Example, Outcome, Query
 
 RESULT_FILE = "result.json"
 IDENTITY_FILE = "row.json"
@@ -77,6 +80,8 @@ async def run_method(method: ComparedMethod, world: World) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
     if method.trained_on == "nothing":
         stages.append(await _asked(method, world, "as it is", None, directory))
+    elif method.trained_on == "vectors":
+        stages.append(await asyncio.to_thread(_probed, world, directory))
     elif method.trained_on == "truth":
         adapter = await _train_on_truth(method, world, directory)
         stages.append(await _asked(method, world, "trained", adapter, directory))
@@ -157,6 +162,37 @@ async def _train_on_truth(method: ComparedMethod, world: World, directory: Path)
     advance = world.watcher(f"{method.title}: train (%)", 100)
     path = await world.trainer(directory / "snapshot", directory / "work", world.directory / "adapters", advance)
     return path.name
+
+
+def _probed(world: World, directory: Path) -> dict[str, Any]:
+    """The answers of a logistic regression on the examples' vectors; blocking."""
+    questions = [example.query.question for example in world.examples]
+    probe = fitted(world.embedder.embed(questions), world.examples)
+    vectors = world.embedder.embed([example.query.question for example in world.tested])
+    chances = probe.whole.probabilities(vectors)
+    answers = [probe.whole.answers[place] for place in chances.argmax(axis=1)]
+    same = world.equality.among([*answers, *(gold for example in world.tested for gold in example.answers)])
+    outcomes = [
+        Outcome(
+            example.id,
+            example.answer,
+            answer,
+            is_correct(answer, example, same),
+            -math.log(max(float(chance), 1e-300)),
+            example.query.category,
+        )
+        for example, answer, chance in zip(world.tested, answers, chances.max(axis=1), strict=True)
+    ]
+    file = directory / "trained-closed_book.jsonl"
+    write_jsonl(file, map(outcome_row, outcomes))
+    return {
+        "stage": "trained",
+        "adapter": None,
+        "closed_book": summarise(None, outcomes).accuracy,
+        "closed_book_outcomes": file.name,
+        "penalty": probe.penalty,
+        "accuracy_out_of_fold": probe.accuracy,
+    }
 
 
 async def _asked(

@@ -73,6 +73,13 @@ class ConsensusConfig(Section):
         return self
 
 
+class ProbeConfig(Section):
+    """A logistic regression on the examples' vectors as one more view (see labelling.probe)."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """How much its answer counts beside the candidates of the configurations, each by its likelihood."""
+
+
 class LabellingConfig(Section):
     """Collaborative labelling (paper, section on collaborative learning)."""
 
@@ -88,6 +95,11 @@ class LabellingConfig(Section):
     selection.by is consensus. An answer taken over from others has agreement 0, so that selection.min_agreement decides
     whether such ones may be trained on. Classification with labels only. The daemon asks for it when a round begins, of
     the whole pool: predictions, which are published at once, are without it. None: each stands alone."""
+    probe: ProbeConfig | None = None
+    """Let a logistic regression on the examples' vectors answer too, a view that is not the model's: closed sets only.
+    Its answer is one more candidate, called `probe`, and the vote of all decides, each by its likelihood and weight;
+    the consensus, where there is one, hears it as it hears the others. As the consensus, the daemon asks it when a
+    round begins. None: the model's views alone."""
     batch_size: int = Field(default=32, gt=0)
     """Queries labelled together."""
     structured: bool = False
@@ -100,7 +112,14 @@ class LabellingConfig(Section):
         names = [c.name for c in self.configurations]
         if not names or len(set(names)) != len(names):
             raise ValueError("configurations needs at least one entry, each with its own name")
+        if self.probe is not None and "probe" in names:
+            raise ValueError("configurations: the name probe is that of labelling.probe; take another")
         return self
+
+    @property
+    def hears_others(self) -> bool:
+        """Whether pseudo-labels listen to others than the model, which takes the whole pool and its vectors."""
+        return self.consensus is not None or self.probe is not None
 
 
 class RiskConfig(Section):

@@ -18,6 +18,7 @@ from semievol.config.generation import GenerationConfig, checked_key, checked_ur
 from semievol.config.labelling import Configuration as Configuration
 from semievol.config.labelling import ConsensusConfig as ConsensusConfig
 from semievol.config.labelling import LabellingConfig as LabellingConfig
+from semievol.config.labelling import ProbeConfig as ProbeConfig
 from semievol.config.labelling import RiskConfig as RiskConfig
 from semievol.config.labelling import SelectionConfig as SelectionConfig
 from semievol.config.section import MAX_SEED, NameOrPath
@@ -151,19 +152,31 @@ class MethodConfig(Section):
 
     @model_validator(mode="after")
     def _check_consensus(self) -> MethodConfig:
-        if self.labelling.consensus is not None and self.task.labels is None:
-            raise ValueError("labelling.consensus: needs task.labels, for near queries to have the same answers")
-        for place, each in enumerate(self.labelling.configurations):
-            if each.weight != 1 and self.labelling.consensus is None:
+        labelling = self.labelling
+        if self.needs_labels and self.task.labels is None and not self.task.may_be_closed:
+            raise ValueError(self.missing_labels)
+        for place, each in enumerate(labelling.configurations):
+            if each.weight != 1 and not labelling.hears_others:
                 raise ValueError(
-                    f"labelling.configurations[{place}].weight: counts in labelling.consensus alone; set that, or "
-                    "remove the weight"
+                    f"labelling.configurations[{place}].weight: counts in labelling.consensus and beside "
+                    "labelling.probe alone; set one of them, or remove the weight"
                 )
-        if not any(each.weight for each in self.labelling.configurations):
+        if not any(each.weight for each in labelling.configurations):
             raise ValueError("labelling.configurations: every weight is 0; give one of them a weight")
-        if self.selection.by == "consensus" and self.labelling.consensus is None:
+        if self.selection.by == "consensus" and labelling.consensus is None:
             raise ValueError("selection.by: consensus needs labelling.consensus; set it (`consensus: {}`)")
         return self
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a part is on that takes a closed set of answers."""
+        return self.labelling.hears_others
+
+    @property
+    def missing_labels(self) -> str:
+        """What to say where there is none."""
+        part = "consensus" if self.labelling.consensus is not None else "probe"
+        return f"labelling.{part}: needs task.labels, for near queries to have the same answers"
 
     @model_validator(mode="after")
     def _check_label_names(self) -> MethodConfig:

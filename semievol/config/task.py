@@ -17,8 +17,9 @@ class TaskConfig(Section):
     """classification: a label string; multiple_choice: a letter A, B, C... of the query's options; numeric: one number
     or several; short_answer: a few words, compared as SQuAD and DROP do; free_form: a text, compared by embedding."""
     labels: tuple[str, ...] | None = None
-    """The closed set of labels of a classification task. None: any non-empty label string is an answer. With
-    `answer_as: text`, the options of a multiple choice, which are the same for every query."""
+    """The closed set of labels of a classification task. None: any non-empty label string is an answer; on files, where
+    a part is on that takes a closed set (labelling.consensus, labelling.probe), the answers of the examples, if they
+    look like one. With `answer_as: text`, the options of a multiple choice, which are the same for every query."""
     answer_as: Literal["auto", "letter", "text"] = "auto"
     """multiple_choice: what stands for an option in prompts, answers and training. letter: its letter, behind the
     listed options; text: its own words, where all queries have the same options, so that they are `labels`. Files may
@@ -52,6 +53,11 @@ class TaskConfig(Section):
     def asks_with_options(self) -> bool:
         """No answer can be read without the options of its query."""
         return self.form == "multiple_choice" and self.labels is None
+
+    @property
+    def may_be_closed(self) -> bool:
+        """Whether an answer means the same for every query, so that examples may show a closed set of them."""
+        return self.form == "classification" or (self.form == "multiple_choice" and self.answer_as != "letter")
 
     @model_validator(mode="before")
     @classmethod

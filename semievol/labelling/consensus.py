@@ -21,35 +21,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from semievol.config.method import ConsensusConfig, LabellingConfig
-from semievol.errors import ConfigError
+from semievol.config.method import ConsensusConfig
 from semievol.labelling import confidence
-from semievol.protocols import Embedder, Vectors
+from semievol.protocols import Vectors
 from semievol.types import Example, PseudoLabel
 
 _BLOCK_ROWS = 1024
 _LEAST_MASS = 0.5
 """What an answer without an example must have been given in all, in sure answers, to get a centre."""
-
-
-def heard(
-    labels: Sequence[PseudoLabel], examples: Sequence[Example], config: LabellingConfig, embedder: Embedder | None
-) -> list[PseudoLabel]:
-    """The pseudo-labels after each has listened to those near it, where that is configured. Blocking: embeds all.
-
-    Raises:
-        ConfigError: it is configured, and there is no embedder.
-        TransientError: the endpoint that embeds does not answer.
-    """
-    settings = config.consensus
-    if settings is None:
-        return list(labels)
-    if embedder is None:
-        raise ConfigError("labelling.consensus: needs an embedder")
-    vectors = embedder.embed([label.query.question for label in labels])
-    others = embedder.embed([example.query.question for example in examples])
-    weights = {each.name: each.weight for each in config.configurations}
-    return agree(labels, vectors, examples, others, settings, weights)
 
 
 def agree(

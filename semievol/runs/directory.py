@@ -344,6 +344,8 @@ def decisive_settings(config: MethodConfig) -> dict[str, Any]:
     }
     if config.selection.risk is None:
         exclude["selection"] = {"risk"}  # directories from before there was one stay as they are
+    if config.labelling.probe is None:
+        exclude["labelling"] = {"probe"}
     return config.model_dump(mode="json", exclude=exclude)
 
 

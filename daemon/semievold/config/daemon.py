@@ -147,8 +147,9 @@ class RoundsConfig(Section):
     captured, or what the header `semievol-client` of a record names; those without a source are not bounded. It holds
     where there are 1 / max_source_share sources or more (5), and leaves each trigger.min_new. 1: no bound."""
     near_similarity: float | None = Field(default=0.98, gt=0, le=1)
-    """With labelling.consensus, whose vectors are at hand: queries with the same numbers and the same answer whose
-    vectors have this cosine count once in a round. None: only texts that differ in nothing but spelling do."""
+    """With labelling.consensus or labelling.probe, whose vectors are at hand: queries with the same numbers and the
+    same answer whose vectors have this cosine count once in a round. None: only texts that differ in nothing but
+    spelling do."""
     max_attempts: int = Field(default=5, gt=0)
     """A state that was begun this often without ending (the process died each time) fails the round."""
     fingerprint_prompts: int = Field(default=4, ge=1)
@@ -333,6 +334,13 @@ class DaemonConfig(MethodConfig):
                 task.canonical(label, Query("label", "?"))
         except (ConfigError, DataError) as error:
             raise ValueError(str(error).removeprefix("field 'answer': ")) from None
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> DaemonConfig:
+        """On files the examples may show them; here examples come and go."""
+        if self.needs_labels and self.task.labels is None:
+            raise ValueError(self.missing_labels)
         return self
 
     @model_validator(mode="after")

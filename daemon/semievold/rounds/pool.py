@@ -16,7 +16,7 @@ from semievol.examples.embedding.remembered import RememberedVectors
 from semievol.examples.near import kind_of, near_copies, near_key
 from semievol.examples.split import asked_key, one_a_question
 from semievol.labelling.certificate import Certificate
-from semievol.labelling.consensus import heard
+from semievol.labelling.hearing import heard
 from semievol.labelling.selection import Scored, judge_calibration, scored, select, select_at_risk
 from semievol.protocols import Embedder
 from semievol.tasks.equality import AnswerEquality
@@ -79,7 +79,7 @@ class RoundPool:
         ids = [row.id for row in pool]
         unclean = await asyncio.to_thread(self._stores.retractions.unclean_labels, ids)
         stale = [row.id for row in pool if row.adapter != incumbent or row.id in unclean]
-        if self._config.labelling.consensus is not None or self._config.selection.risk is not None:
+        if self._config.labelling.hears_others or self._config.selection.risk is not None:
             # Views count by the weight of their name: an answer of a view that is gone would count as a whole one. And
             # what is certified are answers of the present views, as the calibration examples get.
             present = [row.id for row in pool if row.adapter == incumbent and row.id not in unclean]
@@ -144,7 +144,7 @@ class Judged:
     kept: the selected pseudo-labels, with the answers that are trained on.
     members: the verdict on each.
     threshold: the highest entropy (nats per token), or uncertainty, that was accepted.
-    changed: how many answers the consensus changed; None: it was not asked for.
+    changed: how many answers the probe and the consensus changed; None: neither was asked.
     certificate: what is known of the error of what was selected; None: no risk was stated.
     """
 
@@ -186,7 +186,7 @@ def judge(
     labels: dict[str, PseudoLabel] = {}
     changed: int | None = None
     near: set[str] = set()
-    if config.labelling.consensus is None and rule.by == "entropy":
+    if not config.labelling.hears_others and rule.by == "entropy":
         # The rows say it all; whole labels, with their candidates, are many times as large.
         judged = [Scored(row.id, row.answer, row.entropy, row.agreement) for row in rows]
     else:
@@ -199,7 +199,7 @@ def judge(
         agreed, calibration = both[: len(own)], both[len(own) :]
         labels = {label.query.id: label for label in agreed}
         judged = [scored(label, rule) for label in agreed]
-        if config.labelling.consensus is not None:
+        if config.labelling.hears_others:
             changed = sum(mine.answer != label.answer for mine, label in zip(own, agreed, strict=True))
     if rule.risk is None:
         selection = select(judged, rule)
@@ -291,7 +291,7 @@ def _near(
 ) -> set[str]:
     """The ids of those that ask nearly what another asks, where the consensus needs the vectors anyway."""
     similarity = config.rounds.near_similarity
-    if similarity is None or config.labelling.consensus is None:
+    if similarity is None or not config.labelling.hears_others:
         return set()
     labels = {label.query.id: label for label in own}
     ordered = [labels[row.id] for row in _in_order(rows, refused) if row.id in labels]

@@ -43,8 +43,12 @@ class Found:
     def said(self) -> str:
         """In words, for the round's events."""
         changed, pool = self.chosen.manifest["answers_changed"], self.chosen.manifest["pool"]
-        heard = "" if changed is None else f"; the consensus changed {changed} of {pool} answers"
+        heard = "" if changed is None else f"; the {self._heard} changed {changed} of {pool} answers"
         return f"{len(self.chosen.rows)} rows{heard}"
+
+    @property
+    def _heard(self) -> str:
+        return "probe" if self.chosen.manifest["config"]["labelling"]["consensus"] is None else "consensus"
 
 
 class Choosing:
@@ -66,7 +70,7 @@ class Choosing:
         labeller = await self._labeller(round_)
         if round_.kind == "evolve" and (config.rounds.refresh or labeller != round_.incumbent):
             await pool.refresh(labeller, say)
-        if round_.kind == "evolve" and config.labelling.consensus is not None:
+        if round_.kind == "evolve" and config.labelling.hears_others:
             await pool.embed(say)
         if round_.kind == "evolve" and config.selection.risk is not None:
             await pool.calibrate(labeller, say)

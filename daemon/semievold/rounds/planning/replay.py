@@ -38,7 +38,7 @@ from semievold.store.stores import Stores
 
 OF_THEN = ("seed", "task", "model", "embedding", "labelling", "selection", "training", "rounds", "trigger", "gate")
 """The sections that decide what a round chooses and trains; the others are today's."""
-WITHOUT_MODELS = ("selection.", "labelling.consensus", "labelling.batch_size")
+WITHOUT_MODELS = ("selection.", "labelling.consensus", "labelling.probe", "labelling.batch_size")
 """What can be set otherwise without asking a model anew."""
 CALIBRATED = (
     "is certified on what models answer to the calibration examples, which no round keeps; start a round (`semievol "
@@ -112,7 +112,7 @@ def again(stores: Stores, config: DaemonConfig, place: RoundPlace, number: int, 
     settings = changed(_config_of_then(config, round_), given)
     if settings.selection.risk is not None and given:
         raise ConfigError(f"selection.risk: {CALIBRATED}")
-    needs_vectors = settings.labelling.consensus is not None or settings.training.neighbours_in_prompt > 0
+    needs_vectors = settings.labelling.hears_others or settings.training.neighbours_in_prompt > 0
     embedder: Embedder = build_embedder(settings.embedding) if needs_vectors else HashingEmbedder(1)
     task, index, parent = Task(settings.task), _index(settings, then, embedder), _parent(round_, stores, place)
     if settings.selection.risk is not None:

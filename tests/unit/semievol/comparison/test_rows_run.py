@@ -165,6 +165,17 @@ async def test_the_bound_is_trained_on_the_truth(tmp_path: Path) -> None:
     }
 
 
+async def test_the_probe_is_asked_no_model(tmp_path: Path) -> None:
+    model = Model()
+    known = tuple(Example(Query(f"e{i}", f"{word} {i}"), word) for i, word in enumerate("ab" * 6))
+    tested = tuple(Example(Query(f"t{i}", f"{word} {i}"), word) for i, word in enumerate("abb"))
+    world = replace(model.world(tmp_path), examples=known, tested=tested, embedder=HashingEmbedder(64))
+    (stage,) = (await run_method(METHODS["probe"], world))["stages"]
+    assert (stage["closed_book"], stage["accuracy_out_of_fold"]) == (1.0, 1.0)
+    assert model.generator.calls == model.trained == []
+    assert "open_book" not in stage
+
+
 async def test_without_in_weight_propagation_the_base_model_labels(tmp_path: Path) -> None:
     model = Model()
     await run_method(METHODS["no_in_weight"], model.world(tmp_path))

@@ -76,6 +76,37 @@ def test_letters_stay_where_they_are_asked_for_or_options_differ(tmp_path: Path)
         settled(config(answer_as="text"), path)
 
 
+# --- which answers are ------------------------------------------------------------------------------------------------
+
+
+def asking(labelling: dict[str, Any], **task: Any) -> MethodConfig:
+    return MethodConfig.model_validate({"model": {"name": "tiny"}, "task": task, "labelling": labelling})
+
+
+def answered(answers: list[str]) -> list[dict[str, Any]]:
+    return [{"id": f"e{n}", "question": f"How is {n}?", "answer": answer} for n, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize("part", ["consensus", "probe"])
+def test_what_takes_a_closed_set_reads_it_off_the_examples_and_says_so(
+    part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path, answered(["good", "bad", "Good", "good"]))
+    with caplog.at_level("INFO"):
+        found = settled(asking({part: {}}), path)
+    assert found.task.labels == ("good", "bad")
+    assert "examples.jsonl: its 2 different answers are taken for task.labels" in caplog.text
+    assert settled(asking({}), path).task.labels is None  # an open set stays one where nothing needs it closed
+    assert settled(asking({part: {}}, labels=["good", "bad", "ugly"]), path).task.labels == ("good", "bad", "ugly")
+
+
+@pytest.mark.parametrize("answers", [[f"name {n}" for n in range(30)], ["one"] * 9, ["yes", "no", "x" * 61]])
+def test_answers_that_are_no_closed_set_are_refused_where_one_is_needed(answers: list[str], tmp_path: Path) -> None:
+    path = written(tmp_path, answered(answers))
+    with pytest.raises(ConfigError, match=r"labelling\.probe: needs task\.labels.*examples\.jsonl shows no closed set"):
+        settled(asking({"probe": {}}), path)
+
+
 # --- the task with options as labels --------------------------------------------------------------------------------
 
 TEXT = Task(TaskConfig(form="multiple_choice", answer_as="text", labels=tuple(OPTIONS)))

@@ -17,6 +17,7 @@ from semievol.config.method import (
 from semievol.labelling.consensus import agree
 from semievol.labelling.selection import scored, select
 from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
+from semievold.config.daemon import DaemonConfig
 
 SPREADING = ConsensusConfig(method="spreading")
 CONFIG = ConsensusConfig(method="spreading", weight=0.5, neighbours=2, power=1.0, steps=1)
@@ -182,14 +183,18 @@ def test_selection_by_consensus_keeps_the_highest_shares() -> None:
 def test_consensus_is_refused_where_answers_of_near_queries_mean_nothing() -> None:
     consensus = LabellingConfig(consensus=ConsensusConfig())
     with pytest.raises(ValueError, match=r"labelling.consensus: needs task.labels"):
-        MethodConfig(model=ModelConfig(name="m"), labelling=consensus)
+        MethodConfig(model=ModelConfig(name="m"), task=TaskConfig(form="numeric"), labelling=consensus)
+    with pytest.raises(
+        ValueError, match=r"labelling.consensus: needs task.labels"
+    ):  # no examples are there to show them
+        DaemonConfig.model_validate({"workload": "w", "model": {"name": "m"}, "labelling": {"consensus": {}}})
     with pytest.raises(ValueError, match=r"selection.by: consensus needs labelling.consensus"):
         MethodConfig(
             model=ModelConfig(name="m"),
             task=TaskConfig(labels=("a", "b")),
             selection=SelectionConfig(by="consensus"),
         )
-    with pytest.raises(ValueError, match=r"labelling.configurations\[0\].weight: counts in labelling.consensus alone"):
+    with pytest.raises(ValueError, match=r"labelling.configurations\[0\].weight: counts in labelling.consensus and"):
         MethodConfig(
             model=ModelConfig(name="m"),
             labelling=LabellingConfig(configurations=(Configuration(name="c", weight=2.0),)),
