@@ -1,10 +1,12 @@
-"""Does what is counted (answers, kinds of query) come as often as it did? Asked after every batch.
+"""Does what is counted (answers, kinds of query) come as often as it did? Asked again and again, over several windows.
 
-Owns the two-sample test and its evidence. A batch is held against all that came before it, reference included, by
-drawing as many at random from both together, again and again: without a drift the batch is one of these draws, whatever
-the frequencies and however few were counted, so that the share of draws which lie as far out is a p-value that holds at
-the actual sizes. Because each is made anew from everything so far, the p-values of all batches are independent
-(conformal prediction); they are weighed by the e-detector of semievol.drift.falls, with bets on small p-values.
+Owns the two-sample test and its evidence. A window of the newest is held against all that came before it, reference
+included, by drawing as many at random from both together, again and again: without a drift the window is one of these
+draws, whatever the frequencies and however few were counted, so that the share of draws which lie as far out is a
+p-value that holds at the actual sizes. A mix of many kinds is seen by large windows alone, and a large shift by small
+ones sooner; so there are some, each twice as long as the one before, each looked at four times in its length. A look
+may alarm by chance as often as its share of the things that came since the last one allows. Invariant: where nothing
+changes, the chance of an alarm within n things is n / `false_alarm_every` at most (the sum over all looks).
 """
 
 from __future__ import annotations
@@ -12,25 +14,32 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-BATCH = 50
-"""Things in a batch where there are few kinds."""
-LARGEST = 250
-DRAWS = 999
-POWERS = np.array([0.1, 0.2, 0.35, 0.5, 0.7, 0.9])
-"""Bets: kappa * p ** (kappa - 1) has the mean one where p is uniform."""
-_BETWEEN = 2
+BATCH = 48
+"""Things in the shortest window where there are few kinds."""
+LARGEST = 256
+QUARTERS = 4
+"""Looks in the length of a window."""
+WINDOWS = 4
+"""Of 1, 2, 4 and 8 times the shortest one."""
+_FIRST, _AT_ONCE = 50, 400
+_ENOUGH = 10
+"""Draws that lie as far out, after which no more are needed (Besag and Clifford, 1991)."""
+MOST_DRAWS = 200_000
+"""Of one look: seconds. Where a false alarm is to come so seldom that more are needed, longer windows alarm alone."""
+_SUFFIX_DRAWS = 99
 MOST_KINDS = 500
 """A test takes time and memory by the kind: with more of them they are counted in BUCKETS."""
 BUCKETS = 64
 MOST_POOL = 10_000_000
 """A larger pool would make no test sharper, and numpy draws from fewer than 1e9."""
+FORM = 2
 
 
 @dataclass(slots=True)
@@ -38,10 +47,10 @@ class MixDetector:
     """Told one kind after the other.
 
     Args:
-        reference: how many make the reference, before the first batch is weighed.
-        false_alarm_every: in things counted, not batches.
-        batch_size: how many are weighed together; `batch_for` knows how many.
-        seed: of the draws; with the number of the batch, so that a batch that is weighed again is weighed alike.
+        reference: how many make the reference, before a window is looked at.
+        false_alarm_every: in things counted; the evidence that is an alarm.
+        batch_size: of the shortest window, a multiple of QUARTERS; `batch_for` knows how many.
+        seed: of the draws; with the number of the look, so that a window that is looked at again is seen alike.
     """
 
     reference: int
@@ -51,15 +60,19 @@ class MixDetector:
     seen: int = 0
     alarmed: bool = False
     pool: Counter[str] = field(default_factory=Counter)
-    batch: Counter[str] = field(default_factory=Counter)
-    batches: int = 0
-    evidence: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(POWERS)))
-    run: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(POWERS)))
-    since: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(POWERS), dtype=np.int64))
+    """What came before the blocks."""
+    blocks: list[Counter[str]] = field(default_factory=list)
+    """The newest, by quarters of the shortest window, oldest first; the longest window at most."""
+    block: Counter[str] = field(default_factory=Counter)
+    looks: int = 0
+    """Blocks that were completed so far."""
+    evidence: NDArray[np.float64] = field(default_factory=lambda: np.zeros(WINDOWS))
+    """Of each window, by its last look."""
+    since: int = 0
+    lately: Counter[str] = field(default_factory=Counter)
+    """What was counted since the shift that was found seems to have begun."""
     folded: bool = False
     """Kinds are counted in buckets."""
-    lately: Counter[str] = field(default_factory=Counter)
-    """What was counted since the evidence of a bet between the boldest and the shyest began."""
 
     @property
     def phase(self) -> Literal["reference", "watching", "alarmed"]:
@@ -68,90 +81,99 @@ class MixDetector:
         return "reference" if self.seen < self.reference else "watching"
 
     @property
-    def alarm_line(self) -> float:
-        """The evidence that is an alarm: a batch is one look."""
-        return self.false_alarm_every / self.batch_size
-
-    @property
     def statistic(self) -> float:
-        return float(self.evidence.mean())
+        return float(self.evidence.max())
 
     @property
     def began(self) -> int:
         """After how many things the shift seems to have begun."""
-        return int(self.since[int(np.argmax(self.run))])
+        return self.since if self.alarmed else self.seen
 
     def add(self, kind: str) -> bool:
-        """Whether this one, as the last of its batch, raises the alarm."""
+        """Whether this one, as the last of a window, raises the alarm."""
         self.seen += 1
-        kind = bucket(kind) if self.folded else kind
         if self.alarmed:
             return False
+        kind = bucket(kind) if self.folded else kind
         if self.seen <= self.reference:
             self.pool[kind] += 1
-            self.since[:] = self.seen
             return False
-        self.batch[kind] += 1
-        if self.batch.total() < self.batch_size:
+        self.block[kind] += 1
+        if self.block.total() < self.batch_size // QUARTERS:
             return False
-        rng = np.random.default_rng([self.seed, self.batches])
+        self.blocks.append(self.block)
+        self.block, self.looks = Counter(), self.looks + 1
+        rng = np.random.default_rng([self.seed, self.looks])
+        for window in range(WINDOWS):
+            count, between = QUARTERS << window, 1 << window
+            due = self.looks % between == 0 and len(self.blocks) >= count
+            if due and self._look(window, count, between, rng):
+                break
+        while len(self.blocks) >= QUARTERS << (WINDOWS - 1):
+            self.pool += self.blocks.pop(0)
+        return self.alarmed
+
+    def _look(self, window: int, count: int, between: int, rng: np.random.Generator) -> bool:
+        """Whether this window, of so many blocks, which is looked at once in `between` blocks, raises the alarm."""
         self._bound(rng)
-        p = p_value(self.pool, self.batch, rng)
-        bets = POWERS * p ** (POWERS - 1)
-        self.evidence = np.minimum((1 + self.evidence) * bets, 1e300)
-        self.run += np.log(bets)
-        fresh = self.run <= 0
-        self.run[fresh], self.since[fresh] = 0.0, self.seen
-        self.lately = Counter() if fresh[_BETWEEN] else self.lately + self.batch
-        self.pool += self.batch
-        self.batch, self.batches = Counter(), self.batches + 1
-        self.alarmed = self.statistic >= self.alarm_line
+        before, newest = self.pool + _sum(self.blocks[:-count]), self.blocks[-count:]
+        share = between * (self.batch_size // QUARTERS) / WINDOWS
+        most = min(MOST_DRAWS, math.ceil(2 * self.false_alarm_every / share))
+        self.evidence[window] = share / p_value(before, _sum(newest), rng, most)
+        self.alarmed = bool(self.evidence[window] >= self.false_alarm_every)
+        if self.alarmed:
+            length = _since(before, newest, rng)
+            self.lately = _sum(newest[-length:])
+            self.since = self.seen - self.lately.total()
         return self.alarmed
 
     def _bound(self, rng: np.random.Generator) -> None:
         """Keep pool and kinds within what can be tested.
 
-        p-values stay uniform: what a coin keeps of the pool comes in no other mix than the whole, and whether kinds are
-        folded depends on pool and batch together, not on which of them a thing is in.
+        p-values stay what they are: what a coin keeps of the pool comes in no other mix than the whole, and whether
+        kinds are folded depends on pool and blocks together, not on which of them a thing is in.
         """
         while self.pool.total() > MOST_POOL:
             self.pool = +Counter({kind: int(rng.binomial(count, 0.5)) for kind, count in self.pool.items()})
-        if not self.folded and len({*self.pool, *self.batch}) > MOST_KINDS:
-            self.pool, self.batch, self.lately = (_folded(each) for each in (self.pool, self.batch, self.lately))
+        if not self.folded and len(set(self.pool).union(*self.blocks)) > MOST_KINDS:
+            self.pool, self.blocks = _folded(self.pool), [_folded(each) for each in self.blocks]
             self.folded = True
 
     def moved(self, most: int = 5) -> list[tuple[str, float, float]]:
-        """The kinds that moved most since the evidence began, with their share before and since; [0, 1] each."""
-        before = self.pool - self.lately
-        return moved(before, self.lately, most)
+        """The kinds that moved most by the shift that was found, with their share before and since; [0, 1] each."""
+        return moved(self.pool + _sum(self.blocks) - self.lately, self.lately, most)
 
     def state(self) -> dict[str, Any]:
         """As JSON has it; `restore` reads it."""
         return {
+            "form": FORM,
             "seen": self.seen,
             "alarmed": self.alarmed,
             "pool": dict(self.pool),
-            "batch": dict(self.batch),
-            "batches": self.batches,
-            "evidence": self.evidence.tolist(),
-            "run": self.run.tolist(),
-            "since": self.since.tolist(),
+            "blocks": [dict(each) for each in self.blocks],
+            "block": dict(self.block),
+            "looks": self.looks,
+            "evidence": self.statistic,
+            "by_window": self.evidence.tolist(),
+            "since": self.since,
             "lately": dict(self.lately),
             "folded": self.folded,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` had said."""
-        self.seen, self.alarmed, self.batches = state["seen"], state["alarmed"], state["batches"]
-        self.pool, self.batch, self.lately = (Counter(state[name]) for name in ("pool", "batch", "lately"))
-        self.evidence, self.run = np.array(state["evidence"], dtype=float), np.array(state["run"], dtype=float)
-        self.since = np.array(state["since"], dtype=np.int64)
-        self.folded = state.get("folded", False)
+        """Go on from what `state` had said; from the beginning, where another form of detector had said it."""
+        if state.get("form") != FORM:
+            return
+        self.seen, self.alarmed, self.looks = state["seen"], state["alarmed"], state["looks"]
+        self.pool, self.block, self.lately = (Counter(state[name]) for name in ("pool", "block", "lately"))
+        self.blocks = [Counter(each) for each in state["blocks"]]
+        self.evidence = np.array(state["by_window"], dtype=float)
+        self.since, self.folded = state["since"], state["folded"]
 
 
 def batch_for(kinds: int) -> int:
-    """The size of a batch for so many kinds: where most of them come less than once in it, little is seen."""
-    return min(LARGEST, max(BATCH, 2 * kinds))
+    """The size of the shortest window for so many kinds: where most come less than once in it, little is seen."""
+    return QUARTERS * math.ceil(min(LARGEST, max(BATCH, 2 * kinds)) / QUARTERS)
 
 
 def bucket(kind: str) -> str:
@@ -160,28 +182,72 @@ def bucket(kind: str) -> str:
     return f"#{int.from_bytes(digest) % BUCKETS}"
 
 
+def p_value(before: Mapping[str, int], newest: Mapping[str, int], rng: np.random.Generator, most: int) -> float:
+    """The share of random draws from both together that lie as far from them as `newest`; in [1 / (most + 1), 1].
+
+    How far: the squared distance from what is expected of each kind, over what is expected and one more, so that kinds
+    which hardly ever come do not decide alone. What is nothing out of the ordinary is called 1 without a draw, and
+    draws end early where enough lie as far out: neither makes an alarm likelier.
+    """
+    drawn, expected, together = _beside(before, newest)
+    size, total = int(drawn.sum()), int(together.sum())
+    far = _far(drawn, expected)
+    usual = expected * (1 - together / total) * ((total - size) / max(1, total - 1)) / (expected + 1)
+    if far < usual.sum() + math.sqrt(2 * float((usual**2).sum())):
+        return 1.0
+    beyond = made = 0
+    while made < most:
+        count = min(_AT_ONCE, max(_FIRST, made), most - made)
+        others = _far(_others(together, size, count, rng), expected)
+        beyond_here = np.flatnonzero(others >= far - 1e-9)
+        if beyond + len(beyond_here) >= _ENOUGH:
+            return float(_ENOUGH / (made + beyond_here[_ENOUGH - beyond - 1] + 1))
+        beyond, made = beyond + len(beyond_here), made + count
+    return (1 + beyond) / (1 + made)
+
+
+def _since(before: Mapping[str, int], newest: Sequence[Mapping[str, int]], rng: np.random.Generator) -> int:
+    """Of how many of the last blocks it is surest that they are others than what came before."""
+
+    def surely(length: int) -> float:
+        rest = _sum(newest[:-length]) + Counter(before)
+        drawn, expected, together = _beside(rest, _sum(newest[-length:]))
+        others = _far(_others(together, int(drawn.sum()), _SUFFIX_DRAWS, rng), expected)
+        return float((_far(drawn, expected) - others.mean()) / max(float(others.std()), 1e-9))
+
+    return max(range(1, len(newest) + 1), key=surely)
+
+
+def _beside(
+    before: Mapping[str, int], newest: Mapping[str, int]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """By kind: how often it is among the newest, would be expected to be, and is in both together."""
+    kinds = sorted({*before, *newest})
+    drawn = np.array([newest.get(kind, 0) for kind in kinds], dtype=np.int64)
+    together = drawn + np.array([before.get(kind, 0) for kind in kinds], dtype=np.int64)
+    return drawn, together * (drawn.sum() / together.sum()), together
+
+
+def _others(together: NDArray[np.int64], size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.multivariate_hypergeometric(together, size, size=count, method="marginals")
+
+
+def _far(drawn: NDArray[np.int64], expected: NDArray[np.float64]) -> Any:
+    return ((drawn - expected) ** 2 / (expected + 1)).sum(axis=-1)
+
+
+def _sum(counts: Sequence[Mapping[str, int]]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for each in counts:
+        found.update(each)
+    return found
+
+
 def _folded(counts: Mapping[str, int]) -> Counter[str]:
     found: Counter[str] = Counter()
     for kind, count in counts.items():
         found[bucket(kind)] += count
     return found
-
-
-def p_value(pool: Mapping[str, int], batch: Mapping[str, int], rng: np.random.Generator) -> float:
-    """The share of random batches from both together that lie as far from them as `batch`; in [1 / (DRAWS + 1), 1].
-
-    How far: the squared distance from what is expected of each kind, over what is expected and one more, so that kinds
-    which hardly ever come do not decide alone.
-    """
-    kinds = sorted({*pool, *batch})
-    drawn = np.array([batch.get(kind, 0) for kind in kinds])
-    together = drawn + np.array([pool.get(kind, 0) for kind in kinds])
-    size = int(drawn.sum())
-    expected = together * (size / together.sum())
-    others = rng.multivariate_hypergeometric(together, size, size=DRAWS, method="marginals")
-    far = ((drawn - expected) ** 2 / (expected + 1)).sum()
-    theirs = ((others - expected) ** 2 / (expected + 1)).sum(axis=1)
-    return float((1 + np.count_nonzero(theirs >= far - 1e-9)) / (DRAWS + 1))
 
 
 def moved(before: Mapping[str, int], since: Mapping[str, int], most: int) -> list[tuple[str, float, float]]:

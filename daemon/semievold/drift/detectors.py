@@ -111,7 +111,7 @@ class Detectors:
     def changed(self) -> dict[str, dict[str, Any]]:
         """{name: state} of those that were told something."""
         states = {
-            name: {**found.state(), "line": line_of(found), "referred": found.phase != "reference"}
+            name: {**found.state(), "line": found.false_alarm_every, "referred": found.phase != "reference"}
             for name, found in self._found.items()
         }
         return states | {_name("labels", name, ""): each.state() for name, each in self._accuracies.items()}
@@ -184,11 +184,6 @@ class Detectors:
         if category is None and answer is not None and self._labels is not None:
             return answer
         return shortened(category) if category else bucket(row.neighbours[0][0])
-
-
-def line_of(detector: Detector) -> float:
-    """The evidence that is an alarm."""
-    return detector.alarm_line if isinstance(detector, MixDetector) else detector.false_alarm_every
 
 
 def similarity_of(row: Answered) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from semievol.drift.mixes import MixDetector
 from semievol.types import Query
-from semievold.drift.detectors import BASE, Raised, category_of, line_of, similarity_of, sureness_of
+from semievold.drift.detectors import BASE, Raised, category_of, similarity_of, sureness_of
 from semievold.store.drift.events import Answered, DriftStore
 from semievold.store.pseudo_labels import PseudoLabelStore
 
@@ -53,7 +53,7 @@ def evidence_of(
         "until": last.created_at,
         "queries": count,
         "statistic": detector.statistic,
-        "alarm_line": line_of(detector),
+        "alarm_line": detector.false_alarm_every,
         "words": words_of([texts.get(row.query_id, "") for row in moved], [texts.get(r.query_id, "") for r in before]),
         "nearest_examples": _nearest(moved, known),
         "categories": _shares(category_of(row, known) for row in moved),

@@ -93,4 +93,4 @@ def _phase(state: Mapping[str, Any]) -> Phase:
 
 
 def _statistic(state: Mapping[str, Any]) -> float:
-    return float(np.mean(state["evidence"]))
+    return float(np.mean(state["evidence"]))  # of an earlier form of detector it is a list

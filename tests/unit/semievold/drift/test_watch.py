@@ -109,7 +109,9 @@ async def test_strange_queries_are_one_event_that_names_them(open_world: OpenWor
     assert "less like the examples" in event.evidence["said"]
     assert {"visa", "application"} <= set(event.evidence["words"])
     assert "order" not in event.evidence["words"]
-    assert all("visa" in each["question"] for each in event.evidence["moved_most"][:5])
+    strange = [each["question"] for each in event.evidence["moved_most"] if each["similarity"] < 0.5]
+    assert len(strange) >= 3
+    assert all("visa" in each for each in strange)
     assert event.evidence["statistic"] >= event.evidence["alarm_line"] == 1000
     assert event.evidence["nearest_examples"][0]["id"].startswith("e")
     assert {each["kind"] for each in event.also} == {"confidence"}
