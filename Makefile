@@ -118,7 +118,7 @@ model: $(STAMP)-dev
 	@UV="$$(cat .venv/.uv)" $(BIN)/python -m semievold.demo.model --into .cache/models
 
 # What an image may take as EXTRAS.
-IMAGE_EXTRAS := kafka kubernetes local mlflow parquet postgres qdrant tensorboard
+IMAGE_EXTRAS := gcs kafka kubernetes local mlflow parquet postgres qdrant s3 tensorboard
 HASHED = $$(cat .venv/.uv) pip compile --universal --python-version 3.11 --generate-hashes --constraint requirements.lock \
   --custom-compile-command 'make lock' --no-annotate --quiet
 

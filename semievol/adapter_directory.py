@@ -29,7 +29,8 @@ HOSTED_FILE = "fine_tuned_model.json"
 MANIFEST_FILE = "manifest.json"
 MARKER_FILE = "STABLE"
 
-_CONTENT_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+CONTENT_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+"""Of an adapter whose weights are here."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _UNFINISHED = ".unfinished-"
 
@@ -82,13 +83,18 @@ class Manifest:
             raise ValueError(str(error)) from error
 
 
+def is_name(name: str) -> bool:
+    """Whether it can be an adapter's: a-z 0-9 . _ -, of which the last three do not begin it, at most 200."""
+    return _NAME.fullmatch(name) is not None and len(name) <= 200
+
+
 def check_name(name: str) -> str:
     """Return `name` if it can be an adapter's.
 
     Raises:
-        AdapterError: it has other characters than a-z 0-9 . _ -, or starts with one of the last three.
+        AdapterError: it cannot.
     """
-    if not _NAME.fullmatch(name) or len(name) > 200:
+    if not is_name(name):
         raise AdapterError(
             f"adapter name {name!r} is not usable: start with a-z or 0-9, go on with a-z 0-9 . _ - (at most 200)"
         )
@@ -100,14 +106,15 @@ def is_version_of(name: str, workload: str) -> bool:
     return re.fullmatch(rf"{re.escape(workload)}-r\d{{4,}}-[0-9a-f]{{8}}", name) is not None
 
 
-def _content_files(directory: Path) -> tuple[str, ...]:
-    return (HOSTED_FILE,) if (directory / HOSTED_FILE).is_file() else _CONTENT_FILES
+def content_files(directory: Path) -> tuple[str, ...]:
+    """The names of the files that make an adapter; its hash is over them."""
+    return (HOSTED_FILE,) if (directory / HOSTED_FILE).is_file() else CONTENT_FILES
 
 
 def adapter_hash(directory: Path) -> str:
     """sha256 (hex) over the names, sizes and bytes of the content files, in order of name."""
     digest = hashlib.sha256()
-    for name in sorted(_content_files(directory)):
+    for name in sorted(content_files(directory)):
         path = directory / name
         digest.update(f"{name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
@@ -139,7 +146,7 @@ def publish(
     Raises:
         AdapterError: a content file is missing, the name is not usable, or another adapter has the same name.
     """
-    contents = _content_files(work_dir)
+    contents = content_files(work_dir)
     for name in contents:
         if not (work_dir / name).is_file():
             raise AdapterError(f"{work_dir}: {name} is missing, nothing to publish")
@@ -195,7 +202,7 @@ def verify(path: Path) -> Manifest:
         manifest = Manifest.from_json((path / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path}: unreadable {MANIFEST_FILE} ({error})") from error
-    for name in _content_files(path):
+    for name in content_files(path):
         file = path / name
         if not file.is_file():
             raise AdapterError(f"{path}: {name} is missing")

@@ -21,7 +21,13 @@ ROOT = Path(__file__).parents[1]
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
 COMPONENTS = sorted(path.parent.name for path in K8S.glob("components/*/kustomization.yaml"))
-BEFORE = {"vllm-cpu": ["vllm"], "kueue": ["training-jobs"], "keda": ["vllm"], "models": ["embedding", "vllm"]}
+BEFORE = {
+    "vllm-cpu": ["vllm"],
+    "kueue": ["training-jobs"],
+    "keda": ["vllm"],
+    "models": ["embedding", "vllm"],
+    "object-storage": ["vllm"],
+}
 """What a component is a component of, besides the base."""
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 

@@ -68,6 +68,7 @@ from semievold.serving.fleet import AdapterFleet
 from semievold.serving.followed_index import FollowedIndex
 from semievold.serving.following import StateFollower
 from semievold.serving.replicas import ReplicaSet
+from semievold.serving.storage.opening import open_storage
 from semievold.store.retention import RetentionStore
 from semievold.store.stores import Stores, check_workload, open_stores, stores_over
 from semievold.streams.opening import open_stream
@@ -278,7 +279,8 @@ class Service:
             trusted = config.gateway.feedback.trusted
             name, alias = config.workload.name, config.workload.served_alias
             stores = stores_over(database, name, alias, feedback_trusted=trusted)
-        parts.fleet = AdapterFleet(stores, engine.servers, parts.alias, place_of(config).adapters)
+        storage = open_storage(config.artifacts.storage)
+        parts.fleet = AdapterFleet(stores, engine.servers, parts.alias, place_of(config).adapters, storage)
         if parts.index is not None:
             parts.labeller = CollaborativeLabeller(
                 parts.generator,

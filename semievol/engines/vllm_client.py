@@ -38,6 +38,10 @@ class NotServedError(AdapterError):
     """The server does not know the adapter's name."""
 
 
+class NotThereError(AdapterError):
+    """The server finds no files where the adapter should be: they may come yet."""
+
+
 class VllmClient:
     """Speaks to any number of servers over kept-alive connections; one event loop."""
 
@@ -70,6 +74,7 @@ class VllmClient:
         """Load the directory `path`, as the server sees it, under `name`; a loaded name is left alone.
 
         Raises:
+            NotThereError: the server finds no such directory, or nothing in it.
             AdapterError: the server cannot use the directory; its reason is in the text.
             TransientError: it does not answer.
         """
@@ -79,7 +84,8 @@ class VllmClient:
             return
         # 500 is also what a rank above the limit and a truncated file come back as: the engine lives on.
         if answer.status in (400, 404, 500):
-            raise AdapterError(f"{server.name}: cannot load {name} from {path}: {answer.message}")
+            kind = NotThereError if answer.status == 404 else AdapterError
+            raise kind(f"{server.name}: cannot load {name} from {path}: {answer.message}")
         _check(server, answer)
 
     async def unload(self, server: ServerAddress, name: str) -> None:

@@ -124,6 +124,31 @@ def _add_roles(app: typer.Typer) -> None:
             raise SystemExit(train_main(arguments))
         raise SystemExit(train_together(arguments, this_machine(nodes, processes, rendezvous, node)))
 
+    @app.command(
+        "sync-adapters", help="Keep a directory as object storage has the adapters: for engines without a volume."
+    )
+    def sync_adapters(
+        into: Annotated[Path, typer.Option(help="The directory; the engine beside it loads from there.")],
+        storage: Annotated[
+            str | None, typer.Option(help="Where they are published [default: artifacts.storage].")
+        ] = None,
+        engine: Annotated[
+            str | None, typer.Option(help="http://HOST:PORT of the engine. Without it nothing is ever removed.")
+        ] = None,
+        every: Annotated[float, typer.Option(min=0.1, help="How often is looked, seconds.")] = 5.0,
+        host: Annotated[str, typer.Option(help="Of /healthz, /readyz and /metrics.")] = "127.0.0.1",
+        port: Annotated[int, typer.Option(min=0, max=65535, help="Of the same.")] = 8322,
+        config: ConfigPath = DEFAULT_CONFIG,
+    ) -> None:
+        from semievold.commands.syncing import sync_adapters as run_sidecar
+
+        found = storage or load(config).artifacts.storage
+        if found is None:
+            raise ConfigError(
+                "artifacts.storage: missing; set it in the configuration, or give --storage s3://BUCKET/PATH"
+            )
+        raise SystemExit(run_sidecar(found, into, engine, every, host, port))
+
     @app.command(help="The whole loop on embedded defaults and a small pretrained model; ends with a summary.")
     def demo(
         seed: Annotated[int, typer.Option(help="Of data, sampling and training.")] = 0,

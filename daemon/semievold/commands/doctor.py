@@ -45,6 +45,7 @@ def examine(config: DaemonConfig) -> list[Finding]:
     checks: list[tuple[str, Callable[[DaemonConfig], str]]] = [
         ("packages", _packages),
         ("artifacts", _artifacts),
+        ("storage", _storage),
         ("files", _files),
         ("state", _state),
         ("stream", _stream),
@@ -99,6 +100,16 @@ def _artifacts(config: DaemonConfig) -> str:
     if free < MIN_FREE_BYTES:
         raise SemiEvolError(f"artifacts.directory: {free / 2**30:.1f} GiB free on {existing}; make room")
     return f"{directory}, {free / 2**30:.0f} GiB free"
+
+
+def _storage(config: DaemonConfig) -> str:
+    """Whether it answers; whether it can be written to is known when something is."""
+    from semievold.serving.storage.opening import open_storage
+
+    storage = open_storage(config.artifacts.storage)
+    if storage is None:
+        return "adapters are in artifacts.directory alone"
+    return f"{len(storage.names())} adapters are on {storage}"
 
 
 def _files(config: DaemonConfig) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -32,6 +33,7 @@ from semievold.config.streams import IntakeSettings, LabelsSettings, StreamSetti
 from semievold.config.training import TrainingSettings
 from semievold.config.worth import WorthConfig
 
+_STORAGE = re.compile(r"[a-z][a-z0-9+.-]*://[^\s@?#]+")
 ROLES = ("intake", "labels", "control", "gateway")
 
 
@@ -218,11 +220,26 @@ class ArtifactsConfig(Section):
     directory: Path = Path("semievol-data")
     """Everything the daemon writes is under here. A relative path is of the configuration file's directory, wherever a
     command is run, and in SEMIEVOL__ARTIFACTS__DIRECTORY of the working directory; `doctor` says which it is."""
+    storage: str | None = None
+    """Where adapters are published beside that directory: `s3://BUCKET/PATH` (extra `s3`) or `gs://BUCKET/PATH` (extra
+    `gcs`), one for any number of workloads. Processes that share no volume with the trainer fetch them from there, and
+    `semievold sync-adapters` brings them to engines. Credentials are the driver's own (AWS_..., GOOGLE_...). None:
+    every process and engine sees artifacts.directory."""
     keep_adapters: int = Field(default=5, ge=2)
     """Retired and rejected adapter directories kept for inspection and rollback; older ones are deleted."""
     keep_rounds: int = Field(default=20, ge=1)
     """Of the newest this many rounds the snapshot (what was trained on) and the trainer's log are kept; older ones are
     deleted. Checkpoints and copies of the weights go when a round ends. What the state knows of a round stays."""
+
+    @field_validator("storage")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not _STORAGE.fullmatch(value):
+            raise ValueError(
+                "artifacts.storage: is no address of object storage; write s3://BUCKET/PATH or gs://BUCKET/PATH, "
+                "without credentials (those are the driver's own: AWS_CONFIG_FILE, GOOGLE_APPLICATION_CREDENTIALS, ...)"
+            )
+        return value
 
 
 class DaemonConfig(MethodConfig):

@@ -12,6 +12,7 @@ from pathlib import Path
 from semievold.monitoring.catalogue import Declared
 from semievold.monitoring.metrics import Metrics
 from semievold.monitoring.state_metrics import STATE_METRICS
+from semievold.monitoring.sync_metrics import SIDECAR, SYNC_METRICS
 
 HEAD = """# Metrics
 
@@ -26,8 +27,8 @@ those of the client library.
 
 
 def declared() -> list[Declared]:
-    """Every metric of the daemon."""
-    return [*Metrics("any").declared, *STATE_METRICS]
+    """Every metric of the daemon, and of the sidecar."""
+    return [*Metrics("any").declared, *STATE_METRICS, *SYNC_METRICS]
 
 
 def page() -> str:
@@ -44,6 +45,7 @@ def page() -> str:
             (("intake", "control", "gateway"), "Roles intake, control and gateway"),
             (("control",), "Role control"),
             (("leader",), "The process that leads"),
+            (SIDECAR, "`semievold sync-adapters`, without the label `workload`"),
         )
     )
 

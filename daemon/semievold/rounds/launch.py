@@ -10,10 +10,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from semievol import adapter_directory
 from semievol.training.process import train_in_subprocess
+
+if TYPE_CHECKING:
+    from semievold.serving.storage.object_storage import AdapterStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +76,22 @@ class SubprocessLauncher:
 
     async def retire(self, open_round: int | None) -> None:
         """Nothing to do: the child has ended with the call that started it."""
+
+
+class PublishingLauncher:
+    """Another launcher, whose adapters are on object storage too when its trainings end.
+
+    What cannot be published for now is a training to be asked for again: it has ended, and says so at once.
+    """
+
+    def __init__(self, launcher: Launcher, storage: AdapterStorage) -> None:
+        self._launcher = launcher
+        self._storage = storage
+
+    async def train(self, place: TrainingPlace) -> Trained:
+        trained = await self._launcher.train(place)
+        await asyncio.to_thread(self._storage.publish, trained.path)
+        return trained
+
+    async def retire(self, open_round: int | None) -> None:
+        await self._launcher.retire(open_round)

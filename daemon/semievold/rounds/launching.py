@@ -1,4 +1,4 @@
-"""Which launcher the configuration names."""
+"""Which launcher the configuration names, and whether its adapters go to object storage."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ from collections.abc import Callable
 
 from semievol.errors import ConfigError
 from semievold.config.daemon import DaemonConfig
-from semievold.rounds.launch import Launcher, SubprocessLauncher
+from semievold.rounds.launch import Launcher, PublishingLauncher, SubprocessLauncher
+from semievold.serving.storage.opening import open_storage
 
 
 def open_launcher(config: DaemonConfig) -> tuple[Launcher, Callable[[], None]]:
     """The launcher of `training.launcher`, and what closes it.
 
     Raises:
-        ConfigError: the package of Kubernetes' client is missing, or it finds no credentials.
+        ConfigError: a package is missing, or Kubernetes' client finds no credentials.
     """
+    launcher, close = _by_kind(config)
+    storage = open_storage(config.artifacts.storage)
+    return (launcher if storage is None else PublishingLauncher(launcher, storage)), close
+
+
+def _by_kind(config: DaemonConfig) -> tuple[Launcher, Callable[[], None]]:
     if config.training.launcher.kind == "local":
         return SubprocessLauncher(config.training.inherit), lambda: None
     try:

@@ -11,14 +11,19 @@ import asyncio
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from semievol import adapter_directory
-from semievol.errors import AdapterError
+from semievol.adapter_directory import MARKER_FILE
+from semievol.errors import AdapterError, TransientError
 from semievold.serving.adapter_servers import AdapterServers, HeldAdapter
 from semievold.serving.alias import Alias
 from semievold.serving.attestation import FingerprintEntry, Proof
 from semievold.store.adapters import AdapterVersion
 from semievold.store.stores import Stores
+
+if TYPE_CHECKING:
+    from semievold.serving.storage.object_storage import AdapterStorage
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +33,20 @@ class AdapterFleet:
 
     Args:
         directory: where the versions' directories are; what the registry says of their place may be out of date.
+        storage: where they are published too; what is missing in `directory` is fetched from there. None: nowhere.
     """
 
-    def __init__(self, stores: Stores, servers: AdapterServers, alias: Alias, directory: Path) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        servers: AdapterServers,
+        alias: Alias,
+        directory: Path,
+        storage: AdapterStorage | None = None,
+    ) -> None:
         self._stores = stores
         self._directory = directory
+        self._storage = storage
         self._servers = servers
         self._alias = alias
         self._defect: str | None = None
@@ -72,7 +86,7 @@ class AdapterFleet:
 
         Raises:
             AdapterError: the directory is unusable, or a replica cannot serve it; the text names it and the cause.
-            TransientError: nobody answers now.
+            TransientError: nobody answers now, or the storage that has it does not.
         """
         await self._servers.load(await self._held(name))
 
@@ -124,9 +138,13 @@ class AdapterFleet:
                 if role == "serving":
                     self._defect = str(error)
         await self._servers.keep(held["serving"], held["previous"], held["canary"])
+        await self._forget_copies()
         self._reconciled = state.generation
 
     async def _held(self, name: str) -> HeldAdapter:
+        if self._storage is not None and not (self._directory / name / MARKER_FILE).exists():
+            await self.version(name)
+            await asyncio.to_thread(self._storage.fetch, name, self._directory)
         found = await self.version(name)
         manifest = await asyncio.to_thread(adapter_directory.verify, found.path)
         if manifest.content_hash != found.content_hash:
@@ -159,3 +177,27 @@ class AdapterFleet:
             await asyncio.to_thread(self._stores.adapters.mark, version.name, "deleted")
             await asyncio.to_thread(shutil.rmtree, version.found_in(self._directory).path, True)
             log.info("deleted the directory of adapter %s", version.name)
+        if self._storage is not None:
+            await self._unpublish(self._storage)
+
+    async def _unpublish(self, storage: AdapterStorage) -> None:
+        """Delete from the storage what is deleted here, also what an earlier call did not get to."""
+        deleted = await self._deleted()
+        try:
+            for name in sorted(await asyncio.to_thread(storage.names) & deleted):
+                await asyncio.to_thread(storage.remove, name)
+                log.info("deleted adapter %s from %s", name, storage)
+        except TransientError as error:  # the end of the next round tries it again
+            log.warning("deleted adapters stay on the storage for now: %s", error)
+
+    async def _forget_copies(self) -> None:
+        """Delete this process's copies of versions that were deleted, where it fetches its own."""
+        if self._storage is None or not self._directory.is_dir():
+            return
+        needed = await self._servers.loaded()
+        for name in await self._deleted() - needed:
+            await asyncio.to_thread(shutil.rmtree, self._directory / name, True)
+
+    async def _deleted(self) -> frozenset[str]:
+        versions = await asyncio.to_thread(self._stores.adapters.all)
+        return frozenset(version.name for version in versions if version.state == "deleted")

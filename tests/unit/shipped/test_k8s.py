@@ -32,6 +32,7 @@ from tests.manifests import (
     own_config,
     pods,
     seconds_to_stop,
+    ways,
 )
 
 README = (K8S / "README.md").read_text("utf-8")
@@ -216,6 +217,29 @@ def created(section: str) -> dict[str, set[str]]:
 def test_the_readme_makes_exactly_the_secrets_that_are_asked_for() -> None:
     assert created("Try it") == referred(overlay("try"))
     assert created("In production") | created("Try it") == referred(overlay("production")) | created("Try it")
+
+
+def test_on_object_storage_control_alone_may_publish_and_nobody_else_needs_a_shared_volume() -> None:
+    objects = on_the_base("object-storage")
+    assert created("Adapters on object storage").items() <= referred(objects).items()
+    there = pods(objects)
+    shared, keys = set(), {}
+    for name, pod in there.items():
+        for volume in pod["spec"]["volumes"]:
+            if volume["name"] == "storage":
+                keys[name] = [item["key"] for item in volume["secret"]["items"]]
+            if volume.get("persistentVolumeClaim", {}).get("claimName") == "adapters":
+                shared.add(name)
+    assert shared == {"control"}
+    assert keys == {name: ["publishing" if name == "control" else "reading"] for name in set(there) - {"labels"}}
+    (sidecar,) = [each for each in there["vllm"]["spec"]["initContainers"] if each["name"] == "adapters"]
+    assert sidecar["restartPolicy"] == "Always"
+    into, engine = (each.partition("=")[2] for each in sidecar["args"][1:3])
+    (vllm,) = there["vllm"]["spec"]["containers"]
+    assert {mount["mountPath"] for mount in vllm["volumeMounts"] if mount["name"] == "adapters"} == {into}
+    assert f"--port={engine.rpartition(':')[2]}" in vllm["args"]
+    out = {(pod, port) for policy, pod, _, _, port in ways(objects, "Egress") if policy == "to-object-storage"}
+    assert out == {(name, 443) for name in keys}
 
 
 def test_no_secret_is_shipped_and_none_is_in_a_variable() -> None:
