@@ -11,7 +11,7 @@ import gc
 import random
 import resource
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,9 +62,16 @@ class Clock:
 
 
 class InstantGenerator(Generator):
-    """Answers at once. For half of the queries the two configurations differ, so that the second stage runs too."""
+    """Answers at once, or after a while. For half of the queries the two configurations differ, so that the second
+    stage runs too.
+    """
+
+    def __init__(self, answer_s: float = 0.0) -> None:
+        self._answer_s = answer_s
 
     async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
+        if self._answer_s:
+            await asyncio.sleep(self._answer_s)
         for place, request in enumerate(requests):
             text = LABELS[request.seed % 2]
             done = Completion(text, (5, 6, 7), (-0.1, -0.2, -0.05), "stop", request.adapter, 120)
@@ -109,6 +116,15 @@ async def run_intake(
     database: Database, stream: Stream, topics: StreamSettings, settings: IntakeSettings, queries: int
 ) -> Run:
     """The real intake before a model that answers at once."""
+    with instant_labeller() as (labeller, task):
+        return await label_stream(database, stream, topics, settings, queries, labeller, task, "a1")
+
+
+@contextlib.contextmanager
+def instant_labeller(answer_s: float = 0.0) -> Iterator[tuple[CollaborativeLabeller, Task]]:
+    """The real labeller over an index of examples, before a model that answers after so many seconds, however much it
+    is asked.
+    """
     from semievol.examples.embedding.hashing import HashingEmbedder
     from semievol.examples.resident import ResidentExampleIndex
     from semievol.labelling.collaboration import CollaborativeLabeller
@@ -117,10 +133,8 @@ async def run_intake(
     index = ResidentExampleIndex(HashingEmbedder())
     index.upsert([Example(Query(f"example-{n}", question(rng)), rng.choice(LABELS)) for n in range(EXAMPLES)])
     task = Task(TaskConfig(labels=LABELS))
-    labeller = CollaborativeLabeller(InstantGenerator(), index, task, LabellingConfig(), 0)
-    run = await label_stream(database, stream, topics, settings, queries, labeller, task, "a1")
+    yield CollaborativeLabeller(InstantGenerator(answer_s), index, task, LabellingConfig(), 0), task
     index.close()
-    return run
 
 
 async def label_stream(
