@@ -12,13 +12,14 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from semievol.config.method import MethodConfig
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.labelling.hearing import heard
+from semievol.labelling.out_of_fold import Views, sure, uses_serving
 from semievol.labelling.propagation import training_rows
 from semievol.labelling.selection import Selection, judge_calibration, scored, select, select_at_risk
 from semievol.proof.evaluation import Evaluation, evaluate, paired
@@ -28,7 +29,7 @@ from semievol.runs.directory import Kind, RoundDirectory, RoundResult, RunDirect
 from semievol.seeds import derive
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
-from semievol.training.job import TrainingJob, write_snapshot
+from semievol.training.job import JOB_FILE, TrainingJob, write_snapshot
 from semievol.types import Example, PseudoLabel, Query, TrainingRow, Unlabelled
 
 logger = logging.getLogger(__name__)
@@ -266,12 +267,92 @@ async def _label(
         labels = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
         asked = await labeller.label([example.query for example in run.calibration], incumbent)
         calibration = [outcome for outcome in asked if isinstance(outcome, PseudoLabel)]
-        both = await asyncio.to_thread(heard, [*labels, *calibration], run.examples, config, run.embedder)
+        both = [*labels, *calibration]
+        if run.config.selection.by == "learned":
+            folds = Folds.before(run, number) if incumbent and uses_serving(config) else None
+            both, found = await sure(_views(run, number), run.examples, both, run.config.selection.learned.folds, folds)
+            files.write_learned(found)
+        else:
+            both = await asyncio.to_thread(heard, both, run.examples, config, run.embedder)
         labels, calibration = both[: len(labels)], both[len(labels) :]
         files.write_calibration(calibration)
         selection = await asyncio.to_thread(_selected, run, number, labels, calibration)
         files.write_pseudo_labels(labels, selection)
     return labels, calibration
+
+
+def _views(run: Run, number: int) -> Views:
+    """What answers in a round, for examples to be asked as queries are."""
+    return Views(
+        generator=run.generator,
+        task=run.task,
+        labelling=run.config.labelling,
+        equality=run.equality or AnswerEquality(run.task),
+        embedder=run.embedder,
+        seed=round_seed(run.config, number),
+        closed=run.config.task.closed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """Adapters that are taught as the one that labels was, each without the examples of one fold.
+
+    kept: the pseudo-labels that it was taught beside the examples, with the `number` and `kind` of its round.
+    held_out: what must not be learned beside the fold. directory: of the trainings; adapters: where they are published.
+    """
+
+    config: MethodConfig
+    views: Views
+    trainer: Trainer
+    watcher: Watcher
+    directory: Path
+    adapters: Path
+    number: int = 1
+    kind: Kind = "warm"
+    kept: tuple[PseudoLabel, ...] = ()
+    held_out: tuple[Example, ...] = ()
+
+    @classmethod
+    def before(cls, run: Run, number: int) -> Folds:
+        """As the incumbent of round `number` was taught: by the last round that trained."""
+        taught = [each for each, of in run.directory.rounds() if each < number and (of.snapshot / JOB_FILE).exists()]
+        files = run.directory.round(max(taught))
+        reasons = files.reasons() if max(taught) > 1 else {}
+        return cls(
+            config=run.config,
+            views=_views(run, number),
+            trainer=run.trainer,
+            watcher=lambda step, total: run.watcher(f"round {number}: {step}", total),
+            directory=run.directory.round(number).path / "folds",
+            adapters=run.directory.adapters,
+            number=max(taught),
+            kind="warm" if max(taught) == 1 else "evolve",
+            kept=tuple(label for label in files.pseudo_labels() or () if reasons.get(label.query.id, "") is None),
+            held_out=(*run.holdout, *run.calibration),
+        )
+
+    async def teach(self, fold: int, others: Sequence[Example], inside: Sequence[Example]) -> str:
+        """Train and load the adapter of one fold; a finished training is not done again."""
+        training = self.config.training
+        rows = training_rows(
+            others,
+            self.kept,
+            self.views.task,
+            training,
+            round_seed(self.config, self.number),
+            index=self.views.index(others, training.neighbours_in_prompt),
+            holdout=(*self.held_out, *inside),
+        )
+        job = make_training_job(self.config, rows, number=self.number, kind=self.kind, parent=None)
+        at = self.directory / str(fold)
+        write_snapshot(at / "snapshot", replace(job, name_prefix=f"{job.name_prefix}-fold{fold}"), rows)
+        path = await self.trainer(at / "snapshot", at / "work", self.adapters, self.watcher(f"fold {fold} (%)", 100))
+        await self.views.generator.load_adapter(path.name, self.adapters / path.name)
+        return path.name
+
+    async def forget(self, adapter: str) -> None:
+        await self.views.generator.unload_adapter(adapter)
 
 
 def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: Selection) -> list[TrainingRow]:

@@ -204,6 +204,8 @@ class PseudoLabel:
     justified: the answer was picked by self-justification because the candidates differed.
     consensus: the answer's share, in [0, 1], of what was answered to this query and to those near it, which may have
         changed the answer; None: not asked for (`labelling.consensus`).
+    right: the probability, in [0, 1], that the answer is right, as was learned from examples; None: not asked for
+        (`selection.by: learned`).
     """
 
     query: Query
@@ -218,6 +220,7 @@ class PseudoLabel:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     consensus: float | None = None
+    right: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ def _methods(config: MethodConfig, options: CompareOptions, data: _Data) -> list
     if missing:
         lacks["fully_labelled"] = f"needs --answers with the truth of every query; {missing} have none"
     methods = all_methods(config)
-    if config.task.form != "classification" and config.task.labels is None:
+    if not config.task.closed:
         lacks["probe"] = "needs answers that mean the same for every query: task.labels"
     if not options.neighbours:
         lacks |= {method.name: "needs --neighbours above 0" for method in methods if not method.closed_book}

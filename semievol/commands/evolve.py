@@ -23,6 +23,7 @@ from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_queries
 from semievol.examples.split import split_calibration, split_examples
 from semievol.examples.truth import true_answers
+from semievol.labelling.learned import said_of
 from semievol.proof.evaluation import evaluate, precision
 from semievol.recipe import Run, Watcher, evolve
 from semievol.runs.directory import RoundResult, RunDirectory
@@ -106,6 +107,9 @@ def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, Example]) 
     if result.adapter and (unlearned := left_out_of_training(run.directory.adapters / result.adapter)):
         summary["left_out_of_training"] = unlearned
     labels = run.directory.round(result.number).pseudo_labels() if result.kind == "evolve" else None
+    if labels and (model := run.directory.round(result.number).learned()) is not None:
+        reasons = run.directory.round(result.number).reasons()
+        summary["learned"] = said_of(model, labels, {key for key, reason in reasons.items() if reason is None})
     if labels and truth:
         reasons = run.directory.round(result.number).reasons()
         kept = frozenset(query_id for query_id, reason in reasons.items() if reason is None)

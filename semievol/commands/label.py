@@ -11,13 +11,16 @@ from typing import Any
 
 from semievol.commands.kept_answers import beside, kept_answers
 from semievol.commands.retrieval import embedder_of, embeds, index_over, wants_neighbours
+from semievol.commands.trainer import trainer_of
 from semievol.config.method import MethodConfig
 from semievol.engines.opening import load_adapter, open_generator
 from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_queries, write_jsonl
 from semievol.examples.split import split_calibration
 from semievol.labelling.hearing import heard
-from semievol.recipe import Watcher, select_certified, select_labels
+from semievol.labelling.learned import said_of
+from semievol.labelling.out_of_fold import Views, sure, uses_serving
+from semievol.recipe import Folds, Watcher, select_certified, select_labels
 from semievol.runs.directory import labelled_rows, left_out_row
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
@@ -38,7 +41,7 @@ async def run_label(
     config = settled(config, examples)
     task = Task(config.task)
     labelled: Sequence[Example] = read_examples(examples, task, config.data)
-    calibration: Sequence[Example] = ()
+    calibration: tuple[Example, ...] = ()
     if config.selection.risk is not None:
         labelled, calibration = split_calibration(labelled, config.selection.risk.calibration_share)
     unlabeled = read_queries(queries, task, config.data)
@@ -56,7 +59,16 @@ async def run_label(
         own = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
         left_out = [outcome for outcome in outcomes if isinstance(outcome, Unlabelled)]
         known = [outcome for outcome in asked if isinstance(outcome, PseudoLabel)]
-        heard_all = await asyncio.to_thread(heard, [*own, *known], labelled, config.labelling, embedder)
+        heard_all, learned = [*own, *known], None
+        if config.selection.by == "learned":
+            views = Views(kept.generator, task, config.labelling, equality, embedder, config.seed, config.task.closed)
+            folds = None
+            if name is not None and uses_serving(config.labelling):
+                at = out.with_name(f"{out.name}.folds")
+                folds = Folds(config, views, trainer_of(config), watcher, at, at / "adapters", held_out=calibration)
+            heard_all, learned = await sure(views, labelled, heard_all, config.selection.learned.folds, folds)
+        else:
+            heard_all = await asyncio.to_thread(heard, heard_all, labelled, config.labelling, embedder)
         labels, answered = heard_all[: len(own)], heard_all[len(own) :]
         if config.selection.risk is None:
             selection = select_labels(labels, config)
@@ -75,6 +87,7 @@ async def run_label(
         "selected": len(selection.kept),
         "threshold": selection.threshold,
         **({} if selection.certificate is None else {"certificate": asdict(selection.certificate)}),
+        **({} if learned is None else {"learned": said_of(learned, labels, selection.kept)}),
         "unparseable": sum(label.answer is None for label in labels),
         "justified": sum(label.justified for label in labels),
         "prompt_tokens": sum(label.prompt_tokens for label in labels),

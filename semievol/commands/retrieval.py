@@ -23,7 +23,7 @@ def wants_neighbours(config: MethodConfig) -> bool:
 
 
 def embeds(config: MethodConfig, task: Task) -> bool:
-    return wants_neighbours(config) or config.labelling.hears_others or task.embeds
+    return wants_neighbours(config) or config.labelling.hears_others or config.selection.by == "learned" or task.embeds
 
 
 def embedder_of(config: MethodConfig) -> Embedder:

@@ -122,8 +122,8 @@ def _single(config: MethodConfig) -> MethodConfig:
 
 
 def _alone(config: MethodConfig, by: str) -> MethodConfig:
-    """Ranked by `by` where the settings rank by the consensus, or, for entropy, by anything else."""
-    if config.selection.by != "consensus" and by != "entropy":
+    """Ranked by `by` where the settings rank by what is heard of others, or, for entropy, by anything else."""
+    if config.selection.by not in ("consensus", "learned") and by != "entropy":
         return config
     return _selecting(config, by=by)
 

@@ -138,14 +138,26 @@ class RiskConfig(Section):
     on: those which were there before this was set are not calibrated on."""
 
 
+class LearnedConfig(Section):
+    """How the confidence is learned (see labelling.learned)."""
+
+    folds: int = Field(default=5, ge=2, le=20)
+    """The examples are answered in so many parts, each by views that know the others alone. Where the serving adapter
+    answers a view, each part takes a training on the other examples, in every round: 5 parts cost four times the warm
+    round. With fewer parts the views know less than those that label, and the confidence is too low."""
+
+
 class SelectionConfig(Section):
     """Adaptive selection: which pseudo-labels are trained on."""
 
-    by: Literal["entropy", "agreement", "margin", "semantic_entropy", "votes", "consensus"] = "entropy"
+    by: Literal["entropy", "agreement", "margin", "semantic_entropy", "votes", "consensus", "learned"] = "entropy"
     """What ranks them. entropy: the paper's H; agreement: the share of candidates that gave the answer; margin: that
     share less the runner-up's; semantic_entropy: how the candidates spread over different answers; votes: agreement in
-    which each candidate counts by its likelihood; consensus: see labelling.consensus. Agreement and margin have few
-    different values with few candidates, and equals stand or fall together."""
+    which each candidate counts by its likelihood; consensus: see labelling.consensus; learned: the probability
+    that the answer is right, learned from the examples (see `learned`). Agreement and margin have few different values
+    with few candidates, and equals stand or fall together."""
+    learned: LearnedConfig = LearnedConfig()
+    """by learned only: how that is learned."""
     theta: float = Field(default=0.5, gt=0, le=1)
     """Keep pseudo-labels that are as sure as this quantile of the pool or surer (paper: 0.5, by entropy)."""
     theta_by_round: tuple[float, ...] = ()
@@ -156,6 +168,12 @@ class SelectionConfig(Section):
     risk: RiskConfig | None = None
     """In place of theta, the loosest threshold at which no more than a stated share of the selected is wrong: labelled
     examples that are put aside certify it, and too few of them select nothing. None: theta, the paper's rule."""
+
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> SelectionConfig:
+        if self.by != "learned" and self.learned != LearnedConfig():
+            raise ValueError("learned: is for by: learned; set that, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_rule(self) -> SelectionConfig:

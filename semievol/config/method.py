@@ -18,6 +18,7 @@ from semievol.config.generation import GenerationConfig, checked_key, checked_ur
 from semievol.config.labelling import Configuration as Configuration
 from semievol.config.labelling import ConsensusConfig as ConsensusConfig
 from semievol.config.labelling import LabellingConfig as LabellingConfig
+from semievol.config.labelling import LearnedConfig as LearnedConfig
 from semievol.config.labelling import ProbeConfig as ProbeConfig
 from semievol.config.labelling import RiskConfig as RiskConfig
 from semievol.config.labelling import SelectionConfig as SelectionConfig

@@ -55,6 +55,11 @@ class TaskConfig(Section):
         return self.form == "multiple_choice" and self.labels is None
 
     @property
+    def closed(self) -> bool:
+        """Whether an answer means the same for every query."""
+        return self.form == "classification" or self.labels is not None
+
+    @property
     def may_be_closed(self) -> bool:
         """Whether an answer means the same for every query, so that examples may show a closed set of them."""
         return self.form == "classification" or (self.form == "multiple_choice" and self.answer_as != "letter")

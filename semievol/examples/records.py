@@ -148,6 +148,7 @@ def pseudo_label_to_json(label: PseudoLabel) -> dict[str, Any]:
         "prompt_tokens": label.prompt_tokens,
         "generated_tokens": label.generated_tokens,
         **({} if label.consensus is None else {"consensus": label.consensus}),
+        **({} if label.right is None else {"right": label.right}),
     }
 
 
@@ -173,6 +174,7 @@ def pseudo_label_from_json(row: Row) -> PseudoLabel:
             prompt_tokens=int(row.get("prompt_tokens", 0)),
             generated_tokens=int(row.get("generated_tokens", 0)),
             consensus=None if row.get("consensus") is None else float(row["consensus"]),
+            right=None if row.get("right") is None else float(row["right"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"is not a pseudo-label ({error!r}); write it with `semievol label`") from None

@@ -136,9 +136,12 @@ def _log_sum(scores: Floats) -> Floats:
 class Sureness:
     """How likely evidence makes an answer right. Every weight is at least 0: no evidence for it ever speaks against it.
 
-    means, scales, weights: one for each kind of evidence; bias: the log-odds where all evidence is average.
+    lows, highs: what of each kind was seen: beyond that, more of it says no more. means, scales, weights: of each kind;
+    bias: the log-odds where all evidence is average.
     """
 
+    lows: Floats
+    highs: Floats
     means: Floats
     scales: Floats
     weights: Floats
@@ -146,7 +149,8 @@ class Sureness:
 
     def probabilities(self, evidence: Floats) -> Floats:
         """Shape (rows,), from evidence of shape (rows, kinds)."""
-        scores = ((evidence - self.means) / self.scales) @ self.weights + self.bias
+        seen = np.clip(evidence, self.lows, self.highs)
+        scores = ((seen - self.means) / self.scales) @ self.weights + self.bias
         found: Floats = 1.0 / (1.0 + np.exp(-np.clip(scores, -40.0, 40.0)))
         return found
 
@@ -185,4 +189,4 @@ def sureness(evidence: Floats, right: NDArray[np.bool_], penalty: float = 1.0) -
         point, momentum = reached, following
         if done:
             break
-    return Sureness(means, scales, point[:-1], float(point[-1]))
+    return Sureness(evidence.min(axis=0), evidence.max(axis=0), means, scales, point[:-1], float(point[-1]))

@@ -61,6 +61,8 @@ def _uncertainty(label: PseudoLabel, config: SelectionConfig) -> float | None:
             return 1.0 - confidence.weighted_votes(answers, entropies, label.answer)
         case "consensus":
             return None if label.consensus is None else 1.0 - label.consensus
+        case "learned":
+            return None if label.right is None else 1.0 - label.right
         case "semantic_entropy":
             return confidence.semantic_entropy(answers, entropies)
 

@@ -5,6 +5,8 @@
     RUN/adapters/NAME/                 adapter versions (see adapter_directory)
     RUN/round-0002/pseudo_labels.jsonl every pseudo-label, with `selected` or the reason why not
     RUN/round-0002/calibration.jsonl   those of the calibration examples; only with selection.risk
+    RUN/round-0002/learned.json        the model of the confidence; only with selection.by: learned
+    RUN/round-0002/folds/              trainings of the folds that it was learned from
     RUN/round-0002/left_out.jsonl      the queries that got none, with the reason; only where there are any
     RUN/round-0002/snapshot/           job.json and rows.jsonl: all that the trainer reads
     RUN/round-0002/outcomes.jsonl      what incumbent and candidate answered to the holdout
@@ -33,6 +35,7 @@ from semievol.examples.files import read_pseudo_labels, write_jsonl
 from semievol.examples.records import example_to_json, pseudo_label_to_json, query_to_json
 from semievol.file_lock import FileLock
 from semievol.labelling.certificate import Certificate
+from semievol.labelling.learned import Learned
 from semievol.labelling.selection import Selection
 from semievol.proof.gate import GateResult, SliceResult
 from semievol.types import Example, Outcome, PseudoLabel, Query, Unlabelled
@@ -134,6 +137,23 @@ class RoundDirectory:
             write_jsonl(path, map(pseudo_label_to_json, labels))
         else:
             path.unlink(missing_ok=True)
+
+    def learned(self) -> Learned | None:
+        """The model of the confidence, or None where none was learned.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = self.path / "learned.json"
+        if not path.exists():
+            return None
+        try:
+            return Learned.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}: is no learned confidence ({error!r}); delete it to learn it again") from None
+
+    def write_learned(self, learned: Learned) -> None:
+        write_durably(self.path / "learned.json", json.dumps(learned.to_json(), indent=1) + "\n")
 
     def write_left_out(self, left_out: Sequence[Unlabelled]) -> None:
         """Queries that got no pseudo-label, each with its reason; no file where there is none."""
@@ -342,8 +362,9 @@ def decisive_settings(config: MethodConfig) -> dict[str, Any]:
         "models": dict.fromkeys(config.models, reach),
         "training": {"openai_api": patience, **dict.fromkeys(("threads", "processes", "inherit", *logs), True)},
     }
-    if config.selection.risk is None:
-        exclude["selection"] = {"risk"}  # directories from before there was one stay as they are
+    # Directories from before there were these stay as they are.
+    new = {"risk": config.selection.risk is None, "learned": config.selection.by != "learned"}
+    exclude["selection"] = {name for name, off in new.items() if off}
     if config.labelling.probe is None:
         exclude["labelling"] = {"probe"}
     return config.model_dump(mode="json", exclude=exclude)

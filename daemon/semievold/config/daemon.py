@@ -371,6 +371,11 @@ class DaemonConfig(MethodConfig):
                     f"labelling.configurations[{place}].adapter: the daemon labels with the serving adapter or with "
                     f"base, not with {each.adapter!r}; set base, or leave it out"
                 )
+        if self.selection.by == "learned":
+            raise ValueError(
+                "selection.by: learned takes trainings on parts of the examples, which are done on files alone "
+                "(`semievol evolve`); set another measure"
+            )
         if self.training.kind != "local":
             raise ValueError(
                 f"training.kind: {self.training.kind} makes models that only their endpoint can answer with, and the "

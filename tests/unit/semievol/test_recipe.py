@@ -17,6 +17,8 @@ from semievol.config.method import (
 from semievol.engines.answer_file import AnswerFile
 from semievol.engines.remembered import RememberedAnswers
 from semievol.errors import ConfigError, DataError, TooLongError, TransientError
+from semievol.examples.embedding.hashing import HashingEmbedder
+from semievol.examples.resident import ResidentExampleIndex
 from semievol.protocols import ExampleIndex, Progress
 from semievol.recipe import Run, evolve, run_round
 from semievol.runs.directory import RunDirectory
@@ -298,3 +300,101 @@ async def test_a_round_that_nothing_is_certified_for_says_so_and_trains_nothing(
     assert evolved.gate.decision == "inconclusive"
     assert "59 certain ones needed at the least: 39 more" in evolved.gate.reason
     assert (await evolve(at_risk(world.run(tmp_path), CALIBRATION[:20]), 2))[1] == evolved
+
+
+# --- confidence that is learned -------------------------------------------------------------------------------------
+
+MANY = tuple(Example(Query(f"e{i}", f"example {i}"), "ab"[i % 2]) for i in range(24))
+LEARNING = CONFIG.model_copy(
+    update={
+        "labelling": LabellingConfig(
+            configurations=(
+                Configuration(name="taught", temperature=0.0, neighbours=0),
+                Configuration(name="shown", temperature=0.0, neighbours=2, adapter="base"),
+            ),
+            justify=False,
+        ),
+        "selection": SelectionConfig.model_validate({"by": "learned", "learned": {"folds": 3}, "min_agreement": 0}),
+    }
+)
+
+
+class Knowing(World):
+    """The taught view is right where it is sure, the other half of the time wrong; the other view always says `a`."""
+
+    def answer(self, request: GenerationRequest) -> list[tuple[str, float]]:
+        kind, number = request.messages[-1].content.split()
+        if kind == "holdout":
+            return super().answer(request)
+        if request.adapter is None:
+            return [("a", 0.5)]
+        sure = int(number) % 4 < 2
+        truth = "ab"[int(number) % 2]
+        return [(truth, 0.01)] if sure else [("b", 1.5)]
+
+    def learning(self, directory: Path) -> Run:
+        embedder = HashingEmbedder(32)
+        index = ResidentExampleIndex(embedder)
+        index.upsert(MANY)
+        queries = tuple(Query(f"q{i}", f"example {100 + i}") for i in range(10))
+        return replace(self.run(directory, LEARNING, index), examples=MANY, queries=queries, embedder=embedder)
+
+
+async def test_confidence_is_learned_from_examples_that_no_view_had_seen(tmp_path: Path) -> None:
+    world = Knowing(gains=(6, 6, 6, 6, 12))
+    _, evolved = await evolve(world.learning(tmp_path), 1)
+    files = RunDirectory(tmp_path).round(2)
+    labels = {label.query.id: label for label in files.pseudo_labels() or ()}
+    sure, unsure = (
+        [label.right or 0.0 for key, label in labels.items() if (int(key[1:]) % 4 < 2) is wanted]
+        for wanted in (True, False)
+    )
+    assert min(sure) > max(unsure)
+    assert evolved.selected == 5
+    assert {key for key, reason in files.reasons().items() if reason is None} < {"q0", "q1", "q4", "q5", "q8", "q9"}
+    model = files.learned()
+    assert model is not None
+    assert model.labels == len(MANY)
+    assert model.right == pytest.approx(18 / 24)
+
+    # A fold's adapter was taught like the warm one, without the fold; it and the neighbours know nothing of the fold.
+    warm, *folds, _ = (read_snapshot(path) for path in world.trained)
+    assert len(folds) == 3
+    left = [{example.id for example in MANY} - {row.id for row in rows} for _, rows in folds]
+    assert sorted(key for each in left for key in each) == sorted(example.id for example in MANY)
+    assert {(job.seed, job.kind, job.learning_rate, job.epochs) for job, _ in folds} == {
+        (warm[0].seed, warm[0].kind, warm[0].learning_rate, warm[0].epochs)
+    }
+    for requests in world.generator.calls:
+        for request in requests:
+            asked = request.messages[-1].content
+            shown = {message.content for message in request.messages[:-1]}
+            if asked.startswith("example") and int(asked.split()[1]) < 100:
+                fold = next(each for each in left if f"e{asked.split()[1]}" in each)
+                assert not shown & {f"example {key[1:]}" for key in fold}
+                if request.adapter is not None:
+                    assert fold == left[int(request.adapter.removeprefix("adapter-")) - 2]
+    assert await world.generator.loaded_adapters() == {"adapter-5"}
+
+
+async def test_a_run_goes_on_with_the_confidence_that_it_learned(tmp_path: Path) -> None:
+    world = Knowing(gains=(6, 6, 6, 6, 12))
+    results = await evolve(world.learning(tmp_path), 1)
+    files = RunDirectory(tmp_path).round(2)
+    (files.path / "round.json").unlink()
+    calls, trained = len(world.generator.calls), len(world.trained)
+    world.right[f"adapter-{trained + 1}"] = 12
+    world.gains.append(12)
+    again = await evolve(world.learning(tmp_path), 1)
+    assert (again[-1].selected, again[-1].threshold) == (results[-1].selected, results[-1].threshold)
+    assert len(world.trained) == trained + 1  # the round's own; none of the folds
+    asked = {request.messages[-1].content for call in world.generator.calls[calls:] for request in call}
+    assert not [each for each in asked if each.startswith("example")]
+
+
+async def test_too_few_examples_to_learn_from_are_said_before_any_fold_is_trained(tmp_path: Path) -> None:
+    world = World(gains=(6, 6))
+    run = world.run(tmp_path, CONFIG.model_copy(update={"selection": LEARNING.selection}))
+    with pytest.raises(DataError, match="learned has 4 labelled questions to learn from, and needs 20"):
+        await evolve(run, 1)
+    assert len(world.trained) == 1

@@ -61,6 +61,13 @@ def test_the_sureness_is_scipys_minimum_under_the_same_bounds() -> None:
     assert np.append(found.weights, found.bias) == pytest.approx(theirs, abs=1e-3)
 
 
+def test_evidence_beyond_what_was_seen_says_no_more() -> None:
+    evidence = drawn(8, 200, 2)
+    found = sureness(evidence, evidence[:, 0] > 0)
+    most, beyond = found.probabilities(np.array([evidence.max(axis=0), [1e6, 1e6]]))
+    assert most == beyond
+
+
 def test_where_all_are_right_nobody_is_certain() -> None:
     found = sureness(np.zeros((18, 2)), np.ones(18, dtype=bool))
     assert found.probabilities(np.zeros((1, 2)))[0] == pytest.approx(19 / 20, abs=1e-4)
