@@ -98,7 +98,9 @@ def train(
 
         weights_dir = work_dir / _WEIGHTS
         command = [sys.executable, "-m", "semievol.training.lora", *_arguments(snapshot_dir, work_dir, adapters_dir)]
-        with training_group.joined(job.training.processes, command, lambda text: _give_up(work_dir, text)):
+        with training_group.joined(
+            job.training.processes, command, lambda text: _give_up(snapshot_dir, work_dir, text)
+        ):
             fingerprint, summary = lora_trainer.run(job, rows, work_dir / _CHECKPOINTS, weights_dir, progress.report)
         progress.report(TrainingProgress("publishing", summary["steps"], summary["steps"]))
         path = adapter_directory.publish(
@@ -177,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Over several machines what is not our own error is another machine's end, until it has happened too often.
         code = LOST_EXIT_CODE if on_several_machines() and not isinstance(error, SemiEvolError) else 1
         if int(os.environ.get("RANK", "0")) == 0:  # it reports for all
-            _report_failure(options.work, type(error).__name__, text)
+            _report_failure(options.snapshot, options.work, type(error).__name__, text, final=code == 1)
         return code
     result: dict[str, Any] = {"path": str(trained.path), "name": trained.name}
     result["content_hash"] = trained.manifest.content_hash
@@ -234,17 +236,21 @@ def _arguments(snapshot_dir: Path, work_dir: Path, adapters_dir: Path) -> list[s
     return [*paths, "--parent-pid", str(os.getpid())]
 
 
-def _give_up(work_dir: Path, text: str) -> None:
+def _give_up(snapshot_dir: Path, work_dir: Path, text: str) -> None:
     """End at once: a process that trained with this one has died, and the next exchange with it may wait for ever."""
     print(f"training failed: {text}", file=sys.stderr, flush=True)
-    _report_failure(work_dir, "AdapterError", text)
+    _report_failure(snapshot_dir, work_dir, "AdapterError", text, final=True)
     os._exit(1)
 
 
-def _report_failure(work_dir: Path, kind: str, text: str) -> None:
+def _report_failure(snapshot_dir: Path, work_dir: Path, kind: str, text: str, *, final: bool) -> None:
+    """Leave word of a failure. `final`: the same training would fail again."""
+    result: dict[str, Any] = {"error": text, "kind": kind, "final": final}
+    with contextlib.suppress(OSError):
+        result["snapshot_sha256"] = snapshot_hash(snapshot_dir)
     with contextlib.suppress(OSError):
         work_dir.mkdir(parents=True, exist_ok=True)
-        _write_result(work_dir, {"error": text, "kind": kind})
+        _write_result(work_dir, result)
         ProgressFile(work_dir / PROGRESS_FILE, None).report(TrainingProgress("failed"))
 
 

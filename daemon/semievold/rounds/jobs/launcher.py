@@ -95,6 +95,8 @@ class KubernetesLauncher:
                 # Its Job may have ended and been removed while nobody looked.
                 if (made := await asyncio.to_thread(_made_before, place)) is not None:
                     return _trained(*made)
+                if (failed := await asyncio.to_thread(_failed_before, place)) is not None:
+                    raise AdapterError(f"Job {asked.name} failed, and is gone: training failed: {failed}")
                 self._say(f"makes Job {asked.name}")
                 await _finished(self._cluster.create_job, wanted)
                 continue
@@ -247,6 +249,16 @@ def _made_before(place: TrainingPlace) -> tuple[Path, AdapterManifest] | None:
             return None
         return _published(place.work, place.adapters)
     except (OSError, ValueError, KeyError, TypeError, AdapterError):
+        return None
+
+
+def _failed_before(place: TrainingPlace) -> str | None:
+    """Why the training of this very snapshot failed for good; None: it did not, or left no word of it."""
+    try:
+        result = json.loads((place.work / RESULT_FILE).read_text(encoding="utf-8"))
+        final = result["final"] is True and result["snapshot_sha256"] == snapshot_hash(place.snapshot)
+        return str(result["error"]) if final else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
