@@ -27,9 +27,9 @@ PROMPTS = tuple((Message("user", text),) for text in ("red 1", "green 2", "blue 
 TOKENS = 8
 
 
-async def held(model: Path, adapters: Path, seed: int, *, rank: int = 4) -> HeldAdapter:
+async def held(model: Path, adapters: Path, seed: int, *, rank: int = 4, workload: str = "tiny") -> HeldAdapter:
     """An adapter with random weights, and what they and the base model answer in this process."""
-    path = await asyncio.to_thread(make_tiny_adapter, model, adapters, seed, rank=rank, prefix=f"tiny-r{seed:04}")
+    path = await asyncio.to_thread(make_tiny_adapter, model, adapters, seed, rank=rank, prefix=f"{workload}-r{seed:04}")
     local = LocalGenerator(ModelConfig(name=str(model), dtype="float32", device="cpu"), threads=1)
     try:
         await local.load_adapter(path.name, path)
@@ -73,6 +73,7 @@ async def replica_world(
     adapters: Path,
     *,
     loads: bool = True,
+    workload: str = "tiny",
     timeout_s: float = 60.0,
     patience_s: float = 60.0,
     **settings: Any,
@@ -85,7 +86,7 @@ async def replica_world(
     reconciler = ReplicaReconciler(
         client,
         dtype="float32",
-        workload="tiny",
+        workload=workload,
         adapters_directory=adapters,
         adapters_path=config.adapters_path,
         max_adapters=config.max_adapters,

@@ -20,8 +20,8 @@ SERVERS = ("a:1", "b:1")
 DIRECTORY = Path("/adapters")
 
 
-def adapter(number: int) -> HeldAdapter:
-    name = f"w-r{number:04}-0a1b2c3d"
+def adapter(number: int, workload: str = "w") -> HeldAdapter:
+    name = f"{workload}-r{number:04}-0a1b2c3d"
     entry = FingerprintEntry((Message("user", "?"),), Answer((number,), (-0.5,)), Answer((99,), (-0.5,)))
     return HeldAdapter(name, DIRECTORY / name, (entry,))
 
@@ -51,12 +51,14 @@ class ScriptedServers:
     async def complete(self, server: Any, request: GenerationRequest, timeout_s: float) -> list[Completion]:
         if server.name in self.refuses_prompts and request.max_tokens == 1 and request.adapter is not None:
             raise DataError(f"{server.name}: the prompt is too long")
-        token = 99 if request.adapter is None else int(request.adapter.split("-")[1][1:])
+        token = 99 if request.adapter is None else int(request.adapter.split("-")[-2][1:])
         return [Completion("", (token,), (-0.5,), "stop", request.adapter, 1)]
 
 
 @asynccontextmanager
-async def replica_set(servers: ScriptedServers, *, loads: bool = True, **settings: Any) -> AsyncIterator[ReplicaSet]:
+async def replica_set(
+    servers: ScriptedServers, *, loads: bool = True, workload: str = "w", **settings: Any
+) -> AsyncIterator[ReplicaSet]:
     given = settings or {"replicas": [f"http://{name}" for name in SERVERS]}
     config = GenerationConfig.model_validate(
         {"kind": "vllm", "watch_interval_s": 0.01, "dns_interval_s": 0.01, **given}
@@ -64,7 +66,7 @@ async def replica_set(servers: ScriptedServers, *, loads: bool = True, **setting
     reconciler = ReplicaReconciler(
         servers,  # type: ignore[arg-type]
         dtype="float32",
-        workload="w",
+        workload=workload,
         adapters_directory=DIRECTORY,
         adapters_path=None,
         max_adapters=config.max_adapters,

@@ -54,9 +54,10 @@ class GenerationConfig(MethodGenerationConfig):
     dns_interval_s: float = Field(default=5.0, gt=0)
     """vllm only: how often the name is resolved again, seconds."""
     max_adapters: int = Field(default=3, ge=3)
-    """vllm only: versions loaded on a replica at a time: serving, candidate, previous; with 4 the gate may also ask the
-    anchor what it has not answered yet. Keep it below the servers'
-    --max-loras: with one to spare, no running request loses its slot while another version is loaded."""
+    """vllm only: versions of this workload on a replica at a time: serving, candidate, previous; with 4 the gate may
+    also ask the anchor what it has not answered yet. Keep it below the servers' --max-loras, and where several
+    workloads share the servers, their sum: with one to spare, no running request loses its slot while another version
+    is loaded."""
     adapters_path: str | None = None
     """vllm only: `artifacts.directory`/adapters as the servers see it (an absolute path). None: the same path."""
     watch_interval_s: float = Field(default=1.0, gt=0)

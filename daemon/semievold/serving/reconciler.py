@@ -51,7 +51,7 @@ class ReplicaReconciler:
             workload: its versions, and nobody else's, are unloaded when nobody wants them.
             adapters_directory: where versions are published; nothing outside it is ever loaded.
             adapters_path: the same directory as the replicas see it. None: the same path.
-            max_adapters: versions on a replica at a time.
+            max_adapters: versions of this workload on a replica at a time.
             timeout_s: of one answer.
             loads: whether this process is, just now, the one that loads and unloads.
         """
@@ -141,9 +141,9 @@ class ReplicaReconciler:
             replica.models -= {adapter.name}
         if adapter.name in replica.models:
             return True
-        if len(replica.adapters) >= self._max_adapters:
-            others = ", ".join(sorted(replica.adapters))
-            reason = f"no room: generation.max_adapters is {self._max_adapters}, and it holds {others}"
+        ours = sorted(name for name in replica.adapters if self.owns(name))
+        if len(ours) >= self._max_adapters:
+            reason = f"no room: generation.max_adapters is {self._max_adapters}, and it holds {', '.join(ours)}"
             replica.failed(adapter.name, Attestation(False, reason), of_replica=False)
             return False
         await self._client.load(replica.address, adapter.name, path)
