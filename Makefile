@@ -118,13 +118,13 @@ model: $(STAMP)-dev
 	@UV="$$(cat .venv/.uv)" $(BIN)/python -m semievold.demo.model --into .cache/models
 
 # What an image may take as EXTRAS.
-IMAGE_EXTRAS := gcs kafka kubernetes local mlflow parquet postgres qdrant s3 tensorboard
+IMAGE_EXTRAS := gcs kafka kubernetes local mlflow parquet postgres qdrant s3 tensorboard tracing
 HASHED = $$(cat .venv/.uv) pip compile --universal --python-version 3.11 --generate-hashes --constraint requirements.lock \
   --custom-compile-command 'make lock' --no-annotate --quiet
 
 lock: .venv/.uv ## Resolve requirements.lock and the images' locks again from pyproject.toml
 	@# Without the extra vllm: it pins half of what is here, and belongs in an environment of its own.
-	@$$(cat .venv/.uv) pip compile --universal --python-version 3.11 --extra dev --extra hub --extra mlflow pyproject.toml \
+	@$$(cat .venv/.uv) pip compile --universal --python-version 3.11 --extra dev --extra bench --extra hub --extra mlflow pyproject.toml \
 	  --no-header --no-annotate --quiet -o requirements.lock
 	@# The images' at the same versions. Torch apart: its hash differs with TORCH_BACKEND.
 	@$(HASHED) $(addprefix --extra ,$(IMAGE_EXTRAS)) --no-emit-package torch pyproject.toml -o deploy/images.lock

@@ -12,8 +12,8 @@ alarm in 100,000 queries, and a reference of 1,000:
    spreads over the 150 answers: were all shares known before and after, a shift of 30 % would be worth 0.03 nats a
    query. So answers are also told a shift of their own, which the others cannot see: that share of the queries asks for
    one in ten of the intents alone.
-2. river's ADWIN, KSWIN and PageHinkley on the same input, with their defaults, where river is installed (`pip install
-   river`; nothing else here needs it).
+2. river's ADWIN, KSWIN and PageHinkley on the same input, with their defaults, where river is installed (extra
+   `bench`; nothing else here needs it).
 3. Accuracy that falls by 10 points, on labels of 5 % of the queries: median at most 150 labels; with a proxy of
    correlation 0.6 at most 0.8 of what labels alone need. The prediction-powered interval covers the truth in at least
    93 % of 500 windows of 500 queries with 25 labels.
@@ -274,7 +274,7 @@ def main() -> None:
     for name in ("ADWIN", "KSWIN", "PageHinkley"):
         asked_of = of_river(name)
         if asked_of is None:
-            print(f"river's {name}: river is not installed (pip install river)")
+            print(f"river's {name}: river is not installed (extra bench)")
         else:
             say(f"input by river's {name}", a.streams, *streams(a.streams, inside["input"], outside["input"], asked_of))
     labels_needed(a.streams)

@@ -43,6 +43,7 @@ from semievold.store.pseudo_labels import NewLabel, query_hash
 from semievold.store.requests import OperatorRequest, RequestKind
 from semievold.store.rounds import Round
 from semievold.store.stores import stores_over
+from semievold.tracing import Tracing
 from tests.scripted import ListIndex, ScriptedGenerator, completion, pseudo_label
 
 WORKLOAD = "w"
@@ -240,6 +241,7 @@ class Process:
             self.fleet,
             self.alias,
             AnswerEquality(task),
+            world.tracing,
         )
         self.engine = RoundEngine(config, tools, world.place)
         self.control = Control(
@@ -288,6 +290,9 @@ class ControlWorld:
         trainer: makes what trains.
         settings: sections of the configuration, over SETTINGS.
     """
+
+    tracing: Tracing | None = None
+    """Of the processes that are made from now on."""
 
     def __init__(
         self,

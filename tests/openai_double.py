@@ -28,6 +28,7 @@ from semievold.monitoring.metrics import Metrics
 from semievold.rollout.answers import AnswerCounts
 from semievold.serving.alias import Alias
 from semievold.store.aliases import AliasState
+from semievold.tracing import Tracing
 
 ALIAS = "support"
 GATEWAY_TOKEN = "token-of-the-gateway"
@@ -234,6 +235,7 @@ async def front(
     embeddings: ServerAddress | None = None,
     answering: Backend | None = None,
     counts: Callable[[Alias], AnswerCounts] | None = None,
+    tracing: Tracing | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     """A running gateway over doubles, which are started, over servers that run, or `answering`; stopped at the end."""
@@ -258,6 +260,7 @@ async def front(
             other,
             capture,
             counts=None if counts is None else counts(made.alias),
+            tracing=tracing,
         )
         gateway = Gateway(config, ALIAS, tools, made.alias, made.metrics, GATEWAY_TOKEN)
         listening = asyncio.Event()

@@ -155,6 +155,7 @@ class World:
             on_stored=options.get("on_stored"),
             trial=options.get("trial"),
             transactions=self.stream.transactions(consumer),
+            tracing=options.get("tracing"),
         )
 
     def labels_intake(self, index: ExampleIndex, **options: object) -> LabelsIntake:

@@ -74,6 +74,7 @@ from semievold.store.stores import Stores, check_workload, open_stores, stores_o
 from semievold.streams.opening import open_stream
 from semievold.streams.protocol import Stream, StreamProducer
 from semievold.supervisor import Supervisor
+from semievold.tracing import Tracing, open_tracing
 from semievold.web.access import ensure_token
 from semievold.web.connections import raise_open_file_limit
 from semievold.web.server import run_server
@@ -117,6 +118,7 @@ class Parts:
     parser: RecordParser
     metrics: Metrics
     alias: Alias
+    tracing: Tracing | None
     lease: ControlLease | None = None
     index: ExampleIndex | None = None
     embedder: Embedder | None = None
@@ -183,7 +185,10 @@ class Service:
         alias = Alias(await waited_for("state", lambda: asyncio.to_thread(stores.alias.get), supervisor))
         metrics = Metrics(config.workload.name)
         metrics.begin(roles)
-        parts = Parts(supervisor, stack, stores, stream, producer, task, parser, metrics, alias)
+        tracing = open_tracing(config.tracing, config.workload.name, roles)
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
+        parts = Parts(supervisor, stack, stores, stream, producer, task, parser, metrics, alias, tracing)
         if roles & NEEDS_INDEX:
             await self._open_index(parts)
         if "labels" in roles:
@@ -326,6 +331,7 @@ class Service:
             parts.fleet,
             parts.alias,
             parts.equality,
+            parts.tracing,
         )
         engine = RoundEngine(self._config, tools, place_of(self._config))
         # Where the labels role is another process, its quiet (trigger.labels_quiet_s) is all that is known of it.
@@ -392,6 +398,7 @@ class Service:
             transactions=parts.stream.transactions(consumer),
             # Without a refresh, what a version labelled that was taken back would teach later rounds.
             trial=StreamTrial(parts.alias, counts) if config.rounds.refresh else None,
+            tracing=parts.tracing,
         )
         parts.supervisor.add("intake", parts.intake.run, stage=0)
 
@@ -409,6 +416,7 @@ class Service:
             parts.producer,
             parts.metrics,
             parts.counts,
+            parts.tracing,
         )
         for used in filter(None, (ends.backend, ends.embeddings)):
             parts.stack.push_async_callback(used.close)

@@ -22,6 +22,7 @@ from semievold.api.reviewing import answered, read_which
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
 from semievold.intake.bulk import What
+from semievold.intake.messages import trace_of
 from semievold.monitoring.metrics import Metrics
 from semievold.review.answering import Reviewers, UnknownItem
 from semievold.rounds.places import RoundPlace
@@ -220,7 +221,9 @@ class Api:
         if problems and not skip_invalid:
             body = {"code": "invalid_records", "message": "nothing was published", "records": problems[:MAX_PROBLEMS]}
             return web.json_response({"error": body}, status=400)
-        await self._tools.producer.publish(delivery.topic, delivery.records)
+        trace = trace_of(request.headers)
+        records = [each._replace(headers={**each.headers, **trace}) for each in delivery.records] if trace else None
+        await self._tools.producer.publish(delivery.topic, records or delivery.records)
         return web.json_response(
             {
                 "published": len(delivery.records),

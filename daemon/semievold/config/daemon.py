@@ -30,6 +30,7 @@ from semievold.config.generation import LORA_RANKS, GenerationConfig
 from semievold.config.review import ReviewConfig
 from semievold.config.shadow import ShadowSettings
 from semievold.config.streams import IntakeSettings, LabelsSettings, StreamSettings
+from semievold.config.tracing import TracingSettings
 from semievold.config.training import TrainingSettings
 from semievold.config.worth import WorthConfig
 
@@ -262,6 +263,7 @@ class DaemonConfig(MethodConfig):
     review: ReviewConfig = ReviewConfig()
     shadow: ShadowSettings = ShadowSettings()
     drift: DriftSettings = DriftSettings()
+    tracing: TracingSettings = TracingSettings()
     api: ApiConfig = ApiConfig()
     gateway: GatewayConfig = GatewayConfig()
     artifacts: ArtifactsConfig = ArtifactsConfig()

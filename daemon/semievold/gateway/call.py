@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -75,6 +75,7 @@ class Call:
     ended: told that the call is over, however it ended.
     spent: told how many tokens the answer took, prompt and all; None: they are not counted.
     read: told the text of an answer that is whole; None: it is not one text, or nobody reads it.
+    trace: headers by which a replica, and the record of a captured query, join the trace of the request.
     """
 
     request: web.Request
@@ -88,6 +89,7 @@ class Call:
     spent: Callable[[int], None] | None = None
     ended: Callable[[], None] = lambda: None
     read: Callable[[str | None], None] | None = None
+    trace: Mapping[str, str] = field(default_factory=dict)
 
     limited: bool = False
     """The limit of the answer's tokens is ours: the client gave none."""

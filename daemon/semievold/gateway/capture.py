@@ -29,7 +29,7 @@ from semievold.config.streams import RetrySettings
 from semievold.errors import Dropped, PoisonRecord
 from semievold.gateway.asked import Turn, asked_fields, text_turns
 from semievold.gateway.remembered import Remembered
-from semievold.intake.messages import CLIENT_HEADER, SCHEMA_VERSION, RecordParser
+from semievold.intake.messages import CLIENT_HEADER, NO_HEADERS, SCHEMA_VERSION, RecordParser, trace_of
 from semievold.monitoring.metrics import Metrics
 from semievold.retry import Health, Stopped, until_answered
 from semievold.store.captured import Captured
@@ -151,16 +151,18 @@ class Capture:
         *,
         claimed: str | None = None,
         dropped: Callable[[Dropped], object] = lambda _: None,
+        trace: Mapping[str, str] = NO_HEADERS,
     ) -> str | None:
         """Queue the query of a chat request that `adapter` answers; its id, or None when it was not captured.
 
         The id is the client's, when it gave one, else the answer's. `claimed` is what the method has found, and
-        `dropped` is told why a query of the sampled share was not captured.
+        `dropped` is told why a query of the sampled share was not captured. `trace`: headers of the record, which name
+        the trace that the query's label is to join.
         """
         query_id = headers.get(ID_HEADER) or answer_id
         if query_id is None:
             return None
-        reason = self._queued(query_id, drawn, headers, answer_id, adapter, claimed)
+        reason = self._queued(query_id, drawn, headers, answer_id, adapter, claimed, trace)
         if reason is None:
             return query_id
         if reason is not Dropped.ID_TAKEN:
@@ -237,6 +239,7 @@ class Capture:
         answer_id: str | None,
         adapter: str | None,
         claimed: str | None,
+        trace: Mapping[str, str],
     ) -> Dropped | None:
         asked = self._asked(query_id, drawn.turns, headers, adapter)
         if isinstance(asked, Dropped):
@@ -247,7 +250,7 @@ class Capture:
         if any(each not in (None, content) for each in (claimed, known and known.content)):
             return Dropped.ID_TAKEN
         try:
-            self._queue.put_nowait(OutgoingRecord(query_id, value, {CLIENT_HEADER: drawn.client}))
+            self._queue.put_nowait(OutgoingRecord(query_id, value, {CLIENT_HEADER: drawn.client, **trace_of(trace)}))
         except asyncio.QueueFull:
             return Dropped.QUEUE_FULL
         other = answer_id if answer_id != query_id else None

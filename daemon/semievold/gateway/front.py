@@ -22,6 +22,7 @@ from semievold.config.fronts import DEFAULT, NOBODY, GatewayConfig
 from semievold.errors import Dropped
 from semievold.gateway.admission import Admission
 from semievold.gateway.call import (
+    ADAPTER_HEADER,
     ASKED,
     BASE,
     BROKE_OFF,
@@ -51,6 +52,7 @@ from semievold.gateway.words import WaitingWords
 from semievold.monitoring.metrics import Metrics
 from semievold.rollout.answers import AnswerCounts
 from semievold.serving.alias import Alias
+from semievold.tracing import PARENT, STATE, Span, Tracing
 from semievold.web.access import guarded
 from semievold.web.body_limits import BODY_BYTES, limited_app
 from semievold.web.errors import error, retry_later
@@ -79,6 +81,7 @@ class GatewayTools:
     words: what joins feedback that waits.
     counts: how the answers of a version on trial went; None: nobody counts.
     shadow: None: no request becomes a shadow pair, unless it is captured.
+    tracing: None: no request is traced here; what the client says of its trace is passed on all the same.
     """
 
     backend: Backend
@@ -88,6 +91,7 @@ class GatewayTools:
     words: WaitingWords | None = None
     counts: AnswerCounts | None = None
     shadow: ShadowOffers | None = None
+    tracing: Tracing | None = None
 
 
 class Gateway:
@@ -213,6 +217,32 @@ class Gateway:
     async def _admitted(
         self, path: str, request: web.Request, body: Mapping[str, Any], backend: Backend, served: str | None
     ) -> web.StreamResponse:
+        """Have it answered within a span of its own, if it is traced."""
+        trace = {name: request.headers[name] for name in (PARENT, STATE) if name in request.headers}
+        tracing = self._tools.tracing
+        named = {"http__request__method": request.method, "url__path": path}
+        span = None if tracing is None else tracing.begin(f"{request.method} {path}", "server", trace, **named)
+        if span is None:
+            return await self._bound(path, request, body, backend, served, trace)
+        try:
+            response = await self._bound(path, request, body, backend, served, span.headers())
+            _tell(span, response)
+            return response
+        except BaseException as error:
+            span.fail(type(error).__name__)
+            raise
+        finally:
+            span.end()
+
+    async def _bound(
+        self,
+        path: str,
+        request: web.Request,
+        body: Mapping[str, Any],
+        backend: Backend,
+        served: str | None,
+        trace: Mapping[str, str],
+    ) -> web.StreamResponse:
         holder, count = request.get(HOLDER, DEFAULT), requests_in(body)
         tokens = tokens_at_most(path, body, self._config.max_tokens, count, request[BODY_BYTES])
         taken = self._admission.full(holder, count, tokens)
@@ -228,7 +258,7 @@ class Gateway:
                 deadline = asyncio.get_running_loop().time() + self._config.timeout_s
                 capture = self._tools.capture if path == CHAT else None
                 spent = taken.spent if self._admission.metered(holder) else None
-                call = Call(request, path, body, adapter, served, deadline, _not_at_all, spent=spent)
+                call = Call(request, path, body, adapter, served, deadline, _not_at_all, spent=spent, trace=trace)
                 if capture is not None:
                     call = await _watched(capture, call)
                 try:
@@ -280,24 +310,26 @@ async def _watched(capture: Capture, call: Call) -> Call:
         return replace(call, captured=left_out)
     # Only who is drawn may wait for the state.
     claimed = await capture.claimed(drawn, call.request.headers)
-    captured = functools.partial(_captured, capture, call.request, drawn, call.adapter, claimed)
+    captured = functools.partial(_captured, capture, call, drawn, claimed)
     ended = functools.partial(capture.ended, drawn, call.request.headers, claimed)
     return replace(call, captured=captured, answered=capture.answered, ended=ended)
 
 
-def _captured(
-    capture: Capture,
-    request: web.Request,
-    drawn: Drawn,
-    adapter: str | None,
-    claimed: str | None,
-    answer_id: str | None,
-) -> str | None:
+def _captured(capture: Capture, call: Call, drawn: Drawn, claimed: str | None, answer_id: str | None) -> str | None:
+    request = call.request
+
     def tell(reason: Dropped) -> None:
         request[NOT_CAPTURED] = reason.value
 
-    by = request.get(ANSWERED_BY, adapter)
-    return capture.offer(drawn, request.headers, answer_id, by, claimed=claimed, dropped=tell)
+    by = request.get(ANSWERED_BY, call.adapter)
+    return capture.offer(drawn, request.headers, answer_id, by, claimed=claimed, dropped=tell, trace=call.trace)
+
+
+def _tell(span: Span, response: web.StreamResponse) -> None:
+    adapter, query_id = (response.headers.get(name) for name in (ADAPTER_HEADER, QUERY_ID_HEADER))
+    span.tell(http__response__status_code=response.status, semievol__adapter=adapter, messaging__message__id=query_id)
+    if response.status >= 500:
+        span.fail(str(response.status))
 
 
 def _not_at_all(_answer_id: str | None) -> None:

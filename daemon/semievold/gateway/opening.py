@@ -22,6 +22,7 @@ from semievold.rollout.answers import AnswerCounts
 from semievold.serving.lending import ReplicaPool
 from semievold.store.stores import Stores
 from semievold.streams.protocol import StreamProducer
+from semievold.tracing import Tracing
 
 
 def open_gateway_tools(
@@ -34,6 +35,7 @@ def open_gateway_tools(
     producer: StreamProducer,
     metrics: Metrics,
     counts: AnswerCounts | None = None,
+    tracing: Tracing | None = None,
 ) -> GatewayTools:
     """What the settings ask for; requests go to `replicas`, or without them to `generator`.
 
@@ -58,7 +60,7 @@ def open_gateway_tools(
     if config.shadow.gateway and config.shadow.share > 0:
         most, instruction = settings.capture.max_chars, config.task.instruction
         shadow = ShadowOffers(config.shadow, most, instruction, parser, stores.shadow_pairs)
-    return GatewayTools(backend, said, embeddings, capture, words, counts, shadow)
+    return GatewayTools(backend, said, embeddings, capture, words, counts, shadow, tracing)
 
 
 def _proxy(config: DaemonConfig, replicas: ReplicaPool, metrics: Metrics) -> ProxyBackend:

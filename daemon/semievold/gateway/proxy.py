@@ -43,7 +43,6 @@ from semievold.web.errors import error_body
 
 log = logging.getLogger(__name__)
 
-FORWARDED_HEADERS = ("traceparent", "tracestate")
 # Below the 5 s after which vLLM closes an idle connection: a request must not meet that moment.
 KEEP_ALIVE_S = 3.0
 WAIT_S = 0.05
@@ -203,11 +202,10 @@ class ProxyBackend:
         else:
             asked = call
         body = asked.payload(call.adapter or replica.base_model)
-        own = {name: call.request.headers[name] for name in FORWARDED_HEADERS if name in call.request.headers}
         return await self._session.post(
             replica.base_url + call.path,
             data=io.BytesIO(body) if len(body) >= _LARGE_BYTES else body,
-            headers={**own, **replica.headers, "Content-Type": "application/json"},
+            headers={**call.trace, **replica.headers, "Content-Type": "application/json"},
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
                 total=None,

@@ -24,10 +24,12 @@ from semievold.errors import PoisonRecord, Reason, RecordRefused
 from semievold.intake.counters import IntakeCounters
 from semievold.intake.isolation import each_to_its_end, innocent_query
 from semievold.intake.messages import NO_HEADERS, RecordParser, dead_letter, prediction_record
+from semievold.intake.traced import RecordSpans
 from semievold.retry import until_answered
 from semievold.rollout.stream import StreamTrial
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
 from semievold.streams.protocol import OutgoingRecord, StreamProducer, StreamRecord
+from semievold.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class QueryBatches:
         on_stored: told of every label that became durable through this object (metrics).
         trial: the version that answers some of the queries instead; None: none ever does.
         causes: takes what is to be published, before its record is done; None: it is published at once.
+        tracing: None: nothing is traced.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class QueryBatches:
         on_stored: Stored | None = None,
         causes: Causes | None = None,
         trial: StreamTrial | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._parser = parser
         self._labeller = labeller
@@ -120,6 +124,7 @@ class QueryBatches:
         self._on_stored = on_stored
         self._causes = causes
         self._trial = trial
+        self._spans = RecordSpans(tracing)
         self.held_until = 0.0  # UTC seconds: nothing was read on purpose before, and waiting counts from here
         self._unmarked: list[str] = []  # published, and the store does not know it yet
         self.counters = IntakeCounters()
@@ -133,22 +138,28 @@ class QueryBatches:
             Stopped: `stop` was set while a component did not answer; what is not done is to be delivered again.
         """
         waiting = {id(record) for record in records}
+        self._spans.begin(records)
 
         def finished(some: Sequence[StreamRecord]) -> None:
             waiting.difference_update(map(id, some))
+            self._spans.end(some)
             done(some)
 
         async def give_up(record: StreamRecord, poison: PoisonRecord) -> None:
             await self._refuse([_Refused(record, poison)], stop)
             finished([record])
 
-        await each_to_its_end(
-            records,
-            lambda some: self._work(some, stop, finished),
-            lambda some: [record for record in some if id(record) in waiting],
-            lambda: self._ask_innocent(stop),
-            give_up,
-        )
+        try:
+            await each_to_its_end(
+                records,
+                lambda some: self._work(some, stop, finished),
+                lambda some: [record for record in some if id(record) in waiting],
+                lambda: self._ask_innocent(stop),
+                give_up,
+            )
+        finally:
+            left = [record for record in records if id(record) in waiting]
+            self._spans.end(left, "not done; it is to be delivered again")
 
     async def _work(self, records: Sequence[StreamRecord], stop: asyncio.Event, done: Done) -> None:
         asked, refused = self._parsed(records)
@@ -239,6 +250,7 @@ class QueryBatches:
             else:
                 refused.append(_used_id(item))
         self.counters.duplicates += len(again)
+        self._spans.redelivered(item.record for item in again)
         if again and self._causes is not None:
             await self._resume(again, stop)
         return fresh, refused
@@ -335,6 +347,7 @@ class QueryBatches:
         if answered:
             stored, used = await self._stored(answered, stop)
             refused += used
+            self._spans.labelled((item.asked.record, item.label) for item in answered)
             await self._publish(stored, stop, {each.asked.query.id: each.asked.record for each in answered})
         await self._refuse(refused, stop)
 
@@ -388,9 +401,9 @@ class QueryBatches:
             return
         if self._causes is not None and asked_by:
             caused = [(asked_by[each.query.id], each) for each in labels]
-            predictions = [(record, prediction_record(label, record.headers)) for record, label in caused]
+            predictions = [(record, prediction_record(label, self._spans.headers(record))) for record, label in caused]
             return self._causes(self._topics.predictions, predictions)
-        traces = {query_id: record.headers for query_id, record in asked_by.items()}
+        traces = {query_id: self._spans.headers(record) for query_id, record in asked_by.items()}
         records = [prediction_record(label, traces.get(label.query.id, NO_HEADERS)) for label in labels]
         try:
             await self._answer("stream", lambda: self._producer.publish(self._topics.predictions, records), stop)
@@ -413,6 +426,7 @@ class QueryBatches:
             only = [letter for _, letter in letters]
             await self._answer("stream", lambda: self._producer.publish(topic, only), stop)
         self.counters.dead_letters.update(poison.reason.value for _, poison in refused)
+        self._spans.refused(refused)
 
     async def _answer(
         self,

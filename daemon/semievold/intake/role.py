@@ -24,6 +24,7 @@ from semievold.retry import Pulse, Stopped, set_within, until_answered
 from semievold.rollout.stream import StreamTrial
 from semievold.store.pseudo_labels import PseudoLabelStore
 from semievold.streams.protocol import OutgoingRecord, StreamConsumer, StreamProducer, StreamRecord, Transactions
+from semievold.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Intake:
         on_stored: told of the labels that became durable (metrics).
         trial: the version that answers some of the queries instead; None: none ever does.
         transactions: publish what the consumer's records cause together with their offsets; None: before their commit.
+        tracing: None: nothing is traced.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Intake:
         on_stored: Stored | None = None,
         transactions: Transactions | None = None,
         trial: StreamTrial | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._consumer = consumer
         self._transactions = transactions
@@ -73,6 +76,7 @@ class Intake:
             on_stored,
             None if transactions is None else self._causes,
             trial,
+            tracing,
         )
         mark, health = self._batches.mark_published, self._batches.counters.health
         self._commits = (

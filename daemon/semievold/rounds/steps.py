@@ -81,6 +81,17 @@ class RoundEngine:
         Raises:
             TransientError: try again later; the round is where it was.
         """
+        if (tracing := self._tools.tracing) is None:
+            return await self._advanced(round_)
+        with tracing.step(round_.number, round_.created_at, round_.state.value, semievol__kind=round_.kind) as span:
+            moved = await self._advanced(round_)
+            if span is not None:
+                span.tell(semievol__moved_to=moved.state.value, semievol__adapter=moved.adapter)
+                if moved.state is RoundState.FAILED:
+                    span.fail(moved.reason or "failed")
+            return moved
+
+    async def _advanced(self, round_: Round) -> Round:
         if round_.state in PROPOSED:
             self._tools.fleet.propose(round_.adapter)
         attempts = await self._begin_attempt(round_)

@@ -12,11 +12,12 @@ from semievold.rounds.pool import Label
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
 from semievold.store.stores import Stores
+from semievold.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTools:
-    """Stores, engine and fleet of one process."""
+    """Stores, engine and fleet of one process; `tracing` None: steps are not traced."""
 
     stores: Stores
     task: Task
@@ -28,3 +29,4 @@ class RoundTools:
     fleet: AdapterFleet
     alias: Alias
     equality: AnswerEquality
+    tracing: Tracing | None = None

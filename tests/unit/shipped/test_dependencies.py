@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 import tomllib
+from collections.abc import Mapping, Sequence
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -21,12 +22,26 @@ NOT_IMPORTED = {
     "mlflow-skinny": "transformers' callback logs to it",
     "psycopg": "SQLAlchemy's driver, named in store.url",
     "python-snappy": "kafka-python reads and writes with it what is compressed so",
+    "river": "bench/drift.py measures its detectors",
     "s3fs": "fsspec opens s3:// with it",
     "tensorboard": "torch's SummaryWriter writes with it",
     "vllm": "a server in a process of its own",
 }
-BROUGHT_BY = {"pydantic-core": "pydantic", "tokenizers": "transformers", "urllib3": "kubernetes"}
+BROUGHT_BY = {
+    "opentelemetry-api": "opentelemetry-sdk",
+    "pydantic-core": "pydantic",
+    "tokenizers": "transformers",
+    "urllib3": "kubernetes",
+}
 """Imported and not asked for: the package that brings it pins it, and documents it as its own."""
+
+
+SHARED = {
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry": "opentelemetry-api",
+}
+"""Of a name that several packages share, what each has of it; the longest counts."""
 
 
 def asked_for() -> set[str]:
@@ -43,12 +58,22 @@ def imported() -> set[str]:
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text("utf-8"))):
                 if isinstance(node, ast.Import):
-                    modules |= {alias.name.partition(".")[0] for alias in node.names}
+                    modules |= {alias.name for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    modules.add(node.module.partition(".")[0])
+                    modules.add(node.module)
     known = packages_distributions()
-    others = modules - sys.stdlib_module_names - {"semievol", "semievold"}
-    return {canonicalize_name(name) for module in others for name in known.get(module, [module])}
+    others = {
+        each for each in modules if each.partition(".")[0] not in {*sys.stdlib_module_names, "semievol", "semievold"}
+    }
+    return {canonicalize_name(name) for module in others for name in packages_of(module, known)}
+
+
+def packages_of(module: str, known: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    for shared, package in SHARED.items():
+        if f"{module}.".startswith(f"{shared}."):
+            return [package]
+    top = module.partition(".")[0]
+    return known.get(top, [top])
 
 
 def test_every_package_that_is_asked_for_is_imported_or_said_to_be_needed() -> None:
