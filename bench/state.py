@@ -263,7 +263,9 @@ def bound(server: PostgresServer, kept: int, churn: int, repeats: int) -> None:
 
 def main() -> None:
     parser: Any = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, action="append", help="pseudo-labels; at least two sizes, fewest first")
+    parser.add_argument(
+        "--rows", type=int, action="append", help="pseudo-labels; two sizes, few first; 0: none"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--queries", type=int, default=5000, help="queries per run of the intake")
     parser.add_argument(
@@ -274,7 +276,8 @@ def main() -> None:
     server = PostgresServer(SERVER)
     try:
         server.start()
-        compare(server, options.rows or [50_000, 5_000_000], options.repeats, options.queries)
+        if options.rows != [0]:
+            compare(server, options.rows or [50_000, 5_000_000], options.repeats, options.queries)
         if options.keep:
             bound(server, options.keep, options.churn, options.repeats)
     finally:

@@ -27,12 +27,14 @@ from semievold.rounds.control import Control
 from semievold.rounds.launch import TrainingPlace
 from semievold.rounds.lease import ControlLease
 from semievold.rounds.places import RoundPlace
+from semievold.rounds.retention import Retention
 from semievold.rounds.steps import RoundEngine
 from semievold.rounds.tools import RoundTools
 from semievold.serving.adapter_servers import LocalServers
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
 from semievold.serving.following import StateFollower
+from semievold.store.retention import RetentionStore
 from semievold.store.stores import open_stores, stores_over
 from tests.control_world import SETTINGS, WORKLOAD, Engine, Trainer, Weights
 from tests.stream_world import ListIndex
@@ -54,7 +56,10 @@ def settings(directory: Path) -> DaemonConfig:
                 ("min_answers", "min_real_share", "max_depth", "max_anchor_disagreement", "max_duplicates")
             ),
             "artifacts": {"directory": directory, "keep_adapters": 3, "keep_rounds": 5},
-            "store": {"url": f"sqlite:///{directory}/unused.db"},
+            "store": {
+                "url": f"sqlite:///{directory}/unused.db",
+                "retention": {"pseudo_labels": 120, "interval_s": 2.0},
+            },
         }
     )
 
@@ -115,9 +120,12 @@ async def lead(url: str, directory: Path, lease_s: float) -> None:
 
     control = Control(config, checked, lease, RoundEngine(config, tools, place), fleet, alias, no_lag)
     follower = StateFollower(stores, alias, fleet, lambda: control.leads)
+    old = RetentionStore(checked.database, WORKLOAD)
+    kept = config.artifacts.keep_rounds
+    retention = Retention(old, config.store.retention, kept, lease, lambda _what, _rows: None, checked.database.now)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await asyncio.gather(control.run(stop), lease.run(stop), follower.run(stop))
+    await asyncio.gather(control.run(stop), lease.run(stop), follower.run(stop), retention.run(stop))
     stores.database.close()
 
 

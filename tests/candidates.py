@@ -64,12 +64,21 @@ class Candidates:
     Args:
         server: a PostgreSQL that is running.
         directory: of artifacts and logs.
+        witness: whether every write is noted, in a table that grows.
     """
 
-    def __init__(self, server: PostgresServer, directory: Path) -> None:
+    def __init__(self, server: PostgresServer, directory: Path, *, witness: bool = True) -> None:
         self._url = server.create_database()
         self._directory = directory
         self.stores: Stores = open_stores(self._url, WORKLOAD, WORKLOAD)
+        if witness:
+            self._call_a_witness()
+        self.stores.examples.upsert([(example(number), False) for number in range(10)])
+        self.stores.examples.upsert([(example(number), True) for number in HELD_OUT])
+        self._asked = 0
+        self.processes = [self._start(), self._start()]
+
+    def _call_a_witness(self) -> None:
         with self.stores.database.write() as connection:
             connection.exec_driver_sql(WITNESS.replace("{ended}", ",".join(state.value for state in ENDED)))
             for table in WITNESSED:
@@ -77,10 +86,6 @@ class Candidates:
                     f"create trigger seen after insert or update or delete on {table} "
                     "for each statement execute function witness()"
                 )
-        self.stores.examples.upsert([(example(number), False) for number in range(10)])
-        self.stores.examples.upsert([(example(number), True) for number in HELD_OUT])
-        self._asked = 0
-        self.processes = [self._start(), self._start()]
 
     def _start(self) -> subprocess.Popen[bytes]:
         # The shell's process becomes Python's: it knows its id before the URL is written.
@@ -113,7 +118,8 @@ class Candidates:
             label = pseudo_label(f"q{number}", question, Weights(8, 0.2).answer(question), 0.2, "now")
             said.append(NewLabel(label, query_hash(label.query)))
         self._asked += count
-        self.stores.pseudo_labels.add(said)
+        added = self.stores.pseudo_labels.add(said)
+        self.stores.pseudo_labels.mark_published(added)
 
     def leader(self) -> subprocess.Popen[bytes]:
         """Who holds the lease, once somebody does."""
@@ -150,9 +156,13 @@ class Candidates:
         """A person goes back to the version before; refused where there is none."""
         self.stores.requests.add("rollback", {})
 
-    def settle(self) -> None:
-        """Until the round that is open has ended."""
-        self._until(lambda: self.stores.rounds.open() is None or None)
+    def settle(self, rounds: int = 0) -> None:
+        """Until there are so many rounds at least, and all have ended."""
+        self._until(lambda: self._settled(rounds) or None)
+
+    def _settled(self, rounds: int) -> bool:
+        last = self.stores.rounds.all(1)
+        return bool(last) and last[0].number + 1 >= rounds and last[0].ended
 
     def seen(self) -> Seen:
         deposed = "writer is distinct from holder"

@@ -152,6 +152,16 @@ async def test_what_clients_say_closes_an_item_only_where_they_are_trusted(open_
     assert [item["id"] for item in desk.waiting()] == ["q1"]
 
 
+async def test_more_contradictions_than_are_counted_are_said_to_be_at_least_so_many(open_world: OpenWorld) -> None:
+    world, desk = await teaching(open_world, 1)
+    for question in range(3):
+        for number, answer in enumerate(("even", "odd"), 1):
+            await hear(world, desk, f"c{question}{number}", f"is 9{question} even?", answer, str(number) * 32)
+    few, all_ = desk.reviewers.waiting(counted=2), desk.reviewers.waiting(counted=3)
+    assert (few["open"]["contradiction"], few["at_least"]) == (2, ["contradiction"])
+    assert (all_["open"]["contradiction"], all_["at_least"]) == (3, [])
+
+
 async def test_the_api_lists_takes_one_answer_and_names_what_is_wrong(open_world: OpenWorld) -> None:
     world, desk = await teaching(open_world, 1, 2)
     for number, answer in enumerate(("even", "odd"), 1):

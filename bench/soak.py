@@ -1,0 +1,195 @@
+"""Does anything grow without end? Rounds of a daemon, one after the other, with promotions and rollbacks.
+
+`python bench/soak.py [--rounds 300] [--minutes 600] [--scripted]`
+
+`semievol run` with a tiny model, the local stream and SQLite, every bound of retention set low so that it is reached
+soon. In each round new queries come and are labelled, an adapter is trained, judged, and promoted (by hand, where the
+gate says no); every third round ends with a rollback. After each round is noted, when nothing trains: resident memory,
+file descriptors, threads, connections of the daemon and its children, rows by table, bytes by place. `--scripted`: two
+controllers on PostgreSQL, one of which leads, with scripted answers and trainings (tests/candidate.py): a round takes
+seconds. Over the second half of the rounds a line is fitted to each; its slope is shown for 100 rounds with its
+interval of 95 %.
+
+The claim: no slope but of what is kept of each round for ever (its row, events and counts, the row of its adapter).
+Something counts as growing where its interval lies above 0 and 100 rounds would add more than 2 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+from scipy import stats
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from semievold.store.database import Database
+from semievold.store.retention import bytes_of, bytes_under, sizes
+from tests.candidates import Candidates
+from tests.control_world import WORKLOAD
+from tests.daemon_process import COLOURS, DaemonProcess, example, tiny_config
+from tests.servers.postgres import PostgresServer
+
+EXAMPLES = 40
+QUERIES = 12
+FOR_EVER = frozenset({"rounds", "round_events", "adapters", "operator_requests"})
+"""Tables that keep something of each round; requests stay for 90 days."""
+GROWS = 0.02
+BOUNDS = ("min_answers", "min_real_share", "max_depth", "max_anchor_disagreement", "max_duplicates")
+
+
+def settings(directory: Path) -> Path:
+    return tiny_config(
+        directory,
+        store={"retention": {"pseudo_labels": 60, "interval_s": 5.0}},
+        stream={"retention_s": 20.0},
+        rounds={"max_pool": 40},
+        artifacts={"directory": str(directory / "data"), "keep_rounds": 2, "keep_adapters": 2},
+        training={"learning_rate": 0.01, "warm_epochs": 10, "epochs": 2, "checkpoint_steps": 50, "threads": 1},
+        trigger={"min_examples": 10, "labels_quiet_s": 1.0, "new_pseudo_labels": None, "min_new": 1},
+        breaker=dict.fromkeys(BOUNDS),
+    )
+
+
+def noted(processes: Mapping[str, int], database: Database, data: Path) -> dict[str, float]:
+    """What is there now, by name."""
+    seen: dict[str, float] = {}
+    for called, pid in processes.items():
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        seen[f"{called}: resident MiB"] = sum(each.memory_info().rss for each in family) / 2**20
+        seen[f"{called}: file descriptors"] = sum(each.num_fds() for each in family)
+        seen[f"{called}: threads"] = sum(each.num_threads() for each in family)
+        seen[f"{called}: connections"] = sum(len(each.net_connections()) for each in family)
+        seen[f"{called}: children"] = len(family) - 1
+    for place in ("rounds", "adapters"):
+        seen[f"bytes of {place}/"] = bytes_under(data / place)
+    if database.file is not None:
+        seen["bytes of the state"] = bytes_of(database.file.parent.glob(f"{database.file.name}*"))
+    for size in sizes(database, WORKLOAD if database.file is None else "tiny"):
+        if size.rows:
+            seen[f"rows of {size.table}"] = size.rows
+        if database.file is None and size.table not in FOR_EVER:
+            seen["bytes of the tables"] = seen.get("bytes of the tables", 0.0) + (size.bytes or 0)
+    return seen
+
+
+def one_round(daemon: DaemonProcess, number: int, asked: int) -> str:
+    """New queries, a round on them, a promotion; how the round ended."""
+    queries = [
+        {"id": f"q{n}", "question": f"{COLOURS[n % len(COLOURS)]} {n % 7} {n % 1009} {n}"}
+        for n in range(asked, asked + QUERIES)
+    ]
+    daemon.publish("queries", queries)
+    daemon.wait_until(lambda: daemon.get(f"/v1/explain/q{asked + QUERIES - 1}").status_code == 200, 300.0)
+    daemon.wait_until(lambda: daemon.post("/v1/rounds", {"kind": "evolve"}).status_code < 300, 300.0)
+    daemon.wait_until(lambda: daemon.rounds()[0]["number"] >= number and daemon.status()["round"] is None, 600.0)
+    round_ = daemon.rounds()[0]
+    adapter = round_["adapter"]
+    if round_["state"] not in ("settled", "promoted") and adapter is not None:
+        daemon.post(f"/v1/adapters/{adapter}/promote", {})
+    if number % 3 == 0:
+        daemon.post("/v1/rollback", {})
+    daemon.chat(f"{COLOURS[number % len(COLOURS)]} 1").raise_for_status()
+    return str(round_["state"])
+
+
+def slope(values: Sequence[float]) -> tuple[float, float, float]:
+    """Least squares over the numbers of the values: slope for 100 rounds, and its interval of 95 %."""
+    fitted = stats.linregress(range(len(values)), values)
+    reach = float(stats.t.ppf(0.975, len(values) - 2) * fitted.stderr)
+    return 100 * fitted.slope, 100 * (fitted.slope - reach), 100 * (fitted.slope + reach)
+
+
+def show(seen: Sequence[dict[str, float]]) -> list[str]:
+    """A line for each; the names of what grows and should not."""
+    half = seen[len(seen) // 2 :]
+    names = sorted({name for each in half for name in each})
+    growing = []
+    head = f"the last {len(half)} rounds"
+    print(f"{head:<36}{'median':>14}{'more in 100 rounds':>22}  interval of 95 %")
+    for name in names:
+        values = [each.get(name, 0.0) for each in half]
+        middle = statistics.median(values)
+        more, low, high = slope(values)
+        kept = name.removeprefix("rows of ") in FOR_EVER
+        grows = low > 0 and more > GROWS * max(middle, 1.0) and not kept
+        if grows:
+            growing.append(name)
+        said = "  grows" if grows else "  kept for ever" if kept else ""
+        print(f"{name:<36}{middle:>14,.0f}{more:>22,.1f}  {low:,.1f} to {high:,.1f}{said}")
+    return growing
+
+
+def embedded(rounds: int, deadline: float, seen: list[dict[str, float]], states: Counter[str]) -> int:
+    """Rounds of a whole daemon; how often the alias has moved."""
+    with tempfile.TemporaryDirectory() as directory:
+        daemon = DaemonProcess(settings(Path(directory)))
+        daemon.start()
+        try:
+            daemon.wait_until(lambda: daemon.get("/healthz").status_code == 200, 600.0)
+            daemon.publish("labels", [example(number) for number in range(EXAMPLES)])
+            daemon.wait_until(lambda: daemon.rounds() and daemon.status()["round"] is None, 900.0)
+            database = Database(f"sqlite:///{daemon.data / 'state.db'}", "tiny")
+            for number in range(1, rounds + 1):
+                states[one_round(daemon, number, number * QUERIES)] += 1
+                seen.append(noted({"daemon": daemon.pid}, database, daemon.data))
+                if time.monotonic() > deadline:
+                    break
+            database.close()
+            return int(daemon.status()["promotions"])
+        finally:
+            daemon.stop()
+
+
+def scripted(rounds: int, deadline: float, seen: list[dict[str, float]], states: Counter[str]) -> int:
+    """Rounds of two controllers; how often the alias has moved."""
+    server = PostgresServer()
+    try:
+        server.start()
+        with tempfile.TemporaryDirectory() as directory:
+            candidates = Candidates(server, Path(directory), witness=False)
+            try:
+                candidates.settle(1)
+                for number in range(1, rounds + 1):
+                    candidates.ask()
+                    candidates.settle(number + 1)
+                    states[candidates.stores.rounds.all(1)[0].state.value] += 1
+                    if number % 3 == 0:
+                        candidates.rollback()
+                    leader = candidates.leader()
+                    pids = {"leader" if each is leader else "standby": each.pid for each in candidates.processes}
+                    seen.append(noted(pids, candidates.stores.database, Path(directory)))
+                    if time.monotonic() > deadline:
+                        break
+                return candidates.stores.alias.get().generation
+            finally:
+                candidates.close()
+    finally:
+        server.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--minutes", type=float, default=600.0, help="stop earlier after so long")
+    parser.add_argument("--scripted", action="store_true")
+    options = parser.parse_args()
+    seen: list[dict[str, float]] = []
+    states: Counter[str] = Counter()
+    began = time.monotonic()
+    run = scripted if options.scripted else embedded
+    moves = run(options.rounds, began + 60 * options.minutes, seen, states)
+    minutes = (time.monotonic() - began) / 60
+    print(f"{len(seen)} rounds in {minutes:.0f} minutes: {dict(states)}; the alias moved {moves} times")
+    print(f"grows: {', '.join(show(seen)) or 'nothing'}")
+
+
+if __name__ == "__main__":
+    main()
