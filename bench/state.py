@@ -263,9 +263,7 @@ def bound(server: PostgresServer, kept: int, churn: int, repeats: int) -> None:
 
 def main() -> None:
     parser: Any = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rows", type=int, action="append", help="pseudo-labels; two sizes, few first; 0: none"
-    )
+    parser.add_argument("--rows", type=int, action="append", help="pseudo-labels; two sizes, few first; 0: none")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--queries", type=int, default=5000, help="queries per run of the intake")
     parser.add_argument(

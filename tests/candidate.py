@@ -20,8 +20,10 @@ from pathlib import Path
 from semievol.adapter_directory import WEIGHTS_FILE
 from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.labelling.collaboration import CollaborativeLabeller
+from semievol.protocols import Tell
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
+from semievol.types import GenerationRequest
 from semievold.config.daemon import DaemonConfig
 from semievold.rounds.control import Control
 from semievold.rounds.launch import TrainingPlace
@@ -70,6 +72,10 @@ class FileEngine(Engine):
     def __init__(self, weights: dict[str | None, Weights]) -> None:
         super().__init__(weights)
         self._known = weights
+
+    async def answer(self, requests: Sequence[GenerationRequest], tell: Tell) -> None:
+        await super().answer(requests, tell)
+        self.calls.clear()  # a double remembers each, and a soak asks for ever
 
     async def load_adapter(self, name: str, path: Path) -> None:
         right, entropy = re.findall(r"right=(\d+), entropy=([\d.]+)", (path / WEIGHTS_FILE).read_text())[0]

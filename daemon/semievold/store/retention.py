@@ -6,6 +6,7 @@ its age, and so does what is not published yet; a transaction is small, so that 
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -170,10 +171,13 @@ class RetentionStore:
         newest = sa.select(sa.func.max(r.number)).where(r.workload == self._workload)
         with self._database.write() as connection:
             last: int = connection.execute(newest).scalar() or 0
+            old = sa.select(r.number).where(
+                r.workload == self._workload, r.number <= last - keep, r.number.not_in(needed)
+            )
             for table, column in ROWS_OF_ROUNDS:
-                old = (table.c.workload == self._workload) & (table.c.number <= last - keep)
-                first = sa.select(sa.func.min(table.c.number)).where(old, table.c.number.not_in(needed))
-                number = connection.execute(first).scalar()
+                # Round by round: the rows of those that are needed may be millions, and are not looked through.
+                has = sa.exists().where(table.c.workload == r.workload, table.c.number == r.number)
+                number = connection.execute(old.where(has).order_by(r.number).limit(1)).scalar()
                 if number is not None:
                     return self._delete_some(connection, table, number, column)
         return 0
@@ -225,8 +229,8 @@ def _bytes(connection: Connection, database: Database, table: sa.Table) -> int |
 
 
 def bytes_under(directory: Path) -> int:
-    """Bytes of the files under a directory."""
-    return bytes_of(directory.rglob("*"))
+    """Bytes of the files under a directory; what is deleted meanwhile counts nothing."""
+    return bytes_of(Path(place) / name for place, _, names in os.walk(directory) for name in names)
 
 
 def bytes_of(paths: Iterable[Path]) -> int:

@@ -31,6 +31,8 @@ from semievold.store.tables import stream_offsets, stream_records
 from semievold.streams.protocol import OutgoingRecord, PartitionOffsets, ResetTarget, StreamConsumer, StreamRecord
 
 DELETION_INTERVAL_S = 600.0
+DELETED_AT_ONCE = 500
+"""Of a partition, in the transaction that appends; while there are more, each append deletes some."""
 
 # Built once: they run for every batch.
 _IN_PARTITION = (
@@ -316,8 +318,9 @@ class LocalProducer:
                 ]
             connection.execute(_APPEND, rows)
             if self._retention_s is not None and time.monotonic() >= self._next_deletion.get(topic, 0.0):
-                self._next_deletion[topic] = time.monotonic() + min(DELETION_INTERVAL_S, self._retention_s)
-                _delete_read(connection, topic, now - self._retention_s, awaited=topic in self._awaited)
+                more = _delete_read(connection, topic, now - self._retention_s, awaited=topic in self._awaited)
+                pause_s = 0.0 if more else min(DELETION_INTERVAL_S, self._retention_s)
+                self._next_deletion[topic] = time.monotonic() + pause_s
 
     def _partition(self, key: str | None) -> int:
         if self._partitions == 1:
@@ -326,19 +329,29 @@ class LocalProducer:
         return number % self._partitions
 
 
-def _delete_read(connection: sa.Connection, topic: str, before: float, *, awaited: bool) -> None:
+def _delete_read(connection: sa.Connection, topic: str, before: float, *, awaited: bool) -> bool:
     """Delete what was written earlier and every group of the topic has passed; with `awaited`, at least one has.
 
-    The newest record of a partition stays, because offsets continue from it.
+    Of each partition the oldest DELETED_AT_ONCE at most; whether there may be more. The newest record of a partition
+    stays, because offsets continue from it.
     """
     c, o = stream_records.c, stream_offsets.c
-    other = stream_records.alias().c
-    newest = sa.select(sa.func.max(other.offset)).where(other.topic == c.topic, other.partition == c.partition)
-    groups = sa.exists().where(o.topic == c.topic, o.partition == c.partition)
-    old = [c.topic == topic, c.timestamp < before, c.offset < newest.scalar_subquery()]
-    if awaited:
-        old.append(groups)
-    connection.execute(sa.delete(stream_records).where(*old, ~groups.where(o.next_offset <= c.offset)))
+    last = connection.execute(sa.select(sa.func.max(c.partition)).where(c.topic == topic)).scalar()
+    more = False
+    for partition in range(0 if last is None else last + 1):
+        mine = (c.topic == topic) & (c.partition == partition)
+        read = sa.select(sa.func.min(o.next_offset)).where(o.topic == topic, o.partition == partition)
+        newest = connection.execute(_NEWEST, {"topic": topic, "partition": partition}).scalar()
+        passed = connection.execute(read).scalar()
+        if newest is None or (passed is None and awaited):
+            continue
+        end = newest if passed is None else min(newest, passed)
+        oldest = sa.select(c.offset, c.timestamp).where(mine, c.offset < end).order_by(c.offset).limit(DELETED_AT_ONCE)
+        old = list(itertools.takewhile(lambda row: row.timestamp < before, connection.execute(oldest)))
+        if old:
+            connection.execute(sa.delete(stream_records).where(mine, c.offset <= old[-1].offset))
+        more = more or len(old) == DELETED_AT_ONCE
+    return more
 
 
 class _Bell:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +17,7 @@ from semievold.round_states import RoundState
 from semievold.store import retention
 from semievold.store.database import Database
 from semievold.store.pseudo_labels import NewLabel, PseudoLabelStore, query_hash
-from semievold.store.retention import Place, RetentionStore, sizes
+from semievold.store.retention import Place, RetentionStore, bytes_under, sizes
 from semievold.store.rounds import RoundStore
 from semievold.store.tables import adapters, feedback, label_counts, pseudo_labels, round_members, rounds
 from tests.stream_world import World, pseudo_label
@@ -226,6 +228,25 @@ def test_sizes_name_every_table_with_its_rows(new_world: NewWorld) -> None:
     assert found["pseudo_labels"].bytes is None or found["pseudo_labels"].bytes > 30 * 100
     others = {size.table: size.rows for size in sizes(world.database, "another")}
     assert others["pseudo_labels"] == 0
+
+
+def test_a_directory_that_is_deleted_while_its_bytes_are_added_up_counts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").write_bytes(b"12345")
+    going = tmp_path / "rounds" / "r0001"
+    going.mkdir(parents=True)
+    scandir, deleted = os.scandir, []
+
+    def deleting(path: str) -> object:
+        if str(path) == str(going):
+            going.rmdir()
+            deleted.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deleting)
+    assert bytes_under(tmp_path) == 5
+    assert deleted
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from semievol.errors import ConfigError
 from semievold.config.streams import StreamSettings
 from semievold.store.database import Database
+from semievold.streams import local
 from semievold.streams.local import LocalStream
 from semievold.streams.protocol import OutgoingRecord, StreamRecord
 from tests.stream_world import RuleLabeller, World, forkserver, run_until, until
@@ -213,6 +214,21 @@ async def test_old_records_are_deleted_once_every_group_has_read_them(tmp_path: 
     await producer.publish("t", out("f"))
     assert kept(world, "t") == [5]
     assert [record.offset for record in await world.stream.consumer("t", "new").poll(10, 0.0)] == [5]
+
+
+async def test_old_records_go_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "DELETED_AT_ONCE", 2)
+    world = World(tmp_path, retention_s=0.2)
+    producer, consumer = world.stream.producer(), world.stream.consumer("t", "g")
+    await consumer.poll(1, 0.0)
+    await producer.publish("t", out(*"abcde"))
+    await consumer.commit({0: 5})
+    await asyncio.sleep(0.3)  # they grow old
+    left = []
+    for key in "fgh":
+        await producer.publish("t", out(key))
+        left.append(kept(world, "t"))
+    assert left == [[2, 3, 4, 5], [4, 5, 6], [5, 6, 7]]
 
 
 async def test_what_the_daemon_will_read_waits_for_its_first_start_and_for_its_first_commit(tmp_path: Path) -> None:
