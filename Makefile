@@ -23,7 +23,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check metrics-docs dashboards dashboards-preview lint format types imports unit integration faults on-servers clients cluster-test bench servers up down lock clean model
+.PHONY: help setup demo run test check metrics-docs dashboards dashboards-preview lint format types imports unit integration faults on-servers clients cluster-test kube-score bench servers up down lock clean model
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -86,6 +86,11 @@ clients: $(STAMP)-dev model ## Ask both engines with real client libraries, comp
 cluster-test: $(STAMP)-dev model servers ## Run k8s/README.md on a real cluster of one node, write docs/cluster.md; as root on Debian
 	@$(BIN)/python -m tests.cluster.set_up
 	$(BIN)/pytest -x -s -q tests/cluster
+
+# Not in CI: building it takes a minute, once.
+kube-score: $(STAMP)-dev ## Have kube-score look through the overlays of k8s/ (needs Go and kubectl)
+	@$(BIN)/python -m tests.servers.kube_score --build
+	$(BIN)/pytest -q -rs tests/integration/shipped/test_kube_score.py
 
 bench: $(STAMP)-dev model servers ## Measure every claim of the README
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
