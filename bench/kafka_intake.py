@@ -5,8 +5,10 @@
 The real Intake (see parts/instant_intake.py; state in SQLite) reads the queries topic and writes the predictions
 topic of a real broker on this machine. The bare loop is what kafka-python alone does with the same records: poll, send
 as many records of a prediction's size, flush, and commit as often as the intake does. Every run has topics and a
-process of its own; the kinds alternate, medians are shown. `once` is the intake with stream.kafka.exactly_once.
-The claim: at least 0.25 of the bare loop, and 2,000 queries/s, without it.
+process of its own; the kinds alternate, medians are shown. `once` is the intake with stream.kafka.exactly_once,
+`watched` the one beside which everything looks on that a process of all roles has (parts/everything_on.py): metrics
+that are scraped, traces, drift, shadow pairs.
+The claims: at least 0.25 of the bare loop, and 2,000 queries/s, without it; watched at least 0.95 of unwatched.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from parts.everything_on import run_watched
 from parts.instant_intake import LABELS, Clock, Run, ask, fill, run_intake
 
 from semievol.types import PseudoLabel, Query
@@ -82,6 +85,8 @@ def measure(kind: str, bootstrap: str, filled: Path, run: int, queries: int, bat
         stream = KafkaStream(topics)
         await ask(stream, topics.queries, queries)
         await asyncio.to_thread(stream.topics.ensure, topics.predictions)
+        if kind == "watched":
+            return await run_watched(Database(f"sqlite:///{filled}"), stream, topics, settings, queries)
         if kind != "bare loop":
             return await run_intake(Database(f"sqlite:///{filled}"), stream, topics, settings, queries)
         return await asyncio.to_thread(run_bare, bootstrap, topics, settings, queries)
@@ -108,7 +113,7 @@ def main() -> None:
     if (lacking := missing()) is not None:
         print(f"{lacking}; nothing measured")
         return
-    runs: dict[str, list[Run]] = {"bare loop": [], "intake": [], "once": []}
+    runs: dict[str, list[Run]] = {"bare loop": [], "intake": [], "once": [], "watched": []}
     with tempfile.TemporaryDirectory() as directory:
         broker = KafkaBroker(Path(directory) / "broker").start()
         try:
@@ -128,8 +133,9 @@ def main() -> None:
         cpu, memory = statistics.median(run.cpu_us for run in some), max(run.resident_mib for run in some)
         spread = f"{min(rates):>8.0f} {max(rates):>8.0f}"
         print(f"{kind:<10} {statistics.median(rates):>10.0f} {spread} {cpu:>7.0f} {memory:>13.0f}")
-    bare, intake, once = (statistics.median(run.queries_per_s for run in some) for some in runs.values())
+    bare, intake, once, watched = (statistics.median(run.queries_per_s for run in some) for some in runs.values())
     print(f"intake / bare loop: {intake / bare:.2f}; once / intake: {once / intake:.2f}")
+    print(f"watched / intake: {watched / intake:.2f}")
 
 
 if __name__ == "__main__":

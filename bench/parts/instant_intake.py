@@ -29,6 +29,8 @@ from semievold.streams.protocol import Stream
 
 if TYPE_CHECKING:
     from semievol.labelling.collaboration import CollaborativeLabeller
+    from semievold.intake.batches import Stored
+    from semievold.tracing import Tracing
 
 LABELS = tuple(f"intent {number}" for number in range(20))
 TEXT = """what is my card balance please transfer money to the account of noel and tell me when it will arrive how do
@@ -113,11 +115,17 @@ async def ask(
 
 
 async def run_intake(
-    database: Database, stream: Stream, topics: StreamSettings, settings: IntakeSettings, queries: int
+    database: Database,
+    stream: Stream,
+    topics: StreamSettings,
+    settings: IntakeSettings,
+    queries: int,
+    tell: Stored | None = None,
+    tracing: Tracing | None = None,
 ) -> Run:
-    """The real intake before a model that answers at once."""
+    """The real intake before a model that answers at once. `tell`: of what is stored; `tracing`: as the intake's."""
     with instant_labeller() as (labeller, task):
-        return await label_stream(database, stream, topics, settings, queries, labeller, task, "a1")
+        return await label_stream(database, stream, topics, settings, queries, labeller, task, "a1", tell, tracing)
 
 
 @contextlib.contextmanager
@@ -146,6 +154,8 @@ async def label_stream(
     labeller: CollaborativeLabeller,
     task: Task,
     adapter: str | None,
+    tell: Stored | None = None,
+    tracing: Tracing | None = None,
 ) -> Run:
     """The real intake, until so many queries are labelled, published and committed."""
 
@@ -155,7 +165,9 @@ async def label_stream(
 
     stop, producer = asyncio.Event(), stream.producer()
 
-    def count(_: Sequence[PseudoLabel], _waited_s: Sequence[float]) -> None:
+    def count(labels: Sequence[PseudoLabel], waited_s: Sequence[float]) -> None:
+        if tell is not None:
+            tell(labels, waited_s)
         if intake.counters.labelled == queries:
             stop.set()  # what is in flight is published and committed before the intake ends
 
@@ -171,6 +183,7 @@ async def label_stream(
         topics,
         on_stored=count,
         transactions=stream.transactions(consumer),
+        tracing=tracing,
     )
     gc.collect()
     gc.freeze()  # as the daemon does before its intake runs
