@@ -259,7 +259,7 @@ class Service:
             feedback_secret=self._feedback_secret() if self._config.gateway.feedback.trusted else None,
             least_holdout=self._config.gate.min_holdout,
             training_first=self._config.trigger.min_examples,
-            calibration_share=0.0 if (risk := self._config.selection.risk) is None else risk.calibration_share,
+            calibration_share=self._config.selection.put_aside,
             equality=parts.equality,
         )
         parts.supervisor.add("labels", parts.labels.run, stage=0)

@@ -144,7 +144,12 @@ class LearnedConfig(Section):
     folds: int = Field(default=5, ge=2, le=20)
     """The examples are answered in so many parts, each by views that know the others alone. Where the serving adapter
     answers a view, each part takes a training on the other examples, in every round: 5 parts cost four times the warm
-    round. With fewer parts the views know less than those that label, and the confidence is too low."""
+    round. With fewer parts the views know less than those that label, and the confidence is too low. The daemon learns
+    from examples that are put aside."""
+    calibration_share: float = Field(default=0.25, gt=0, lt=1)
+    """The daemon only: of the questions of labelled examples, drawn by hash before any is held out for the gate; they
+    are answered like queries in every round, and never retrieved nor trained on. Where a risk is stated,
+    risk.calibration_share is the share, one half of them teaches and the other certifies."""
 
 
 class SelectionConfig(Section):
@@ -189,6 +194,18 @@ class SelectionConfig(Section):
         if not all(0 < theta <= 1 for theta in value):
             raise ValueError("theta_by_round: each theta must be above 0 and at most 1")
         return value
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the daemon answers examples that are put aside, as it answers queries."""
+        return self.risk is not None or self.by == "learned"
+
+    @property
+    def put_aside(self) -> float:
+        """The daemon: of the questions of labelled examples."""
+        if self.risk is not None:
+            return self.risk.calibration_share
+        return self.learned.calibration_share if self.by == "learned" else 0.0
 
     def of_evolve_round(self, number: int) -> SelectionConfig:
         """The settings of the `number`-th evolve round, counted from 1."""

@@ -57,7 +57,7 @@ def status(config: DaemonConfig, stores: Stores, place: RoundPlace, labels_lag: 
         "examples": {
             "training": examples.training,
             "holdout": examples.holdout,
-            **({} if config.selection.risk is None else {"calibration": examples.calibration}),
+            **({} if not config.selection.calibrated else {"calibration": examples.calibration}),
             "retracted": examples.retracted,
         },
         "pseudo_labels": {"total": labels.total, "unparseable": labels.unparseable, "unpublished": labels.unpublished},

@@ -142,7 +142,7 @@ class RoundsConfig(Section):
     """Hold the intake until the warm round has decided, so that no query is labelled by the untaught base model."""
     refresh: bool = True
     """Before a round, label the pool again with the serving adapter where an older one had labelled it.
-    With selection.risk it must be true."""
+    With selection.risk, and with selection.by learned, it must be true."""
     max_pool: int = Field(default=20_000, gt=0)
     """The newest this many pseudo-labels form a round's pool."""
     max_source_share: float = Field(default=0.2, gt=0, le=1)
@@ -329,11 +329,16 @@ class DaemonConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _check_risk(self) -> DaemonConfig:
-        """The calibration examples are answered by whoever labels today: the pool must be, or nothing is certified."""
+        """The calibration examples are answered by whoever labels today: the pool must be too."""
         if self.selection.risk is not None and not self.rounds.refresh:
             raise ValueError(
                 "rounds.refresh: false leaves labels of older adapters in the pool, of which the certificate of "
                 "selection.risk says nothing; set true, or leave selection.risk out"
+            )
+        if self.selection.by == "learned" and not self.rounds.refresh:
+            raise ValueError(
+                "rounds.refresh: false leaves labels of older adapters in the pool, of which what selection.by learned "
+                "says nothing; set true, or another measure"
             )
         return self
 
@@ -373,11 +378,6 @@ class DaemonConfig(MethodConfig):
                     f"labelling.configurations[{place}].adapter: the daemon labels with the serving adapter or with "
                     f"base, not with {each.adapter!r}; set base, or leave it out"
                 )
-        if self.selection.by == "learned":
-            raise ValueError(
-                "selection.by: learned takes trainings on parts of the examples, which are done on files alone "
-                "(`semievol evolve`); set another measure"
-            )
         if self.training.kind != "local":
             raise ValueError(
                 f"training.kind: {self.training.kind} makes models that only their endpoint can answer with, and the "

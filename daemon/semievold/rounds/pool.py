@@ -17,12 +17,14 @@ from semievol.examples.near import kind_of, near_copies, near_key
 from semievol.examples.split import asked_key, one_a_question
 from semievol.labelling.certificate import Certificate
 from semievol.labelling.hearing import heard
-from semievol.labelling.selection import Scored, judge_calibration, scored, select, select_at_risk
+from semievol.labelling.learned import Learned, said_of
+from semievol.labelling.selection import Scored, Selection, judge_calibration, scored, select, select_at_risk
 from semievol.protocols import Embedder
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.types import Example, PseudoLabel, Query, Unlabelled
 from semievold.config.daemon import DaemonConfig
+from semievold.rounds.learning import Lesson, learn
 from semievold.rounds.shares import beyond_share
 from semievold.store.feedback import Word
 from semievold.store.pseudo_labels import PoolRow
@@ -43,6 +45,7 @@ GONE = "the task has no such answer any more"
 DOUBTED = "a client says that the answer is wrong"
 TAKEN_BACK = "it descends from a label that was taken back"
 QUARANTINED = "a round that was rolled back had learned this answer"
+NOTHING_LEARNED = "too few calibration examples to learn from who is right"
 STALE = "an older adapter made it, and the serving one cannot be asked"
 
 Label = Callable[[Sequence[Query], str | None], Awaitable[list[PseudoLabel | Unlabelled]]]
@@ -79,7 +82,7 @@ class RoundPool:
         ids = [row.id for row in pool]
         unclean = await asyncio.to_thread(self._stores.retractions.unclean_labels, ids)
         stale = [row.id for row in pool if row.adapter != incumbent or row.id in unclean]
-        if self._config.labelling.hears_others or self._config.selection.risk is not None:
+        if self._config.labelling.hears_others or self._config.selection.calibrated:
             # Views count by the weight of their name: an answer of a view that is gone would count as a whole one. And
             # what is certified are answers of the present views, as the calibration examples get.
             present = [row.id for row in pool if row.adapter == incumbent and row.id not in unclean]
@@ -146,6 +149,7 @@ class Judged:
     threshold: the highest entropy (nats per token), or uncertainty, that was accepted.
     changed: how many answers the probe and the consensus changed; None: neither was asked.
     certificate: what is known of the error of what was selected; None: no risk was stated.
+    learned: what the learned confidence is worth and expects, or why there is `nothing`; None: not ranked by it.
     """
 
     kept: Sequence[PseudoLabel] = ()
@@ -153,6 +157,7 @@ class Judged:
     threshold: float | None = None
     changed: int | None = None
     certificate: Certificate | None = None
+    learned: Mapping[str, Any] | None = None
 
 
 def judge(
@@ -179,12 +184,14 @@ def judge(
     pool = sorted(stores.pseudo_labels.pool(config.rounds.max_pool), key=lambda row: row.id)
     asked = stores.pseudo_labels.asked([row.id for row in pool], lambda query: _Asked(near_key(query), _source(query)))
     unclean = stores.retractions.unclean_labels([row.id for row in pool])
-    calibration = stores.retractions.clean(calibration)
+    calibration = list(stores.retractions.clean(calibration))
     clean = [row for row in pool if row.id not in unclean]
     copies = _copies(clean, asked, refused or {})
     rows = [row for row in clean if row.id not in copies]
     labels: dict[str, PseudoLabel] = {}
     changed: int | None = None
+    lesson: Lesson | None = None
+    model: Learned | None = None
     near: set[str] = set()
     if not config.labelling.hears_others and rule.by == "entropy":
         # The rows say it all; whole labels, with their candidates, are many times as large.
@@ -197,19 +204,23 @@ def judge(
         known = [each for each in training_examples(stores) if task.knows(each.answer, each.query)]
         both = heard([*own, *calibration], known, config.labelling, embedder)
         agreed, calibration = both[: len(own)], both[len(own) :]
+        if rule.by == "learned":
+            lesson = learn(agreed, calibration, _truth(stores, task), known, task, config, embedder)
+            agreed, calibration, model = lesson.labels, lesson.certifying, lesson.model
         labels = {label.query.id: label for label in agreed}
         judged = [scored(label, rule) for label in agreed]
         if config.labelling.hears_others:
             changed = sum(mine.answer != label.answer for mine, label in zip(own, agreed, strict=True))
-    if rule.risk is None:
+    if lesson is not None and model is None:
+        selection = Selection((), dict.fromkeys((each.id for each in judged), NOTHING_LEARNED), 0.0)
+    elif rule.risk is None:
         selection = select(judged, rule)
     else:
-        truth = {each.id: each for each in stores.examples.calibration() if task.knows(each.answer, each.query)}
-        certain = judge_calibration(calibration, truth, AnswerEquality(task, embedder), rule)
+        certain = judge_calibration(calibration, _truth(stores, task), AnswerEquality(task, embedder), rule)
         selection = select_at_risk(judged, certain, rule)
     selected = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
     held_out = {asked_key(each.query) for each in [*stores.examples.holdout(), *stores.examples.calibration()]}
-    said = stores.feedback.open_words()
+    words = stores.feedback.open_words()
     quarantined = stores.lineage.quarantined() if config.rollout.quarantine else {}
     rejected, kept = dict(selection.rejected), []
     for label in selected:
@@ -219,7 +230,7 @@ def judge(
             rejected[label.query.id] = ASKED_BY_HOLDOUT
         elif label.answer is None or not task.knows(label.answer, label.query):
             rejected[label.query.id] = GONE
-        elif any(word.contradicts(Word(label.answer)) for word in said.get(asked_key(label.query), ())):
+        elif any(word.contradicts(Word(label.answer)) for word in words.get(asked_key(label.query), ())):
             rejected[label.query.id] = DOUBTED
         elif label.answer in quarantined.get(label.query.id, ()):
             rejected[label.query.id] = QUARANTINED
@@ -246,7 +257,16 @@ def judge(
         replace(each, revision=seen[each.query_id].revision, depth=1 + depths.get(seen[each.query_id].adapter, 0))
         for each in sorted(members, key=lambda member: member.query_id)
     ]
-    return Judged(kept, tuple(members), selection.threshold, changed, selection.certificate)
+    said: dict[str, Any] | None = None
+    if lesson is not None:
+        chosen = [label.query.id for label in kept]
+        said = {"nothing": lesson.nothing} if model is None else said_of(model, list(labels.values()), chosen)
+    return Judged(kept, tuple(members), selection.threshold, changed, selection.certificate, said)
+
+
+def _truth(stores: Stores, task: Task) -> dict[str, Example]:
+    """The calibration examples whose answers the task still has, by id."""
+    return {each.id: each for each in stores.examples.calibration() if task.knows(each.answer, each.query)}
 
 
 class _Asked(NamedTuple):

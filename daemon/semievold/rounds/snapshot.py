@@ -117,7 +117,7 @@ def compose(
         fingerprint_prompts=tuple(fingerprint[: config.rounds.fingerprint_prompts]),
     )
     taken: dict[str, Role] = {example.id: "training" for example in examples}
-    if pool.certificate is not None:
+    if pool.certificate is not None or pool.learned is not None:
         taken |= {label.query.id: "calibration" for label in calibration}
     depth = max((each.depth or 0 for each in pool.members if each.selected), default=0)
     if parent is not None:
@@ -135,6 +135,7 @@ def compose(
         "depth": depth,
         "answers_changed": pool.changed,
         "certificate": None if pool.certificate is None else asdict(pool.certificate),
+        "learned": None if pool.learned is None else dict(pool.learned),
         "labelled_total": labelled,
         "rows": len(rows),
         "rows_hash": rows_hash(rows),

@@ -70,9 +70,9 @@ class Choosing:
         labeller = await self._labeller(round_)
         if round_.kind == "evolve" and (config.rounds.refresh or labeller != round_.incumbent):
             await pool.refresh(labeller, say)
-        if round_.kind == "evolve" and config.labelling.hears_others:
+        if round_.kind == "evolve" and (config.labelling.hears_others or config.selection.by == "learned"):
             await pool.embed(say)
-        if round_.kind == "evolve" and config.selection.risk is not None:
+        if round_.kind == "evolve" and config.selection.calibrated:
             await pool.calibrate(labeller, say)
         if labeller != round_.incumbent:
             tools.fleet.propose(None)
@@ -138,6 +138,9 @@ class Choosing:
 
 
 def _nothing(chosen: Snapshot) -> str:
+    learned = chosen.manifest["learned"]
+    if learned is not None and learned.get("nothing"):
+        return str(learned["nothing"])
     found = chosen.manifest["certificate"]
     if found is not None and found["threshold"] is None:
         return str(found["reason"])

@@ -41,8 +41,8 @@ OF_THEN = ("seed", "task", "model", "embedding", "labelling", "selection", "trai
 WITHOUT_MODELS = ("selection.", "labelling.consensus", "labelling.probe", "labelling.batch_size")
 """What can be set otherwise without asking a model anew."""
 CALIBRATED = (
-    "is certified on what models answer to the calibration examples, which no round keeps; start a round (`semievol "
-    "rounds start`), or ask about a plain rule (--set selection.risk=null)"
+    "rests on what models answer to the calibration examples, which no round keeps; start a round (`semievol "
+    "rounds start`), or ask about a plain rule (--set selection.risk=null, --set selection.by=entropy)"
 )
 GONE = "it is not in the state any more"
 
@@ -110,12 +110,12 @@ def again(stores: Stores, config: DaemonConfig, place: RoundPlace, number: int, 
         raise StateConflict(f"round {number} is {round_.state}: it chose nothing that could be chosen again")
     then = state_of(stores, config.workload.name, number)
     settings = changed(_config_of_then(config, round_), given)
-    if settings.selection.risk is not None and given:
-        raise ConfigError(f"selection.risk: {CALIBRATED}")
+    if settings.selection.calibrated and given:
+        raise ConfigError(f"selection.{'by: learned' if settings.selection.risk is None else 'risk'}: {CALIBRATED}")
     needs_vectors = settings.labelling.hears_others or settings.training.neighbours_in_prompt > 0
     embedder: Embedder = build_embedder(settings.embedding) if needs_vectors else HashingEmbedder(1)
     task, index, parent = Task(settings.task), _index(settings, then, embedder), _parent(round_, stores, place)
-    if settings.selection.risk is not None:
+    if settings.selection.calibrated:
         chosen = snapshot.compose(then.stores, index, task, settings, round_, parent, _as_it_was(then))
     else:
         refused = {id_: STALE for id_, member in then.members.items() if member.reason == STALE}

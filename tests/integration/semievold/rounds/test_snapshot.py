@@ -77,6 +77,73 @@ def test_a_round_selects_by_the_measure_that_is_configured(tmp_path: Path, by: s
     assert {member.query_id for member in chosen.members} == POOL.keys()
 
 
+def learning(tmp_path: Path, calibrated: int, **selection: Any) -> snapshot.Snapshot:
+    """A round of 40 queries: one view is right where it is sure, and as often wrong as right where it is not."""
+    settings: dict[str, Any] = {
+        "workload": "w",
+        "model": {"name": "none"},
+        "task": {"labels": ["even", "odd"]},
+        "labelling": {"configurations": [{"name": "c", "temperature": 0, "neighbours": 0}]},
+        "selection": {"by": "learned", "theta": 0.5, "min_agreement": 0, **selection},
+    }
+    if "risk" in selection:
+        del settings["selection"]["theta"]
+
+    def said(name: str, number: int) -> PseudoLabel:
+        words = f"{'pool' if name == 'query' else 'held'} {number % 4}"  # of every fourth the answer is wrong
+        sure = number % 4 < 2
+        answer = "even" if number % 2 == 0 or not sure else "odd"
+        return pseudo_label(f"{name}{number}", f"{words} {number}", answer, 0.01 if sure else 0.9)
+
+    config = DaemonConfig.model_validate(settings)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        taught = [Example(Query(f"e{n}", f"is {n} even?"), "even" if n % 2 == 0 else "odd") for n in range(6)]
+        stores.examples.upsert([(example, False) for example in taught])
+        asked = [said("calibration", n) for n in range(calibrated)]
+        put_aside = [Example(each.query, "even" if n % 2 == 0 else "odd") for n, each in enumerate(asked)]
+        stores.examples.keep(put_aside, HoldoutRule(0.0, "holdout", calibration=1.0))
+        labels = [said("query", n) for n in range(40)]
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in labels])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        embedder, task = HashingEmbedder(), Task(config.task)
+        return snapshot.choose(stores, ListIndex(), embedder, task, config, round_, None, None, asked)
+    finally:
+        stores.database.close()
+
+
+def test_a_round_ranks_by_what_calibration_examples_taught_about_being_right(tmp_path: Path) -> None:
+    chosen = learning(tmp_path, 40)
+    kept = chosen.manifest["selected_ids"]
+    assert len(kept) >= 20
+    assert not [key for key in kept if int(key.removeprefix("query")) % 4 == 3]
+    said = chosen.manifest["learned"]
+    assert said["labels"] == 40
+    assert said["right"] == 0.75
+    assert said["estimated_accuracy"] == pytest.approx(0.75, abs=0.08)
+    assert said["estimated_selected_accuracy"] > 0.9
+    assert {role for key, role in chosen.taken.items() if key.startswith("calibration")} == {"calibration"}
+    assert not [row.id for row in chosen.rows if row.id.startswith("calibration")]
+
+
+def test_with_too_few_calibration_examples_nothing_is_learned_and_nothing_selected(tmp_path: Path) -> None:
+    chosen = learning(tmp_path, 10)
+    assert chosen.manifest["selected_ids"] == []
+    assert "learned has 10 labelled questions to learn from, and needs 20" in chosen.manifest["learned"]["nothing"]
+    assert {member.reason for member in chosen.members} == {"too few calibration examples to learn from who is right"}
+
+
+def test_what_teaches_the_confidence_does_not_certify_what_it_chose(tmp_path: Path) -> None:
+    chosen = learning(tmp_path, 400, risk={"budget": 0.2})
+    taught, certificate = chosen.manifest["learned"]["labels"], chosen.manifest["certificate"]
+    assert taught + certificate["labels"] == 400
+    assert abs(taught - 200) < 50
+    assert certificate["threshold"] is not None
+    kept = chosen.manifest["selected_ids"]
+    assert len([key for key in kept if int(key.removeprefix("query")) % 4 == 3]) <= 0.2 * len(kept)
+    assert kept
+
+
 def test_each_promoted_round_takes_the_next_theta(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "workload": "w",
