@@ -105,6 +105,8 @@ def _panel(panel: Panel, number: int) -> Any:
     made.span(panel.span).height(panel.height)
     for place, (expr, legend) in enumerate(panel.asks):
         asked = prometheus.Dataquery().expr(expr).legend_format(legend).ref_id(chr(ord("A") + place))
+        if panel.kind == "stat":  # over a range, what was so earlier would stand beside what is
+            asked = asked.instant()
         made.with_target(asked.datasource(SOURCE))
     return made
 

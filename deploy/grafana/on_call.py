@@ -102,7 +102,7 @@ ON_CALL = [
                 4,
                 names=True,
             ),
-            Panel("Open round", "Its number; 0: none is open.", "none", [(newest("open_round"), "")], "stat", 6, 4),
+            Panel("Open round", "Its number; -1: none is open.", "none", [(newest("open_round"), "")], "stat", 6, 4),
             Panel(
                 "Labels still needed",
                 "By the open round's gate; -1: no number at this rate.",

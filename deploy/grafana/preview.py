@@ -78,7 +78,10 @@ def draw(ask: Ask, start: float, end: float) -> Drawn:
                 continue
             panels += 1
             series = [
-                (_legend(target.get("legendFormat", ""), labels), _finite(values))
+                (
+                    _legend(target.get("legendFormat", ""), labels),
+                    _finite(_now(values, end) if target.get("instant") else values),
+                )
                 for target in panel["targets"]
                 for labels, values in ask(filled(target["expr"]))
             ]
@@ -98,16 +101,28 @@ def _panel(panel: Mapping[str, Any], series: Sequence[tuple[str, Values]], start
     elif panel["type"] == "stat":
         by_name = panel.get("options", {}).get("textMode") == "name"
         inner = "".join(
-            f"<p class='stat'>{escape(name if by_name else written(values[-1][1], unit))}</p>"
-            for name, values in shown[:4]
+            f"<p class='stat'>{_one(name, values[-1][1], unit, by_name=by_name, alone=len(shown) == 1)}</p>"
+            for name, values in shown[:MOST_SERIES]
         )
     else:
         inner = _lines(panel["title"], shown[:MOST_SERIES], unit, start, end)
-    span = panel["gridPos"]["w"]
     return (
-        f"<section class='w{4 if span <= 4 else 6 if span <= 6 else 8 if span <= 8 else 12 if span <= 12 else 24}'>"
+        f"<section style='grid-column: span {panel['gridPos']['w']}'>"
         f"<h3>{escape(panel['title'])}</h3>{inner}<p class='soft'>{escape(panel.get('description', ''))}</p></section>"
     )
+
+
+def _one(name: str, value: float, unit: str, *, by_name: bool, alone: bool) -> str:
+    """What a stat says of one series; which one, where there are several."""
+    if by_name:
+        return escape(name)
+    said = escape(written(value, unit))
+    return said if alone else f"{said} <small>{escape(name)}</small>"
+
+
+def _now(values: Values, end: float) -> Values:
+    """The last value, if it is one of this moment: what an instant query answers."""
+    return [each for each in values[-1:] if each[0] > end - LOOK_S]
 
 
 def _lines(title: str, series: Sequence[tuple[str, Values]], unit: str, start: float, end: float) -> str:
@@ -163,13 +178,9 @@ h3 { font-size: 14px; margin: 0 0 6px; }
 .board { display: grid; grid-template-columns: repeat(24, minmax(0, 1fr)); gap: 12px; }
 section { background: var(--card); border: 1px solid var(--hair); border-radius: 10px; padding: 12px;
   overflow-wrap: anywhere; }
-.w4 { grid-column: span 4; }
-.w6 { grid-column: span 6; }
-.w8 { grid-column: span 8; }
-.w12 { grid-column: span 12; }
-.w24 { grid-column: span 24; }
-@media (max-width: 900px) { section { grid-column: span 24; } }
+@media (max-width: 900px) { section { grid-column: span 24 !important; } }
 .stat { font-size: 22px; font-weight: 600; margin: 4px 0; }
+.stat small { font-size: 13px; font-weight: 400; color: var(--soft); }
 .soft { color: var(--soft); font-size: 12px; margin: 6px 0 0; }
 .empty { border: 1px dashed var(--hair); border-radius: 8px; padding: 26px 0; text-align: center; margin: 0;
   color: var(--soft); }

@@ -19,7 +19,7 @@ ROUNDS = [
             WAITS,
             SERVING,
             SINCE,
-            Panel("Open round", "Its number; 0: none is open.", "none", [(newest("open_round"), "")], "stat", 4, 4),
+            Panel("Open round", "Its number; -1: none is open.", "none", [(newest("open_round"), "")], "stat", 4, 4),
             Panel(
                 "In its state since",
                 "Of the open round.",

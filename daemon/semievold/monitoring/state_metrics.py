@@ -97,7 +97,10 @@ SHOWN: tuple[tuple[Declared, Callable[[StateFigures], Values]], ...] = (
     ),
     (gauge("rounds", "Rounds by state.", state=STATES), lambda s: _each(STATES, s.stored.rounds)),
     (gauge("frozen", "1 while rounds are frozen (`semievol freeze`)."), lambda s: float(s.frozen)),
-    (gauge("open_round", "Number of the open round; 0: none is open."), lambda s: s.stored.open_round or 0),
+    (
+        gauge("open_round", "Number of the open round; -1: none is open."),
+        lambda s: -1.0 if s.stored.open_round is None else s.stored.open_round,
+    ),
     (
         gauge("round_state_since_timestamp_seconds", "When the open round came into its state; absent without one."),
         lambda s: s.stored.open_since,
