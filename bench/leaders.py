@@ -60,6 +60,7 @@ def main() -> None:
             f"{kind.name}: {len(some)} changes, the next leads after {statistics.median(some):.1f} s "
             f"(most {max(some):.1f} s; the lease lasts {LEASE_S:g} s)"
         )
+    print(f"changes that came about only when the leader woke up: {candidates.held}")
     states = dict(Counter(each.state.value for each in rounds))
     print(f"epoch {0 if epoch is None else epoch.epoch}; {len(rounds)} rounds: {states}")
     print(

@@ -121,15 +121,38 @@ def choose(stores: Stores, settings: DaemonConfig) -> float:
     return took
 
 
+def pages(stores: Stores) -> int:
+    """So many pages has this database's server looked at since its start, in memory or not: no other work delays that.
+
+    One thread has one connection, so that what it did last is told by then.
+    """
+    with stores.database.read() as connection:
+        connection.execute(sa.select(sa.func.pg_stat_force_next_flush()))
+    looked_at = "select blks_hit + blks_read from pg_stat_database where datname = current_database()"
+    with stores.database.read() as connection:
+        return int(connection.execute(sa.text(looked_at)).scalar_one())
+
+
+def pages_of(stores: Stores, call: Callable[[], object]) -> int:
+    """Of one call, less what the counting takes itself."""
+    first = pages(stores)
+    second = pages(stores)
+    call()
+    return max(0, pages(stores) - second - (second - first))
+
+
 def measured(stores: Stores, url: str, settings: DaemonConfig, queries: int) -> dict[str, float]:
-    """Seconds of each, once (of the trigger and the status the median of some looks)."""
+    """Milliseconds of each, once (of the trigger and the status the median of some looks), and pages."""
     place, observer = RoundPlace.under(settings.artifacts.directory), RoundObserver(settings, stores)
-    return {
-        "intake of 1,000 queries": 1000.0 / speed(url, queries),
-        "look of the trigger": statistics.median(seconds(observer.observe) for _ in range(LOOKS)),
-        "snapshot of a round": choose(stores, settings),
-        "status": statistics.median(seconds(lambda: status(settings, stores, place)) for _ in range(LOOKS)),
+    looks = {"look of the trigger": observer.observe, "status": lambda: status(settings, stores, place)}
+    found = {
+        "intake of 1,000 queries": 1e6 / speed(url, queries),
+        "snapshot of a round": 1e3 * choose(stores, settings),
     }
+    for what, look in looks.items():
+        found[what] = 1e3 * statistics.median(seconds(look) for _ in range(LOOKS))
+        found[f"{what}, pages"] = pages_of(stores, look)
+    return found
 
 
 def compare(server: PostgresServer, sizes: list[int], repeats: int, queries: int) -> None:
@@ -155,14 +178,14 @@ def compare(server: PostgresServer, sizes: list[int], repeats: int, queries: int
         for stores, _ in states.values():
             stores.database.close()
     few = sizes[0]
-    print(f"\n{'ms, median (least - most)':<26}" + "".join(f"{rows:>26,}" for rows in sizes) + f"{'ratio':>8}")
+    print(f"\n{'ms, median (least - most)':<27}" + "".join(f"{rows:>26,}" for rows in sizes) + f"{'ratio':>8}")
     for what in found[few]:
         cells = [
-            f"{statistics.median(each) * 1e3:.1f} ({min(each) * 1e3:.1f} - {max(each) * 1e3:.1f})"
+            f"{statistics.median(each):.1f} ({min(each):.1f} - {max(each):.1f})"
             for each in (found[rows][what] for rows in sizes)
         ]
         ratio = statistics.median(found[sizes[-1]][what]) / statistics.median(found[few][what])
-        print(f"{what:<26}" + "".join(f"{cell:>26}" for cell in cells) + f"{ratio:>8.2f}", flush=True)
+        print(f"{what:<27}" + "".join(f"{cell:>26}" for cell in cells) + f"{ratio:>8.2f}", flush=True)
 
 
 # --- retention ----------------------------------------------------------------------------------------------------

