@@ -6,7 +6,7 @@ Each data set (labeled.jsonl, unlabeled.jsonl, unlabeled.answers.jsonl) is label
 its examples: by the base model with three neighbours, the probe and the consensus; with `--taught`, also closed book by
 an adapter that is trained on the examples (and on those of the other folds, for each fold). The truth of the queries is
 read for the figures alone. For each measure: the area under precision by coverage, and the mean share that is selected
-at 5 % risk with confidence 0.95, over 200 draws of 300 calibration labels. For the learned one also the expected
+at 5 % risk with confidence 0.95, over 50 draws of 300 calibration labels. For the learned one also the expected
 calibration error, in ten equal parts. What was labelled is kept in `--out`, so that the next run asks no model.
 
 Claims, on the mean over draws of each data set: error at most 0.03; area above every other measure's; selected at least
@@ -56,7 +56,7 @@ from semievol.tasks.task import Task
 from semievol.types import Example, PseudoLabel
 
 SINGLE = ("entropy", "agreement", "margin", "votes", "semantic_entropy", "consensus")
-CALIBRATION, RESAMPLED = 300, 200
+CALIBRATION, RESAMPLED = 300, 50
 RISK = RiskConfig(budget=0.05)
 
 
