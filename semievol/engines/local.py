@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semievol.config.method import ModelConfig
+from semievol.engines.cpu import give_back_blocks
 from semievol.engines.language_model import Prompts, load_model, load_prompts
 from semievol.engines.request_queue import Answer, QueuedRequest, RequestQueue, cut_batch
 from semievol.errors import (
@@ -290,7 +291,10 @@ class LocalGenerator(Generator):
             model, prompts, serving = self._ensure_model(), self._ensure_prompts(), self._serving or Serving()
             chunk = None if self._serving is None else serving.prefill_tokens
             memory = memory_bytes(model.device)
-            budget = CacheBudget.made(CacheCosts.of(model), self._cache_tokens, memory, chunk=chunk)
+            costs = CacheCosts.of(model)
+            budget = CacheBudget.made(costs, self._cache_tokens, memory, chunk=chunk)
+            # A quarter of the largest block that a cache within the budget has.
+            give_back_blocks(budget.tokens * costs.token_bytes // (8 * costs.layers))
             engine = Engine(model, prompts.end_tokens, prompts.padding, self._activate, self._completions, _translate)
             self._batching = Batching(engine, Turns(serving.labelling_share), budget, chunk)
             self._most_tokens = budget.tokens

@@ -30,7 +30,8 @@ class CacheCosts:
 
     copied: of the cache that a pass runs over, the part that exists twice meanwhile (one layer, for all heads).
     row: tokens' worth of memory that a row needs to draw a token (its logits). positions: of the longest prompt.
-    prompt_bytes: what a token of a prompt needs while it is computed, without its mask.
+    prompt_bytes: what a token of a prompt needs while it is computed, without its mask. layers: each has two blocks of
+    memory in a cache.
     """
 
     token_bytes: int
@@ -38,6 +39,7 @@ class CacheCosts:
     row: int
     positions: int = 0
     prompt_bytes: int = 0
+    layers: int = 1
 
     @classmethod
     def of(cls, model: Any) -> CacheCosts:
@@ -54,6 +56,7 @@ class CacheCosts:
             -(-config.vocab_size * _BYTES_A_LOGIT // token_bytes),
             getattr(config, "max_position_embeddings", 0) or 0,
             model.dtype.itemsize * (8 * config.hidden_size + 3 * inner),
+            layers,
         )
 
     def prompts(self, chunk: int, tokens: int) -> int:
