@@ -3,8 +3,8 @@
 Owns which parts of a request's body the server's chat template may write into the prompt. A replica renders and reads
 them itself (tools, streaming and its template are its own), so that their control texts are broken by a space: what it
 then writes between them is the template's. Not touched: `/v1/completions`, whose prompt has no template around it and
-is captured by nobody, and embeddings. Invariant: a body without control texts passes unchanged, but for two values that
-OpenAI takes and vLLM does not (`taken_by_vllm`).
+is captured by nobody, and embeddings. Invariant: a body without control texts passes unchanged, but for what OpenAI
+takes and vLLM does not (`taken_by_vllm`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,17 @@ def neutral_call(call: Call, texts: ControlTexts) -> Call:
 
 
 def taken_by_vllm(call: Call) -> Call:
-    """The call with two values of OpenAI's written as vLLM takes them: no tools at all, and a `top_p` of 0."""
+    """The call with what OpenAI takes and vLLM does not, written as vLLM takes it: no tools at all, a `top_p` of 0, and
+    a `best_of` that leaves nothing to choose.
+    """
     body = call.body
     if body.get("tools") == []:
         left_out = {"tools", *(("tool_choice",) if body.get("tool_choice") in (None, "none", "auto") else ())}
         body = {name: value for name, value in body.items() if name not in left_out}
     if (top_p := body.get("top_p")) == 0 and not isinstance(top_p, bool):
         body = {**body, "top_p": _LIKELIEST_ALONE}
+    if body.get("best_of") is not None and body["best_of"] == (body.get("n") or 1):
+        body = {name: value for name, value in body.items() if name != "best_of"}
     return call if body is call.body else replace(call, body=body)
 
 

@@ -181,7 +181,7 @@ def no_address(at: Gateway) -> object:
 
 @call(NAME, "responses, stream: named events")
 def named_events(at: Gateway) -> object:
-    asked = json.dumps({"model": at.model, "input": "Hello", "max_output_tokens": 8, "stream": True})
+    asked = json.dumps({"model": at.model, "input": "Hello", "max_output_tokens": 8, "temperature": 0, "stream": True})
     _, _, text = curl(at, "/responses", "-N", "-d", asked, headers=[*_token(at), *_json()], parse=False)
     events = [event.split("\n") for event in text.split("\n\n") if event]
     for name, data in events:

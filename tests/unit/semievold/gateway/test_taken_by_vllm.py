@@ -31,3 +31,11 @@ def test_a_nucleus_of_nothing_is_the_likeliest_token() -> None:
 @pytest.mark.parametrize("body", [{}, {"top_p": False}, {"top_p": 0.1}, {"tools": [{"type": "function"}]}])
 def test_everything_else_passes_unchanged(body: dict[str, Any]) -> None:
     assert sent(**body) == body
+
+
+@pytest.mark.parametrize("n", [{}, {"n": None}, {"n": 1}])
+def test_a_best_of_that_leaves_nothing_to_choose_is_left_out(n: dict[str, Any]) -> None:
+    """vLLM does not know the field any more, and a gateway that has asked it which it knows would refuse it."""
+    assert sent(**n, best_of=1) == n
+    assert sent(n=3, best_of=3) == {"n": 3}
+    assert sent(**n, best_of=2) == {**n, "best_of": 2}
