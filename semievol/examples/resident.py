@@ -132,34 +132,43 @@ class ExampleTable:
         k = min(k, count)
         if k == 0:
             return [[] for _ in vectors]
-        found = []
+        found: list[list[Neighbour]] = []
         for first in range(0, len(vectors), AT_ONCE):
             some = np.ascontiguousarray(vectors[first : first + AT_ONCE])
             rough = np.empty((len(some), count), dtype=np.float32)
             with _OPENBLAS.limit(limits=1):
                 for start, end, (_, block) in zip(starts, starts[1:], self.blocks, strict=False):
                     np.matmul(some, block.T, out=rough[:, start:end])
-            found += [self._nearest(vector, row, starts, k) for vector, row in zip(some, rough, strict=True)]
+            found += self._nearest(some, rough, starts, k)
         return found
 
     def _nearest(
-        self, vector: NDArray[np.float32], rough: NDArray[np.float32], starts: NDArray[np.intp], k: int
-    ) -> list[Neighbour]:
+        self, vectors: Vectors, rough: NDArray[np.float32], starts: NDArray[np.intp], k: int
+    ) -> Iterator[list[Neighbour]]:
+        """Of each vector; all at once, because numpy's calls cost more than what they compute for a few hundred."""
         # Both roundings of a dot product of n terms of unit vectors are within n * eps / 2 of the true value, so
         # within n * eps of each other; one of the k nearest is below the k-th of the products by twice that at most.
-        margin = 2.1 * len(vector) * float(np.finfo(np.float32).eps)
-        places = np.flatnonzero(rough >= np.partition(rough, -k)[-k] - margin)
-        found = []
-        for number in np.unique(np.searchsorted(starts, places, side="right") - 1).tolist():
-            examples, block = self.blocks[number]
-            rows = places[(places >= starts[number]) & (places < starts[number + 1])] - starts[number]
-            exact = np.vecdot(block[rows], vector).tolist()
-            found += [
-                Neighbour(examples[row], max(-1.0, min(1.0, similarity)))
-                for row, similarity in zip(rows.tolist(), exact, strict=True)
-            ]
-        found.sort(key=lambda neighbour: (-neighbour.similarity, neighbour.example.id))
-        return found[:k]
+        margin = 2.1 * vectors.shape[1] * float(np.finfo(np.float32).eps)
+        last = rough.shape[1] - k
+        bounds = np.partition(rough, last, axis=1)[:, last] - margin
+        queries, places = np.nonzero(rough >= bounds[:, None])
+        exact = np.empty(len(places), dtype=np.float32)
+        examples: list[Example] = [None] * len(places)  # type: ignore[list-item]
+        numbers = np.searchsorted(starts, places, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            held, block = self.blocks[number]
+            here = np.flatnonzero(numbers == number)
+            rows = places[here] - starts[number]
+            exact[here] = np.vecdot(block[rows], vectors[queries[here]])
+            for place, row in zip(here.tolist(), rows.tolist(), strict=True):
+                examples[place] = held[row]
+        similarities = np.clip(exact, -1.0, 1.0).tolist()
+        ends = np.searchsorted(queries, np.arange(len(vectors)), side="right").tolist()
+        begin = 0
+        for end in ends:
+            ranked = sorted([(-similarities[place], examples[place].query.id, place) for place in range(begin, end)])
+            yield [Neighbour(examples[place], similarities[place]) for _, _, place in ranked[:k]]
+            begin = end
 
 
 class ResidentExamples:

@@ -37,7 +37,8 @@ T = TypeVar("T")
 
 REPUBLISHED_AT_ONCE = 500
 _NOT_KNOWN: Mapping[str, StreamRecord] = MappingProxyType({})
-_TOGETHER_S = 0.05
+_TOGETHER_S = 0.1
+"""A commit waits for the disk, so fewer of them are faster; a prediction that waits so long is not late."""
 
 Bind = Callable[[], AbstractAsyncContextManager[str | None]]
 """Holds the serving adapter for the time of one call: `async with bind() as adapter` (None: the base model)."""
