@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 500
 """Rows that one transaction weighs."""
+SETTLED_S = 60.0
+"""Rows are looked at so long after they were made: by the clocks of several machines, which may differ by so much, they
+become visible in another order."""
 AROUND = 500
 """Queries whose confidence a label is held beside, and of which accuracy is estimated without labels."""
 
@@ -40,6 +43,7 @@ class DriftWatch:
     Args:
         stores: whose writes are checked against the lease.
         labels: how many labels the task has; None: answers are no closed set.
+        settled_s: the age, in seconds, at which a row is looked at.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class DriftWatch:
         labels: int | None,
         seed: int,
         now: Callable[[], float],
+        settled_s: float = SETTLED_S,
     ) -> None:
         self._settings = settings
         self._stores = stores
@@ -59,6 +64,7 @@ class DriftWatch:
         self._labels = labels
         self._seed = seed
         self._now = now
+        self._settled_s = settled_s
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look every `look_s` while this process leads, until stopped."""
@@ -85,7 +91,7 @@ class DriftWatch:
         if (closed := drift.rearm_after_round()) is not None:
             log.info("drift: event %d is closed by a round that settled; a new reference begins", closed.number)
         position = drift.position()
-        to = self._now() - self._settings.settled_s
+        to = self._now() - self._settled_s
         rows, truths = drift.answered(position, to, BATCH), drift.truths(position, to, BATCH)
         if not rows and not truths:
             self._pass_labels(position, to)

@@ -15,9 +15,9 @@ from semievol.tasks.task import Task
 from semievol.types import Example, Query
 from semievold.api import drift as view
 from semievold.api import operations
-from semievold.config.drift import DriftSettings
 from semievold.drift.detectors import LONGEST_CATEGORY, shortened
 from semievold.drift.figures import read_figures
+from semievold.drift.watch import SETTLED_S as MOST_BETWEEN_CLOCKS_S
 from semievold.drift.watch import DriftWatch
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState as S
@@ -27,22 +27,15 @@ from semievold.store.tables import drift_events, pseudo_labels
 from tests.control_world import WORKLOAD, ControlWorld, OpenWorld, example
 from tests.scripted import pseudo_label
 
-SETTLED_S = 2.0
-MOST_BETWEEN_CLOCKS_S = DriftSettings().settled_s
-SETTINGS: dict[str, Any] = {
-    "false_alarm_every": 1000,
-    "reference": 100,
-    "reference_labels": 30,
-    "categories": False,
-    "settled_s": SETTLED_S,
-}
+SETTINGS: dict[str, Any] = {"false_alarm_every": 1000, "reference": 100, "reference_labels": 30, "categories": False}
 WORDS = ("order", "parcel", "invoice", "refund")
+SETTLED_S = 2.0
 
 
 def watch(world: ControlWorld) -> DriftWatch:
     here = world.here
     equality = AnswerEquality(Task(world.config.task))
-    return DriftWatch(world.config.drift, here.stores, here.lease, equality, 2, 1, world.now)
+    return DriftWatch(world.config.drift, here.stores, here.lease, equality, 2, 1, world.now, SETTLED_S)
 
 
 async def looked(world: ControlWorld, by: DriftWatch | None = None) -> None:
@@ -339,8 +332,7 @@ async def test_passing_labels_goes_no_way_back(open_world: OpenWorld) -> None:
 async def test_what_an_intake_stores_whose_clock_is_behind_is_weighed(open_world: OpenWorld) -> None:
     world = await opened(open_world)
     equality = AnswerEquality(Task(world.config.task))
-    settings = world.config.drift.model_copy(update={"settled_s": MOST_BETWEEN_CLOCKS_S})
-    patient = DriftWatch(settings, world.here.stores, world.here.lease, equality, 2, 1, world.now)
+    patient = DriftWatch(world.config.drift, world.here.stores, world.here.lease, equality, 2, 1, world.now)
     traffic(world, range(300, 310))
     at = world.now()
     await world.passes(50)
