@@ -9,7 +9,7 @@
 # version is pinned, its content is trusted; everything else is checked as without it.
 
 FROM python:3.12.13-slim-bookworm AS build
-ARG EXTRAS=gcs,kafka,kubernetes,postgres,qdrant,s3,train
+ARG EXTRAS=gcs,kafka,kubernetes,postgres,qdrant,s3,tracing,train
 ARG TORCH_BACKEND=
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_NO_CACHE=1
 WORKDIR /src

@@ -177,6 +177,9 @@ class Service:
         if exclusive and stores.database.file is not None:  # two artifacts directories may share one state
             lock = stores.database.file.with_name(stores.database.file.name + ".control.lock")
             stack.enter_context(single_controller(lock, "store.url"))
+        tracing = open_tracing(config.tracing, config.workload.name, roles)
+        if tracing is not None:  # before the stream: a collector that hangs must not hold up what closes that
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
         stream = open_stream(config.stream, stores.database)
         producer = stream.producer()
         stack.push_async_callback(producer.close)
@@ -185,9 +188,6 @@ class Service:
         alias = Alias(await waited_for("state", lambda: asyncio.to_thread(stores.alias.get), supervisor))
         metrics = Metrics(config.workload.name)
         metrics.begin(roles)
-        tracing = open_tracing(config.tracing, config.workload.name, roles)
-        if tracing is not None:
-            stack.push_async_callback(asyncio.to_thread, tracing.close)
         parts = Parts(supervisor, stack, stores, stream, producer, task, parser, metrics, alias, tracing)
         if roles & NEEDS_INDEX:
             await self._open_index(parts)

@@ -72,7 +72,8 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("semievold")
         self._workload = workload
-        self._share = 1.0 if os.environ.get(SAMPLER) else share
+        self._sampled_there = bool(os.environ.get(SAMPLER))
+        self._share = 1.0 if self._sampled_there else share
         self._draw = draw
         self._extract = TraceContextTextMapPropagator().extract
         self._span_of = trace.get_current_span
@@ -92,7 +93,7 @@ class Tracing:
         if parent is None or not parent.is_valid:
             if self._draw() >= self._share:
                 return None
-        elif not parent.trace_flags.sampled:
+        elif not parent.trace_flags.sampled and not self._sampled_there:
             return None
         return self._begun(name, kind, context, attributes)
 
@@ -138,7 +139,7 @@ def open_tracing(settings: TracingSettings, workload: str, roles: frozenset[str]
     if not settings.enabled:
         return None
     for name in _PROTOCOLS:
-        if (asked := os.environ.get(name, _SPOKEN)) != _SPOKEN:
+        if (asked := os.environ.get(name) or _SPOKEN) != _SPOKEN:  # empty is as unset, to all of OpenTelemetry
             raise ConfigError(f"{name}: {asked} is not spoken; set {_SPOKEN}, or leave it out")
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

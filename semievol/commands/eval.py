@@ -35,7 +35,7 @@ async def run_eval(
     """`semievol eval`: accuracy on labelled data, closed book or with neighbours from `examples`."""
     if neighbours and examples is None:
         raise ConfigError("--neighbours: needs --examples, the file to retrieve from")
-    config = settled(config, examples or data)
+    config = settled(config, examples or data, labels=False)
     task = Task(config.task)
     tested = read_examples(data, task, config.data)
     retrievable = read_examples(examples, task, config.data) if examples and neighbours else []

@@ -67,11 +67,12 @@ def closed_answers(answers: Sequence[str]) -> tuple[str, ...] | None:
     return tuple(counted.most_common(1)[0][0] for counted in spellings.values())
 
 
-def settled(config: MethodConfig, examples: Path | str) -> MethodConfig:
+def settled(config: MethodConfig, examples: Path | str, *, labels: bool = True) -> MethodConfig:
     """`config` with task.labels, where they are left to the examples and these show a closed set.
 
     Options, where `task.answer_as` leaves it to the examples and all have the same; the labels of a classification
-    where a part is on that takes a closed set. What is wrong with a record is for whoever reads the examples to say.
+    where a part of labelling is on that takes a closed set (`labels`: the command labels). What is wrong with a record
+    is for whoever reads the examples to say.
 
     Raises:
         ConfigError: a part takes a closed set, and the examples show none.
@@ -80,9 +81,9 @@ def settled(config: MethodConfig, examples: Path | str) -> MethodConfig:
     found = config
     if config.task.labels is None and config.task.form == "multiple_choice":
         found = _by_options(config, examples)
-    elif config.task.labels is None and config.task.form == "classification" and config.needs_labels:
+    elif labels and config.task.labels is None and config.task.form == "classification" and config.needs_labels:
         found = _by_answers(config, examples)
-    if found.needs_labels and found.task.labels is None:
+    if labels and found.needs_labels and found.task.labels is None:
         raise ConfigError(f"{found.missing_labels}; {Path(examples).name} shows no closed set of answers: list them")
     return found
 
@@ -92,8 +93,8 @@ def _by_answers(config: MethodConfig, examples: Path | str) -> MethodConfig:
     for record in _records(examples, config.data):
         try:
             answers += map(str, answers_of(record))
-        except DataError:
-            return config
+        except DataError:  # whoever reads the examples names the record
+            continue
     labels = config.data.label_names or closed_answers(answers)
     if labels is None or len(labels) < 2 or not all(map(fold, labels)):
         return config

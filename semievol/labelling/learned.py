@@ -97,6 +97,7 @@ class Learned:
 def said_of(model: Learned, labels: Sequence[PseudoLabel], kept: Collection[str]) -> dict[str, Any]:
     """What the confidence says of pseudo-labels, as JSON: how many are right by it, of all and of the `kept` ids."""
     chances = {label.query.id: label.right for label in labels if label.right is not None}
+    kept = frozenset(kept)
     selected = [chance for key, chance in chances.items() if key in kept]
     return {
         "labels": model.labels,

@@ -93,7 +93,6 @@ def uses_serving(labelling: LabellingConfig) -> bool:
 async def lesson_of(
     views: Views,
     examples: Sequence[Example],
-    pool: Sequence[PseudoLabel],
     folds: int,
     taught: Taught | None,
     probe: FittedProbe | None,
@@ -103,12 +102,12 @@ async def lesson_of(
     Args:
         views: what answers.
         examples: the labelled ones, at least as many as there are folds.
-        pool: the pseudo-labels as the model made them, for the consensus to hear beside a fold's.
         folds: how many.
         taught: makes a fold's adapter; None: the base model answers.
         probe: of the examples, by the same folds.
 
     Raises:
+        DataError: no two of them ask different questions.
         TransientError: generator or embedder did not answer.
     """
     of = folds_of(examples, folds)
@@ -123,25 +122,29 @@ async def lesson_of(
         labeller = CollaborativeLabeller(
             views.generator, index, views.task, views.labelling, views.seed, equality=views.equality
         )
-        outcomes = await labeller.label([example.query for example in inside], adapter)
-        if taught is not None and adapter is not None:
-            await taught.forget(adapter)
+        try:
+            outcomes = await labeller.label([example.query for example in inside], adapter)
+        finally:
+            if taught is not None and adapter is not None:
+                await taught.forget(adapter)
         own = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel) and outcome.answer is not None]
         known = None if probe is None else probe.by_fold[fold]
-        lessons.append(await asyncio.to_thread(_of_fold, views, own, pool, inside, others, known, fold))
+        lessons.append(await asyncio.to_thread(_of_fold, views, own, inside, others, known, fold))
+    if not lessons:
+        raise DataError(too_few(0))
     return Lesson.together(lessons)
 
 
 def _of_fold(
     views: Views,
     own: Sequence[PseudoLabel],
-    pool: Sequence[PseudoLabel],
     inside: Sequence[Example],
     others: Sequence[Example],
     probe: Probe | None,
     fold: int,
 ) -> Lesson:
-    listened = heard([*pool, *own], others, views.labelling, views.embedder, probe)[len(pool) :]
+    # Not beside the pool: what answered that was taught the fold's truth, and was shown it as a neighbour.
+    listened = heard(own, others, views.labelling, views.embedder, probe)
     names, rows = evidence(listened, views.labelling, views.near(listened, others, probe))
     truth = {example.id: example for example in inside}
     golds = [gold for example in inside for gold in example.answers]
@@ -169,7 +172,7 @@ async def sure(
     if len(examples) < LEAST:
         raise DataError(too_few(len(examples)))
     probe = await asyncio.to_thread(views.probe, examples, folds)
-    found = learned(await lesson_of(views, examples, pool, folds, taught, probe))
+    found = learned(await lesson_of(views, examples, folds, taught, probe))
     whole = None if probe is None else probe.whole
 
     def judged() -> list[PseudoLabel]:

@@ -140,9 +140,20 @@ def _add_roles(app: typer.Typer) -> None:
         port: Annotated[int, typer.Option(min=0, max=65535, help="Of the same.")] = 8322,
         config: ConfigPath = DEFAULT_CONFIG,
     ) -> None:
+        from semievol.config.file import load_config
         from semievold.commands.syncing import sync_adapters as run_sidecar
+        from semievold.config.daemon import ArtifactsAlone, ArtifactsConfig
 
-        found = storage or load(config).artifacts.storage
+        if storage is None:
+            found = load_config(ArtifactsAlone, config).artifacts.storage
+        else:
+            try:
+                found = ArtifactsConfig(storage=storage).storage
+            except ValueError as error:
+                raise ConfigError(
+                    "--storage: is no address of object storage; write s3://BUCKET/PATH or gs://BUCKET/PATH, without "
+                    "credentials"
+                ) from error
         if found is None:
             raise ConfigError(
                 "artifacts.storage: missing; set it in the configuration, or give --storage s3://BUCKET/PATH"

@@ -14,6 +14,7 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from prometheus_client import generate_latest
@@ -26,11 +27,14 @@ from semievold.config.fronts import ServerConfig
 from semievold.event_loop import run_loop
 from semievold.monitoring.sync_metrics import SyncMetrics
 from semievold.retry import set_within
-from semievold.serving.storage.object_storage import AdapterStorage
+from semievold.serving.storage.opening import open_storage
 from semievold.serving.storage.sync import AdapterSync
 from semievold.supervisor import Supervisor
 from semievold.web.errors import error
 from semievold.web.server import run_server
+
+if TYPE_CHECKING:
+    from semievold.serving.storage.object_storage import AdapterStorage
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +103,8 @@ def sync_adapters(storage: str, into: Path, engine: str | None, every_s: float, 
         ConfigError: the storage's driver is missing, the directory cannot be written, or the port is taken.
     """
     log_plainly("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S", logging.INFO)
-    opened = AdapterStorage.open(storage)
+    opened = open_storage(storage)
+    assert opened is not None
     try:
         into.mkdir(parents=True, exist_ok=True)
     except OSError as failure:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from semievol.config.generation import checked_key, checked_url
 from semievol.config.method import MethodConfig, Section
@@ -34,7 +34,7 @@ from semievold.config.tracing import TracingSettings
 from semievold.config.training import TrainingSettings
 from semievold.config.worth import WorthConfig
 
-_STORAGE = re.compile(r"[a-z][a-z0-9+.-]*://[^\s@?#]+")
+_STORAGE = re.compile(r"(?:s3a?|gs|gcs)://[^\s@?#]+")
 ROLES = ("intake", "labels", "control", "gateway")
 
 
@@ -241,6 +241,14 @@ class ArtifactsConfig(Section):
                 "without credentials (those are the driver's own: AWS_CONFIG_FILE, GOOGLE_APPLICATION_CREDENTIALS, ...)"
             )
         return value
+
+
+class ArtifactsAlone(Section):
+    """What a process reads that has to do with the adapters alone: it is given no password of other sections."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    artifacts: ArtifactsConfig = ArtifactsConfig()
 
 
 class DaemonConfig(MethodConfig):

@@ -34,9 +34,9 @@ class DriftSettings(Section):
 
     enabled: bool = True
     """false: nothing is looked at."""
-    false_alarm_every: int = Field(default=100_000, ge=100)
+    false_alarm_every: int = Field(default=100_000, ge=100, le=2_000_000)
     """Where nothing changes each kind raises one false alarm in this many queries on average, or fewer. More find a
-    drift later."""
+    drift later; beyond 2,000,000 the tests of topics and answers, which draw their null, could never be as sure."""
     reference: int = Field(default=500, ge=50)
     """After a start, a new version (confidence, answers, accuracy) or `semievol drift rearm` so many queries are the
     reference; nothing is watched meanwhile. The more, the smaller the drift that is found."""

@@ -156,6 +156,7 @@ class Control:
         self._lease.begin(term)
         await self._engine.remove_unfinished()
         await self._fleet.follow()
+        await self._fleet.publish_what_is_missing()
         self._term = term
         self._forget_trouble()
         self._forget_requests()

@@ -217,7 +217,11 @@ def judge(
         selection = select(judged, rule)
     else:
         certain = judge_calibration(calibration, _truth(stores, task), AnswerEquality(task, embedder), rule)
-        selection = select_at_risk(judged, certain, rule)
+        certified = rule
+        if lesson is not None:  # of the calibration labels that it asks for one half certifies
+            risk = rule.risk.model_copy(update={"calibration_share": rule.risk.calibration_share / 2})
+            certified = rule.model_copy(update={"risk": risk})
+        selection = select_at_risk(judged, certain, certified)
     selected = [labels[key] for key in selection.kept] if labels else stores.pseudo_labels.load(selection.kept)
     held_out = {asked_key(each.query) for each in [*stores.examples.holdout(), *stores.examples.calibration()]}
     words = stores.feedback.open_words()

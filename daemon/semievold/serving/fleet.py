@@ -141,6 +141,24 @@ class AdapterFleet:
         await self._forget_copies()
         self._reconciled = state.generation
 
+    async def publish_what_is_missing(self) -> None:
+        """Put on the storage what the alias names and this process has alone: versions from before there was one, or
+        from before it was lost. For the leader; what cannot be published now is tried at its next term.
+        """
+        if self._storage is None:
+            return
+        state = self._alias.state
+        named = [name for name in (state.adapter, state.previous, self._alias.canary) if name is not None]
+        held = [name for name in named if (self._directory / name / MARKER_FILE).exists()]
+        try:
+            there = await asyncio.to_thread(self._storage.names) if held else frozenset()
+            for name in held:
+                if name not in there:
+                    await asyncio.to_thread(self._storage.publish, self._directory / name)
+                    log.info("published adapter %s on %s", name, self._storage)
+        except (AdapterError, TransientError) as error:
+            log.warning("what serves is not on the storage: %s", error)
+
     async def _held(self, name: str) -> HeldAdapter:
         if self._storage is not None and not (self._directory / name / MARKER_FILE).exists():
             await self.version(name)

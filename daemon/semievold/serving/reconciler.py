@@ -120,7 +120,9 @@ class ReplicaReconciler:
             incumbent = serving if serving != adapter.name and serving in replica.marks else None
             attestation = await self._ask_fingerprint(replica, adapter, incumbent)
         except NotThereError as error:
-            replica.failed(adapter.name, Attestation(False, str(error)), of_replica=tries >= LATE_TRIES)
+            # What has not come yet says nothing of how a replica answers for others, unless it lacks what all ask for.
+            of_replica = tries >= LATE_TRIES and adapter.name == serving
+            replica.failed(adapter.name, Attestation(False, str(error)), of_replica=of_replica)
             log.warning("replica %s does not have %s yet: %s", replica.name, adapter.name, error)
             return
         except (AdapterError, DataError) as error:  # it cannot hold the adapter, or refuses the fingerprint's prompts

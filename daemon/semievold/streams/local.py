@@ -318,7 +318,9 @@ class LocalProducer:
                 ]
             connection.execute(_APPEND, rows)
             if self._retention_s is not None and time.monotonic() >= self._next_deletion.get(topic, 0.0):
-                more = _delete_read(connection, topic, now - self._retention_s, awaited=topic in self._awaited)
+                at_once = max(DELETED_AT_ONCE, 2 * len(rows))  # more than come, or they outrun it
+                awaited = topic in self._awaited
+                more = _delete_read(connection, topic, now - self._retention_s, at_once, awaited=awaited)
                 pause_s = 0.0 if more else min(DELETION_INTERVAL_S, self._retention_s)
                 self._next_deletion[topic] = time.monotonic() + pause_s
 
@@ -329,10 +331,10 @@ class LocalProducer:
         return number % self._partitions
 
 
-def _delete_read(connection: sa.Connection, topic: str, before: float, *, awaited: bool) -> bool:
+def _delete_read(connection: sa.Connection, topic: str, before: float, at_once: int, *, awaited: bool) -> bool:
     """Delete what was written earlier and every group of the topic has passed; with `awaited`, at least one has.
 
-    Of each partition the oldest DELETED_AT_ONCE at most; whether there may be more. The newest record of a partition
+    Of each partition the oldest `at_once` at most; whether there may be more. The newest record of a partition
     stays, because offsets continue from it.
     """
     c, o = stream_records.c, stream_offsets.c
@@ -346,11 +348,11 @@ def _delete_read(connection: sa.Connection, topic: str, before: float, *, awaite
         if newest is None or (passed is None and awaited):
             continue
         end = newest if passed is None else min(newest, passed)
-        oldest = sa.select(c.offset, c.timestamp).where(mine, c.offset < end).order_by(c.offset).limit(DELETED_AT_ONCE)
+        oldest = sa.select(c.offset, c.timestamp).where(mine, c.offset < end).order_by(c.offset).limit(at_once)
         old = list(itertools.takewhile(lambda row: row.timestamp < before, connection.execute(oldest)))
         if old:
             connection.execute(sa.delete(stream_records).where(mine, c.offset <= old[-1].offset))
-        more = more or len(old) == DELETED_AT_ONCE
+        more = more or len(old) == at_once
     return more
 
 

@@ -13,7 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,14 @@ class AdapterStorage:
         final = into / name
         if (final / MARKER_FILE).exists():
             return final
+        try:
+            return self._fetched(name, into, final)
+        except OSError as error:  # of the storage's own none comes so far
+            raise TransientError(
+                f"{into}: cannot keep {name} there ({error.strerror or error}); see to room and rights on this disk"
+            ) from error
+
+    def _fetched(self, name: str, into: Path, final: Path) -> Path:
         into.mkdir(parents=True, exist_ok=True)
         _forget_left_behind(into)
         # A name of its own: processes that share the directory may fetch the same version.
@@ -238,8 +246,9 @@ def _check(directory: Path, name: str, place: str) -> None:
 def _forget_left_behind(directory: Path) -> None:
     """Delete what killed downloads left; one that goes on is younger."""
     for path in directory.glob(f"{_FETCHING}*"):
-        if time.time() - path.stat().st_mtime > _LEFT_BEHIND_S:
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has finished it meanwhile
+            if time.time() - path.stat().st_mtime > _LEFT_BEHIND_S:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _said(error: Exception) -> str:

@@ -94,11 +94,18 @@ def test_what_is_torn_is_refused_counted_and_told_and_a_storage_that_is_away_tak
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     config = tmp_path / "semievol.yaml"
     config.write_text("workload: w\nmodel: {name: m}\ntask: {labels: [a, b]}\n", "utf-8")
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "artifacts: {storage: 's3://bucket/x'}\nstream: {kind: kafka, kafka: {security_protocol: SASL_SSL}}\n", "utf-8"
+    )
     command = [sys.executable, "-c", RUN, "sync-adapters", "--into", str(tmp_path / "here")]
     for more, text in (
         (("--config", str(config)), "artifacts.storage: missing; set it in the configuration, or give --storage"),
-        (("--storage", "nowhere://x"), "adapters on nowhere://x: Protocol not known: nowhere"),
-        (("--storage", "memory://x", "--into", "/proc/here"), "--into: /proc/here cannot be made"),
+        (("--storage", "nowhere://x"), "--storage: is no address of object storage; write s3://BUCKET/PATH"),
+        (("--storage", "s3://key:secret@bucket/x"), "without credentials"),
+        (("--storage", "s3://bucket/x", "--into", "/proc/here"), "--into: /proc/here cannot be made"),
+        # Passwords of other sections are not for this process: it does not miss them.
+        (("--config", str(other), "--into", "/proc/here"), "--into: /proc/here cannot be made"),
     ):
         done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, text in done.stderr) == (2, True), done.stderr

@@ -184,7 +184,7 @@ async def test_another_rule_says_what_it_had_chosen_and_touches_nothing(open_wor
         ("selection.tehta=0.2", "tehta"),
         ("selection.theta=[", "is no value in YAML"),
         ("labelling.justify=true", "would have other answers of the model, which this command does not ask"),
-        ("selection.risk={budget: 0.05}", "certified on what models answer to the calibration examples"),
+        ("selection.risk={budget: 0.05}", "rests on what models answer to the calibration examples"),
     ],
 )
 async def test_what_cannot_be_asked_is_refused_by_name(open_world: OpenWorld, given: str, why: str) -> None:

@@ -140,3 +140,20 @@ async def test_a_training_has_ended_when_its_adapter_is_published(
     assert storage.names() == {inner.trained.name}
     await launcher.retire(3)
     assert inner.retired == [3]
+
+
+async def test_what_serves_already_is_published_when_a_storage_is_set(
+    open_world: OpenWorld, storage: AdapterStorage, tmp_path: Path
+) -> None:
+    world = open_world()
+    await world.here.lead()
+    name = await world.version(right=7)
+    world.here.stores.alias.move(name)
+    leader = fleet_of(world, world.place.adapters, storage)
+    await leader.publish_what_is_missing()
+    assert storage.names() == {name}
+    elsewhere = fleet_of(world, tmp_path / "elsewhere", storage)
+    await elsewhere.follow()
+    assert elsewhere.defect is None
+    await fleet_of(world, tmp_path / "empty", storage).publish_what_is_missing()  # it has nothing to give
+    assert storage.names() == {name}

@@ -184,3 +184,12 @@ def test_an_address_that_is_none_is_refused_with_the_field(address: str) -> None
 @pytest.mark.parametrize("address", ["s3://bucket/path", "gs://bucket/a/b-c", "s3://bucket"])
 def test_an_address_is_taken_as_it_is(address: str) -> None:
     assert ArtifactsConfig(storage=address).storage == address
+
+
+def test_a_disk_that_takes_nothing_is_told_with_its_place(
+    storage: AdapterStorage, adapter: Path, tmp_path: Path
+) -> None:
+    storage.publish(adapter)
+    (tmp_path / "here").write_text("no directory")
+    with pytest.raises(TransientError, match=r"here: cannot keep w-r0001-\w+ there .*room and rights on"):
+        storage.fetch(adapter.name, tmp_path / "here")
