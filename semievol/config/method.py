@@ -263,6 +263,7 @@ SERVICE_SECTIONS = frozenset(
         "stop_deadline_s",
         "store",
         "stream",
+        "tracing",
         "training.launcher",
         "trigger",
         "workload",
