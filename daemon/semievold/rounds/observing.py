@@ -78,7 +78,8 @@ class RoundObserver:
             total = (each.snapshot or {}).get("labelled_total", labelled)
             past.append(self._past(each, total - labelled))
             labelled = total
-        return weigh(past, new, since_s, self._config.trigger.worth)
+        # Before the first round nothing has drifted away from one.
+        return weigh(past, new, since_s if decided else 0.0, self._config.trigger.worth)
 
     def _past(self, round_: Round, new: int) -> PastRound:
         """What a round that is over tells; looked up once."""

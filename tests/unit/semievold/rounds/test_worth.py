@@ -110,5 +110,13 @@ async def test_a_daemon_learns_from_its_own_rounds_what_the_next_one_is_worth(
     assert [message for message in caplog.messages if message.startswith("the next round: an expected gain")]
 
 
+async def test_before_the_first_round_no_time_has_passed_since_one(open_world: OpenWorld) -> None:
+    world = open_world(trigger={"kind": "worth", "min_new": 5})
+    world.here.start()
+    await world.passes(2)
+    assert world.here.control.worth is not None
+    assert world.here.control.worth.gain_points == 0.0
+
+
 def replace_price(**values: float) -> WorthConfig:
     return PRICE.model_copy(update=values)
