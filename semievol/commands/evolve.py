@@ -23,7 +23,7 @@ from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_queries
 from semievol.examples.split import split_calibration, split_examples
 from semievol.examples.truth import true_answers
-from semievol.labelling.learned import said_of
+from semievol.labelling.learned import check_enough, said_of
 from semievol.proof.evaluation import evaluate, precision
 from semievol.recipe import Run, Watcher, evolve
 from semievol.runs.directory import RoundResult, RunDirectory
@@ -60,6 +60,7 @@ async def run_evolve(
     train_examples, holdout = split_examples(others, holdout_share, config.gate.min_holdout)
     if not train_examples:
         raise DataError(f"{files.examples}: leaves no example to train on; add some or lower --holdout")
+    check_enough(config, len(train_examples))
     unlabeled = read_queries(files.queries, task, config.data)
     tested = read_examples(files.test, task, config.data) if files.test else []
     truth = true_answers(files.answers, unlabeled, task, config.data) if files.answers else {}

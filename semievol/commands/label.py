@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_queries, write_jsonl
 from semievol.examples.split import split_calibration
 from semievol.labelling.hearing import heard
-from semievol.labelling.learned import said_of
+from semievol.labelling.learned import check_enough, said_of
 from semievol.labelling.out_of_fold import Views, sure, uses_serving
 from semievol.recipe import Folds, Watcher, select_certified, select_labels
 from semievol.runs.directory import labelled_rows, left_out_row
@@ -44,11 +45,13 @@ async def run_label(
     calibration: tuple[Example, ...] = ()
     if config.selection.risk is not None:
         labelled, calibration = split_calibration(labelled, config.selection.risk.calibration_share)
+    check_enough(config, len(labelled))
     unlabeled = read_queries(queries, task, config.data)
     # Now: an output that cannot be written must not be noticed at the end.
     out.parent.mkdir(parents=True, exist_ok=True)
     async with open_generator(config) as engine, kept_answers(engine, config, beside(out)) as kept:
         name = await load_adapter(kept.generator, adapter)
+        at = out.with_name(f"{out.name}.folds")
         embedder = embedder_of(config) if embeds(config, task) else None
         index = index_over(embedder, labelled) if embedder and wants_neighbours(config) else None
         equality = AnswerEquality(task, embedder)
@@ -64,7 +67,6 @@ async def run_label(
             views = Views(kept.generator, task, config.labelling, equality, embedder, config.seed, config.task.closed)
             folds = None
             if name is not None and uses_serving(config.labelling):
-                at = out.with_name(f"{out.name}.folds")
                 folds = Folds(config, views, trainer_of(config), watcher, at, at / "adapters", held_out=calibration)
             heard_all, learned = await sure(views, labelled, heard_all, config.selection.learned.folds, folds)
         else:
@@ -79,6 +81,7 @@ async def run_label(
             logger.warning("query %s is left out: %s", each.query.id, each.reason)
         if not left_out:
             kept.no_longer_needed()
+            shutil.rmtree(at, ignore_errors=True)
     return {
         "out": str(out),
         "adapter": name,

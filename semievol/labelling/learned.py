@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semievol.config.method import MethodConfig
 from semievol.errors import DataError
 from semievol.labelling.logistic import Floats, Sureness, sureness
 from semievol.types import PseudoLabel
@@ -130,6 +131,16 @@ def learned(lesson: Lesson) -> Learned:
         losses[best],
         calibration_error(found[best], lesson.right),
     )
+
+
+def check_enough(config: MethodConfig, labels: int) -> None:
+    """That so many labelled questions are enough, where something is learned of them: before anything is paid for.
+
+    Raises:
+        DataError: they are too few.
+    """
+    if config.selection.by == "learned" and labels < LEAST:
+        raise DataError(too_few(labels))
 
 
 def too_few(labels: int) -> str:

@@ -8,7 +8,9 @@ import typer
 from typer.testing import CliRunner
 
 from semievol.commands import cli
-from semievol.errors import SemiEvolError
+from semievol.commands.label import run_label
+from semievol.config.method import MethodConfig
+from semievol.errors import DataError, SemiEvolError
 
 ENV = {"SEMIEVOL__MODEL__NAME": "/nowhere/model"}
 
@@ -143,3 +145,19 @@ def test_the_home_directory_is_found_in_an_option_with_a_sign_of_equality(
     with pytest.raises(SystemExit):
         cli.run_app(app, ["~id", "--text=~/x=y"])
     assert capsys.readouterr().out == "~id /home/me/x=y\n"
+
+
+async def test_too_few_examples_to_learn_from_are_told_before_a_model_is_opened(tmp_path: Path) -> None:
+    examples, queries = tmp_path / "examples.jsonl", tmp_path / "queries.jsonl"
+    examples.write_text('{"id": "e1", "question": "one?", "answer": "a"}\n', "utf-8")
+    queries.write_text('{"id": "q1", "question": "two?"}\n', "utf-8")
+    config = MethodConfig.model_validate(
+        {
+            "model": {"name": str(tmp_path / "no-model")},
+            "task": {"labels": ["a", "b"]},
+            "selection": {"by": "learned", "min_agreement": 0},
+        }
+    )
+    with pytest.raises(DataError, match="learned has 1 labelled questions to learn from, and needs 20"):
+        await run_label(config, examples, queries, tmp_path / "out.jsonl", None, lambda *_: lambda _: None)
+    assert not (tmp_path / "out.jsonl").exists()
