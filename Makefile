@@ -23,7 +23,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check metrics-docs dashboards dashboards-preview lint format types imports unit integration faults on-servers clients cluster-test kube-score bench servers up down lock clean model
+.PHONY: help setup demo run test check metrics-docs dashboards dashboards-preview lint format types imports unit integration faults on-servers clients monitoring-test scenarios cluster-test kube-score bench servers up down lock clean model
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [TORCH_BACKEND=cpu]"
@@ -58,14 +58,15 @@ format: $(STAMP)-dev ## Format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-types: $(STAMP)-dev ## Check types (strict)
+types: $(STAMP)-dev ## Check types (strict; of what no CI run calls, its calls)
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file bench/mypy.ini bench docs/examples tests/clients tests/cluster tests/scenarios tests/watched_run
 
 imports: $(STAMP)-dev ## Check who may import whom
 	$(BIN)/lint-imports --cache-dir .cache/import-linter
 
 unit: $(STAMP)-dev ## Run the unit tests
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/unit
 
 integration: $(STAMP)-dev model servers ## Run the tests against real files, processes, models and servers
 	$(BIN)/pytest tests/integration
@@ -74,13 +75,21 @@ faults: $(STAMP)-dev model servers ## Run the tests that kill and corrupt things
 	$(BIN)/pytest tests/faults
 
 # Both in one session, and by two processes: many of these tests wait for a server or a child process. Those that need
-# vLLM stay in one of the two, so that its servers start once (tests/conftest.py).
+# vLLM stay in one of the two, so that its servers start once (tests/scheduling.py).
 on-servers: $(STAMP)-dev model servers
-	$(BIN)/pytest --numprocesses=2 --dist=loadgroup --durations=40 tests/integration tests/faults
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --durations=40 tests/integration tests/faults
 
 # Not in CI: it takes ten minutes or more. CALLS='langchain or curl' makes some of them alone.
 clients: $(STAMP)-dev model ## Ask both engines with real client libraries, compare, write the table in docs/gateway.md
 	$(BIN)/pytest -q tests/clients $(if $(CALLS),-k "$(CALLS)")
+
+# Not in CI: a minute and a half, of which most is waiting for what a Prometheus is to see.
+monitoring-test: $(STAMP)-dev servers ## Have a real Prometheus watch a run, and answer every panel, rule and alert
+	$(BIN)/pytest -q --show-capture=no tests/watched_run
+
+# Not in CI: five minutes of one core. SCENARIOS_OUT_OF_SCOPE=PATH takes the mail out of scope from a JSONL file.
+scenarios: $(STAMP)-dev ## Leave whole daemons alone with wrong labels, spam, floods, drift, nodding reviewers: none may serve worse
+	$(BIN)/pytest -q --show-capture=no tests/scenarios
 
 # Not in CI: half an hour on two cores, and once half an hour more for programs that no package has. As root on Debian.
 cluster-test: $(STAMP)-dev model servers ## Run k8s/README.md on a real cluster of one node, write docs/cluster.md; as root on Debian

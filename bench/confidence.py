@@ -50,9 +50,9 @@ from semievol.examples.truth import true_answers
 from semievol.labelling.certificate import Judged, certify
 from semievol.labelling.learned import calibration_error
 from semievol.labelling.selection import scored
-from semievol.recipe import no_watcher
 from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.tasks.task import Task
+from semievol.teaching import no_watcher
 from semievol.types import Example, PseudoLabel
 
 SINGLE = ("entropy", "agreement", "margin", "votes", "semantic_entropy", "consensus")
@@ -98,7 +98,8 @@ async def labelled(options: argparse.Namespace, data: Path, seed: int) -> tuple[
         adapter = None
         if options.taught:
             shutil.rmtree(at / "warm", ignore_errors=True)
-            adapter = Path((await run_train(config, at / "examples.jsonl", None, at / "warm", no_watcher))["adapter"])
+            trained = await run_train(config, at / "examples.jsonl", None, at / "warm", None, no_watcher)
+            adapter = Path(trained["adapter"])
         await run_label(config, at / "examples.jsonl", at / "queries.jsonl", at / "labels.jsonl", adapter, no_watcher)
         print(f"{data.name}, draw {seed}: labelled in {time.monotonic() - started:.0f} s", flush=True)
     return read_pseudo_labels(at / "labels.jsonl"), true_answers(data / "unlabeled.answers.jsonl", queries, task)

@@ -303,7 +303,7 @@ def three_shifts(inside: Mapping[str, Sequence[Any]], outside: Mapping[str, Sequ
             "workload": "bench",
             "model": {"name": "none"},
             "task": {"labels": labels},
-            "drift": {"reference": REFERENCE, "false_alarm_every": int(EVERY)},
+            "drift": {"reference": REFERENCE, "false_alarm_every": int(EVERY), "settled_s": 0.001},
         }
     )
     rng, found, at = np.random.default_rng(0), [], 0
@@ -311,7 +311,7 @@ def three_shifts(inside: Mapping[str, Sequence[Any]], outside: Mapping[str, Sequ
         stores = open_stores(f"sqlite:///{directory}/state.db", "bench", "bench")
         lease = ControlLease(stores.leases, 10.0, exclusive=True)
         equality = AnswerEquality(Task(config.task), None)
-        watch = DriftWatch(config.drift, stores, lease, equality, len(labels), 0, stores.database.now, settled_s=0.0)
+        watch = DriftWatch(config.drift, stores, lease, equality, len(labels), 0, stores.database.now)
 
         def tell(side: Mapping[str, Sequence[Any]]) -> NewLabel:
             nonlocal at

@@ -156,6 +156,7 @@ def run_gateway(upstream: str, base_model: str, answer: Connection) -> None:
     """The real gateway over one replica."""
     from semievol.http.server_address import ServerAddress
     from semievold.config.fronts import GatewayConfig
+    from semievold.garbage import set_aside_what_was_built
     from semievold.gateway.front import Gateway, GatewayTools
     from semievold.gateway.proxy import OneServer, ProxyBackend
     from semievold.monitoring.metrics import Metrics
@@ -166,6 +167,7 @@ def run_gateway(upstream: str, base_model: str, answer: Connection) -> None:
         config, metrics = GatewayConfig(port=0), Metrics("bench")
         pool = OneServer(ServerAddress("replica", upstream, {"Authorization": "Bearer x"}, base_model))
         tools = GatewayTools(ProxyBackend(pool, config, metrics), None)  # type: ignore[arg-type]
+        set_aside_what_was_built()  # as the daemon does
         gateway = Gateway(config, ALIAS, tools, Alias(AliasState(None, None, 1)), metrics, TOKEN)
         await gateway.run(lambda host, port: answer.send(f"http://{host}:{port}"), asyncio.Event())
 

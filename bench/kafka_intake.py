@@ -123,8 +123,8 @@ def main() -> None:
                     number = sum(map(len, runs.values()))
                     filled = Path(directory) / f"state-{number}.db"
                     fill(filled, ROWS)
-                    some = run_apart(kind, broker.bootstrap, filled, number, options.queries, options.batch)
-                    runs[kind].append(some)
+                    run = run_apart(kind, broker.bootstrap, filled, number, options.queries, options.batch)
+                    runs[kind].append(run)
         finally:
             broker.stop()
     print(f"{'run':<10} {'queries/s':>10} {'min':>8} {'max':>8} {'CPU us':>7} {'resident MiB':>13}")

@@ -7,7 +7,7 @@ one leads, and wakes up (SIGCONT) while that one writes; each at a random moment
 fleet are the daemon's; what answers and trains is scripted (tests/candidate.py). A trigger in the database sees every
 write to rounds and alias, who made it and who held the lease in that transaction (tests/candidates.py). The claim:
 never two rounds at once, never a write of one that was deposed (but that it takes its own count of an attempt back),
-and each round's path is whole.
+each round's path is whole, and nobody who stands still keeps the lead, wherever he was stopped.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def main() -> None:
         f"({seen.withdrawn} counts of an attempt withdrawn); most rounds open at once: {seen.most_open}; "
         f"work of a former leader refused: {refused} times"
     )
+    assert candidates.held == 0
     assert seen.by_others == 0
     assert seen.most_open <= 1
 

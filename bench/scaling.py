@@ -203,7 +203,7 @@ def breaks(unit: Unit, needs: Sequence[Need], sampled: Sequence[Need], given: ar
 
 def page(unit: Unit, given: argparse.Namespace) -> str:
     config = DaemonConfig.model_validate({"workload": "w", "model": {"name": "none"}, "task": {"labels": ["a", "b"]}})
-    pool, epochs = config.rounds.max_pool, config.training.epochs
+    pool, epochs = config.rounds.max_pool, float(config.training.epochs)
     labelled = [need(rate, 1.0, unit, given) for rate in RATES]
     sampled = [need(rate, min(1.0, given.sample_rate / rate), unit, given) for rate in RATES]
     part = f"At most {given.sample_rate:,} a second are labelled (`gateway.capture.share`)"

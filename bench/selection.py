@@ -52,9 +52,9 @@ from semievol.examples.truth import true_answers
 from semievol.labelling.certificate import Judged, certify
 from semievol.labelling.hearing import heard
 from semievol.labelling.selection import judge_calibration
-from semievol.recipe import no_watcher
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
+from semievol.teaching import no_watcher
 from semievol.types import Example, PseudoLabel, Query
 from semievold.demo.support_desk import generate
 

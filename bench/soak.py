@@ -1,11 +1,12 @@
 """Does anything grow without end? Rounds of a daemon, one after the other, with promotions and rollbacks.
 
-`python bench/soak.py [--rounds 300] [--minutes 600] [--scripted]`
+`python bench/soak.py [--rounds 300] [--minutes 600] [--replicas 2 | --scripted]`
 
 `semievol run` with a tiny model, the local stream and SQLite, every bound of retention set low so that it is reached
 soon. In each round new queries come and are labelled, an adapter is trained, judged, and promoted (by hand, where the
 gate says no); every third round ends with a rollback. After each round is noted, when nothing trains: resident memory,
-file descriptors, threads, connections of the daemon and its children, rows by table, bytes by place. `--scripted`: two
+file descriptors, threads, connections of the daemon and its children, rows by table, bytes by place. `--replicas`: so
+many vLLM servers (the CPU build, as the tests start it) answer, and are noted as the daemon is. `--scripted`: two
 controllers on PostgreSQL, one of which leads, with scripted answers and trainings (tests/candidate.py): a round takes
 seconds. Over the second half of the rounds a line is fitted to each; its slope is shown for 100 rounds with its
 interval of 95 %.
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -36,6 +38,7 @@ from tests.candidates import Candidates
 from tests.control_world import WORKLOAD
 from tests.daemon_process import COLOURS, DaemonProcess, example, tiny_config
 from tests.servers.postgres import PostgresServer
+from tests.servers.vllm import VllmServer, make_served_model, need_vllm, running
 
 EXAMPLES = 40
 QUERIES = 12
@@ -45,9 +48,15 @@ GROWS = 0.02
 BOUNDS = ("min_answers", "min_real_share", "max_depth", "max_anchor_disagreement", "max_duplicates")
 
 
-def settings(directory: Path) -> Path:
+def settings(directory: Path, replicas: Sequence[VllmServer]) -> Path:
+    asked: dict[str, dict[str, object]] = {}
+    if replicas:
+        asked["model"] = {"name": str(replicas[0].model), "dtype": "float32", "device": "cpu"}
+        urls = [replica.url for replica in replicas]
+        asked["generation"] = {"threads": None, "kind": "vllm", "replicas": urls}
     return tiny_config(
         directory,
+        **asked,
         store={"retention": {"pseudo_labels": 60, "interval_s": 5.0}},
         stream={"retention_s": 20.0},
         rounds={"max_pool": 40},
@@ -127,10 +136,18 @@ def show(seen: Sequence[dict[str, float]]) -> list[str]:
     return growing
 
 
-def embedded(rounds: int, deadline: float, seen: list[dict[str, float]], states: Counter[str]) -> int:
-    """Rounds of a whole daemon; how often the alias has moved."""
-    with tempfile.TemporaryDirectory() as directory:
-        daemon = DaemonProcess(settings(Path(directory)))
+def whole(rounds: int, deadline: float, seen: list[dict[str, float]], states: Counter[str], replicas: int = 0) -> int:
+    """Rounds of a whole daemon, on so many vLLM servers (0: its own engine); how often the alias has moved."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        servers: list[VllmServer] = []
+        if replicas:
+            need_vllm()
+            model = make_served_model(Path(directory) / "served")
+            servers = [VllmServer(model, Path(directory)) for _ in range(replicas)]
+            stack.enter_context(running(*servers))
+        daemon = DaemonProcess(settings(Path(directory), servers))
+        engines = {f"vLLM {number}": server.pid for number, server in enumerate(servers)}
         daemon.start()
         try:
             daemon.wait_until(lambda: daemon.get("/healthz").status_code == 200, 600.0)
@@ -139,7 +156,7 @@ def embedded(rounds: int, deadline: float, seen: list[dict[str, float]], states:
             database = Database(f"sqlite:///{daemon.data / 'state.db'}", "tiny")
             for number in range(1, rounds + 1):
                 states[one_round(daemon, number, number * QUERIES)] += 1
-                seen.append(noted({"daemon": daemon.pid}, database, daemon.data))
+                seen.append(noted({"daemon": daemon.pid, **engines}, database, daemon.data))
                 if time.monotonic() > deadline:
                     break
             database.close()
@@ -179,13 +196,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=600.0, help="stop earlier after so long")
+    parser.add_argument("--replicas", type=int, default=0, help="vLLM servers that answer; 0: the daemon itself")
     parser.add_argument("--scripted", action="store_true")
     options = parser.parse_args()
     seen: list[dict[str, float]] = []
     states: Counter[str] = Counter()
     began = time.monotonic()
-    run = scripted if options.scripted else embedded
-    moves = run(options.rounds, began + 60 * options.minutes, seen, states)
+    deadline = began + 60 * options.minutes
+    if options.scripted:
+        moves = scripted(options.rounds, deadline, seen, states)
+    else:
+        moves = whole(options.rounds, deadline, seen, states, options.replicas)
     minutes = (time.monotonic() - began) / 60
     print(f"{len(seen)} rounds in {minutes:.0f} minutes: {dict(states)}; the alias moved {moves} times")
     print(f"grows: {', '.join(show(seen)) or 'nothing'}")

@@ -106,6 +106,11 @@ def is_version_of(name: str, workload: str) -> bool:
     return re.fullmatch(rf"{re.escape(workload)}-r\d{{4,}}-[0-9a-f]{{8}}", name) is not None
 
 
+def is_version(name: str) -> bool:
+    """Whether `name` is a version of some workload."""
+    return re.fullmatch(r".+-r\d{4,}-[0-9a-f]{8}", name) is not None
+
+
 def content_files(directory: Path) -> tuple[str, ...]:
     """The names of the files that make an adapter; its hash is over them."""
     return (HOSTED_FILE,) if (directory / HOSTED_FILE).is_file() else CONTENT_FILES

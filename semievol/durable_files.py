@@ -36,6 +36,8 @@ def replaced(path: Path, *, synced: bool = True) -> Iterator[TextIO]:
             if synced:
                 _flush(file)
         temporary.replace(path)
+    except OSError as error:
+        raise named(error, temporary, path) from None
     finally:
         temporary.unlink(missing_ok=True)
     if synced:
@@ -78,6 +80,13 @@ def sync_tree(directory: Path) -> None:
     for path in directory.rglob("*"):
         _sync(path)
     _sync(directory)
+
+
+def named(error: OSError, temporary: Path, path: Path) -> OSError:
+    """The error as one of the file that was meant, where it is one of its temporary's."""
+    if error.filename is not None and os.fspath(error.filename) != str(temporary):
+        return error
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def _beside(path: Path) -> Path:

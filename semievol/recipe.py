@@ -10,82 +10,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from semievol.config.method import MethodConfig
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.labelling.hearing import heard
-from semievol.labelling.out_of_fold import Views, sure, uses_serving
+from semievol.labelling.out_of_fold import sure, uses_serving
+from semievol.labelling.panel import decided, with_seats
 from semievol.labelling.propagation import training_rows
 from semievol.labelling.selection import Selection, judge_calibration, scored, select, select_at_risk
 from semievol.proof.evaluation import Evaluation, evaluate, paired
 from semievol.proof.gate import GateResult, decide
-from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
-from semievol.runs.directory import Kind, RoundDirectory, RoundResult, RunDirectory
-from semievol.seeds import derive
+from semievol.protocols import Generator
+from semievol.runs.directory import Kind, RoundDirectory, RoundResult
 from semievol.tasks.equality import AnswerEquality
-from semievol.tasks.task import Task
-from semievol.training.job import JOB_FILE, TrainingJob, write_snapshot
-from semievol.types import Example, PseudoLabel, Query, TrainingRow, Unlabelled
+from semievol.teaching import Folds, Run, adapted, make_training_job, round_seed, seated, views_of
+from semievol.training.job import write_snapshot
+from semievol.types import Example, PseudoLabel, TrainingRow, Unlabelled
 
 logger = logging.getLogger(__name__)
-
-WORKLOAD = "files"
-FINGERPRINT_PROMPTS = 4
-
-
-class Trainer(Protocol):
-    """Turns a snapshot directory into an adapter directory under `adapters`, resuming from `work`.
-
-    `progress` is told each further percent that is done.
-    """
-
-    async def __call__(self, snapshot: Path, work: Path, adapters: Path, progress: Progress) -> Path: ...
-
-
-class Watcher(Protocol):
-    """Is told which step begins and how many items it has; what it returns is called as items finish."""
-
-    def __call__(self, step: str, total: int) -> Progress: ...
-
-
-def no_watcher(step: str, total: int) -> Progress:
-    """Shows nothing."""
-    return lambda count: None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Everything that the rounds of one run share.
-
-    `examples` may be retrieved and trained on; `holdout` is only evaluated on; the index holds `examples` alone.
-    `calibration` is answered like queries, for selection at a stated risk (`selection.risk`); empty without one.
-    `embedder` is needed for the consensus of pseudo-labels.
-    `equality` None: what the task says by itself, without an embedder.
-    """
-
-    config: MethodConfig
-    task: Task
-    generator: Generator
-    index: ExampleIndex | None
-    trainer: Trainer
-    examples: tuple[Example, ...]
-    holdout: tuple[Example, ...]
-    queries: tuple[Query, ...]
-    directory: RunDirectory
-    embedder: Embedder | None = None
-    watcher: Watcher = no_watcher
-    equality: AnswerEquality | None = None
-    calibration: tuple[Example, ...] = ()
-
-
-def round_seed(config: MethodConfig, number: int) -> int:
-    """The seed of one round; every random choice in it derives from this."""
-    return derive(config.seed, "round", number)
 
 
 async def evolve(run: Run, rounds: int) -> list[RoundResult]:
@@ -142,6 +88,8 @@ async def run_round(run: Run, number: int, incumbent: str | None) -> RoundResult
         gate=decide(old.outcomes, new.outcomes, run.config.gate),
         seconds=clock.seconds,
         certificate=proposal.selection.certificate,
+        theta=proposal.selection.theta if proposal.labels else None,
+        training=proposal.training,
     )
     files.write_result(result)
     await _unload_all_but(run.generator, result.serving)
@@ -168,7 +116,8 @@ def _nothing_certified(number: int, incumbent: str | None, proposal: Proposal, c
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a round proposes: an adapter, and the pseudo-labels that it was trained on. `rows`: of the training mix.
+    """What a round proposes: an adapter, and the pseudo-labels that it was trained on. `rows`: of the training mix;
+    `training`: the numbers that it was trained with.
 
     `adapter` None: nothing could be selected at the stated risk, and nothing was trained.
     """
@@ -177,6 +126,7 @@ class Proposal:
     labels: list[PseudoLabel]
     selection: Selection
     rows: int
+    training: Mapping[str, float] = field(default_factory=dict)
 
 
 async def propose(run: Run, number: int, incumbent: str | None, clock: Clock) -> Proposal:
@@ -193,9 +143,14 @@ async def propose(run: Run, number: int, incumbent: str | None, clock: Clock) ->
     if incumbent is not None:
         await run.generator.load_adapter(incumbent, run.directory.adapters / incumbent)
 
+    # Before any answer is taught: what the queries say, as text.
+    with clock.step("adapt"):
+        start = await adapted(run)
+
     # In-context propagation and collaborative learning: neighbours and several configurations answer every query.
     with clock.step("label"):
-        labels, calibration = await _label(run, number, incumbent, files) if kind == "evolve" else ([], [])
+        labelled = kind == "evolve"
+        labels, calibration = await _label(run, number, incumbent, files, start) if labelled else ([], [])
 
     # Adaptive selection: sure (by entropy, unless configured otherwise), enough agreement.
     selection = await asyncio.to_thread(_selected, run, number, labels, calibration)
@@ -206,12 +161,12 @@ async def propose(run: Run, number: int, incumbent: str | None, clock: Clock) ->
     with clock.step("train"):
         rows = _training_mix(run, number, labels, selection)
         continues = incumbent is not None and run.config.training.start_from == "incumbent"
-        parent = run.directory.adapters / str(incumbent) if continues else None
+        parent = run.directory.adapters / str(incumbent) if continues else start
         job = make_training_job(run.config, rows, number=number, kind=kind, parent=parent)
         write_snapshot(files.snapshot, job, rows)
         advance = run.watcher(f"round {number}: train (%)", 100)
         path = await run.trainer(files.snapshot, files.work, run.directory.adapters, advance)
-    return Proposal(path.name, labels, selection, len(rows))
+    return Proposal(path.name, labels, selection, len(rows), job.numbers())
 
 
 def select_labels(labels: list[PseudoLabel], config: MethodConfig, number: int = 2) -> Selection:
@@ -247,7 +202,7 @@ def _selected(run: Run, number: int, labels: list[PseudoLabel], answered: list[P
 
 
 async def _label(
-    run: Run, number: int, incumbent: str | None, files: RoundDirectory
+    run: Run, number: int, incumbent: str | None, files: RoundDirectory, start: Path | None
 ) -> tuple[list[PseudoLabel], list[PseudoLabel]]:
     """Pseudo-labels of the queries and of the calibration examples, each in their order.
 
@@ -255,9 +210,10 @@ async def _label(
     """
     labels, calibration = files.pseudo_labels(), files.calibration()
     if labels is None:
-        config = run.config.labelling
-        seed = round_seed(run.config, number)
-        labeller = CollaborativeLabeller(run.generator, run.index, run.task, config, seed, equality=run.equality)
+        config, views = run.config.labelling, views_of(run, number)
+        seats, adapters = await seated(run, views, start)
+        asking = with_seats(config, adapters) if seats else config
+        labeller = CollaborativeLabeller(run.generator, run.index, run.task, asking, views.seed, equality=run.equality)
         advance = run.watcher(f"round {number}: label", len(run.queries))
         outcomes = await labeller.label(run.queries, incumbent, told=lambda _: advance(1))
         left_out = [outcome for outcome in outcomes if isinstance(outcome, Unlabelled)]
@@ -268,9 +224,15 @@ async def _label(
         asked = await labeller.label([example.query for example in run.calibration], incumbent)
         calibration = [outcome for outcome in asked if isinstance(outcome, PseudoLabel)]
         both = [*labels, *calibration]
-        if run.config.selection.by == "learned":
-            folds = Folds.before(run, number) if incumbent and uses_serving(config) else None
-            both, found = await sure(_views(run, number), run.examples, both, run.config.selection.learned.folds, folds)
+        if seats:
+            serving = incumbent is not None
+            both, vote = await decided(views, run.examples, seats, adapters, both, serving=serving)
+            files.write_vote(vote)
+            for adapter in adapters:
+                await run.generator.unload_adapter(adapter)
+        elif run.config.selection.by == "learned":
+            folds = Folds.before(run, number, start) if incumbent and uses_serving(config) else None
+            both, found = await sure(views, run.examples, both, run.config.selection.learned.folds, folds)
             files.write_learned(found)
         else:
             both = await asyncio.to_thread(heard, both, run.examples, config, run.embedder)
@@ -279,80 +241,6 @@ async def _label(
         selection = await asyncio.to_thread(_selected, run, number, labels, calibration)
         files.write_pseudo_labels(labels, selection)
     return labels, calibration
-
-
-def _views(run: Run, number: int) -> Views:
-    """What answers in a round, for examples to be asked as queries are."""
-    return Views(
-        generator=run.generator,
-        task=run.task,
-        labelling=run.config.labelling,
-        equality=run.equality or AnswerEquality(run.task),
-        embedder=run.embedder,
-        seed=round_seed(run.config, number),
-        closed=run.config.task.closed,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Folds:
-    """Adapters that are taught as the one that labels was, each without the examples of one fold.
-
-    kept: the pseudo-labels that it was taught beside the examples, with the `number` and `kind` of its round.
-    held_out: what must not be learned beside the fold. directory: of the trainings; adapters: where they are published.
-    """
-
-    config: MethodConfig
-    views: Views
-    trainer: Trainer
-    watcher: Watcher
-    directory: Path
-    adapters: Path
-    number: int = 1
-    kind: Kind = "warm"
-    kept: tuple[PseudoLabel, ...] = ()
-    held_out: tuple[Example, ...] = ()
-
-    @classmethod
-    def before(cls, run: Run, number: int) -> Folds:
-        """As the incumbent of round `number` was taught: by the last round that trained."""
-        taught = [each for each, of in run.directory.rounds() if each < number and (of.snapshot / JOB_FILE).exists()]
-        files = run.directory.round(max(taught))
-        reasons = files.reasons() if max(taught) > 1 else {}
-        return cls(
-            config=run.config,
-            views=_views(run, number),
-            trainer=run.trainer,
-            watcher=lambda step, total: run.watcher(f"round {number}: {step}", total),
-            directory=run.directory.round(number).path / "folds",
-            adapters=run.directory.adapters,
-            number=max(taught),
-            kind="warm" if max(taught) == 1 else "evolve",
-            kept=tuple(label for label in files.pseudo_labels() or () if reasons.get(label.query.id, "") is None),
-            held_out=(*run.holdout, *run.calibration),
-        )
-
-    async def teach(self, fold: int, others: Sequence[Example], inside: Sequence[Example]) -> str:
-        """Train and load the adapter of one fold; a finished training is not done again."""
-        training = self.config.training
-        rows = training_rows(
-            others,
-            self.kept,
-            self.views.task,
-            training,
-            round_seed(self.config, self.number),
-            index=self.views.index(others, training.neighbours_in_prompt),
-            holdout=(*self.held_out, *inside),
-        )
-        job = make_training_job(self.config, rows, number=self.number, kind=self.kind, parent=None)
-        at = self.directory / str(fold)
-        write_snapshot(at / "snapshot", replace(job, name_prefix=f"{job.name_prefix}-fold{fold}"), rows)
-        path = await self.trainer(at / "snapshot", at / "work", self.adapters, self.watcher(f"fold {fold} (%)", 100))
-        await self.views.generator.load_adapter(path.name, self.adapters / path.name)
-        return path.name
-
-    async def forget(self, adapter: str) -> None:
-        await self.views.generator.unload_adapter(adapter)
 
 
 def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: Selection) -> list[TrainingRow]:
@@ -365,30 +253,6 @@ def _training_mix(run: Run, number: int, labels: list[PseudoLabel], selection: S
         round_seed(run.config, number),
         index=run.index,
         holdout=(*run.holdout, *run.calibration),
-    )
-
-
-def make_training_job(
-    config: MethodConfig, rows: Sequence[TrainingRow], *, number: int, kind: Kind, parent: Path | None
-) -> TrainingJob:
-    """What the trainer is told: one round's settings, with rate and epochs of its kind.
-
-    `parent` is the adapter directory to continue from; None starts afresh.
-    """
-    training = config.training
-    warm = kind == "warm"
-    return TrainingJob(
-        workload=WORKLOAD,
-        round_number=number,
-        kind=kind,
-        seed=round_seed(config, number),
-        model=config.model,
-        training=training,
-        learning_rate=(training.warm_learning_rate if warm else None) or training.learning_rate,
-        epochs=(training.warm_epochs if warm else None) or training.epochs,
-        parent=None if parent is None else parent.resolve(),
-        name_prefix=f"r{number:04d}",
-        fingerprint_prompts=tuple(row.messages for row in rows[:FINGERPRINT_PROMPTS]),
     )
 
 

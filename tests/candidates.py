@@ -139,7 +139,7 @@ class Candidates:
         """Take the lead from who has it, at some moment of a round; seconds until the other one has it.
 
         SIGKILL: a new candidate takes the place of the dead. SIGSTOP: it wakes up when the other one leads, or after
-        STILL_S: stopped in the middle of what it sends, it keeps its locks (`held` counts that).
+        STILL_S, where it kept its locks all that time (`held` counts that).
         """
         before = self.leader()
         epoch = self._epoch()

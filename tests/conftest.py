@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.scheduling import FilesOfOneServer
 from tests.servers.kafka import KafkaBroker
 from tests.servers.postgres import PostgresServer
 from tests.servers.vllm import vllm_pair, vllm_server, vllm_servers  # noqa: F401
@@ -34,25 +36,17 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    # Which tests one process runs one after the other, where several share the work (pytest-xdist). All that vLLM
-    # serves share its servers: another pair would take a minute to start and twice the memory. The rest goes by file,
-    # which is what fixtures are made for.
-    served = {item.path for item in items if _on_vllm(item)}
     for item in items:
         folder = item.path.relative_to(here).parts[0]
         if folder in FOLDERS:
             item.add_marker(folder)
-        item.add_marker(pytest.mark.xdist_group("vllm" if item.path in served else str(item.path)))
         if "kafka" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(BROKER_TIMEOUT_S))
 
 
-def _on_vllm(item: pytest.Item) -> bool:
-    """Whether a server of tests.servers.vllm answers it: a fixture's, or one that its module starts."""
-    module = vars(item.module).values() if hasattr(item, "module") else ()
-    return any(name.startswith("vllm_") for name in getattr(item, "fixturenames", ())) or any(
-        getattr(value, "__module__", None) == "tests.servers.vllm" for value in module
-    )
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesOfOneServer | None:
+    """Who runs which files, where several processes share the work (`--dist=loadfile`)."""
+    return FilesOfOneServer(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -38,6 +38,7 @@ class Replicas:
 
     def __init__(self) -> None:
         self.seen: Sequence[ReplicaView] = ()
+        self.resting: str | None = None
 
     def show(self) -> Sequence[ReplicaView]:
         return self.seen

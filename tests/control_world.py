@@ -20,6 +20,7 @@ from semievol import adapter_directory
 from semievol.adapter_directory import CONFIG_FILE, WEIGHTS_FILE
 from semievol.errors import TransientError
 from semievol.examples.embedding.hashing import HashingEmbedder
+from semievol.file_lock import FileLock
 from semievol.labelling.collaboration import CollaborativeLabeller
 from semievol.protocols import Tell
 from semievol.tasks.equality import AnswerEquality
@@ -163,6 +164,9 @@ class Trainer:
         """The open rounds for which all others' trainings were ended."""
         self.unreachable = False
 
+    async def trains(self) -> bool:
+        return False
+
     async def train(self, place: TrainingPlace) -> Trained:
         self.begun += 1
         try:
@@ -190,7 +194,25 @@ class Trainer:
         prompts: Sequence[Sequence[Message]],
         training: Mapping[str, Any],
     ) -> Trained:
-        """Write what was trained, as the real trainer does, with what the weights answer to the prompts."""
+        """Write what was trained, as the real trainer does, with what the weights answer to the prompts.
+
+        Raises:
+            TransientError: a former leader's process does so at this moment, or stands still in it.
+        """
+        lock = FileLock.take(place.adapters.parent / f"lock-{name_prefix}")
+        if lock is None:
+            raise TransientError("another process trains")
+        with lock:
+            return self._published(place, name_prefix, round_number, prompts, training)
+
+    def _published(
+        self,
+        place: TrainingPlace,
+        name_prefix: str,
+        round_number: int,
+        prompts: Sequence[Sequence[Message]],
+        training: Mapping[str, Any],
+    ) -> Trained:
         weights = self.learned(place, round_number)
         adapted, base = (
             {"token_ids": list(said.token_ids), "logprobs": list(said.logprobs)}

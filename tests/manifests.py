@@ -52,12 +52,19 @@ def overlay(name: str) -> list[Manifest]:
 @functools.cache
 def on_the_base(component: str) -> list[Manifest]:
     """The objects of the base with one component, and those that it is a component of."""
+    return over("base", *(f"components/{each}" for each in (*BEFORE.get(component, ()), component)))
+
+
+def over(what: str, *components: str, **more: Any) -> list[Manifest]:
+    """The objects of a kustomization over `what`, as a user's own would be; folders are those of k8s/."""
     with tempfile.TemporaryDirectory() as folder:
         place = os.path.relpath(K8S, Path(folder).resolve())
-        components = [f"{place}/components/{each}" for each in [*BEFORE.get(component, ()), component]]
-        (Path(folder) / "kustomization.yaml").write_text(
-            json.dumps({"resources": [f"{place}/base"], "components": components})
-        )
+        written = {
+            "resources": [f"{place}/{what}"],
+            "components": [f"{place}/{each}" for each in components],
+            **more,
+        }
+        (Path(folder) / "kustomization.yaml").write_text(json.dumps(written))
         return rendered(Path(folder).resolve())
 
 

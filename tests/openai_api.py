@@ -58,6 +58,8 @@ class OpenAIApi:
     newer_limit: bool = False
     filtered: bool = False
     longest_chars: int = 10_000
+    spoilt: dict[str, str] = field(default_factory=dict)
+    """By the text of a question what is wrong with each answer to it: `broken`, `down`, `empty`, `few` or `usage`."""
     odd: dict[str, Any] = field(default_factory=dict)
     """What GET requests whose path ends so are answered with."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
@@ -182,6 +184,12 @@ class OpenAIApi:
             self.chat_asked.set()
             await asyncio.sleep(3600)
         model, question = body["model"], body["messages"][-1]["content"]
+        wrong = self.spoilt.get(question)
+        if wrong == "broken":
+            assert request.transport is not None
+            request.transport.abort()
+        if wrong == "down":
+            return refusal(500, "it broke")
         if model != BASE and model not in self._tuned():
             return refusal(404, f"The model `{model}` does not exist.", code="model_not_found")
         if self.newer_limit and "max_tokens" in body:
@@ -194,6 +202,8 @@ class OpenAIApi:
             text = next((label for label in LABELS if label in question.split()), LABELS[-1])
         tokens = [{"token": text, "logprob": math.log(0.9), "bytes": None, "top_logprobs": []}]
         count = body.get("n", 1) if self.several else 1
+        count = {"empty": 0, "few": max(1, count - 1)}.get(wrong or "", count)
+        used: Any = "none to speak of" if wrong == "usage" else {"prompt_tokens": 7, "completion_tokens": count}
         choice = {
             "message": {"role": "assistant", "content": text},
             "logprobs": {"content": tokens} if self.logprobs and body.get("logprobs") else None,
@@ -207,7 +217,7 @@ class OpenAIApi:
                 "object": "chat.completion",
                 "model": model,
                 "choices": [{"index": place, **choice} for place in range(count)],
-                "usage": {"prompt_tokens": 7, "completion_tokens": count},
+                "usage": used,
             }
         )
 

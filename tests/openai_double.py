@@ -117,14 +117,20 @@ class Double:
             await asyncio.sleep(self.pause_s)
         if body.get("stream"):
             return await self._stream(request, body)
-        text = " ".join(f"{body['model']}@{self.name}:{number}" for number in range(WORDS))
+        aborted = self.fault == "abort"
+        text = " ".join(f"{body['model']}@{self.name}:{number}" for number in range(0 if aborted else WORDS))
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "abort" if aborted else "stop",
+        }
         return web.json_response(
             {
                 "id": f"chatcmpl-{time.monotonic_ns()}",
                 "object": "chat.completion",
                 "created": 1,
                 "model": body["model"],
-                "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+                "choices": [choice],
                 "echo": body,
                 **({} if self.usage is None else {"usage": self.usage}),
             },
@@ -151,12 +157,13 @@ class Double:
                 request.transport.abort()
             if number == 3 and self.fault == "hang within":
                 await asyncio.sleep(3600)
-            chunk = {
-                **answer,
-                "model": body["model"],
-                "choices": [{"index": 0, "delta": {"content": f"{body['model']}@{self.name}:{number} "}}],
-            }
+            choice: dict[str, Any] = {"index": 0, "delta": {"content": f"{body['model']}@{self.name}:{number} "}}
+            if self.fault == "abort" or (number == 3 and self.fault == "abort within"):
+                choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "abort"}
+            chunk = {**answer, "model": body["model"], "choices": [choice]}
             await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+            if "finish_reason" in choice:
+                break
             await asyncio.sleep(self.pause_s / WORDS)
         if self.usage is not None and (body.get("stream_options") or {}).get("include_usage"):
             last = {**answer, "model": body["model"], "choices": [], "usage": self.usage}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from semievol import adapter_directory
 from semievol.config.method import ModelConfig
 from semievol.engines.local import LocalGenerator
 from semievol.engines.vllm import VllmGenerator
@@ -28,7 +29,7 @@ TOKENS = 8
 
 
 async def held(model: Path, adapters: Path, seed: int, *, rank: int = 4, workload: str = "tiny") -> HeldAdapter:
-    """An adapter with random weights, and what they and the base model answer in this process."""
+    """An adapter with random weights, and what they and the base model answer in this process; its manifest has it."""
     path = await asyncio.to_thread(make_tiny_adapter, model, adapters, seed, rank=rank, prefix=f"{workload}-r{seed:04}")
     local = LocalGenerator(ModelConfig(name=str(model), dtype="float32", device="cpu"), threads=1)
     try:
@@ -36,6 +37,8 @@ async def held(model: Path, adapters: Path, seed: int, *, rank: int = 4, workloa
         records = [await _record(local, prompt, path.name) for prompt in PROMPTS]
     finally:
         await local.close()
+    manifest = replace(adapter_directory.verify(path), fingerprint=tuple(records))
+    (path / adapter_directory.MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     return HeldAdapter(path.name, path, tuple(FingerprintEntry.from_record(record) for record in records))
 
 

@@ -156,6 +156,7 @@ class World:
             trial=options.get("trial"),
             transactions=self.stream.transactions(consumer),
             tracing=options.get("tracing"),
+            resting=options.get("resting"),
         )
 
     def labels_intake(self, index: ExampleIndex, **options: object) -> LabelsIntake:

@@ -8,7 +8,9 @@ from pathlib import Path
 from semievol import adapter_directory
 
 
-def make_tiny_adapter(model: Path, adapters: Path, seed: int, *, rank: int = 4, prefix: str = "tiny-r0001") -> Path:
+def make_tiny_adapter(
+    model: Path, adapters: Path, seed: int, *, rank: int = 4, prefix: str = "tiny-r0001", parent: str | None = None
+) -> Path:
     """Publish an adapter with random weights, strong enough to change the answers; return its directory."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -26,5 +28,5 @@ def make_tiny_adapter(model: Path, adapters: Path, seed: int, *, rank: int = 4, 
                 torch.nn.init.normal_(parameter, std=0.3)
         adapted.save_pretrained(work)
     return adapter_directory.publish(
-        work, adapters, prefix, base_model=str(model), parent=None, round_number=1, seed=seed, training={}
+        work, adapters, prefix, base_model=str(model), parent=parent, round_number=1, seed=seed, training={}
     )

@@ -20,9 +20,10 @@ SOCKETS_S = 0.001
 class _Jumping(selectors.DefaultSelector):
     """Waits for nothing that the clock brings."""
 
-    def __init__(self) -> None:
+    def __init__(self, sockets_s: float) -> None:
         super().__init__()
         self.elapsed_s = 0.0
+        self._sockets_s = sockets_s
         self._own = 0
 
     def count_own(self) -> None:
@@ -32,17 +33,21 @@ class _Jumping(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
-        events = super().select(SOCKETS_S if len(self.get_map()) > self._own else 0)
+        events = super().select(self._sockets_s if len(self.get_map()) > self._own else 0)
         if not events:
             self.elapsed_s += timeout
         return events
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Begins at 0 seconds."""
+    """Begins at 0 seconds.
 
-    def __init__(self) -> None:
-        self._jumping = _Jumping()
+    Args:
+        sockets_s: real seconds that open sockets get before the clock jumps.
+    """
+
+    def __init__(self, sockets_s: float = SOCKETS_S) -> None:
+        self._jumping = _Jumping(sockets_s)
         super().__init__(self._jumping)
         self._jumping.count_own()
 

@@ -62,16 +62,12 @@ async def looked_on(stores: Stores, config: DaemonConfig, metrics: Metrics) -> A
     metrics.registry.register(shown)
     equality, place = AnswerEquality(task), RoundPlace.under(config.artifacts.directory)
     lease = ControlLease(stores.leases, 10.0, exclusive=True)
-    drift = DriftWatch(config.drift, stores, lease, equality, len(LABELS), 0, stores.database.now, settled_s=0.0)
+    # With this seed nothing is taken for a drift, which would spare the rest.
+    drift = DriftWatch(config.drift, stores, lease, equality, len(LABELS), 1, stores.database.now)
     figures = StateWatch(shown, stores, WORKLOAD, place, lambda: True, 1.0, time.monotonic)
-    nothing: Any = None
-    tools = RoundTools(
-        stores,
-        task,
-        InstantGenerator(),
-        *[nothing] * 6,
-        equality,  # of an engine, pairs ask the generator alone
-    )
+    # Of an engine, pairs ask the generator alone.
+    unused: dict[str, Any] = dict.fromkeys(("index", "embedder", "label", "launcher", "fleet", "alias"))
+    tools = RoundTools(stores, task, InstantGenerator(), **unused, equality=equality)
     pairs = ShadowPairs(config, tools)
     round_ = stores.rounds.plan("evolve", "bench", 1, "a1", {})
 
@@ -114,6 +110,7 @@ async def run_watched(
                 "model": {"name": "none"},
                 "task": {"labels": list(LABELS)},
                 "tracing": {"enabled": True},
+                "drift": {"settled_s": 0.001},
                 "artifacts": {"directory": directory},
             }
         )

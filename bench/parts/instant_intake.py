@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import random
 import resource
 import time
@@ -21,6 +20,7 @@ from semievol.protocols import Generator, Tell
 from semievol.tasks.task import Task
 from semievol.types import CandidateAnswer, Completion, Example, GenerationRequest, PseudoLabel, Query
 from semievold.config.streams import IntakeSettings, StreamSettings
+from semievold.garbage import set_aside_what_was_built
 from semievold.intake.messages import RecordParser, query_record
 from semievold.intake.role import Intake
 from semievold.store.database import Database
@@ -78,6 +78,15 @@ class InstantGenerator(Generator):
             text = LABELS[request.seed % 2]
             done = Completion(text, (5, 6, 7), (-0.1, -0.2, -0.05), "stop", request.adapter, 120)
             tell(place, [done] * request.samples)
+
+    async def loaded_adapters(self) -> frozenset[str]:
+        return frozenset()
+
+    async def load_adapter(self, name: str, path: Path) -> None: ...
+
+    async def unload_adapter(self, name: str) -> None: ...
+
+    async def close(self) -> None: ...
 
 
 def question(rng: random.Random) -> str:
@@ -185,8 +194,7 @@ async def label_stream(
         transactions=stream.transactions(consumer),
         tracing=tracing,
     )
-    gc.collect()
-    gc.freeze()  # as the daemon does before its intake runs
+    set_aside_what_was_built()  # as the daemon does before its intake runs
     started = Clock()
     await intake.run(stop)
     run = started.run(queries)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from semievol.errors import SemiEvolError, TransientError
+from semievol.errors import AdapterError, SemiEvolError, TransientError
 from semievol.plain_lines import one_line
 
 
@@ -81,6 +81,10 @@ class TransientStreamError(TransientError):
 
 class RecordRefused(FatalError):  # noqa: N818 - named by meaning
     """The stream refuses a record however often it is sent: it is larger than its topic takes, or lacks a key."""
+
+
+class DamagedAdapter(AdapterError):  # noqa: N818 - named by meaning
+    """What an adapter's place gave is not what was published there; asking again brings the same bytes."""
 
 
 class StateConflict(SemiEvolError):  # noqa: N818 - named by meaning

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import json
 import logging
 import os
@@ -36,6 +35,7 @@ from semievold.config.streams import RetrySettings
 from semievold.console.console import Console
 from semievold.drift.watch import DriftWatch
 from semievold.event_loop import run_loop
+from semievold.garbage import set_aside_what_was_built
 from semievold.gateway.capture import Capture
 from semievold.gateway.front import Gateway
 from semievold.gateway.opening import open_gateway_tools
@@ -49,6 +49,7 @@ from semievold.monitoring.observer import Observer
 from semievold.monitoring.state_metrics import StateMetrics
 from semievold.monitoring.state_watch import StateWatch
 from semievold.retry import Health, Stopped, until_answered
+from semievold.review.chances import Chances
 from semievold.review.drawing import Drawing
 from semievold.review.queue import ReviewQueue
 from semievold.review.usefulness import SecretOrder
@@ -56,6 +57,7 @@ from semievold.rollout.answers import AnswerCounts
 from semievold.rollout.stream import StreamTrial
 from semievold.rounds.control import Control
 from semievold.rounds.fresh import FreshLabels
+from semievold.rounds.gpu.sharing import LOOK_S
 from semievold.rounds.launching import open_launcher
 from semievold.rounds.lease import ControlLease
 from semievold.rounds.places import RoundPlace
@@ -68,6 +70,7 @@ from semievold.serving.fleet import AdapterFleet
 from semievold.serving.followed_index import FollowedIndex
 from semievold.serving.following import StateFollower
 from semievold.serving.replicas import ReplicaSet
+from semievold.serving.resting import RestFollower
 from semievold.serving.storage.opening import open_storage
 from semievold.store.retention import RetentionStore
 from semievold.store.stores import Stores, check_workload, open_stores, stores_over
@@ -125,6 +128,7 @@ class Parts:
     equality: AnswerEquality | None = None
     generator: Generator | None = None
     replicas: ReplicaSet | None = None
+    rests: RestFollower | None = None
     labeller: CollaborativeLabeller | None = None
     fleet: AdapterFleet | None = None
     follower: StateFollower | None = None
@@ -284,6 +288,13 @@ class Service:
             trusted = config.gateway.feedback.trusted
             name, alias = config.workload.name, config.workload.served_alias
             stores = stores_over(database, name, alias, feedback_trusted=trusted)
+        if engine.replicas is not None:
+            training = self._config.training
+            all_share = training.share_gpu is not None and not training.share_gpu_with
+            parts.rests = RestFollower(parts.stores.rests, engine.replicas, all_share=all_share)
+            # Before anything is asked of a replica: one that sleeps would answer when it wakes.
+            await waited_for("state", parts.rests.look, parts.supervisor)
+            parts.supervisor.add("rests", parts.rests.run, stage=1)
         storage = open_storage(config.artifacts.storage)
         parts.fleet = AdapterFleet(stores, engine.servers, parts.alias, place_of(config).adapters, storage)
         if parts.index is not None:
@@ -318,8 +329,14 @@ class Service:
         assert parts.equality is not None
         assert parts.labeller is not None
         assert parts.fleet is not None
-        launcher, close_launcher = open_launcher(self._config)
-        parts.stack.callback(close_launcher)
+        opened = open_launcher(self._config, stores, parts.replicas, parts.rests)
+        parts.stack.callback(opened.close)
+        if (sharing := opened.sharing) is not None:
+            parts.supervisor.add(
+                "gpu",
+                lambda stop: lease.while_leading(sharing.look, LOOK_S, stop, log, "replicas that rest"),
+                stage=1,
+            )
         tools = RoundTools(
             stores,
             parts.task,
@@ -327,7 +344,7 @@ class Service:
             parts.index,
             parts.embedder,
             parts.labeller.label,
-            launcher,
+            opened.launcher,
             parts.fleet,
             parts.alias,
             parts.equality,
@@ -347,7 +364,11 @@ class Service:
         review = self._config.review
         fresh, order = FreshLabels(stores, place_of(self._config)), SecretOrder(self._feedback_secret())
         pairs = self._config.shadow.share > 0 and self._config.gate.margin == 0
-        drawing = Drawing(stores, fresh, order, review.look_at, pairs=pairs)
+        chances: Chances | None = None
+        if self._config.selection.by == "learned":
+            assert parts.embedder is not None
+            chances = Chances(stores, parts.task, self._config, parts.embedder)
+        drawing = Drawing(stores, fresh, order, review.look_at, pairs=pairs, chances=chances)
         queue = ReviewQueue(review, stores, drawing, lease, parts.producer, self._config.stream.review)
         parts.supervisor.add("review", queue.run, stage=1)
 
@@ -399,6 +420,7 @@ class Service:
             # Without a refresh, what a version labelled that was taken back would teach later rounds.
             trial=StreamTrial(parts.alias, counts) if config.rounds.refresh else None,
             tracing=parts.tracing,
+            resting=None if (replicas := parts.replicas) is None else lambda: replicas.resting,
         )
         parts.supervisor.add("intake", parts.intake.run, stage=0)
 
@@ -474,15 +496,6 @@ class Service:
                 write_durably(self._directory / f"endpoints{role}.json", content)
 
         return remember
-
-
-def set_aside_what_was_built() -> None:
-    """Let the garbage collector pass over all that exists now: it lives as long as the process.
-
-    Going through it again every few thousand queries would stop everything for 0.1 s and more each time.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 async def no_lag() -> int:

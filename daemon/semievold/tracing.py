@@ -11,7 +11,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from semievol.errors import ConfigError
 from semievold.config.tracing import TracingSettings
@@ -55,6 +55,12 @@ class Span:
         self._span.end()
 
 
+class Chosen(NamedTuple):
+    """That something is traced; `context`: the trace that it belongs to, None: one of its own."""
+
+    context: Any
+
+
 class Tracing:
     """Begins spans.
 
@@ -85,9 +91,12 @@ class Tracing:
 
         `attributes` as in `Span.tell`.
         """
-        carrier = {
-            key: value for key, value in ((name.lower(), headers[name]) for name in headers) if key in (PARENT, STATE)
-        }
+        chosen = self.chosen(headers)
+        return None if chosen is None else self.begin_chosen(chosen, name, kind, **attributes)
+
+    def chosen(self, headers: Mapping[str, str]) -> Chosen | None:
+        """The same choice alone, for who has work with what is said of a span: of most records none is made."""
+        carrier = {key: headers[name] for name in headers if (key := name.lower()) in (PARENT, STATE)}
         context = self._extract(carrier) if PARENT in carrier else None
         parent = None if context is None else self._span_of(context).get_span_context()
         if parent is None or not parent.is_valid:
@@ -95,7 +104,11 @@ class Tracing:
                 return None
         elif not parent.trace_flags.sampled and not self._sampled_there:
             return None
-        return self._begun(name, kind, context, attributes)
+        return Chosen(context)
+
+    def begin_chosen(self, chosen: Chosen, name: str, kind: Kind, **attributes: Value | None) -> Span | None:
+        """The span of what was chosen."""
+        return self._begun(name, kind, chosen.context, attributes)
 
     @contextmanager
     def step(self, number: int, begun_at: float, state: str, **attributes: Value | None) -> Iterator[Span | None]:

@@ -48,7 +48,7 @@ def asking(prometheus: str, start: float, end: float) -> Ask:
     """Asks a Prometheus for a range."""
 
     def ask(expr: str) -> list[tuple[Mapping[str, str], Values]]:
-        query = {"query": expr, "start": start, "end": end, "step": max(1.0, (end - start) / POINTS)}
+        query = {"query": expr, "start": start, "end": end, "step": _step_s(start, end)}
         with urlopen(f"{prometheus.rstrip('/')}/api/v1/query_range?{urlencode(query)}", timeout=30) as answer:
             found = json.load(answer)["data"]["result"]
         return [(each["metric"], [(float(at), float(value)) for at, value in each["values"]]) for each in found]
@@ -80,7 +80,7 @@ def draw(ask: Ask, start: float, end: float) -> Drawn:
             series = [
                 (
                     _legend(target.get("legendFormat", ""), labels),
-                    _finite(_now(values, end) if target.get("instant") else values),
+                    _finite(_now(values, start, end) if target.get("instant") else values),
                 )
                 for target in panel["targets"]
                 for labels, values in ask(filled(target["expr"]))
@@ -120,9 +120,14 @@ def _one(name: str, value: float, unit: str, *, by_name: bool, alone: bool) -> s
     return said if alone else f"{said} <small>{escape(name)}</small>"
 
 
-def _now(values: Values, end: float) -> Values:
-    """The last value, if it is one of this moment: what an instant query answers."""
-    return [each for each in values[-1:] if each[0] > end - LOOK_S]
+def _step_s(start: float, end: float) -> float:
+    """Between two points of a range."""
+    return max(1.0, (end - start) / POINTS)
+
+
+def _now(values: Values, start: float, end: float) -> Values:
+    """The last value, if it is one of the last point of the range: what an instant query answers."""
+    return [each for each in values[-1:] if each[0] > end - _step_s(start, end)]
 
 
 def _lines(title: str, series: Sequence[tuple[str, Values]], unit: str, start: float, end: float) -> str:

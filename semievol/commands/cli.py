@@ -28,7 +28,7 @@ from semievol.plain_lines import one_line, plain, warn_plainly
 
 if TYPE_CHECKING:
     from semievol.config.method import MethodConfig
-    from semievol.recipe import Watcher
+    from semievol.teaching import Watcher
 
 COMMANDS_GROUP = "semievol.commands"
 
@@ -104,7 +104,10 @@ def run_app(target: typer.Typer, arguments: list[str] | None = None) -> None:
         target([_at_home(each) for each in (sys.argv[1:] if arguments is None else arguments)])
     except (ConfigError, DataError) as error:
         _fail(error, 2)
-    except (SemiEvolError, OSError) as error:
+    except OSError as error:
+        known = error.filename is not None and error.strerror
+        _fail(SemiEvolError(f"{error.filename}: {error.strerror}") if known else error, 1)
+    except SemiEvolError as error:
         _fail(error, 1)
     finally:
         reading.removeHandler(_SAID)

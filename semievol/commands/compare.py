@@ -28,10 +28,10 @@ from semievol.errors import ConfigError, DataError
 from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, read_queries
 from semievol.examples.truth import true_answers
-from semievol.recipe import Watcher
 from semievol.runs.directory import locked_directory
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
+from semievol.teaching import Watcher
 from semievol.types import Example, Query
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from semievol.errors import ConfigError
 from semievol.examples.choices import settled
 from semievol.examples.files import read_examples, write_jsonl
 from semievol.proof.evaluation import Evaluation, evaluate
-from semievol.recipe import Watcher
 from semievol.runs.directory import outcome_row
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.tasks.text import token_f1
+from semievol.teaching import Watcher
 from semievol.types import Example
 
 

@@ -24,11 +24,13 @@ from semievol.examples.files import read_examples, read_queries
 from semievol.examples.split import split_calibration, split_examples
 from semievol.examples.truth import true_answers
 from semievol.labelling.learned import check_enough, said_of
+from semievol.labelling.vote import told
 from semievol.proof.evaluation import evaluate, precision
-from semievol.recipe import Run, Watcher, evolve
+from semievol.recipe import evolve
 from semievol.runs.directory import RoundResult, RunDirectory
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
+from semievol.teaching import Run, Watcher
 from semievol.types import Example
 
 
@@ -111,6 +113,9 @@ def _round_summary(run: Run, result: RoundResult, truth: Mapping[str, Example]) 
     if labels and (model := run.directory.round(result.number).learned()) is not None:
         reasons = run.directory.round(result.number).reasons()
         summary["learned"] = said_of(model, labels, {key for key, reason in reasons.items() if reason is None})
+    if labels and (vote := run.directory.round(result.number).vote()) is not None:
+        reasons = run.directory.round(result.number).reasons()
+        summary["panel"] = told(vote, labels, {key for key, reason in reasons.items() if reason is None})
     if labels and truth:
         reasons = run.directory.round(result.number).reasons()
         kept = frozenset(query_id for query_id, reason in reasons.items() if reason is None)

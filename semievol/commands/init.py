@@ -20,13 +20,14 @@ import yaml
 from semievol.config.data import DataConfig
 from semievol.config.file import load_config
 from semievol.config.method import SERVICE_SECTIONS, MethodConfig
+from semievol.config.training import TrainingConfig
 from semievol.errors import ConfigError, DataError
 from semievol.examples.choices import closed_answers, shared_options
-from semievol.examples.files import OpenSource, read_examples
+from semievol.examples.files import OpenSource, is_hub, read_examples
 from semievol.examples.records import answers_of
 from semievol.tasks.spans import fold
 from semievol.tasks.task import Task
-from semievol.training.fitting import fitting
+from semievol.training.fitting import CHARS_A_TOKEN, Extent, fitted, suggested_dtype
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
 SHORT_WORDS = 8
@@ -56,6 +57,8 @@ def run_init(
     """
     if out.exists():
         raise ConfigError(f"{out}: is there already, and is not overwritten; name another with --out, or remove it")
+    if not is_hub(source) and Path(source).exists() and not Path(source).is_file():
+        raise DataError(f"{source}: is no plain file, and is to be read again later; save what it holds in one")
     opened = OpenSource(source, data, "example")
     records = []
     for place, record in opened:
@@ -69,7 +72,7 @@ def run_init(
     if not records:
         raise DataError(f"{opened.name}: holds no example")
     guess = guessed(records, answer_index)
-    text = written(opened, len(records), guess, model, data)
+    text = written(opened, records, guess, model, data)
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -143,9 +146,12 @@ def _first_option(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) 
 # --- the text of the file -------------------------------------------------------------------------------------------
 
 
-def written(opened: OpenSource, count: int, guess: Guess, model: str, data: DataConfig) -> str:
+def written(
+    opened: OpenSource, records: Sequence[Mapping[str, Any]], guess: Guess, model: str, data: DataConfig
+) -> str:
     """The configuration, with comments."""
-    fit = fitting(model, count)
+    count, dtype = len(records), suggested_dtype()
+    training = fitted(TrainingConfig.model_validate("auto"), "warm", _extent(records, len(guess.labels)), model)
     lines = [
         f"# Made by `semievol init` from {_comment(opened.name)}: {count} examples.",
         *([f"# The file is {_comment(opened.said)}."] if opened.said else []),
@@ -157,11 +163,7 @@ def written(opened: OpenSource, count: int, guess: Guess, model: str, data: Data
         "# A hub name, or the directory of a transformers model. It is trained, so it must fit this machine.",
         "model:",
         f"  name: {_scalar(model)}",
-        *(
-            ["  # This processor computes bfloat16 several times more slowly.", f"  dtype: {fit.dtype}"]
-            if fit.dtype
-            else []
-        ),
+        *(["  # This processor computes bfloat16 several times more slowly.", f"  dtype: {dtype}"] if dtype else []),
         "",
         "task:",
         "  # classification, multiple_choice, numeric, short_answer or free_form.",
@@ -181,12 +183,11 @@ def written(opened: OpenSource, count: int, guess: Guess, model: str, data: Data
     lines += ["  # What the model is told before every question, about the task.", '  # instruction: "..."']
     lines += [
         "",
-        f"# Fits {fit.why}. More passes or a higher rate where the gate finds no difference,",
-        "# fewer or a lower one where a round makes the model worse.",
-        "training:",
-        f"  warm_epochs: {fit.warm_epochs}",
-        f"  epochs: {fit.epochs}",
-        f"  learning_rate: {f'{fit.learning_rate:.4f}'.rstrip('0')}",
+        "# Epochs, rate, batch, rank and selection's theta by a rule (docs/method.md), found anew in each round. With",
+        f"# these examples alone, {training.why}:",
+        f"# {training.said()}. Each can be set instead:",
+        "# training: {epochs: 4, learning_rate: auto, batch_size: auto, rank: auto}",
+        "training: auto",
     ]
     if importlib.util.find_spec(EMBEDDER_PACKAGE) is not None:
         lines += ["", "# all-MiniLM-L6-v2, from a package that is installed here: nothing is downloaded."]
@@ -201,6 +202,13 @@ def written(opened: OpenSource, count: int, guess: Guess, model: str, data: Data
         lines += ["", "# The labels are whole numbers; name them from 0 on, here and in task.labels.", "# data:"]
         lines += ["#   label_names: [..., ...]"]
     return "\n".join(lines) + "\n"
+
+
+def _extent(records: Sequence[Mapping[str, Any]], labels: int) -> Extent:
+    """About what a training on the records has: without a system message, and with all that they say beside."""
+    answers = sum(len(str(answer)) for record in records for answer in answers_of(record)[:1])
+    longest = max(len(json.dumps(record, ensure_ascii=False, default=str)) for record in records)
+    return Extent(len(records), answers / CHARS_A_TOKEN, longest / CHARS_A_TOKEN, labels)
 
 
 def workload_name(name: str) -> str:

@@ -21,10 +21,13 @@ from semievol.examples.split import split_calibration
 from semievol.labelling.hearing import heard
 from semievol.labelling.learned import check_enough, said_of
 from semievol.labelling.out_of_fold import Views, sure, uses_serving
-from semievol.recipe import Folds, Watcher, select_certified, select_labels
+from semievol.labelling.panel import decided, with_seats
+from semievol.labelling.vote import told
+from semievol.recipe import select_certified, select_labels
 from semievol.runs.directory import labelled_rows, left_out_row
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
+from semievol.teaching import Folds, Watcher, adapted_before, taught_seats
 from semievol.types import Example, PseudoLabel, Unlabelled
 
 logger = logging.getLogger(__name__)
@@ -55,19 +58,45 @@ async def run_label(
         embedder = embedder_of(config) if embeds(config, task) else None
         index = index_over(embedder, labelled) if embedder and wants_neighbours(config) else None
         equality = AnswerEquality(task, embedder)
-        labeller = CollaborativeLabeller(kept.generator, index, task, config.labelling, config.seed, equality=equality)
+        views = Views(kept.generator, task, config.labelling, equality, embedder, config.seed, config.task.closed)
+        by_folds = config.selection.by == "learned" and uses_serving(config.labelling)
+        teaches = config.labelling.panel is not None or by_folds  # else nothing starts where the adapter did
+        start = adapted_before(adapter) if adapter is not None and config.training.adapt_epochs and teaches else None
+        seats, adapters = await taught_seats(
+            config,
+            views,
+            labelled,
+            trainer_of(config),
+            held_out=calibration,
+            start=start,
+            at=at,
+            adapters=at / "adapters",
+            watcher=watcher,
+        )
+        asking = with_seats(config.labelling, adapters) if seats else config.labelling
+        labeller = CollaborativeLabeller(kept.generator, index, task, asking, config.seed, equality=equality)
         advance = watcher("label", len(unlabeled))
         outcomes = await labeller.label(unlabeled, name, told=lambda _: advance(1))
         asked = await labeller.label([example.query for example in calibration], name)
         own = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel)]
         left_out = [outcome for outcome in outcomes if isinstance(outcome, Unlabelled)]
         known = [outcome for outcome in asked if isinstance(outcome, PseudoLabel)]
-        heard_all, learned = [*own, *known], None
-        if config.selection.by == "learned":
-            views = Views(kept.generator, task, config.labelling, equality, embedder, config.seed, config.task.closed)
+        heard_all, learned, vote = [*own, *known], None, None
+        if seats:
+            heard_all, vote = await decided(views, labelled, seats, adapters, heard_all, serving=name is not None)
+        elif config.selection.by == "learned":
             folds = None
-            if name is not None and uses_serving(config.labelling):
-                folds = Folds(config, views, trainer_of(config), watcher, at, at / "adapters", held_out=calibration)
+            if name is not None and by_folds:
+                folds = Folds(
+                    config,
+                    views,
+                    trainer_of(config),
+                    watcher,
+                    at,
+                    at / "adapters",
+                    held_out=calibration,
+                    start=start,
+                )
             heard_all, learned = await sure(views, labelled, heard_all, config.selection.learned.folds, folds)
         else:
             heard_all = await asyncio.to_thread(heard, heard_all, labelled, config.labelling, embedder)
@@ -89,8 +118,10 @@ async def run_label(
         "left_out": [left_out_row(outcome) for outcome in left_out],
         "selected": len(selection.kept),
         "threshold": selection.threshold,
+        "theta": selection.theta,
         **({} if selection.certificate is None else {"certificate": asdict(selection.certificate)}),
         **({} if learned is None else {"learned": said_of(learned, labels, selection.kept)}),
+        **({} if vote is None else {"panel": told(vote, labels, selection.kept)}),
         "unparseable": sum(label.answer is None for label in labels),
         "justified": sum(label.justified for label in labels),
         "prompt_tokens": sum(label.prompt_tokens for label in labels),

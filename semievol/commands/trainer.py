@@ -16,7 +16,7 @@ from semievol.errors import ConfigError
 from semievol.training.process import train_in_subprocess
 
 if TYPE_CHECKING:
-    from semievol.recipe import Trainer
+    from semievol.teaching import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -83,7 +83,8 @@ def pick(methods: Sequence[ComparedMethod], names: Iterable[str] | None) -> list
 
 def _without_in_weight(config: MethodConfig) -> MethodConfig:
     """The base model answers every configuration: what the examples taught reaches no pseudo-label through weights."""
-    return _labelling(config, [each.model_copy(update={"adapter": "base"}) for each in config.labelling.configurations])
+    base = [each.model_copy(update={"adapter": "base"}) for each in config.labelling.configurations]
+    return _labelling(config, base, panel=None)
 
 
 def _without_in_context(config: MethodConfig) -> MethodConfig:
@@ -102,7 +103,7 @@ def _without_collaboration(config: MethodConfig) -> MethodConfig:
     """One greedy answer of the adapter that is taught, with the first configuration's neighbours."""
     neighbours = max(each.neighbours for each in config.labelling.configurations[:1])
     single = [Configuration(name="greedy", temperature=0.0, neighbours=neighbours)]
-    return _labelling(_single(config), single, justify=False)
+    return _labelling(_single(config), single, justify=False, panel=None)
 
 
 def _without_selection(config: MethodConfig) -> MethodConfig:
@@ -113,7 +114,7 @@ def _without_selection(config: MethodConfig) -> MethodConfig:
 def _self_training(config: MethodConfig) -> MethodConfig:
     """The classic: one greedy closed-book answer of the adapter itself, kept where its entropy is low."""
     single = [Configuration(name="greedy", temperature=0.0, neighbours=0)]
-    return _labelling(_alone(config, "entropy"), single, justify=False, consensus=None, probe=None)
+    return _labelling(_alone(config, "entropy"), single, justify=False, consensus=None, probe=None, panel=None)
 
 
 def _single(config: MethodConfig) -> MethodConfig:

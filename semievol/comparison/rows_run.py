@@ -26,11 +26,12 @@ from semievol.labelling.probe import fitted
 from semievol.labelling.propagation import training_rows
 from semievol.proof.evaluation import Evaluation, evaluate, precision, summarise
 from semievol.protocols import Embedder, ExampleIndex, Generator, Progress
-from semievol.recipe import Clock, Run, Trainer, Watcher, make_training_job, propose, round_seed
+from semievol.recipe import Clock, propose
 from semievol.runs.directory import RunDirectory, claim_directory, decisive_settings, outcome_row, records_hash
 from semievol.seeds import derive
 from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.tasks.task import Task
+from semievol.teaching import Run, Trainer, Watcher, adapt, make_training_job, round_seed
 from semievol.training.job import snapshot_hash, write_snapshot
 from semievol.types import Example, Outcome, Query
 
@@ -112,6 +113,7 @@ async def _rounds(method: ComparedMethod, world: World, directory: Path) -> list
             stage |= {
                 "labelled": len(proposal.labels),
                 "selected": len(kept),
+                "theta": proposal.selection.theta,
                 "precision": precision(proposal.labels, world.truth, world.equality),
                 "selected_precision": precision(
                     [label for label in proposal.labels if label.query.id in kept], world.truth, world.equality
@@ -119,7 +121,7 @@ async def _rounds(method: ComparedMethod, world: World, directory: Path) -> list
             }
             if proposal.selection.certificate is not None:
                 stage["certificate"] = asdict(proposal.selection.certificate)
-        stages.append({**stage, "rows": proposal.rows, "seconds": clock.seconds})
+        stages.append({**stage, "rows": proposal.rows, "training": dict(proposal.training), "seconds": clock.seconds})
         incumbent = adapter if method.warm else None
     return stages
 
@@ -157,10 +159,20 @@ async def _train_on_truth(method: ComparedMethod, world: World, directory: Path)
     labelled = [*world.examples, *(world.truth[query.id] for query in world.queries if query.id not in known)]
     seed = round_seed(config, 2)
     rows = training_rows(labelled, [], world.task, config.training, seed, index=world.dense)
-    job = make_training_job(config, rows, number=2, kind="evolve", parent=None)
+    watcher, adapters = _titled(world.watcher, method.title), world.directory / "adapters"
+    start = await adapt(
+        config,
+        world.task,
+        world.trainer,
+        world.queries,
+        held_out=(),
+        at=directory / "adapted",
+        adapters=adapters,
+        watcher=watcher,
+    )
+    job = make_training_job(config, rows, number=2, kind="evolve", parent=start)
     write_snapshot(directory / "snapshot", job, rows)
-    advance = world.watcher(f"{method.title}: train (%)", 100)
-    path = await world.trainer(directory / "snapshot", directory / "work", world.directory / "adapters", advance)
+    path = await world.trainer(directory / "snapshot", directory / "work", adapters, watcher("train (%)", 100))
     return path.name
 
 

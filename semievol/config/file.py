@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from semievol.config.nearest_key import nearest
 from semievol.config.places import directory_of, place
+from semievol.config.section import Section, usable_path
 from semievol.config.shape import alternatives, entry_class, section_class
 from semievol.config.wording import explain
 from semievol.errors import ConfigError
@@ -51,12 +52,16 @@ def load_config(
         ConfigError: naming file or variable, key and fix.
     """
     values = _read_yaml(path) if path is not None else {}
-    values = _own(values, foreign)
+    values = _spelled_out(model_class, _own(values, foreign))
     if path is not None and (base := directory_of(path)) is not None:
         place(model_class, values, base)
-    for name, text in sorted((os.environ if env is None else env).items()):
+    variables = os.environ if env is None else env
+    for name, text in sorted(variables.items()):
+        if name.startswith(PREFIX) and f"{name}{_FILE_SUFFIX}" in variables:
+            raise ConfigError(f"{name} and {name}{_FILE_SUFFIX} are both set; keep one of them")
         if name.startswith(PREFIX) and not _is_foreign(_keys(name), foreign):
             _override(model_class, values, name, text)
+            values = _spelled_out(model_class, values)
     try:
         return model_class.model_validate(values)
     except ValidationError as error:
@@ -102,6 +107,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections (key: value), found {type(values).__name__}")
     return values
+
+
+def _spelled_out(model_class: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    return model_class.spelled_out(values) if issubclass(model_class, Section) else values
 
 
 def _keys(name: str) -> list[str]:
@@ -162,8 +171,8 @@ def _entered(target: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _read_secret(name: str, path: str) -> str:
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        return usable_path(Path(path)).read_text(encoding="utf-8-sig").strip()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: {path} cannot be read ({error})") from None
 
 

@@ -5,14 +5,12 @@ Invariant: no imports beyond pydantic, so that reading a configuration loads no 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from semievol.config.generation import checked_key, checked_url
-from semievol.config.section import Section
-
-Auto = Literal["auto"]
+from semievol.config.section import Auto, Section
 
 
 class FineTuningConfig(Section):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from semievol.config.section import MAX_SEED, Section
+from semievol.config.section import MAX_SEED, Auto, Section
+
+CONSENSUS_THETA = 0.95
+FIRST_THETA, LATER_THETA = 0.5, 0.8
+"""What `theta: auto` is: by consensus; by other measures in the first evolve round, and in later ones."""
 
 
 class Configuration(Section):
@@ -80,6 +84,23 @@ class ProbeConfig(Section):
     """How much its answer counts beside the candidates of the configurations, each by its likelihood."""
 
 
+class PanelConfig(Section):
+    """Several adapters that are taught apart and vote (see labelling.panel). For a run on files."""
+
+    adapters: int = Field(default=4, ge=2, le=20)
+    """How many are trained beside the warm one, each on a part of the examples and by a seed of its own: each costs its
+    share of the warm round, and one more answer to every query."""
+    by: Literal["folds", "halves"] = "folds"
+    """What each is taught. folds: the examples without one of so many parts. halves: one half, the next adapter the
+    other, each pair by another division: they know less, and differ more."""
+
+    @model_validator(mode="after")
+    def _pairs(self) -> PanelConfig:
+        if self.by == "halves" and self.adapters % 2:
+            raise ValueError(f"adapters: {self.adapters} is odd, and halves go in pairs; take one more or one less")
+        return self
+
+
 class LabellingConfig(Section):
     """Collaborative labelling (paper, section on collaborative learning)."""
 
@@ -100,6 +121,11 @@ class LabellingConfig(Section):
     Its answer is one more candidate, called `probe`, and the vote of all decides, each by its likelihood and weight;
     the consensus, where there is one, hears it as it hears the others. As the consensus, the daemon asks it when a
     round begins. None: the model's views alone."""
+    panel: PanelConfig | None = None
+    """Let adapters that were taught different parts of the examples answer too, each as the first configuration that
+    the serving adapter answers. The vote of all, the probe's too where there is one, decides; what a word counts is
+    learned from the examples that each was taught without, and no weight is set. `selection.by: learned` ranks by the
+    probability that the vote gives the answer. Closed sets only, on files only. None: no panel."""
     batch_size: int = Field(default=32, gt=0)
     """Queries labelled together."""
     structured: bool = False
@@ -115,6 +141,27 @@ class LabellingConfig(Section):
         if self.probe is not None and "probe" in names:
             raise ValueError("configurations: the name probe is that of labelling.probe; take another")
         return self
+
+    @model_validator(mode="after")
+    def _check_panel(self) -> LabellingConfig:
+        if self.panel is None:
+            return self
+        if self.consensus is not None:
+            raise ValueError("panel: decides by its vote, and consensus by what is near; take one of them")
+        if self.justify:
+            raise ValueError("justify: what the model would pick, the vote of the panel decides; set justify: false")
+        if not any(each.adapter is None and each.model is None for each in self.configurations):
+            raise ValueError("panel: its adapters answer as the serving one does, which no configuration asks; add one")
+        if self.probe is not None and self.probe != ProbeConfig():
+            raise ValueError("probe.weight: with a panel weights are learned from the examples; leave it out")
+        if taken := {each.name for each in self.configurations} & set(self.panel_names):
+            raise ValueError(f"configurations: the name {min(taken)} is that of one of the panel; take another")
+        return self
+
+    @property
+    def panel_names(self) -> tuple[str, ...]:
+        """What the configurations of the panel's adapters are called."""
+        return () if self.panel is None else tuple(f"panel {n}" for n in range(1, self.panel.adapters + 1))
 
     @property
     def hears_others(self) -> bool:
@@ -163,8 +210,9 @@ class SelectionConfig(Section):
     with few candidates, and equals stand or fall together."""
     learned: LearnedConfig = LearnedConfig()
     """by learned only: how that is learned."""
-    theta: float = Field(default=0.5, gt=0, le=1)
-    """Keep pseudo-labels that are as sure as this quantile of the pool or surer (paper: 0.5, by entropy)."""
+    theta: Annotated[float, Field(gt=0, le=1)] | Auto = 0.5
+    """Keep pseudo-labels that are as sure as this quantile of the pool or surer (paper: 0.5, by entropy). auto: by
+    learned, what is likelier right than wrong; by consensus 0.95; else 0.5 in the first evolve round, later 0.8."""
     theta_by_round: tuple[float, ...] = ()
     """theta of the first evolve round, the second and so on; the last one holds for all later ones. Empty: theta. Later
     rounds label more surely than the first, and may keep more (intents: 0.5, 0.8)."""
@@ -184,7 +232,7 @@ class SelectionConfig(Section):
     def _one_rule(self) -> SelectionConfig:
         if self.risk is not None:
             for name in ("theta", "theta_by_round"):
-                if getattr(self, name) != type(self).model_fields[name].default:
+                if getattr(self, name) not in (type(self).model_fields[name].default, "auto"):
                     raise ValueError(f"{name}: is the paper's rule, and risk another one; remove either")
         return self
 
@@ -209,7 +257,10 @@ class SelectionConfig(Section):
 
     def of_evolve_round(self, number: int) -> SelectionConfig:
         """The settings of the `number`-th evolve round, counted from 1."""
-        if not self.theta_by_round:
+        if self.theta_by_round:
+            theta = self.theta_by_round[min(number, len(self.theta_by_round)) - 1]
+        elif self.theta == "auto" and self.by != "learned":
+            theta = CONSENSUS_THETA if self.by == "consensus" else FIRST_THETA if number <= 1 else LATER_THETA
+        else:  # what is learned says of each pool how much of it is right
             return self
-        theta = self.theta_by_round[min(number, len(self.theta_by_round)) - 1]
         return self.model_copy(update={"theta": theta})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,12 +19,14 @@ from semievol.config.labelling import Configuration as Configuration
 from semievol.config.labelling import ConsensusConfig as ConsensusConfig
 from semievol.config.labelling import LabellingConfig as LabellingConfig
 from semievol.config.labelling import LearnedConfig as LearnedConfig
+from semievol.config.labelling import PanelConfig as PanelConfig
 from semievol.config.labelling import ProbeConfig as ProbeConfig
 from semievol.config.labelling import RiskConfig as RiskConfig
 from semievol.config.labelling import SelectionConfig as SelectionConfig
 from semievol.config.section import MAX_SEED, NameOrPath
 from semievol.config.section import Section as Section
 from semievol.config.task import TaskConfig as TaskConfig
+from semievol.config.training import AUTO
 from semievol.config.training import TrainingConfig as TrainingConfig
 
 
@@ -151,16 +153,32 @@ class MethodConfig(Section):
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Every random choice of a run derives from this number."""
 
+    @classmethod
+    def spelled_out(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`training: auto` is every number of training that a rule knows, and theta where nothing else decides it."""
+        if values.get("training") != "auto":
+            return values
+        selection = values.get("selection") or {}
+        rules = ("theta", "theta_by_round", "risk")
+        if isinstance(selection, dict) and all(selection.get(name) in (None, (), []) for name in rules):
+            selection = {**selection, "theta": "auto"}
+        return {**values, "training": dict.fromkeys(AUTO, "auto"), "selection": selection}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, values: Any) -> Any:
+        return cls.spelled_out(values) if isinstance(values, dict) else values
+
     @model_validator(mode="after")
     def _check_consensus(self) -> MethodConfig:
         labelling = self.labelling
         if self.needs_labels and self.task.labels is None and not self.task.may_be_closed:
             raise ValueError(self.missing_labels)
         for place, each in enumerate(labelling.configurations):
-            if each.weight != 1 and not labelling.hears_others:
+            if each.weight != 1 and (labelling.panel is not None or not labelling.hears_others):
                 raise ValueError(
                     f"labelling.configurations[{place}].weight: counts in labelling.consensus and beside "
-                    "labelling.probe alone; set one of them, or remove the weight"
+                    "labelling.probe alone, without a panel; set one of them, or remove the weight"
                 )
         if not any(each.weight for each in labelling.configurations):
             raise ValueError("labelling.configurations: every weight is 0; give one of them a weight")
@@ -168,15 +186,29 @@ class MethodConfig(Section):
             raise ValueError("selection.by: consensus needs labelling.consensus; set it (`consensus: {}`)")
         return self
 
+    @model_validator(mode="after")
+    def _check_panel(self) -> MethodConfig:
+        if self.labelling.panel is None:
+            return self
+        if self.training.kind != "local":
+            raise ValueError(
+                f"labelling.panel: would pay {self.training.kind} for {self.labelling.panel.adapters} more models; "
+                "leave it out, or set training.kind: local"
+            )
+        if self.selection.learned != LearnedConfig():
+            raise ValueError("selection.learned: with labelling.panel its vote is what is learned; leave it out")
+        return self
+
     @property
     def needs_labels(self) -> bool:
         """Whether a part is on that takes a closed set of answers."""
-        return self.labelling.hears_others
+        return self.labelling.hears_others or self.labelling.panel is not None
 
     @property
     def missing_labels(self) -> str:
         """What to say where there is none."""
-        part = "consensus" if self.labelling.consensus is not None else "probe"
+        parts = {name: getattr(self.labelling, name) for name in ("consensus", "panel", "probe")}
+        part = next(name for name, setting in parts.items() if setting is not None)
         return f"labelling.{part}: needs task.labels, for near queries to have the same answers"
 
     @model_validator(mode="after")

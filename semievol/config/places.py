@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from semievol.config.section import NAME_OR_PATH
+from semievol.config.section import NAME_OR_PATH, usable_path
 from semievol.config.shape import alternatives, entry_class, section_class
 from semievol.errors import ConfigError
 
@@ -55,7 +55,10 @@ def place(model_class: type[BaseModel], values: dict[str, Any], base: Path, pref
 
 
 def _placed(text: str, base: Path, key: str) -> str:
-    path = Path(text).expanduser()
+    try:
+        path = usable_path(Path(text))
+    except ValueError as error:
+        raise ConfigError(f"{key}: {text!r} {error}") from None
     if path.is_absolute():
         return str(path)
     here, there = Path(os.path.normpath(base / path)), Path.cwd() / path

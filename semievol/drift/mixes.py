@@ -28,6 +28,8 @@ QUARTERS = 4
 """Looks in the length of a window."""
 WINDOWS = 4
 """Of 1, 2, 4 and 8 times the shortest one."""
+LONGEST = QUARTERS << (WINDOWS - 1)
+"""Blocks in the longest window."""
 _FIRST, _AT_ONCE = 50, 400
 _ENOUGH = 10
 """Draws that lie as far out, after which no more are needed (Besag and Clifford, 1991)."""
@@ -73,6 +75,8 @@ class MixDetector:
     """What was counted since the shift that was found seems to have begun."""
     folded: bool = False
     """Kinds are counted in buckets."""
+    _counts: _Counts | None = field(default=None, repr=False, compare=False)
+    """Pool and blocks as the looks compute with them; None: they have changed otherwise than by a block more."""
 
     @property
     def phase(self) -> Literal["reference", "watching", "alarmed"]:
@@ -91,53 +95,75 @@ class MixDetector:
 
     def add(self, kind: str) -> bool:
         """Whether this one, as the last of a window, raises the alarm."""
-        self.seen += 1
-        if self.alarmed:
-            return False
-        kind = bucket(kind) if self.folded else kind
-        if self.seen <= self.reference:
-            self.pool[kind] += 1
-            return False
-        self.block[kind] += 1
-        if self.block.total() < self.batch_size // QUARTERS:
-            return False
+        return self.add_all([kind]) is not None
+
+    def add_all(self, kinds: Sequence[str]) -> int | None:
+        """The place of the one that raises the alarm; what comes after an alarm is counted and says nothing."""
+        place, raised, size = 0, None, self.batch_size // QUARTERS
+        while place < len(kinds) and not self.alarmed:
+            refers = self.seen < self.reference
+            lacking = self.reference - self.seen if refers else size - self.block.total()
+            some = kinds[place : place + lacking]
+            (self.pool if refers else self.block).update(map(bucket, some) if self.folded else some)
+            self.seen, place = self.seen + len(some), place + len(some)
+            if not refers and self.block.total() >= size:
+                raised = place - 1 if self._complete() else None
+        self.seen += len(kinds) - place
+        return raised
+
+    def _complete(self) -> bool:
+        """The newest block is whole: whether a window that it completes raises the alarm."""
         self.blocks.append(self.block)
         self.block, self.looks = Counter(), self.looks + 1
-        rng = np.random.default_rng([self.seed, self.looks])
-        for window in range(WINDOWS):
-            count, between = QUARTERS << window, 1 << window
-            due = self.looks % between == 0 and len(self.blocks) >= count
-            if due and self._look(window, count, between, rng):
-                break
-        while len(self.blocks) >= QUARTERS << (WINDOWS - 1):
+        windows = [window for window in range(WINDOWS) if self._due(window)]
+        if windows:
+            self._look(windows, np.random.default_rng([self.seed, self.looks]))
+        while len(self.blocks) >= LONGEST:
             self.pool += self.blocks.pop(0)
         return self.alarmed
 
-    def _look(self, window: int, count: int, between: int, rng: np.random.Generator) -> bool:
-        """Whether this window, of so many blocks, which is looked at once in `between` blocks, raises the alarm."""
-        self._bound(rng)
-        before, newest = self.pool + _sum(self.blocks[:-count]), self.blocks[-count:]
-        share = between * (self.batch_size // QUARTERS) / WINDOWS
-        most = min(MOST_DRAWS, math.ceil(2 * self.false_alarm_every / share))
-        self.evidence[window] = share / p_value(before, _sum(newest), rng, most)
-        self.alarmed = bool(self.evidence[window] >= self.false_alarm_every)
-        if self.alarmed:
-            length = _since(before, newest, rng)
-            self.lately = _sum(newest[-length:])
-            self.since = self.seen - self.lately.total()
-        return self.alarmed
+    def _due(self, window: int) -> bool:
+        """Whether the newest block completes a window of this length that is to be looked at."""
+        return self.looks % (1 << window) == 0 and len(self.blocks) >= QUARTERS << window
 
-    def _bound(self, rng: np.random.Generator) -> None:
-        """Keep pool and kinds within what can be tested.
+    def _look(self, windows: Sequence[int], rng: np.random.Generator) -> None:
+        """Until one of these windows raises the alarm."""
+        counts = self._counted()
+        if self._bound(counts.kinds, rng):
+            counts = self._counted()
+        for window in windows:
+            count = QUARTERS << window
+            share = (1 << window) * (self.batch_size // QUARTERS) / WINDOWS
+            most = min(MOST_DRAWS, math.ceil(2 * self.false_alarm_every / share))
+            drawn = np.sum(counts.blocks[-count:], axis=0)
+            self.evidence[window] = share / _p_value(drawn, counts.total, rng, most)
+            self.alarmed = bool(self.evidence[window] >= self.false_alarm_every)
+            if self.alarmed:
+                newest = self.blocks[-count:]
+                length = _since(self.pool + _sum(self.blocks[:-count]), newest, rng)
+                self.lately = _sum(newest[-length:])
+                self.since = self.seen - self.lately.total()
+                return
+
+    def _bound(self, kinds: int, rng: np.random.Generator) -> bool:
+        """Keep the pool, and so many kinds, within what can be tested; whether they were not.
 
         p-values stay what they are: what a coin keeps of the pool comes in no other mix than the whole, and whether
         kinds are folded depends on pool and blocks together, not on which of them a thing is in.
         """
         while self.pool.total() > MOST_POOL:
             self.pool = +Counter({kind: int(rng.binomial(count, 0.5)) for kind, count in self.pool.items()})
-        if not self.folded and len(set(self.pool).union(*self.blocks)) > MOST_KINDS:
+            self._counts = None
+        if not self.folded and kinds > MOST_KINDS:
             self.pool, self.blocks = _folded(self.pool), [_folded(each) for each in self.blocks]
-            self.folded = True
+            self.folded, self._counts = True, None
+        return self._counts is None
+
+    def _counted(self) -> _Counts:
+        """Pool and blocks by kind, of which only the newest block is counted anew."""
+        if self._counts is None or not self._counts.add(self.blocks[-1]):
+            self._counts = _Counts(self.pool, self.blocks)
+        return self._counts
 
     def moved(self, most: int = 5) -> list[tuple[str, float, float]]:
         """The kinds that moved most by the shift that was found, with their share before and since; [0, 1] each."""
@@ -168,7 +194,39 @@ class MixDetector:
         self.pool, self.block, self.lately = (Counter(state[name]) for name in ("pool", "block", "lately"))
         self.blocks = [Counter(each) for each in state["blocks"]]
         self.evidence = np.array(state["by_window"], dtype=float)
-        self.since, self.folded = state["since"], state["folded"]
+        self.since, self.folded, self._counts = state["since"], state["folded"], None
+
+
+class _Counts:
+    """Pool and blocks as numbers by kind, the kinds in order.
+
+    blocks: a row for each, the newest last. total: pool and blocks together.
+    """
+
+    def __init__(self, pool: Mapping[str, int], blocks: Sequence[Mapping[str, int]]) -> None:
+        self._column = {kind: column for column, kind in enumerate(sorted(set(pool).union(*blocks)))}
+        self.blocks = [self._row(block) for block in blocks]
+        self.total = np.sum([self._row(pool), *self.blocks], axis=0)
+
+    def add(self, block: Mapping[str, int]) -> bool:
+        """One more block; False: it has a new kind, and nothing is added."""
+        if not block.keys() <= self._column.keys():
+            return False
+        row = self._row(block)
+        self.blocks = [*self.blocks, row][-LONGEST:]
+        self.total = self.total + row
+        return True
+
+    @property
+    def kinds(self) -> int:
+        """How many there are."""
+        return len(self._column)
+
+    def _row(self, counts: Mapping[str, int]) -> NDArray[np.int64]:
+        row = np.zeros(len(self._column), dtype=np.int64)
+        for kind, count in counts.items():
+            row[self._column[kind]] = count
+        return row
 
 
 def batch_for(kinds: int) -> int:
@@ -189,8 +247,14 @@ def p_value(before: Mapping[str, int], newest: Mapping[str, int], rng: np.random
     which hardly ever come do not decide alone. What is nothing out of the ordinary is called 1 without a draw, and
     draws end early where enough lie as far out: neither makes an alarm likelier.
     """
-    drawn, expected, together = _beside(before, newest)
+    drawn, together = _beside(before, newest)
+    return _p_value(drawn, together, rng, most)
+
+
+def _p_value(drawn: NDArray[np.int64], together: NDArray[np.int64], rng: np.random.Generator, most: int) -> float:
+    """`p_value` of what is counted by kind: `drawn` are the newest, `together` all."""
     size, total = int(drawn.sum()), int(together.sum())
+    expected = together * (drawn.sum() / together.sum())
     far = _far(drawn, expected)
     usual = expected * (1 - together / total) * ((total - size) / max(1, total - 1)) / (expected + 1)
     if far < usual.sum() + math.sqrt(2 * float((usual**2).sum())):
@@ -211,25 +275,26 @@ def _since(before: Mapping[str, int], newest: Sequence[Mapping[str, int]], rng: 
 
     def surely(length: int) -> float:
         rest = _sum(newest[:-length]) + Counter(before)
-        drawn, expected, together = _beside(rest, _sum(newest[-length:]))
+        drawn, together = _beside(rest, _sum(newest[-length:]))
+        expected = together * (drawn.sum() / together.sum())
         others = _far(_others(together, int(drawn.sum()), _SUFFIX_DRAWS, rng), expected)
         return float((_far(drawn, expected) - others.mean()) / max(float(others.std()), 1e-9))
 
     return max(range(1, len(newest) + 1), key=surely)
 
 
-def _beside(
-    before: Mapping[str, int], newest: Mapping[str, int]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """By kind: how often it is among the newest, would be expected to be, and is in both together."""
+def _beside(before: Mapping[str, int], newest: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """By kind: how often it is among the newest, and in both together."""
     kinds = sorted({*before, *newest})
     drawn = np.array([newest.get(kind, 0) for kind in kinds], dtype=np.int64)
     together = drawn + np.array([before.get(kind, 0) for kind in kinds], dtype=np.int64)
-    return drawn, together * (drawn.sum() / together.sum()), together
+    return drawn, together
 
 
 def _others(together: NDArray[np.int64], size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    return rng.multivariate_hypergeometric(together, size, size=count, method="marginals")
+    # Thing by thing, or kind by kind: whichever has less to draw; the former lays out all things first.
+    by_thing = size + together.sum() / count < 10 * len(together)
+    return rng.multivariate_hypergeometric(together, size, size=count, method="count" if by_thing else "marginals")
 
 
 def _far(drawn: NDArray[np.int64], expected: NDArray[np.float64]) -> Any:

@@ -23,8 +23,8 @@ from semievol.engines.patience import TIMES, Signs, waited_for
 from semievol.engines.plain.reading import PromptReader
 from semievol.engines.requests import each_for_itself
 from semievol.errors import AdapterError, ConfigError, DataError, LateError, SemiEvolError, TooLongError
-from semievol.http.errors import BusyError, OverloadedError, RefusedError
-from semievol.http.wire_text import logprob, said, whole_text
+from semievol.http.errors import BusyError, OverloadedError, RefusedError, TimedOutError, UnreachedError
+from semievol.http.wire_text import count, logprob, said, whole_text
 from semievol.protocols import Generator, Tell
 from semievol.types import Completion, GenerationRequest, Late, Refused, Reply
 
@@ -85,6 +85,9 @@ class OpenAIGenerator(Generator):
         self._understood, self._answered_at = False, 0.0
         self._timeout_s = timeout_s
         self._together = samples_in_one_request
+        self._asked: dict[str, Any] | None = None
+        """What was answered last."""
+        self._several = False  # it has given several answers to one request
         self._models: dict[str, str] = {}
         self._limit = "max_tokens"
 
@@ -161,17 +164,40 @@ class OpenAIGenerator(Generator):
         try:
             return await _BUSY.call(sent, retry_on=BusyError, patience_s=self._timeout_s)
         except BusyError as busy:
-            overloaded = busy.status is None or isinstance(busy, OverloadedError)
-            if not overloaded and self._answered_at > began_at:
+            others = busy.status is not None and self._answered_at > began_at and not isinstance(busy, OverloadedError)
+            if others or await self._is_its_own(busy):
                 raise LateError(f"others are answered, and this one is not: {busy}") from busy
             raise
 
+    async def _is_its_own(self, busy: BusyError) -> bool:
+        """Whether a request that failed again and again is what the endpoint fails at.
+
+        Where no other was answered meanwhile, one that was answered before is asked again, for a single token: that
+        tells an endpoint that is down, be there something alive before it, from a request that it cannot take.
+        """
+        if isinstance(busy, OverloadedError | UnreachedError | TimedOutError) or self._asked is None:
+            return False
+        kept = {name: value for name, value in self._asked.items() if name not in ("n", "max_tokens", _NEWER_LIMIT)}
+        try:
+            await self._client.call(
+                "POST",
+                "/chat/completions",
+                json={**kept, self._limit: 1},
+                patience_s=0,
+                timeout_s=self._timeout_s,
+                wanted="choices",
+            )
+        except SemiEvolError:
+            return False
+        return True
+
     async def _attempt(self, request: GenerationRequest, limit: str, turn: Turn) -> list[Completion]:
         longest_s = TIMES * self._timeout_s
+        asked = self._body(request, limit)
         call = self._client.call(
             "POST",
             "/chat/completions",
-            json=self._body(request, limit),
+            json=asked,
             patience_s=0,
             timeout_s=longest_s + 1.0,
             wanted="choices",
@@ -190,6 +216,7 @@ class OpenAIGenerator(Generator):
             raise
         completions = self._completions(body, request)
         turn.answered()
+        self._asked = asked
         self._understood, self._answered_at = True, asyncio.get_running_loop().time()
         return completions
 
@@ -254,8 +281,12 @@ class OpenAIGenerator(Generator):
         try:
             choices = body["choices"]
             if len(choices) != request.samples:
-                raise self._without_n(f"{len(choices)} of {request.samples}")
-            prompt_tokens = int((body.get("usage") or {}).get("prompt_tokens") or 0)
+                if choices and request.samples > 1 and not self._several:
+                    raise self._without_n(f"{len(choices)} of {request.samples}")
+                raise ValueError(f"{len(choices)} of {request.samples} choices")
+            self._several |= request.samples > 1
+            usage = body.get("usage")
+            prompt_tokens = count(usage.get("prompt_tokens")) if isinstance(usage, Mapping) else 0
             return [
                 self._completion(choice, request, prompt_tokens)
                 for choice in sorted(choices, key=lambda choice: choice.get("index", 0))

@@ -107,7 +107,9 @@ class ResidentAdapters:
         if self._peft is None:
             return
         if slot in self._peft.peft_config:
-            self._peft.delete_adapter(slot)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PEFT warns that another one becomes active, which none is to be
+                self._peft.delete_adapter(slot)
         self._rest()
 
     def _rest(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from semievol.protocols import Generator
 from semievol.types import Completion, GenerationRequest, Late, Reply
@@ -59,20 +59,36 @@ class Gathered(Generic[T, R]):
 class _Asked:
     """Requests that one coroutine waits for together: one future tells it, however many they are."""
 
-    __slots__ = ("_open", "_replies", "future")
+    __slots__ = ("_lacking", "_replies", "future")
 
-    def __init__(self, places: Iterable[int], replies: dict[int, Reply]) -> None:
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._open = set(places)
+    def __init__(self, future: asyncio.Future[None], lacking: int, replies: list[Reply | None]) -> None:
+        """`replies`: None for each of the `lacking` ones."""
+        self.future = future
+        self._lacking = lacking
         self._replies = replies
 
     def tell(self, place: int, reply: Reply) -> None:
-        if place not in self._open or self.future.done():
+        if self._replies[place] is not None or self.future.done():
             return
-        self._open.remove(place)
         self._replies[place] = reply
-        if not self._open:
+        self._lacking -= 1
+        if not self._lacking:
             self.future.set_result(None)
+
+
+class _Call:
+    """What is asked in one turn of the event loop: the requests, and who waits for each, under which place."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop  # asked for once: it costs a system call each time
+        self.requests: list[GenerationRequest] = []
+        self.askers: list[tuple[_Asked, int]] = []
+        self.task: asyncio.Task[None] | None = None
+
+    def given_up(self) -> None:
+        """Some may not wait any more; when nobody does, nor does the call."""
+        if self.task is not None and all(asked.future.done() for asked, _ in self.askers):
+            self.task.cancel()
 
 
 class SharedCalls:
@@ -82,7 +98,7 @@ class SharedCalls:
         """Ask nothing yet; a request that is late is asked `attempts` times in all."""
         self._generator = generator
         self._attempts = attempts
-        self._waiting: list[tuple[GenerationRequest, _Asked, int]] = []
+        self._next: _Call | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._kept: OrderedDict[GenerationRequest, list[Completion]] = OrderedDict()
 
@@ -92,25 +108,23 @@ class SharedCalls:
         Raises:
             AdapterError, ConfigError, TransientError: as Generator.answer; what was answered is kept (see `keep`).
         """
-        replies: dict[int, Reply] = {}
+        replies: list[Reply | None] = [None] * len(requests)
         if self._kept:
-            for place, request in enumerate(requests):
-                if (known := self._kept.pop(request, None)) is not None:
-                    replies[place] = known
-        due = [place for place in range(len(requests)) if place not in replies]
+            replies = [self._kept.pop(request, None) for request in requests]
+        due = [place for place, reply in enumerate(replies) if reply is None]
         for _ in range(self._attempts):
             if not due:
                 break
             try:
                 await self._ask(requests, due, replies)
             except Exception as error:
-                self.keep([requests[place] for place in replies], list(replies.values()))
+                self.keep(requests, replies)
                 # It is raised to every query of the call: none shows the others' way.
                 raise error.with_traceback(None) from None
-            due = [place for place in due if isinstance(replies[place], Late)]
-        return [replies[place] for place in range(len(requests))]
+            due = [place for place, reply in enumerate(replies) if isinstance(reply, Late)]
+        return cast("list[Reply]", replies)
 
-    def keep(self, requests: Sequence[GenerationRequest], replies: Sequence[Reply]) -> None:
+    def keep(self, requests: Sequence[GenerationRequest], replies: Sequence[Reply | None]) -> None:
         """Remember answers of a query that could not be finished, until the same is asked again."""
         for request, reply in zip(requests, replies, strict=True):
             if isinstance(reply, list):
@@ -118,43 +132,44 @@ class SharedCalls:
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
 
-    async def _ask(self, requests: Sequence[GenerationRequest], due: list[int], replies: dict[int, Reply]) -> None:
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._start)
-        asked = _Asked(due, replies)
-        self._waiting += [(requests[place], asked, place) for place in due]
-        await asked.future
+    async def _ask(
+        self, requests: Sequence[GenerationRequest], due: Sequence[int], replies: list[Reply | None]
+    ) -> None:
+        for place in due:
+            replies[place] = None
+        if (call := self._next) is None:
+            call = self._next = _Call(asyncio.get_running_loop())
+            call.loop.call_soon(self._start, call)
+        asked = _Asked(call.loop.create_future(), len(due), replies)
+        for place in due:
+            call.requests.append(requests[place])
+            call.askers.append((asked, place))
+        try:
+            await asked.future
+        except asyncio.CancelledError:
+            call.given_up()
+            raise
 
-    def _start(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        task = asyncio.create_task(self._call(waiting))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        askers = {asked for _, asked, _ in waiting}
-        open_ones = len(askers)
+    def _start(self, call: _Call) -> None:
+        self._next = None
+        call.task = call.loop.create_task(self._work(call))
+        self._running.add(call.task)
+        call.task.add_done_callback(self._running.discard)
+        call.given_up()  # by all of them, before it has begun
 
-        def one_is_done(future: asyncio.Future[None]) -> None:
-            nonlocal open_ones
-            open_ones -= 1
-            if open_ones == 0 and future.cancelled():  # nobody waits any more
-                task.cancel()
-
-        for asked in askers:
-            asked.future.add_done_callback(one_is_done)
-
-    async def _call(self, waiting: list[tuple[GenerationRequest, _Asked, int]]) -> None:
+    async def _work(self, call: _Call) -> None:
         def tell(place: int, reply: Reply) -> None:
-            _, asked, at = waiting[place]
+            asked, at = call.askers[place]
             asked.tell(at, reply)
 
         try:
-            await self._generator.answer([request for request, _, _ in waiting], tell)
+            await self._generator.answer(call.requests, tell)
         except Exception as error:
-            for _, asked, _ in waiting:
+            for asked, _ in call.askers:
                 if not asked.future.done():
                     asked.future.set_exception(error)
         finally:
-            for _, asked, _ in waiting:
+            for asked, _ in call.askers:
                 asked.future.cancel()
 
 
@@ -168,6 +183,7 @@ async def worked_off(
     Raises:
         The first error of a coroutine, when all that had begun have ended; then no more were begun.
     """
+    loop = asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set()
     failure: BaseException | None = None
     try:
@@ -177,7 +193,7 @@ async def worked_off(
                 failure = _first_failure(done)
             if failure is not None:
                 break
-            running |= {asyncio.create_task(each) for each in await start(items[first : first + size])}
+            running |= {loop.create_task(each) for each in await start(items[first : first + size])}
         if running:
             done, running = await asyncio.wait(running)
             later = _first_failure(done)

@@ -7,11 +7,12 @@ text names the server.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from semievol.errors import AdapterError, DataError, TooLongError, TransientError
+from semievol.errors import AdapterError, ConfigError, DataError, TooLongError, TransientError
 from semievol.http.answer import Answer
 from semievol.http.client import HttpClient
 from semievol.http.errors import (
@@ -23,7 +24,7 @@ from semievol.http.errors import (
     UnsendableError,
 )
 from semievol.http.server_address import ServerAddress
-from semievol.http.wire_text import logprob, said, whole_text
+from semievol.http.wire_text import count, logprob, said, whole_text
 from semievol.types import Completion, GenerationRequest, Message
 
 # Sample i is drawn with this seed plus i on the server, and the sum must stay within 64 bits.
@@ -31,6 +32,7 @@ _SEEDS = 1 << 62
 _CONNECTIONS = 256
 _PROBE_S = 5.0
 _ADMIN_S = 60.0
+_UNFINISHED = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\d[\d.e+]*)$", re.MULTILINE)
 _TOO_LONG = ("maximum context length", "max_model_len", "longer than the maximum")
 
 
@@ -98,6 +100,50 @@ class VllmClient:
         if answer.status != 404:
             _check(server, answer)
 
+    async def unfinished(self, server: ServerAddress) -> int:
+        """How many requests it works on, or has in its queue, whoever sent them; 0 also where it does not count them.
+
+        Raises:
+            TransientError: it does not answer.
+        """
+        answer = await self._call(server, "GET", "/metrics", None, _PROBE_S)
+        return round(sum(float(value) for value in _UNFINISHED.findall(answer.text)))
+
+    async def is_sleeping(self, server: ServerAddress) -> bool:
+        """Whether it has given its GPU memory free.
+
+        Raises:
+            ConfigError: it is not set up to sleep.
+            TransientError: it does not answer.
+        """
+        answer = await self._of_sleep(server, "GET", "/is_sleeping", _PROBE_S)
+        try:
+            return bool(answer.object()["is_sleeping"])
+        except (OddAnswerError, KeyError, TypeError) as error:
+            raise TransientError(f"{server.name}: /is_sleeping does not say whether it sleeps ({error!r})") from error
+
+    async def sleep(self, server: ServerAddress, timeout_s: float) -> None:
+        """Have it end what runs, begin nothing new, and move its weights to the host's memory; the rest is forgotten,
+        adapters in the engine too, though it goes on listing them.
+
+        Raises:
+            ConfigError: it is not set up to sleep.
+            TransientError: what runs has not ended in time, or it does not answer.
+        """
+        await self._of_sleep(server, "POST", "/sleep?level=1&mode=wait", timeout_s)
+
+    async def wake_up(self, server: ServerAddress) -> None:
+        """Have it take its GPU memory again; what was asked of it meanwhile it answers now.
+
+        Raises:
+            ConfigError: it is not set up to sleep.
+            TransientError: it does not answer, or finds no memory.
+        """
+        # A sleep that still waits for what runs would come after the waking, and take the memory from under whatever
+        # is asked then: it is ended first. One that has come is not disturbed.
+        await self._of_sleep(server, "POST", "/sleep?level=1&mode=abort", _ADMIN_S)
+        await self._of_sleep(server, "POST", "/wake_up", _ADMIN_S)
+
     async def complete(self, server: ServerAddress, request: GenerationRequest, timeout_s: float) -> list[Completion]:
         """All samples of one request.
 
@@ -107,7 +153,8 @@ class VllmClient:
             OddAnswerError: what it answers is no answer.
             OverloadedError: not now.
             ServerDownError: another server may answer.
-            TransientError: no answer in time, or the server is not set up for such requests.
+            TransientError: no answer in time, or one that the server has cut off; or it is not set up for such
+                requests.
         """
         answer = await self._send(server, "POST", _path(request), _body(server, request), timeout_s)
         if answer.status == 404 and request.adapter is not None:
@@ -115,7 +162,12 @@ class VllmClient:
         if answer.status in (400, 422):
             await self._raise_refusal(server, request, answer.message, timeout_s)
         try:
-            completions = _completions(_understood(server, answer).object(), request)
+            body = _understood(server, answer).object()
+            # What runs, and what is in the queue, when a server is told to sleep or to stop: however much text it has,
+            # nobody has answered.
+            if any(choice["finish_reason"] == "abort" for choice in body["choices"]):
+                raise TransientError(f"{server.name}: it has cut off its answer (it sleeps, wakes or ends)")
+            completions = _completions(body, request)
         except (OddAnswerError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
             raise OddAnswerError(f"{server.name}: an answer is not as vLLM writes it ({said(repr(error))})") from error
         for each in completions:
@@ -137,6 +189,15 @@ class VllmClient:
         if (await self._send(server, "POST", _path(asked), _body(server, asked), timeout_s)).status == 200:
             raise DataError(f"{server.name} refuses the prompt: {why}")
         raise TransientError(f"{server.name} refuses every such request: {why}")
+
+    async def _of_sleep(self, server: ServerAddress, method: str, path: str, timeout_s: float) -> Answer:
+        answer = await self._send(server, method, path, None, timeout_s)
+        if answer.status in (404, 405):
+            raise ConfigError(
+                f"{server.name}: {path.partition('?')[0]} is not there (HTTP {answer.status}); start it with "
+                "--enable-sleep-mode and VLLM_SERVER_DEV_MODE=1, behind what keeps strangers from its other paths"
+            )
+        return _check(server, answer)
 
     async def _call(self, server: ServerAddress, method: str, path: str, body: Any, timeout_s: float) -> Answer:
         return _check(server, await self._send(server, method, path, body, timeout_s))
@@ -204,7 +265,7 @@ def _completions(body: Mapping[str, Any], request: GenerationRequest) -> list[Co
     choices = sorted(body["choices"], key=lambda choice: choice["index"])
     if len(choices) != request.samples:
         raise ValueError(f"{len(choices)} choices for {request.samples} samples")
-    prompt_tokens = int(body["usage"]["prompt_tokens"])
+    prompt_tokens = count(body["usage"]["prompt_tokens"])
     return [_completion(choice, request.adapter, prompt_tokens) for choice in choices]
 
 

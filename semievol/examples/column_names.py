@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from semievol.config.data import DataConfig
 from semievol.errors import DataError
+from semievol.examples.options import CHOICES
 from semievol.examples.records import KNOWN_FIELDS, Row
 from semievol.examples.sources import MARK
 
 QUESTIONS = ("question", "messages", "conversations", "text", "prompt", "instruction", "input")
-ANSWERS = ("answer", "label", "label_text", "completion", "output")
+ANSWERS = ("answer", "label", "label_text", "completion", "output", "answerKey")
 
 
 def known_names(data: DataConfig) -> frozenset[str]:
     """The names of columns that mean something under these settings."""
-    return frozenset({*KNOWN_FIELDS, *QUESTIONS, *ANSWERS, *data.columns.values()})
+    return frozenset({*KNOWN_FIELDS, *QUESTIONS, *ANSWERS, CHOICES, *data.columns.values()})
 
 
 class KnownNames:

@@ -32,7 +32,7 @@ def ends_with_answer(value: Any) -> bool:
     if not isinstance(value, (list, tuple)) or not value or not isinstance(value[-1], Mapping):
         return False
     role = value[-1].get("role", value[-1].get("from"))
-    return isinstance(role, str) and _ROLES.get(role) == "assistant"
+    return _role(role) == "assistant"
 
 
 def plain_turns(value: Any, field: str) -> Turns:
@@ -52,12 +52,54 @@ def plain_turns(value: Any, field: str) -> Turns:
             raise DataError(f"field {where!r}: expected an object, found {kind_of(turn)}")
         said, spoken = ("role", "content") if "role" in turn else ("from", "value")
         name = turn.get(said)
-        role = _ROLES.get(name) if isinstance(name, str) else None
+        role = _role(name)
         if role is None:
             raise DataError(
                 f"field '{where}.{said}': {name!r} is none of {', '.join(_ROLES)}; calls of tools are not learned from"
             )
         turns.append({"role": role, "content": text_of(turn.get(spoken), f"{where}.{spoken}")})
+    return turns
+
+
+def _role(name: Any) -> str | None:
+    return _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+
+
+def asking(turns: Turns, column: str, instruction: str | None) -> dict[str, Any]:
+    """What turns ask, as fields of a record: a single one is a question, more are a conversation.
+
+    Args:
+        turns: all but the answer.
+        column: where they stand, for errors.
+        instruction: task.instruction, which is no context where the conversation begins with it.
+
+    Raises:
+        DataError: the last one is not the user's.
+    """
+    if not turns or turns[-1]["role"] != "user":
+        raise DataError(f"field {column!r}: the last turn before the answer must be the user's, which is the question")
+    own = turns[1:] if turns[0] == {"role": "system", "content": instruction} else turns
+    return {"question": own[0]["content"]} if len(own) == 1 else {"messages": turns}
+
+
+def earlier_turns(row: Mapping[str, Any]) -> Turns:
+    """What Alpaca's files may have beside an instruction: `system`, and `history` as pairs of question and answer.
+
+    Raises:
+        DataError: naming the field.
+    """
+    turns: Turns = []
+    if row.get("system"):
+        turns.append({"role": "system", "content": text_of(row["system"], "system")})
+    history = row.get("history") or ()
+    if not isinstance(history, (list, tuple)):
+        raise DataError(f"field 'history': expected a list of pairs, found {kind_of(history)}")
+    for number, pair in enumerate(history):
+        where = f"history[{number}]"
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise DataError(f"field {where!r}: expected a pair, question and answer")
+        for role, said in zip(("user", "assistant"), pair, strict=True):
+            turns.append({"role": role, "content": text_of(said, where)})
     return turns
 
 

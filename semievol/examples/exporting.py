@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
+from semievol.durable_files import named
 from semievol.errors import ConfigError, DataError
 from semievol.examples.records import example_to_json
 from semievol.examples.sources import kind_suffix
@@ -73,8 +74,12 @@ def write_examples(path: Path, examples: Iterable[Example], form: ExportForm) ->
         write_lines(text, rows)
     content = text.getvalue().encode()
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(gzip.compress(content) if path.suffix.lower() == ".gz" else content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(gzip.compress(content) if path.suffix.lower() == ".gz" else content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise named(error, temporary, path) from None
     return len(rows)
 
 

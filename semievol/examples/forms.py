@@ -8,7 +8,6 @@ whatever its form, and however its names are written.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,11 @@ from typing import Any, Literal
 from semievol.config.data import DataConfig
 from semievol.errors import DataError
 from semievol.examples.column_names import ANSWERS, QUESTIONS, KnownNames
-from semievol.examples.conversations import Turns, ends_with_answer, plain_turns, text_of
+from semievol.examples.content_ids import content_id
+from semievol.examples.conversations import asking, earlier_turns, ends_with_answer, plain_turns, text_of
 from semievol.examples.json_values import depth_fault
-from semievol.examples.records import KNOWN_FIELDS, Row, kind_of
+from semievol.examples.options import CHOICES, put_options
+from semievol.examples.records import KNOWN_FIELDS, Row
 
 Wanted = Literal["query", "example", "answer"]
 """answer: the true answers of known queries, by id; the question is needed only for an id."""
@@ -32,8 +33,6 @@ NAMES = {
     ("instruction", "output"): "Alpaca",
 }
 LAST_TURN = "last assistant turn"
-CONTENT_ID = "c-"
-"""What an id by content begins with."""
 _WHOLE = re.compile(r"-?[0-9]{1,15}(\.0+)?")
 _PARSED_CELLS = ("options", "answers", "messages", "conversations", "metadata")
 
@@ -144,7 +143,7 @@ def _answer(row: Row, present: set[str], data: DataConfig, wanted: Wanted, asked
         return found[0]
     if set(row) <= KNOWN_FIELDS:
         raise DataError("field 'answer': missing" + _missing("answer", data))
-    raise DataError(f"field 'answer': missing; {_hint('answer', row, data)}")
+    raise DataError(f"field 'answer': missing; {_hint('answer', row, data, asked)}")
 
 
 def _two_readings(field: str, found: Sequence[str], data: DataConfig, turns: str | None = None) -> str:
@@ -162,12 +161,14 @@ def _missing(field: str, data: DataConfig) -> str:
     return f" (data.columns maps it to {data.columns[field]!r}, which is not there)" if field in data.columns else ""
 
 
-def _hint(field: str, row: Row, data: DataConfig) -> str:
+def _hint(field: str, row: Row, data: DataConfig, taken: str | None = None) -> str:
+    """`taken`: the column of the other one."""
     names = [str(name) for name in row if name != "id"]
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     if field in data.columns:
         return f"data.columns maps it to {data.columns[field]!r}, and the columns are {shown}"
-    texts = [name for name in names if isinstance(row[name], str) or _is_conversation(row[name])] or ["COLUMN"]
+    texts = [name for name in names if isinstance(row[name], str) or _is_conversation(row[name])]
+    texts = [name for name in texts if name not in (taken, "rejected")] or ["COLUMN"]  # DPO's worse answer
     example = texts[0 if field == "question" else -1]
     return f"the columns are {shown or 'none'}; say which it is, as in --columns {field}={example}"
 
@@ -205,11 +206,17 @@ class Recogniser:
         self._form: Form | None = None
         self._names = KnownNames(data)
         self._numbered = False  # an answer that is no word of ours was a whole number
+        self._chosen = False  # options stood under `choices`
+        self._absent: list[str] = []  # mapped columns of question and answer that the first record has not
 
     @property
     def said(self) -> str | None:
         """What was recognised; None: nothing to say, or no record yet."""
         said = None if self._form is None else self._form.said(self._wanted)
+        if self._absent:
+            said = f"{said or 'read as our own form'}; there is no column {' or '.join(self._absent)}, which is mapped"
+        if self._chosen:
+            said = f"{said or 'read as our own form'}, options = {CHOICES}"
         if said is None or not self._numbered:
             return said
         return f"{said}; its whole numbers are taken as they are written, unless data.label_names names them"
@@ -232,6 +239,9 @@ class Recogniser:
         form = self._form
         if form is None:
             form = recognise(row, self._data, self._wanted)
+            sides = _SIDES if self._wanted == "example" else ("question", "messages")
+            mapped = ((field, self._data.columns.get(field)) for field in sides)
+            self._absent = [repr(column) for _, column in mapped if column is not None and column not in row]
         record = self._rest(row, form)
         self._put_question(record, row, form)
         if form.answer is not None and self._wanted != "query" and form.answer != LAST_TURN:
@@ -239,6 +249,7 @@ class Recogniser:
             if answer is None and form.answer != "answer":
                 raise DataError(_lacks("answer", form.answer))
             record["answer"] = self._named(self._spoken(answer, form.answer))
+        self._chosen |= put_options(record, known=not form.mapped)
         self._put_id(record, row, form)
         self._form = form
         return record
@@ -247,7 +258,8 @@ class Recogniser:
         """What is neither question nor answer nor id, mapped; a column that is in the way of one of ours is kept."""
         used = {form.question, form.answer, form.id, *form.mapped.values()}
         if form.question == "instruction":
-            used |= {"input", "text"} if form.answer == "output" else {"input"}  # `text`: all three in one
+            used |= {"input", "system", "history"}
+            used |= {"text"} if form.answer == "output" else set()  # all three in one
         if form.question == "conversations":
             used |= {"system"}  # ShareGPT's own place for it
         ours = {"question", "messages", "answer", *form.mapped}
@@ -270,6 +282,8 @@ class Recogniser:
         column = form.question
         if column is None or form.own:
             record.update({name: row[name] for name in ("question", "messages") if name in row and column is not None})
+            if _is_conversation(record.get("messages")):
+                record["messages"] = plain_turns(record["messages"], "messages")
             return
         value = row.get(column)
         if value is None:
@@ -277,6 +291,11 @@ class Recogniser:
         if column == "instruction" and row.get("input"):
             told, given = text_of(value, column), text_of(row["input"], "input")
             value = given if told == self._instruction else f"{told}\n\n{given}"
+        if column == "instruction" and (earlier := earlier_turns(row)):
+            record.update(
+                asking([*earlier, {"role": "user", "content": text_of(value, column)}], column, self._instruction)
+            )
+            return
         if column not in CONVERSATIONS and not _is_conversation(value):
             record["question"] = value
             return
@@ -290,7 +309,7 @@ class Recogniser:
                 record["answer"] = self._named(last["content"])
         elif is_answer:
             raise DataError(f"field {column!r}: the last turn must be the assistant's, which is the answer")
-        record.update(_asked(turns, column, self._instruction))
+        record.update(asking(turns, column, self._instruction))
 
     def _spoken(self, value: object, column: str) -> object:
         """The text of a completion that is given as a conversation of one turn."""
@@ -320,6 +339,10 @@ class Recogniser:
             if row.get(form.id) is not None:
                 record["id"] = row[form.id]
             return
+        if self._wanted != "answer" and record.get("question") is None and record.get("messages") is None:
+            raise DataError(
+                f"field 'question': missing, and the first record has one; here the columns are {', '.join(row)}"
+            )
         if row.get(self._data.columns.get("id", "id")) is not None:
             raise DataError("field 'id': given, and records before it have none; give every record an id, or none")
         record.pop("id", None)
@@ -354,38 +377,3 @@ def _lacks(field: str, column: str) -> str:
     if field == column:
         return f"field {field!r}: missing"
     return f"field {field!r}: missing; it is read from {column!r}, as in the first record"
-
-
-def _asked(turns: Turns, column: str, instruction: str | None) -> dict[str, Any]:
-    """A single turn is a question, more are a conversation."""
-    if not turns or turns[-1]["role"] != "user":
-        raise DataError(f"field {column!r}: the last turn before the answer must be the user's, which is the question")
-    own = turns[1:] if turns[0] == {"role": "system", "content": instruction} else turns
-    if len(own) == 1:
-        return {"question": own[0]["content"]}
-    return {"messages": turns}
-
-
-def content_id(record: Row) -> str:
-    """An id that records with the same question, or conversation, and the same options have in every file.
-
-    Raises:
-        DataError: there is no question.
-    """
-    asked: Any = record.get("question")
-    turns = record.get("messages")
-    if isinstance(turns, (list, tuple)) and turns:
-        one = turns[0] if len(turns) == 1 and isinstance(turns[0], Mapping) else None
-        asked = turns if one is None else one.get("content")
-    if asked is None:
-        raise DataError("field 'id': missing, and there is no question to make one of")
-    if isinstance(asked, (int, float)) and not isinstance(asked, bool):
-        asked = str(asked)
-    options = record.get("options")
-    if isinstance(options, (list, tuple)):
-        options = [str(each) for each in options]
-    try:
-        content = json.dumps([asked, options], ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
-    except (TypeError, ValueError, RecursionError):
-        raise DataError(f"field 'question': expected a string, found {kind_of(asked)}") from None
-    return CONTENT_ID + hashlib.blake2b(content, digest_size=10).hexdigest()

@@ -231,9 +231,10 @@ def _numbers_fit(value: object) -> bool:
         elif kind is list or kind is tuple:
             if not _is_plain(each):  # type: ignore[arg-type]
                 waiting += each  # type: ignore[arg-type]
-        elif (kind is int or kind is float) and not _LEAST <= each <= _MOST:  # type: ignore[operator]
-            return False
-        elif isinstance(each, Mapping):
+        elif kind is int or kind is float:
+            if not _LEAST <= each <= _MOST:  # type: ignore[operator]
+                return False
+        elif kind is not str and isinstance(each, Mapping):
             waiting += each.values()
     return True
 

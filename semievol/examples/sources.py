@@ -18,6 +18,7 @@ from semievol.errors import DataError
 
 MARK = "\ufeff"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_UTF32_MARKS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _KINDS = {
     b"PK\x03\x04": "a spreadsheet or another zip archive; save it as CSV (UTF-8), or unpack it",
     b"PAR1": "Parquet; name it .parquet",
@@ -93,6 +94,8 @@ def text_lines(file: io.BufferedReader, name: str, *, any_end: bool = False) -> 
     for magic, kind in _KINDS.items():
         if start.startswith(magic):
             raise DataError(f"{name}: is {kind}")
+    if start.startswith(_UTF32_MARKS):
+        raise DataError(f"{name}: is UTF-32; save the file as UTF-8")
     if start.startswith(_UTF16_MARKS):
         file = io.BufferedReader(io.BytesIO(_utf16(file.read(), name).encode()))
     elif b"\0" in start:

@@ -15,7 +15,7 @@ from typing import Any
 
 from semievol.errors import ConfigError, DataError
 from semievol.examples.column_names import folded
-from semievol.examples.records import KNOWN_FIELDS, Row
+from semievol.examples.records import Row
 from semievol.examples.sources import MARK, Place, text_lines, whole_lines
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -133,13 +133,15 @@ class CsvTable:
     def _explained(self, error: str) -> str:
         opened = _open_quote(self._record, self._separator)
         last = self._record[-1][0] if self._record else 1
+        if "field larger" in error:
+            limit = csv.field_size_limit()
+            if opened is None or opened == last:
+                return f"{self._name}:{last}: has a cell of more than {limit} characters; save such texts as .jsonl"
+            return f"{self._name}:{opened}: a quotation mark opens a cell here that has no end in {limit} characters"
         if opened is None:
             return f"{self._name}:{last}: is not valid CSV ({error})"
         if "end of data" in error:
             return f"{self._name}:{opened}: a quotation mark opens a cell here and is never closed; {_QUOTES}"
-        if "field larger" in error and opened != last:
-            limit = csv.field_size_limit()
-            return f"{self._name}:{opened}: a quotation mark opens a cell here that has no end in {limit} characters"
         if "expected after" in error:
             return (
                 f"{self._name}:{opened}: a quotation mark opens a cell here, and behind the next one, on line {last}, "
@@ -187,6 +189,9 @@ def parquet_rows(file: BufferedReader, name: str) -> Iterator[tuple[Place, Row]]
         ) from None
     try:
         table = parquet.ParquetFile(file)
+        columns = table.schema_arrow.names
+        if twice := [column for column in columns if columns.count(column) > 1]:
+            raise DataError(f"{name}: the column {twice[0]!r} is there twice; rename or remove one")
         names = _class_names(table.schema_arrow.metadata or {})
         number = 0
         for batch in table.iter_batches():
@@ -198,7 +203,7 @@ def parquet_rows(file: BufferedReader, name: str) -> Iterator[tuple[Place, Row]]
 
 
 def _parquet_row(cells: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Row:
-    """Null and NaN cells are absent fields; dates and the like in unknown columns become text."""
+    """Null and NaN cells are absent fields; what JSON has not (dates, decimals, bytes of UTF-8) becomes text."""
     row: dict[str, Any] = {}
     for name, cell in cells.items():
         if cell is None or (isinstance(cell, float) and math.isnan(cell)):
@@ -207,9 +212,18 @@ def _parquet_row(cells: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -
             if not 0 <= cell < len(names[name]):  # -1: the row has no label
                 continue
             cell = names[name][cell]
-        known = name in KNOWN_FIELDS or isinstance(cell, (str, int, float, bool, list, dict))
-        row[name] = cell if known else str(cell)
+        row[name] = cell if isinstance(cell, (str, int, float, bool, list, dict)) else _as_text(cell)
     return row
+
+
+def _as_text(cell: Any) -> Any:
+    """Older writers of Parquet keep texts as bytes; bytes that are no text are left for the record to refuse."""
+    if not isinstance(cell, bytes):
+        return str(cell)
+    try:
+        return cell.decode()
+    except UnicodeDecodeError:
+        return cell
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, Sequence[str]]:

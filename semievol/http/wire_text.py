@@ -11,6 +11,9 @@ from typing import Any
 
 from semievol.plain_lines import one_line, whole
 
+MOST = 2**31 - 1
+"""Of what is counted: no column is narrower."""
+
 
 def whole_text(value: Any) -> str:
     """A text; None is an empty one, and halves of a surrogate pair become U+FFFD.
@@ -35,6 +38,15 @@ def logprob(value: Any) -> float:
     if math.isnan(number):
         raise ValueError("a log-probability is not a number")
     return number
+
+
+def count(value: Any) -> int:
+    """How many, where that only informs: 0 where it is no number that every store takes."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return number if 0 <= number <= MOST else 0
 
 
 def said(value: Any, limit: int = 400) -> str:

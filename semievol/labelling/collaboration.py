@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from semievol.config.method import Configuration, LabellingConfig
 from semievol.engines.shared_calls import Gathered, SharedCalls, worked_off
@@ -36,13 +36,14 @@ from semievol.types import (
     Refused,
     Reply,
     Unlabelled,
+    value,
 )
 
 Told = Callable[[PseudoLabel | Unlabelled], None]
 """Is told of a query that is finished."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Answers:
     """The first stage's result for one query."""
 
@@ -133,11 +134,12 @@ class CollaborativeLabeller:
         self, query: Query, neighbours: list[Neighbour], adapter: str | None
     ) -> PseudoLabel | Unlabelled:
         found = await asked(self._views(query, neighbours, adapter), self._calls.ask)
-        if (why := self._left_out(query, [each.reply for each in found])) is not None:
+        requests, replies = [each.request for each in found], [each.reply for each in found]
+        if (why := self._left_out(query, replies)) is not None:
             return why
         shown = {example.query.id for each in found for example in each.examples}
         kept = [each for each in neighbours if each.example.query.id in shown]
-        answers = self._collect(query, kept, [each.request for each in found], [_answer(each.reply) for each in found])
+        answers = self._collect(query, kept, requests, cast("list[list[Completion]]", replies))
         try:
             if not self._task.exact:
                 answers = await self._clustered(answers)
@@ -147,7 +149,7 @@ class CollaborativeLabeller:
             picked = await self._picked(answers, pick)
         except Exception:
             # Answers are paid for: the next attempt takes them over.
-            self._calls.keep([each.request for each in found], [each.reply for each in found])
+            self._calls.keep(requests, replies)
             raise
         return self._conclude(answers, pick, picked, adapter)
 
@@ -236,10 +238,12 @@ class CollaborativeLabeller:
 
     def _left_out(self, query: Query, replies: Sequence[Reply]) -> Unlabelled | None:
         """Why a query cannot be labelled; a refusal is final, so it goes before what is late."""
+        late: Late | None = None
         for reply in replies:
             if isinstance(reply, Refused):
                 return Unlabelled(query, reply.reason)
-        late = next((reply for reply in replies if isinstance(reply, Late)), None)
+            if late is None and isinstance(reply, Late):
+                late = reply
         return None if late is None else self._late(query, late)
 
     def _late(self, query: Query, late: Late) -> Unlabelled:
@@ -309,11 +313,6 @@ class CollaborativeLabeller:
         )
 
 
-def _answer(reply: Reply) -> list[Completion]:
-    assert isinstance(reply, list)
-    return reply
-
-
 def _named(said: str | None, ranked: Sequence[str], same: Same) -> str | None:
     """The ranked answer that is spelled as `said`, else the first that means the same; None: none of them."""
     if said is None or said in ranked:
@@ -342,6 +341,12 @@ def answer_entropy(candidates: Sequence[CandidateAnswer], answer: str | None) ->
 
 def ranking(candidates: Sequence[CandidateAnswer]) -> list[str]:
     """The different answers, most votes first, ties by lower mean entropy, then by spelling."""
-    answers = {candidate.answer for candidate in candidates if candidate.answer is not None}
-    votes = {answer: sum(candidate.answer == answer for candidate in candidates) for answer in answers}
-    return sorted(answers, key=lambda answer: (-votes[answer], answer_entropy(candidates, answer), answer))
+    entropies: dict[str, list[float]] = {}
+    for candidate in candidates:
+        if candidate.answer is not None:
+            entropies.setdefault(candidate.answer, []).append(candidate.entropy)
+    if len(entropies) < 2:
+        return list(entropies)
+    return sorted(
+        entropies, key=lambda answer: (-len(entropies[answer]), confidence.mean_entropy(entropies[answer]), answer)
+    )

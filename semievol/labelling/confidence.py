@@ -11,6 +11,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+MOST_CERTAIN = 8.0
+"""More than so many nats nobody's word is taken for: a model that is surer is not likelier right."""
+
 
 def entropy(logprobs: Sequence[float]) -> float:
     """The paper's H: the mean negative log-probability of a response's tokens.
@@ -20,8 +23,20 @@ def entropy(logprobs: Sequence[float]) -> float:
     """
     if not logprobs:
         return math.inf
-    value = -math.fsum(logprobs) / len(logprobs) if all(map(math.isfinite, logprobs)) else math.inf
-    return max(value, 0.0)
+    if not math.isfinite(sum(logprobs)):  # so is one of them
+        return math.inf
+    return max(-math.fsum(logprobs) / len(logprobs), 0.0)
+
+
+def certainty(entropy_nats: float) -> float:
+    """Minus the logarithm of the chance that a token is another one, at most MOST_CERTAIN; 0 for what was not measured.
+
+    Returns:
+        Nats, the more the surer.
+    """
+    if not math.isfinite(entropy_nats):
+        return 0.0
+    return min(MOST_CERTAIN, -math.log(max(1.0 - math.exp(-entropy_nats), math.exp(-MOST_CERTAIN))))
 
 
 def mean_entropy(entropies: Sequence[float]) -> float:

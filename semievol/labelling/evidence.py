@@ -23,8 +23,6 @@ from semievol.types import CandidateAnswer, Example, PseudoLabel
 NEAREST = 10
 """So many examples near a query have a say, each by the eighth power of its cosine, as in the consensus."""
 POWER = 8.0
-MOST_CERTAIN = 8.0
-"""More than so many nats nobody's word is taken for: a model that is surer is not likelier right."""
 _BLOCK_ROWS = 1024
 
 
@@ -113,7 +111,7 @@ def _own(label: PseudoLabel, config: LabellingConfig) -> list[float]:
     found.append(confidence.margin(answers, label.answer))
     found.append(confidence.weighted_votes(answers, entropies, label.answer))
     found.append(-spread if math.isfinite(spread) else -math.log(max(2, len(answers))))
-    found.append(_nats(label.entropy))
+    found.append(confidence.certainty(label.entropy))
     found.append(max((similarity for _, similarity in label.neighbours), default=0.0))
     return found
 
@@ -143,15 +141,8 @@ def _certainty(candidate: CandidateAnswer, answer: str | None) -> float:
     """For the answer, or against it; what did not parse says nothing."""
     if candidate.answer is None:
         return 0.0
-    nats = _nats(candidate.entropy)
+    nats = confidence.certainty(candidate.entropy)
     return nats if candidate.answer == answer else -nats
-
-
-def _nats(entropy: float) -> float:
-    """-log of the chance that a token is another one; 0 where nothing was measured."""
-    if not math.isfinite(entropy):
-        return 0.0
-    return min(MOST_CERTAIN, -math.log(max(1.0 - math.exp(-entropy), math.exp(-MOST_CERTAIN))))
 
 
 def _log_odds(share: float) -> float:

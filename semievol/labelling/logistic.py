@@ -86,7 +86,7 @@ class Softmax:
     def probabilities(self, rows: NDArray[np.floating]) -> Floats:
         """Of each class, shape (rows, classes); those of a row add up to 1."""
         scores = rows.astype(np.float64) @ self.weights + self.bias
-        return np.exp(scores - _log_sum(scores))
+        return np.exp(scores - log_sum(scores))
 
 
 def softmax_regression(
@@ -109,7 +109,7 @@ def softmax_regression(
     def loss(point: Floats) -> tuple[float, Floats]:
         weights, bias = point[: width * count].reshape(width, count), point[width * count :]
         scores = matrix @ weights + bias
-        logs = scores - _log_sum(scores)
+        logs = scores - log_sum(scores)
         missed = np.exp(logs) - wanted
         value = -float((wanted * logs).sum()) + 0.5 * penalty * float((weights * weights).sum())
         slope = np.concatenate([(matrix.T @ missed + penalty * weights).ravel(), missed.sum(axis=0)])
@@ -122,7 +122,7 @@ def softmax_regression(
     return Softmax(found[: width * count].reshape(width, count), found[width * count :])
 
 
-def _log_sum(scores: Floats) -> Floats:
+def log_sum(scores: Floats) -> Floats:
     """The logarithm of the sum of exp of each row, shape (rows, 1)."""
     most = scores.max(axis=1, keepdims=True)
     found: Floats = most + np.log(np.exp(scores - most).sum(axis=1, keepdims=True))

@@ -9,7 +9,6 @@ Invariants: a fold's probe never saw the fold's answers; the same examples in th
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -60,18 +59,19 @@ class FittedProbe:
     accuracy: float
 
 
-def folds_of(examples: Sequence[Example], count: int = FOLDS) -> NDArray[np.int64]:
+def folds_of(examples: Sequence[Example], count: int = FOLDS, salt: str = "") -> NDArray[np.int64]:
     """The fold of each example, in [0, count): those that ask the same share one, and each answer is spread over all.
 
     By the hash of what is asked, so that neither ids nor the order of a file has a say; with fewer questions than
-    `count` some folds are empty.
+    `count` some folds are empty. Another `salt` divides them otherwise.
     """
     asked = [asked_key(example.query) for example in examples]
     first: dict[str, str] = {}
     for key, example in zip(asked, examples, strict=True):
         first.setdefault(key, example.answer)
     # One answer after the other, dealt out like cards: each fold gets its share of all and of each.
-    dealt = sorted(first, key=lambda each: (first[each], hashlib.blake2b(f"fold\x1f{each}".encode()).digest()))
+    purpose = f"fold{salt}"
+    dealt = sorted(first, key=lambda each: (first[each], hashlib.blake2b(f"{purpose}\x1f{each}".encode()).digest()))
     of = {key: place % count for place, key in enumerate(dealt)}
     return np.array([of[key] for key in asked], dtype=np.int64)
 
@@ -142,19 +142,20 @@ def with_probe(
     """
     if not labels:
         return []
-    chances = probe.probabilities(vectors)
-    best = chances.argmax(axis=1)
-    sure = chances[np.arange(len(labels)), best]
     known = {**(weights or {}), NAME: config.weight}
-    return [
-        _heard(label, probe.answers[place], -math.log(max(float(chance), 1e-300)), known)
-        for label, place, chance in zip(labels, best, sure, strict=True)
-    ]
+    return [_heard(label, said, known) for label, said in zip(labels, probe_candidates(probe, vectors), strict=True)]
 
 
-def _heard(label: PseudoLabel, said: str, entropy: float, weights: dict[str, float]) -> PseudoLabel:
-    candidates = (*label.candidates, CandidateAnswer(NAME, said, said, max(0.0, entropy)))
-    given = [candidate.answer for candidate in candidates]
+def probe_candidates(probe: Probe, vectors: Vectors) -> list[CandidateAnswer]:
+    """The answer that the probe gives to each question, with the probability that it gives it as entropy."""
+    chances = probe.probabilities(vectors)
+    best = [probe.answers[place] for place in chances.argmax(axis=1)]
+    entropies = np.maximum(0.0, -np.log(np.maximum(chances.max(axis=1), 1e-300)))
+    return [CandidateAnswer(NAME, said, said, float(nats)) for said, nats in zip(best, entropies, strict=True)]
+
+
+def _heard(label: PseudoLabel, said: CandidateAnswer, weights: dict[str, float]) -> PseudoLabel:
+    candidates = (*label.candidates, said)
     if label.answer is None:
         return replace(label, candidates=candidates)
     votes: dict[str, float] = {}
@@ -164,8 +165,13 @@ def _heard(label: PseudoLabel, said: str, entropy: float, weights: dict[str, flo
             votes[each.answer] = votes.get(each.answer, 0.0) + weight
     # A draw is the model's.
     answer = max(sorted(votes), key=lambda each: (votes[each], each == label.answer))
+    return answered(label, answer, candidates)
+
+
+def answered(label: PseudoLabel, answer: str, candidates: tuple[CandidateAnswer, ...]) -> PseudoLabel:
+    """The pseudo-label with an answer that some of these candidates gave, and as sure as they make it."""
     entropy = confidence.mean_entropy([each.entropy for each in candidates if each.answer == answer])
-    agreement = confidence.agreement(given, answer)
+    agreement = confidence.agreement([each.answer for each in candidates], answer)
     return replace(
         label,
         answer=answer,

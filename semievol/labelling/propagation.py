@@ -1,9 +1,9 @@
 """Propagation: how the few labels reach the many queries.
 
 In-context: the nearest examples become turns of the prompt. In-weight: examples and selected pseudo-labels become
-training rows. Owns which examples are shown, in which order, and what is trained on; neither generates nor
-trains. Invariants: a query is never shown its own answer, examples are in every training mix, and nothing that asks
-what a held-out example asks is in any.
+training rows, and queries become texts. Owns which examples are shown, in which order, and what is trained on; neither
+generates nor trains. Invariants: a query is never shown its own answer, examples are in every training mix, and nothing
+that asks what a held-out example asks is in any.
 """
 
 from __future__ import annotations
@@ -122,6 +122,26 @@ def training_rows(
         learned.append((label.query, row))
     rows += _open_book_copies(learned, taken, task, config, seed, index)
     random.Random(derive(seed, "training-rows")).shuffle(rows)
+    return rows
+
+
+def text_rows(queries: Sequence[Query], task: Task, holdout: Collection[Example] = ()) -> list[TrainingRow]:
+    """What the queries say, as rows without an answer: each as clients ask it, in the order of the queries.
+
+    Nothing that asks what one of the `holdout` asks is among them.
+
+    Raises:
+        DataError: there is none.
+    """
+    held_out = frozenset(example.id for example in holdout)
+    held_questions = frozenset(asked_key(example.query) for example in holdout)
+    rows = [
+        TrainingRow(query.id, task.prompt(query), "", "query")
+        for query in queries
+        if query.id not in held_out and not (held_questions and asked_key(query) in held_questions)
+    ]
+    if not rows:
+        raise DataError("training.adapt_epochs: there is no query to read; give queries, or set 0")
     return rows
 
 

@@ -26,6 +26,7 @@ NO_OWN_CANDIDATE = "low agreement: only the consensus gave this answer"
 HIGH_ENTROPY = "entropy above threshold"
 HIGH_UNCERTAINTY = "uncertainty above threshold"
 NOT_CERTIFIED = "nothing is certified at the stated risk"
+EVEN = 0.5
 
 
 class Scored(NamedTuple):
@@ -72,13 +73,15 @@ class Selection:
     """The outcome of one selection: kept ids in the order given, and the reason of every other id.
 
     `threshold`: the highest entropy (nats per token), or uncertainty, that was accepted; 0 when nothing could be
-    selected. `certificate`: what is known of its error, where a risk was stated.
+    selected. `certificate`: what is known of its error, where a risk was stated. `theta`: the quantile that decided;
+    None: another rule did.
     """
 
     kept: tuple[str, ...]
     rejected: Mapping[str, str]
     threshold: float
     certificate: Certificate | None = None
+    theta: float | None = None
 
 
 def entropy_threshold(entropies: Sequence[float], theta: float) -> float:
@@ -94,16 +97,25 @@ def entropy_threshold(entropies: Sequence[float], theta: float) -> float:
 def select(labels: Sequence[Scored], config: SelectionConfig) -> Selection:
     """Keep what parsed, agreed enough and lies at or below the theta-quantile of entropy, or of `config.by`.
 
-    The quantile is taken over all parseable pseudo-labels, those of low agreement included.
+    The quantile is taken over all parseable pseudo-labels, those of low agreement included. `theta: auto` is of the
+    round (`SelectionConfig.of_evolve_round`), or, by what is learned, all that is likelier right than wrong.
 
     Raises:
-        ValueError: two entries share an id.
+        ValueError: two entries share an id; or theta is auto, by a measure that says nothing of a pool.
         DataError: one lacks the measure that the configuration ranks by.
     """
     _check_ids(labels)
     ranks = [_rank(label, config) for label in labels]
     pool = [rank for label, rank in zip(labels, ranks, strict=True) if label.answer is not None and math.isfinite(rank)]
-    return _kept_below(entropy_threshold(pool, config.theta) if pool else 0.0, labels, ranks, config)
+    if config.theta == "auto":
+        if config.by != "learned":
+            raise ValueError("select: theta auto is of a round; ask of_evolve_round")
+        # The ranks are the learned chances that each is wrong.
+        likelier_right = [rank for rank in pool if rank <= EVEN]
+        found = _kept_below(max(likelier_right, default=0.0), labels, ranks, config)
+        return replace(found, theta=len(likelier_right) / max(1, len(pool)))
+    found = _kept_below(entropy_threshold(pool, config.theta) if pool else 0.0, labels, ranks, config)
+    return replace(found, theta=config.theta)
 
 
 def select_at_risk(labels: Sequence[Scored], judged: Sequence[Judged], config: SelectionConfig) -> Selection:

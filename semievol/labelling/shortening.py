@@ -8,23 +8,21 @@ Invariant: what is left unanswered is refused without any neighbour, too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from semievol.types import Example, GenerationRequest, Refused, Reply
 
 Ask = Callable[[Sequence[GenerationRequest]], Awaitable[list[Reply]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """A request, and how it is made from the examples that it shows."""
 
     examples: tuple[Example, ...]
     make: Callable[[Sequence[Example]], GenerationRequest]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What was asked in the end, what it showed, and what became of it."""
 
     request: GenerationRequest
@@ -35,11 +33,9 @@ class Asked:
 async def asked(shown: Sequence[Shown], ask: Ask) -> list[Asked]:
     """Ask them together, and those that are refused again with one example less, until they are taken or show none."""
     requests = [each.make(each.examples) for each in shown]
-    found = [
-        Asked(request, each.examples, reply)
-        for request, each, reply in zip(requests, shown, await ask(requests), strict=True)
-    ]
-    while again := [place for place, each in enumerate(found) if _can_show_less(each)]:
+    examples = [each.examples for each in shown]
+    found = list(map(Asked._make, zip(requests, examples, await ask(requests), strict=True)))
+    while again := [place for place, each in enumerate(found) if isinstance(each.reply, Refused) and each.examples]:
         fewer = {place: without_worst(found[place].examples) for place in again}
         requests = [shown[place].make(fewer[place]) for place in again]
         for place, request, reply in zip(again, requests, await ask(requests), strict=True):
@@ -55,10 +51,6 @@ def without_worst(examples: Sequence[Example]) -> tuple[Example, ...]:
 
     worst = max(range(len(examples)), key=guilt)
     return (*examples[:worst], *examples[worst + 1 :])
-
-
-def _can_show_less(each: Asked) -> bool:
-    return bool(each.examples) and isinstance(each.reply, Refused)
 
 
 def _characters(example: Example) -> int:

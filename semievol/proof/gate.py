@@ -110,7 +110,7 @@ def pairing_problem(incumbent: Sequence[Outcome], candidate: Sequence[Outcome], 
     if expected != answered:
         return "the true answer of a held-out example changed between the two evaluations"
     if len(expected) < config.min_holdout:
-        return f"{len(expected)} held-out examples, fewer than gate.min_holdout ({config.min_holdout})"
+        return f"{len(expected)} held-out examples, fewer than gate.min_holdout ({config.min_holdout}): label more"
     return None
 
 

@@ -107,7 +107,8 @@ def theta_points(
 ) -> list[ThetaPoint]:
     """What theta 0.05, 0.1, ... 1 and the run's own would have selected, whatever rule took theta's place."""
     points = []
-    for theta in sorted({*THETAS, config.theta}) if labels else ():
+    own = set() if config.theta == "auto" else {config.theta}
+    for theta in sorted({*THETAS, *own}) if labels else ():
         chosen = _selection(labels, config.model_copy(update={"theta": theta}))
         kept = frozenset(chosen.kept)
         verdicts = [right(label, label.answer) for label in labels if label.query.id in kept]

@@ -347,7 +347,7 @@ def _facts(run: StoredRun) -> dict[str, str | int | float]:
         risk = run.selection.risk
         if risk is None:
             thetas = run.selection.theta_by_round or (run.selection.theta,)
-            facts["theta"] = ", ".join(f"{theta:g}" for theta in thetas)
+            facts["theta"] = ", ".join(theta if theta == "auto" else f"{theta:g}" for theta in thetas)
         else:
             facts["stated risk"] = f"{risk.budget:g} " + ("on average" if risk.on_average else f"({risk.confidence:g})")
         facts["least agreement"] = run.selection.min_agreement

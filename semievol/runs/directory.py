@@ -3,9 +3,12 @@
     RUN/run.json                       configuration and hashes of the data: whose directory this is
     RUN/answers.jsonl                  what the engine answered, until the run is finished (see engines.answer_file)
     RUN/adapters/NAME/                 adapter versions (see adapter_directory)
+    RUN/adapted/                       the training on the queries' text; only with training.adapt_epochs
     RUN/round-0002/pseudo_labels.jsonl every pseudo-label, with `selected` or the reason why not
     RUN/round-0002/calibration.jsonl   those of the calibration examples; only with selection.risk
     RUN/round-0002/learned.json        the model of the confidence; only with selection.by: learned
+    RUN/round-0002/vote.json           what the panel's words were worth; only with labelling.panel
+    RUN/panel/                         trainings of the panel's adapters
     RUN/round-0002/folds/              trainings of the folds that it was learned from
     RUN/round-0002/left_out.jsonl      the queries that got none, with the reason; only where there are any
     RUN/round-0002/snapshot/           job.json and rows.jsonl: all that the trainer reads
@@ -22,11 +25,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from semievol.config.method import MethodConfig
 from semievol.durable_files import write_durably
@@ -37,10 +40,13 @@ from semievol.file_lock import FileLock
 from semievol.labelling.certificate import Certificate
 from semievol.labelling.learned import Learned
 from semievol.labelling.selection import Selection
+from semievol.labelling.vote import Vote
 from semievol.proof.gate import GateResult, SliceResult
+from semievol.training.fitting import processes_count
 from semievol.types import Example, Outcome, PseudoLabel, Query, Unlabelled
 
 Kind = Literal["warm", "evolve"]
+Found = TypeVar("Found")
 
 LOCK_FILE = "run.lock"
 """Held by the one run that writes into a directory."""
@@ -51,7 +57,8 @@ class RoundResult:
     """What one round did. `incumbent` and `adapter` are names; `seconds` is by step.
 
     `incumbent` None is the base model. `adapter` None: nothing was trained, for the reason in the gate's result.
-    `certificate`: of what was selected, where a risk was stated.
+    `certificate`: of what was selected, where a risk was stated. `theta`: the quantile that was selected, where one
+    decided. `training`: the numbers that the adapter was trained with.
     """
 
     number: int
@@ -65,6 +72,8 @@ class RoundResult:
     gate: GateResult
     seconds: dict[str, float] = field(default_factory=dict)
     certificate: Certificate | None = None
+    theta: float | None = None
+    training: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def promoted(self) -> bool:
@@ -144,13 +153,27 @@ class RoundDirectory:
         Raises:
             DataError: the file is damaged.
         """
-        path = self.path / "learned.json"
+        return self._found("learned.json", Learned.from_json, "is no learned confidence")
+
+    def vote(self) -> Vote | None:
+        """What the panel's words were worth, or None where there was no panel.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        return self._found("vote.json", Vote.from_json, "is no vote of a panel")
+
+    def _found(self, name: str, of: Callable[[Any], Found], what: str) -> Found | None:
+        path = self.path / name
         if not path.exists():
             return None
         try:
-            return Learned.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return of(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}: is no learned confidence ({error!r}); delete it to learn it again") from None
+            raise DataError(f"{path}: {what} ({error!r}); delete it to learn it again") from None
+
+    def write_vote(self, vote: Vote) -> None:
+        write_durably(self.path / "vote.json", json.dumps(vote.to_json(), indent=1) + "\n")
 
     def write_learned(self, learned: Learned) -> None:
         write_durably(self.path / "learned.json", json.dumps(learned.to_json(), indent=1) + "\n")
@@ -349,7 +372,8 @@ def decisive_settings(config: MethodConfig) -> dict[str, Any]:
     """The settings that decide what a run makes: no secrets, no addresses, no logs, and nothing of how many threads,
     processes, connections and prompts at a time compute it.
 
-    A server may have moved, a job be given more time and a training more processes before a killed run goes on.
+    A server may have moved, a job be given more time and a training more processes before a killed run goes on; the
+    processes count only where `batch_size: auto` makes a batch larger for their sake.
     """
     reach = {"replicas", "base_url", "api_key", "concurrency", "timeout_s", "max_batch", "threads"}
     patience = {"base_url", "api_key", "poll_interval_s", "timeout_s", "cancel_on_interrupt"}
@@ -362,11 +386,14 @@ def decisive_settings(config: MethodConfig) -> dict[str, Any]:
         "models": dict.fromkeys(config.models, reach),
         "training": {"openai_api": patience, **dict.fromkeys(("threads", "processes", "inherit", *logs), True)},
     }
+    if processes_count(config.training):
+        exclude["training"].pop("processes")
     # Directories from before there were these stay as they are.
     new = {"risk": config.selection.risk is None, "learned": config.selection.by != "learned"}
     exclude["selection"] = {name for name, off in new.items() if off}
-    if config.labelling.probe is None:
-        exclude["labelling"] = {"probe"}
+    exclude["labelling"] = {name for name in ("probe", "panel") if getattr(config.labelling, name) is None}
+    if not config.training.adapt_epochs:
+        exclude["training"] |= dict.fromkeys(("adapt_epochs", "adapt_learning_rate"), True)
     return config.model_dump(mode="json", exclude=exclude)
 
 

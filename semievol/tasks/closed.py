@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from semievol.errors import ConfigError, DataError
 from semievol.tasks.form import AnswerForm
-from semievol.tasks.spans import after_last_mark, first_line, fold, unwrapped, without_leading_marks
+from semievol.tasks.spans import after_last_mark, first_line, fold, seen, unwrapped, without_leading_marks
 from semievol.types import Query
 
 MAX_OPTIONS = 26
@@ -40,12 +40,12 @@ class LabelAnswers(AnswerForm):
             folded = fold(label)
             if not folded:
                 raise ConfigError("task.labels: contains an empty label; remove it")
-            if "\n" in label:
+            if len(label.splitlines()) > 1:
                 raise ConfigError(f"task.labels: {label!r} has a line break; answers are read from one line")
             if folded in self._labels:
                 raise ConfigError(
-                    f"task.labels: {self._labels[folded]!r} and {label!r} differ only in case, spaces, underscores or "
-                    "hyphens; keep one of them"
+                    f"task.labels: {self._labels[folded]!r} and {label!r} differ only in case, spaces, underscores, "
+                    "hyphens, or in how the same characters are stored; keep one of them"
                 )
             self._labels[folded] = label
 
@@ -249,4 +249,4 @@ def _whole_or_marked(text: str, read: Callable[[str], str | None]) -> str | None
 
 
 def _collapsed(text: str) -> str | None:
-    return without_leading_marks(" ".join(text.split())) or None
+    return without_leading_marks(" ".join(seen(text).split())) or None

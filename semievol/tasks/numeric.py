@@ -31,7 +31,7 @@ _NUMBER = re.compile(
     (?:(?:(?:US|[ACHS])?[$€£¥₹]|USD|EUR|GBP|JPY|CNY|RMB|CHF|INR|Rs\.?)\s*)?
     (?P<inner_minus>-)?
     (?P<digits>
-      [0-9]{1,3}(?:[,\u2009\u202f][0-9]{3})+(?![0-9])(?:\.[0-9]+)?      # 1,234.5
+      [0-9]{1,3}(?:[,\xa0\u2009\u202f][0-9]{3})+(?![0-9])(?:\.[0-9]+)?  # 1,234.5
       | [0-9]+(?:\.[0-9]+)? | \.[0-9]+
     )
     (?:[eE](?P<exponent>[-+]?[0-9]{1,3})(?!\w)
@@ -42,6 +42,9 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
+# 3,5 and 1.234,5: where the comma is the decimal mark, one number, else two.
+_DECIMAL_COMMA = re.compile(r"(?<![0-9.,])[0-9]+(?:\.[0-9]{3})*,[0-9]{1,2}(?![0-9]|,[0-9])|[0-9]\.[0-9]{3},[0-9]")
+_GAPS = re.compile(r"[ \t\r\n]+")
 _MAX_MAGNITUDE = 300
 """Larger and smaller powers of ten are no answer: written out they would fill pages."""
 
@@ -88,7 +91,12 @@ class NumericAnswers(AnswerForm):
         self._tolerance = Decimal(repr(tolerance))
 
     def canonical(self, answer: str, query: Query) -> str:
-        found = _answered(" ".join(answer.split()))
+        if (comma := _DECIMAL_COMMA.search(answer)) is not None:
+            raise DataError(
+                f"field 'answer': {answer!r} can be read in two ways, {comma.group()!r} as one number or as two; write "
+                "a point before decimals, and a space after the comma between two numbers"
+            )
+        found = _answered(_GAPS.sub(" ", answer))
         if found is None:
             raise DataError(f"field 'answer': {answer!r} holds no number; give the number as digits")
         return _written(found)

@@ -6,16 +6,25 @@ Owns what the forms of answers share. Knows no form, no query and no configurati
 from __future__ import annotations
 
 import re
+import unicodedata
 
 ANSWER_MARK = re.compile(r"\banswer\s*(?:is\s*)?:\s*", re.IGNORECASE)
-_FOLDED_GAPS = re.compile(r"[\s_\-]+")
+_FOLDED_GAPS = re.compile(r"[\s_\-\u2010-\u2015\u2212]+")
+# Soft hyphens, marks of writing direction, of byte order and of where a line may break. The joiners are no such marks:
+# without them a sign of several parts, or a word of some scripts, is another one.
+_UNSEEN = re.compile("[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 _WRAPPING = " \t\"'`*"
 _TRAILING = ".,;:!"
 
 
+def seen(text: str) -> str:
+    """What people see of a text: its composed characters (NFC), without those that show nothing."""
+    return text if text.isascii() else _UNSEEN.sub("", unicodedata.normalize("NFC", text))
+
+
 def fold(text: str) -> str:
-    """The form in which labels are compared: case, whitespace, underscores and hyphens do not matter."""
-    return _FOLDED_GAPS.sub(" ", text.casefold()).strip()
+    """The form in which labels are compared: case, whitespace, underscores and dashes of any kind do not matter."""
+    return _FOLDED_GAPS.sub(" ", seen(text).casefold()).strip()
 
 
 def unwrapped(line: str) -> str:

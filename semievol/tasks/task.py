@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from semievol.config.method import TaskConfig
 from semievol.errors import DataError
 from semievol.tasks.forms import answer_form
-from semievol.tasks.spans import last_found
+from semievol.tasks.spans import last_found, seen
 from semievol.types import Example, Message, Query
 
 BARE = "{answer}"
+SHOWN = 4_096
+"""Plain examples whose turns are kept."""
 
 
 class Task:
@@ -30,6 +33,8 @@ class Task:
         self.config = config
         self._form = answer_form(config)
         self._pattern = None if config.answer_pattern is None else re.compile(config.answer_pattern)
+        # The same examples are shown to many queries.
+        self._shown_turns = lru_cache(maxsize=SHOWN)(self._turns_of_example)
 
     # --- checking --------------------------------------------------------------------------------------------------
 
@@ -39,7 +44,7 @@ class Task:
         Raises:
             DataError: naming the field and the fix.
         """
-        if not query.question.strip():
+        if not seen(query.question).strip():
             raise DataError("field 'question': is empty")
         chars = len(query.question) + sum(map(len, query.options or ()))
         if query.messages is not None:
@@ -54,8 +59,8 @@ class Task:
         self._form.check(query)
         if query.options is not None and not self._form.takes_options:
             raise DataError(
-                f"field 'options': given, but task.form is {self.config.form}; remove the options or set "
-                "task.form to multiple_choice"
+                f"field 'options': given, but task.form is {self.config.form}; remove the options (`choices` are some, "
+                "too) or set task.form to multiple_choice"
             )
 
     # --- answers ---------------------------------------------------------------------------------------------------
@@ -125,8 +130,11 @@ class Task:
         systems = [self.config.instruction] if self.config.instruction else []
         turns: list[Message] = []
         for example in neighbours:
-            turns += self._without_system(example.query)
-            turns.append(Message("assistant", self.completion(example.answer)))
+            query_ = example.query
+            if query_.messages is None and query_.options is None:
+                turns += self._shown_turns(query_.question, example.answer)
+            else:
+                turns += [*self._without_system(query_), Message("assistant", self.completion(example.answer))]
         systems += [message.content for message in query.messages or () if message.role == "system"]
         turns += self._without_system(query)
         if systems:
@@ -158,6 +166,9 @@ class Task:
     def completion(self, answer: str) -> str:
         """The text that the model learns to say for a canonical `answer`."""
         return self.config.answer_template.replace(BARE, answer)
+
+    def _turns_of_example(self, question: str, answer: str) -> tuple[Message, ...]:
+        return (*self._without_system(Query("", question)), Message("assistant", self.completion(answer)))
 
     def _without_system(self, query: Query) -> Sequence[Message]:
         """The turns that ask `query`."""

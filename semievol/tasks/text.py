@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from semievol.errors import DataError
 from semievol.tasks.form import AnswerForm
-from semievol.tasks.spans import after_last_mark, first_line, without_leading_marks
+from semievol.tasks.spans import after_last_mark, first_line, seen, without_leading_marks
 from semievol.types import Query
 
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -37,7 +37,7 @@ def normalised(text: str) -> str:
     Case, punctuation, articles and gaps do not matter; numbers are compared by value, small ones also when they are
     written as words. A text of nothing but punctuation or articles is compared as it stands.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", seen(text)).casefold()
     words = [_word(part) for part in _BETWEEN_WORDS.split(folded)]
     said = [word for word in words if word]
     return " ".join([word for word in said if word not in _ARTICLES] or said) or " ".join(folded.split())
@@ -70,14 +70,14 @@ class ShortAnswers(AnswerForm):
     """A few words on one line, those behind the last `Answer:` where there is one."""
 
     def canonical(self, answer: str, query: Query) -> str:
-        text = _behind_mark(" ".join(answer.split()))
+        text = _behind_mark(" ".join(seen(answer).split()))
         if not text:
             raise DataError("field 'answer': is empty")
         return text
 
     def parse(self, text: str, query: Query, truncated: bool) -> str | None:
         line = first_line(_behind_mark(text), truncated=truncated)
-        return " ".join(line.split()) or None if line is not None else None
+        return " ".join(seen(line).split()) or None if line is not None else None
 
     def same(self, one: str, other: str) -> bool:
         return one == other or normalised(one) == normalised(other)
@@ -95,7 +95,7 @@ class FreeFormAnswers(AnswerForm):
         return text
 
     def parse(self, text: str, query: Query, truncated: bool) -> str | None:
-        if truncated:
+        if truncated or not seen(text).strip():
             return None
         return without_leading_marks(text.replace("\r\n", "\n").strip()).strip() or None
 

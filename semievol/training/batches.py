@@ -101,6 +101,54 @@ def tokenize(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> 
     return Tokenized(result, tuple(cut), left_out, tuple(neutralised))
 
 
+def tokenize_texts(rows: Sequence[TrainingRow], prompts: Prompts, max_tokens: int) -> Tokenized:
+    """Conversations in tokens, to be learned as text; one that is too long loses its end.
+
+    What all of them begin and end with, instruction and template, is no text of theirs: the one is read and not
+    learned, the other left away. One that the template refuses, or that says nothing besides, is left out and named.
+
+    Raises:
+        DataError: none can be learned.
+    """
+    limit = max_tokens if prompts.positions is None else min(max_tokens, prompts.positions)
+    found: dict[str, tuple[int, ...]] = {}
+    left_out: dict[str, str] = {}
+    neutralised: list[str] = []
+    for row in rows:
+        try:
+            read = prompts.read(row.messages)
+        except DataError as error:
+            left_out[row.id] = str(error)
+            continue
+        if read.neutralised:
+            neutralised.append(row.id)
+            NEUTRALISED.add("training")
+        found[row.id] = tuple(read.ids)
+    different = list(dict.fromkeys(found.values()))
+    head = max(1, decoding.shared_length(different))
+    tail = decoding.shared_length([ids[: head - 1 : -1] for ids in different])
+    result: list[TokenRow] = []
+    cut: list[str] = []
+    for row in rows:
+        if row.id not in found:
+            continue
+        ids = found[row.id]
+        text = ids[head : len(ids) - tail]
+        if head >= limit or not text:
+            left_out[row.id] = (
+                f"it begins with {head} tokens that all begin with, of {limit} that training.max_tokens and the model "
+                "allow, and has no text besides"
+            )
+            continue
+        if len(text) > limit - head:
+            cut.append(row.id)
+        result.append(TokenRow(ids[:head], text[: limit - head], row.weight))
+    if not result:
+        name, reason = next(iter(left_out.items()), ("", "there is none"))
+        raise DataError(f"none of {len(rows)} texts can be learned; {name}: {reason}")
+    return Tokenized(result, tuple(cut), left_out, tuple(neutralised))
+
+
 def batch_order(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[int]:
     """The rows of all steps, one after the other: every `batch_size` of them are one optimiser step.
 

@@ -73,7 +73,7 @@ class _Record:
 
 
 class FineTuningTrainer:
-    """A Trainer (see recipe) on one API."""
+    """A Trainer (see teaching) on one API."""
 
     def __init__(
         self,

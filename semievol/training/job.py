@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from semievol.config.method import ModelConfig, TrainingConfig
+from semievol.config.training import AUTO
 from semievol.durable_files import write_durably
 from semievol.errors import DataError
 from semievol.types import Message, TrainingRow
@@ -28,13 +29,14 @@ JOB_HASH_FILE = "job.sha256"
 class TrainingJob:
     """Everything that decides what is trained; with the rows beside it, it is the whole input.
 
-    `learning_rate` and `epochs` are those of this round's kind, resolved from `training`. `parent` is the directory of
-    the adapter whose weights are the start; None starts afresh. The adapter's name is `name_prefix` and its hash.
+    `learning_rate` and `epochs` are those of this round's kind; nothing in `training` is left to a rule any more (see
+    training.fitting). Of kind `adapt` the rows are read as text. `parent` is the directory of the adapter whose weights
+    are the start; None starts afresh. The adapter's name is `name_prefix` and its hash.
     """
 
     workload: str
     round_number: int
-    kind: Literal["warm", "evolve"]
+    kind: Literal["warm", "evolve", "adapt"]
     seed: int
     model: ModelConfig
     training: TrainingConfig
@@ -43,6 +45,31 @@ class TrainingJob:
     name_prefix: str
     parent: Path | None = None
     fingerprint_prompts: tuple[tuple[Message, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in AUTO:
+            if getattr(self.training, name) == "auto":
+                raise ValueError(f"training.{name}: a job states it; auto is for whoever plans the job")
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per optimiser step."""
+        return int(self.training.batch_size)
+
+    @property
+    def rank(self) -> int:
+        """Of the LoRA matrices."""
+        return int(self.training.rank)
+
+    @property
+    def alpha(self) -> int:
+        """The LoRA scale is this over the rank."""
+        return int(self.training.alpha)
+
+    def numbers(self) -> dict[str, float]:
+        """What it trains with, as rounds record it."""
+        own: dict[str, float] = {"epochs": self.epochs, "learning_rate": self.learning_rate}
+        return own | {"batch_size": self.batch_size, "rank": self.rank, "alpha": self.alpha}
 
     def to_json(self) -> str:
         record = {name: getattr(self, name) for name in ("workload", "round_number", "kind", "seed", "name_prefix")}

@@ -37,7 +37,7 @@ from semievol.training.job import JOB_FILE, JOB_HASH_FILE, ROWS_FILE, TrainingJo
 from semievol.training.progress import LOSSES_FILE, PROGRESS_FILE, ProgressFile, TrainingProgress
 
 RESULT_FILE = "result.json"
-_LOCK_FILE = "lock"
+LOCK_FILE = "lock"
 _CHECKPOINTS = "checkpoints"
 _WEIGHTS = "adapter"
 
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def _locked(work_dir: Path) -> Iterator[None]:
     """Hold the directory: a trainer that was killed may take a moment to end."""
-    lock = FileLock.take(work_dir / _LOCK_FILE, wait_s=_LOCK_WAIT_S)
+    lock = FileLock.take(work_dir / LOCK_FILE, wait_s=_LOCK_WAIT_S)
     if lock is None:
         raise TransientError(f"{work_dir}: another trainer has held it for {_LOCK_WAIT_S:.0f} s")
     with lock:

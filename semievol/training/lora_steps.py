@@ -32,7 +32,16 @@ from semievol.errors import ConfigError
 from semievol.plain_lines import one_line
 from semievol.seeds import derive32
 from semievol.training import log as training_log
-from semievol.training.batches import IGNORED, Tokenized, TokenRow, batch_order, collate, tokenize, whole_batches
+from semievol.training.batches import (
+    IGNORED,
+    Tokenized,
+    TokenRow,
+    batch_order,
+    collate,
+    tokenize,
+    tokenize_texts,
+    whole_batches,
+)
 from semievol.training.fingerprint import take_fingerprint
 from semievol.training.job import TrainingJob
 from semievol.training.lora_weights import PEFT_VERSION, add_adapter, uncast_inputs, write_adapter
@@ -65,7 +74,7 @@ def run(
         training_log.check(job)
     _take_place(job)
     prompts = load_prompts(job.model)
-    tokenized = tokenize(rows, prompts, job.training.max_tokens)
+    tokenized = (tokenize_texts if job.kind == "adapt" else tokenize)(rows, prompts, job.training.max_tokens)
     tokens = tokenized.rows
     if is_main_process():
         _name_left_out(tokenized)
@@ -81,12 +90,12 @@ def run(
     # Only now have all processes met: before, the first one may still be deleting what another job left here.
     checkpoint = last_checkpoint(checkpoints_dir)
     resumed_from = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
-    order = batch_order([row.length for row in tokens], job.training.batch_size, job.epochs, job.seed)
+    order = batch_order([row.length for row in tokens], job.batch_size, job.epochs, job.seed)
     # Checkpointed layers keep no cache; DistributedDataParallel expects one forward per backward.
     share = decoding.can_share(model) and not job.training.gradient_checkpointing and arguments.world_size == 1
     stream = [tokens[i] for i in order]
     if arguments.world_size > 1:
-        stream = whole_batches(stream, job.training.batch_size)
+        stream = whole_batches(stream, job.batch_size)
     trainer = LoraTrainer(adapted, arguments, stream, prompts.padding, share, report)
     if is_main_process():
         for callback in training_log.callbacks(job, checkpoints_dir.parent, resumed_from + 1):
@@ -115,8 +124,9 @@ def run(
         "pseudo_labels": sum(row.kind == "pseudo-label" for row in rows),
         "learning_rate": job.learning_rate,
         "epochs": job.epochs,
-        "rank": job.training.rank,
-        "alpha": job.training.alpha,
+        "batch_size": job.batch_size,
+        "rank": job.rank,
+        "alpha": job.alpha,
         "device": str(model.device),
         "processes": arguments.world_size,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": PEFT_VERSION},
@@ -310,15 +320,15 @@ def training_arguments(job: TrainingJob, checkpoints_dir: Path) -> TrainingArgum
     training = job.training
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     parts = training.gradient_accumulation * processes
-    if training.batch_size % parts:
+    if job.batch_size % parts:
         raise ConfigError(
-            f"training.batch_size: {training.batch_size} rows cannot be divided among {processes} processes and "
+            f"training.batch_size: {job.batch_size} rows cannot be divided among {processes} processes and "
             f"training.gradient_accumulation {training.gradient_accumulation}"
         )
     return _OneDevice(
         output_dir=str(checkpoints_dir),
         num_train_epochs=1,
-        per_device_train_batch_size=training.batch_size // parts,
+        per_device_train_batch_size=job.batch_size // parts,
         gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=job.learning_rate,
         lr_scheduler_type="cosine",

@@ -39,8 +39,8 @@ def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
     """
     torch.manual_seed(derive32(job.seed, "lora", "initial weights"))
     config = LoraConfig(
-        r=job.training.rank,
-        lora_alpha=job.training.alpha,
+        r=job.rank,
+        lora_alpha=job.alpha,
         lora_dropout=job.training.dropout,
         target_modules=linear_modules(model),
         task_type="CAUSAL_LM",
@@ -58,7 +58,7 @@ def add_adapter(model: Any, job: TrainingJob) -> PeftModel:
         expected = get_peft_model_state_dict(adapted, adapter_name=_ADAPTER)
         if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
             raise AdapterError(
-                f"{job.parent}: its weights do not fit training.rank {job.training.rank} on {job.model.name}; "
+                f"{job.parent}: its weights do not fit training.rank {job.rank} on {job.model.name}; "
                 "set training.start_from to base, or keep the rank"
             )
         set_peft_model_state_dict(adapted, weights, adapter_name=_ADAPTER)

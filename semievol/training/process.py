@@ -19,8 +19,9 @@ from typing import BinaryIO
 from semievol.child_environment import TRAINER, inherited
 from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import AdapterError, TransientError
+from semievol.file_lock import FileLock
 from semievol.protocols import Progress
-from semievol.training.lora import BUSY_EXIT_CODE
+from semievol.training.lora import BUSY_EXIT_CODE, LOCK_FILE
 from semievol.training.progress import read_progress
 
 # torch's large buffers make glibc map and unmap memory at every step; keeping it saves a third of a step on a CPU.
@@ -77,6 +78,18 @@ async def train_in_subprocess(
     result = json.loads(output.decode().strip().splitlines()[-1])
     NEUTRALISED.add("training", result["rows_neutralised"])
     return Path(result["path"])
+
+
+def is_held(work: Path) -> bool:
+    """Whether a trainer is at work in this directory, whoever started it. Blocking."""
+    path = work / LOCK_FILE
+    if not path.exists():
+        return False
+    lock = FileLock.take(path)  # for a moment; a trainer that begins just now waits for longer than that
+    if lock is None:
+        return True
+    lock.release()
+    return False
 
 
 async def _watch(work: Path, progress: Progress) -> None:

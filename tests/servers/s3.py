@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 from tests.servers import unavailable
@@ -47,3 +48,14 @@ def new_bucket() -> str:
     bucket = f"bucket-{uuid4().hex}"
     s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket)
     return f"s3://{bucket}/adapters"
+
+
+def files_at(url: str) -> tuple[Any, str]:
+    """The file system of an address, and the path there.
+
+    Of its own: fsspec would hand out the one that an earlier test opened, which asks a server that has gone.
+    """
+    import fsspec
+
+    files, root = fsspec.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+    return files, root

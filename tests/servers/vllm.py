@@ -94,6 +94,12 @@ class VllmServer:
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Of the server; its engine is a child."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start the process without waiting for it."""
         command = [str(vllm_environment.python()), "-m", "vllm.entrypoints.openai.api_server", *self._arguments]

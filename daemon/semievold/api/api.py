@@ -31,7 +31,7 @@ from semievold.store.database import MAX_INTEGER
 from semievold.store.requests import RequestKind
 from semievold.store.stores import Stores
 from semievold.streams.protocol import StreamProducer
-from semievold.web.access import guarded
+from semievold.web.access import Handler, guarded
 from semievold.web.body_limits import limited_app, read_body, read_json
 from semievold.web.errors import error
 from semievold.web.tokens import HOLDER
@@ -39,6 +39,13 @@ from semievold.web.tokens import HOLDER
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 REQUEST_WAIT_S = 15.0
 WITH_TOKEN = "ask with the token to see why"
+PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "/v1/explain/{id}": ("descendants",),
+    "/v1/review": ("purpose", "limit"),
+    "/v1/queries": ("skip_invalid",),
+    "/v1/labels": ("skip_invalid",),
+}
+"""Of the query, by address; another one may be one of these, misspelled, and is not passed over."""
 MAX_PROBLEMS = 100
 """Records that are wrong, named in one answer."""
 
@@ -69,7 +76,7 @@ class Api:
 
     def app(self) -> web.Application:
         open_paths = OPEN_PATHS - (set() if self._config.api.metrics_are_open else {"/metrics"})
-        app = limited_app(self._config.api, [guarded(self._token, open_paths)])
+        app = limited_app(self._config.api, [guarded(self._token, open_paths), _parameters_are_known])
         add = app.router
         add.add_get("/healthz", self._healthz)
         add.add_get("/readyz", self._readyz)
@@ -184,7 +191,9 @@ class Api:
         frozen = await asyncio.to_thread(self._tools.stores.freezes.freeze, reason)
         return web.json_response({"frozen": frozen._asdict()})
 
-    async def _thaw(self, _request: web.Request) -> web.Response:
+    async def _thaw(self, request: web.Request) -> web.Response:
+        if given := await _body(request):
+            raise web.HTTPBadRequest(text=f"thaw: field {next(iter(given))[:60]!r}: unknown; send none")
         was = await asyncio.to_thread(self._tools.stores.freezes.thaw)
         return web.json_response({"frozen": None, "was": None if was is None else was._asdict()})
 
@@ -234,6 +243,18 @@ class Api:
             },
             status=202,
         )
+
+
+@web.middleware
+async def _parameters_are_known(request: web.Request, handler: Handler) -> web.StreamResponse:
+    resource = request.match_info.route.resource
+    address = "" if resource is None else resource.canonical
+    if address.startswith("/v1/"):
+        known = PARAMETERS.get(address, ())
+        if unknown := next((name for name in request.query if name not in known), None):
+            there = f"known: {', '.join(known)}" if known else "none is known here"
+            raise web.HTTPBadRequest(text=f"{unknown[:60]}: unknown parameter; {there}")
+    return await handler(request)
 
 
 def _is_set(request: web.Request, name: str) -> bool:

@@ -111,6 +111,7 @@ def _made_from(stores: Stores, round_: Round, whole: bool) -> dict[str, Any]:
         **by,
         "whole_pool": snapshot.get("answers_changed") is not None,
         "depth": snapshot.get("depth"),
+        "trained_with": snapshot.get("training"),
         "went_on_from": None if version is None else version.parent,
     }
 

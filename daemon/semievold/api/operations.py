@@ -204,6 +204,8 @@ def round_detail(stores: Stores, number: int) -> dict[str, Any]:
     round_ = known_round(stores, number)
     detail = asdict(round_)
     detail["state"] = round_.state.value
+    if round_.snapshot is not None:  # weights of a model, which the manifest of the snapshot has too
+        detail["snapshot"] = {key: value for key, value in round_.snapshot.items() if key != "confidence"}
     return {**detail, "events": stores.rounds.events(number)}
 
 

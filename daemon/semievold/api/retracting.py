@@ -37,9 +37,12 @@ async def retract(
         DataError: one of the ids can be no id; nothing was changed.
     """
     ids = [record_id(each) for each in ids]
+    present = await asyncio.to_thread(stores.examples.present, ids)
+    unknown = [each for each in ids if each not in present]
     await producer.publish(topic, [OutgoingRecord(each, None) for each in ids])
     report = await asyncio.to_thread(_take_back, stores, ids, now, wait_s)
-    return {"topic": topic, "retracted": len(ids), **report}
+    # Also of those: a label that is on its way is taken back when it comes.
+    return {"topic": topic, "retracted": len(ids), **({"unknown": unknown} if unknown else {}), **report}
 
 
 def _take_back(stores: Stores, ids: Sequence[str], now: bool, wait_s: float) -> dict[str, Any]:

@@ -144,8 +144,8 @@ def _add_roles(app: typer.Typer) -> None:
         from semievold.commands.syncing import sync_adapters as run_sidecar
         from semievold.config.daemon import ArtifactsAlone, ArtifactsConfig
 
-        if storage is None:
-            found = load_config(ArtifactsAlone, config).artifacts.storage
+        if storage is None:  # a variable may name it, beside an engine that has no configuration of the daemon's
+            found = load_config(ArtifactsAlone, config if config.exists() else None).artifacts.storage
         else:
             try:
                 found = ArtifactsConfig(storage=storage).storage

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from semievol.errors import SemiEvolError
 from semievol.http.server_address import ServerAddress
+from semievold.commands.answer_room import room_problem
 from semievold.config.daemon import DaemonConfig
 from semievold.config.fronts import ServerConfig
 from semievold.config.generation import GenerationConfig
@@ -94,6 +95,8 @@ def _missing(names: Sequence[str]) -> list[str]:
 def _artifacts(config: DaemonConfig) -> str:
     directory = config.artifacts.directory.resolve()
     existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not existing.is_dir():
+        raise SemiEvolError(f"artifacts.directory: {existing} is no directory; move it away, or set another one")
     if not os.access(existing, os.W_OK):
         raise SemiEvolError(f"artifacts.directory: {existing} is not writable")
     free = shutil.disk_usage(existing).free
@@ -203,13 +206,16 @@ def _model(config: DaemonConfig) -> str:
     template = config.model.chat_template
     if template is not None and not os.access(template, os.R_OK):
         raise SemiEvolError(f"model.chat_template: {template} cannot be read; give a jinja file, or leave it out")
-    if not Path(config.model.name).exists():
-        return f"{config.model.name} is not a directory; it will be taken from the hub at the first start"
-    if not (Path(config.model.name) / "config.json").exists():
-        raise SemiEvolError(
-            f"model.name: {config.model.name} holds no config.json; give a transformers model directory"
-        )
-    return config.model.name
+    name = config.model.name
+    if not Path(name).exists():
+        if name.startswith(("/", "./", "../")) or name.count("/") > 1:
+            raise SemiEvolError(f"model.name: the directory {name} does not exist")
+        return f"{name} is not a directory; it will be taken from the hub at the first start"
+    if not (Path(name) / "config.json").exists():
+        raise SemiEvolError(f"model.name: {name} holds no config.json; give a transformers model directory")
+    if problem := room_problem(config.task, Path(name)):
+        raise SemiEvolError(f"task.max_answer_tokens: {problem}")
+    return name
 
 
 def _replicas(config: DaemonConfig) -> str:
@@ -218,15 +224,20 @@ def _replicas(config: DaemonConfig) -> str:
         return "none: the model runs in the daemon"
     if generation.launch:
         return f"one, which the daemon launches at 127.0.0.1:{generation.launch_settings.port}"
-    return asyncio.run(_asked(generation))
+    sleeping = config.training.share_gpu_with if config.training.share_gpu is not None else None
+    return asyncio.run(_asked(generation, sleeping))
 
 
-async def _asked(generation: GenerationConfig) -> str:
-    """Ask every replica for its health and its models."""
+async def _asked(generation: GenerationConfig, sleeping: Sequence[str] | None) -> str:
+    """Ask every replica for its health and its models, and whether it can sleep where it is to.
+
+    sleeping: addresses of those that sleep during trainings (training.share_gpu); empty: all; None: none.
+    """
     from semievol.engines.vllm_client import VllmClient
     from semievold.serving.membership import addresses
 
     client = VllmClient()
+    shares = {ServerAddress.at(url, None).name for url in sleeping or ()}
 
     async def problem(server: ServerAddress) -> str | None:
         try:
@@ -237,6 +248,12 @@ async def _asked(generation: GenerationConfig) -> str:
         if server.base_model not in names:
             said = ", ".join(sorted(names)) or "nothing"
             return f"{server.name}: serves {said}, not {server.base_model} (generation.base_name)"
+        if sleeping is None or (shares and server.name not in shares):
+            return None
+        try:
+            await client.is_sleeping(server)
+        except SemiEvolError as error:
+            return f"training.share_gpu: {error}"
         return None
 
     try:

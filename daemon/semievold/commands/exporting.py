@@ -10,11 +10,27 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+from semievol.config.section import usable_path
 from semievol.errors import ConfigError
 from semievol.examples.exporting import FORMS, ExportForm, exported, write_examples, write_lines
 from semievold.store.stores import Stores
 
 SIDES = ("all", "training", "holdout", "calibration")
+
+
+def free_path(target: str, *, overwrite: bool) -> Path:
+    """The file that may be written.
+
+    Raises:
+        ConfigError: it is there already, or no system takes its name.
+    """
+    try:
+        path = usable_path(Path(target))
+    except ValueError as error:
+        raise ConfigError(f"{target}: {error}") from None
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path}: is there already; name another file, or add --overwrite")
+    return path
 
 
 def export_labels(stores: Stores, target: str, *, form: str, side: str, overwrite: bool) -> dict[str, Any] | None:
@@ -36,7 +52,5 @@ def export_labels(stores: Stores, target: str, *, form: str, side: str, overwrit
     if target == "-":
         write_lines(sys.stdout, [exported(example, chosen) for example in examples])
         return None
-    path = Path(target).expanduser()
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path}: is there already; name another file, or add --overwrite")
+    path = free_path(target, overwrite=overwrite)
     return {"file": str(path), "form": chosen, "examples": write_examples(path, examples, chosen)}

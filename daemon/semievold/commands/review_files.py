@@ -7,12 +7,12 @@ first becomes a label, and one that an item has already counts for nothing.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from semievol.durable_files import write_durably
 from semievol.errors import ConfigError, DataError
 from semievol.examples.files import rows_of
+from semievold.commands.exporting import free_path
 from semievold.errors import StateConflict
 from semievold.review.answering import Reviewers, UnknownItem, Which
 from semievold.review.exchange import FORMATS, KNOWN, Said, exported, said_in
@@ -36,9 +36,7 @@ def export_items(
     if target == "-":
         sys.stdout.write(text)
         return None
-    path = Path(target).expanduser()
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path}: is there already; name another file, or add --overwrite")
+    path = free_path(target, overwrite=overwrite)
     write_durably(path, text)
     return {"file": str(path), "format": chosen, "items": len(seen["items"]), "nothing": seen["nothing"]}
 

@@ -148,7 +148,9 @@ class RoundsConfig(Section):
     max_source_share: float = Field(default=0.2, gt=0, le=1)
     """Of the selected pseudo-labels at most this share is of one source: a client of the gateway whose queries were
     captured, or what the header `semievol-client` of a record names; those without a source are not bounded. It holds
-    where there are 1 / max_source_share sources or more (5), and leaves each trigger.min_new. 1: no bound."""
+    where there are 1 / max_source_share sources or more (5), and leaves each trigger.min_new. Of the examples that a
+    round learns from at most this share is one client's feedback (each of another origin counts as a source; at least
+    trigger.min_examples), unless gateway.feedback.trusted. 1: no bound."""
     near_similarity: float | None = Field(default=0.98, gt=0, le=1)
     """With labelling.consensus or labelling.probe, whose vectors are at hand: queries with the same numbers and the
     same answer whose vectors have this cosine count once in a round. None: only texts that differ in nothing but
@@ -311,9 +313,14 @@ class DaemonConfig(MethodConfig):
                 f"generation.launch_settings.max_model_len: {launch.max_model_len} leaves no room beside "
                 f"task.max_answer_tokens {self.task.max_answer_tokens}; raise it, or leave it out"
             )
-        if self.generation.kind == "vllm" and self.training.rank > LORA_RANKS[-1]:
+        if self.generation.kind == "vllm" and self.training.largest_rank > LORA_RANKS[-1]:
             raise ValueError(f"training.rank: vLLM serves ranks up to {LORA_RANKS[-1]}, not {self.training.rank}")
-        if self.generation.launch and launch.max_lora_rank is not None and launch.max_lora_rank < self.training.rank:
+        if (
+            self.generation.launch
+            and launch.max_lora_rank is not None
+            and self.training.rank != "auto"
+            and launch.max_lora_rank < self.training.rank
+        ):
             raise ValueError(
                 f"generation.launch_settings.max_lora_rank: {launch.max_lora_rank} is below training.rank "
                 f"{self.training.rank}; raise it, or leave it out"
@@ -358,6 +365,23 @@ class DaemonConfig(MethodConfig):
         return self
 
     @model_validator(mode="after")
+    def _check_shared_gpu(self) -> DaemonConfig:
+        training, replicas = self.training, self.generation.replicas
+        if training.share_gpu is not None and self.generation.kind != "vllm":
+            raise ValueError(
+                f"training.share_gpu: {training.share_gpu} is for vLLM servers, and generation.kind "
+                f"{self.generation.kind} is an engine in the daemon, which answers beside a training; leave it out, or "
+                "set generation.kind: vllm"
+            )
+        if unknown := [each for each in training.share_gpu_with if each.rstrip("/") not in replicas]:
+            raise ValueError(
+                f"training.share_gpu_with: {unknown[0]} is none of generation.replicas "
+                f"({', '.join(replicas) or 'none'}); write addresses as they stand there, or leave it out: then all "
+                "sleep"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_answers(self) -> DaemonConfig:
         """Labels that the task takes for the same, or would not read back as it teaches them."""
         try:
@@ -390,6 +414,15 @@ class DaemonConfig(MethodConfig):
             raise ValueError(
                 f"training.kind: {self.training.kind} makes models that only their endpoint can answer with, and the "
                 "daemon serves LoRA adapters; set local"
+            )
+        if self.labelling.panel is not None:
+            raise ValueError(
+                "labelling.panel: the daemon trains nothing beside its rounds; leave it out, or run `semievol evolve`"
+            )
+        if self.training.adapt_epochs:
+            raise ValueError(
+                "training.adapt_epochs: the daemon's rounds do not read the queries' text yet; set 0, or run `semievol "
+                "evolve`"
             )
         return self
 

@@ -47,4 +47,8 @@ class DriftSettings(Section):
     categories then have half of the false alarms each."""
     look_s: float = Field(default=5.0, gt=0)
     """How often the leader looks, seconds."""
+    settled_s: float = Field(default=60.0, gt=0)
+    """Queries and labels are looked at so long after they came, seconds: by the clocks of several machines, which may
+    differ by so much, they become visible in another order. Where all of it is one machine a few seconds will do.
+    Meanwhile those that were asked before them are answered, which are weighed before them."""
     action: DriftActions = DriftActions()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, TypeAlias
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from semievol.config.generation import checked_key, checked_token, checked_url
 from semievol.config.method import Section
@@ -28,6 +28,15 @@ def _sendable(value: object) -> object:
     return checked_token(value) if isinstance(value, str) else value
 
 
+def _listened(host: str) -> str:
+    if not host.strip():
+        raise ValueError("is empty, which would be every address of this machine; write 0.0.0.0 where that is meant")
+    if "/" in host or any(map(str.isspace, host)):
+        raise ValueError("is no address to listen on; give a name or an IP address alone, as in 127.0.0.1")
+    return host
+
+
+Host: TypeAlias = Annotated[str, AfterValidator(_listened)]
 Token: TypeAlias = Annotated[str | None, BeforeValidator(_sendable)]
 """A bearer token, as it comes from a file or the environment: one that no header takes is refused."""
 
@@ -35,7 +44,7 @@ Token: TypeAlias = Annotated[str | None, BeforeValidator(_sendable)]
 class ServerConfig(Section):
     """A listening HTTP endpoint with a token of its own."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on; 0.0.0.0 inside a container."""
     port: int = Field(ge=0, le=65535)
     """TCP port; 0 picks a free one, written to `endpoints.json` under artifacts.directory (by a process of one role to

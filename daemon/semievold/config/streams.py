@@ -186,7 +186,7 @@ class StreamSettings(Section):
 class IntakeSettings(Section):
     """Reading queries and writing pseudo-labels."""
 
-    batch_size: int = Field(default=32, gt=0)
+    batch_size: int = Field(default=64, gt=0)
     """Records polled and labelled together; one batch is one transaction."""
     max_in_flight_batches: int = Field(default=2, ge=1)
     """Records worked on at a time, in batches: while some are written, the next are answered. Bounds memory."""

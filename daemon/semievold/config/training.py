@@ -86,11 +86,28 @@ class TrainingSettings(TrainingConfig):
     """The method's training, and where it takes place."""
 
     launcher: LauncherConfig = LauncherConfig()
+    share_gpu: Literal["sleep"] | None = None
+    """sleep: vLLM and the training share a GPU. Around each training the servers end what runs, sleep (their weights
+    wait in the host's memory), and are woken afterwards; adapters are loaded and proved anew before they get requests.
+    They want --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1. None: each has its own."""
+    share_gpu_with: tuple[str, ...] = ()
+    """share_gpu only: those of generation.replicas that sleep; the others go on answering. Empty: all."""
 
     @property
     def method(self) -> TrainingConfig:
         """What decides the adapter: the same wherever it is trained."""
-        return TrainingConfig.model_validate(self.model_dump(exclude={"launcher"}))
+        return TrainingConfig.model_validate(self.model_dump(exclude={"launcher", "share_gpu", "share_gpu_with"}))
+
+    @model_validator(mode="after")
+    def _check_sharing(self) -> TrainingSettings:
+        if self.share_gpu_with and self.share_gpu is None:
+            raise ValueError("share_gpu_with: is for share_gpu; set share_gpu: sleep, or leave it out")
+        if self.share_gpu is not None and self.launcher.queue is not None:
+            raise ValueError(
+                "share_gpu: sleep and launcher.queue: the servers would sleep while the Job waits in the queue; leave "
+                "one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_launcher(self) -> TrainingSettings:
@@ -115,7 +132,7 @@ class TrainingSettings(TrainingConfig):
                 f"least {least} ({LEAST_KEEP_S} s, and 10 * launcher.poll_s)"
             )
         parts = self.gradient_accumulation * self.processes * launcher.nodes
-        if self.batch_size % parts:
+        if self.batch_size != "auto" and self.batch_size % parts:
             raise ValueError(
                 f"batch_size: {self.batch_size} rows cannot be divided among {launcher.nodes} nodes of "
                 f"{self.processes} processes with gradient_accumulation {self.gradient_accumulation}; take a multiple "

@@ -65,6 +65,7 @@ class Console:
     def add_to(self, app: web.Application) -> None:
         """Add the console's addresses."""
         get, post, door = app.router.add_get, app.router.add_post, self._door
+        app.middlewares.insert(0, door.nowhere)
         get("/static/{name}", door.open(self._static))
         get("/login", door.open(door.show_login))
         post("/login", door.open(door.log_in))

@@ -20,7 +20,7 @@ from semievol.plain_lines import one_line
 from semievold.console.pages import Pages
 from semievold.console.sessions import LASTS_S, Sessions
 from semievold.errors import StateConflict
-from semievold.web.access import guards_itself, holds
+from semievold.web.access import Handler, guards_itself, holds
 from semievold.web.body_limits import read_body
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,21 @@ class Door:
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """A handler for everybody."""
         return guards_itself(self._framed(handler))
+
+    @web.middleware
+    async def nowhere(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A page for whoever is logged in and asks for what there is not; the API's words are for programs."""
+        missing = request.match_info.http_exception
+        programs = request.headers.get("Authorization") or request.path.startswith("/v1/")
+        if missing is None or request.method != "GET" or programs:
+            return await handler(request)
+        if self._login_of(request) is None:
+            return await handler(request)
+
+        async def told(_request: web.Request) -> web.StreamResponse:
+            return self._error(404, "there is no such page here")
+
+        return await self._framed(told)(request)
 
     async def show_login(self, request: web.Request) -> web.Response:
         if self._login_of(request) is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,15 +20,19 @@ import aiohttp
 
 from semievol.errors import SemiEvolError, TransientError
 from semievol.types import Example, Query
-from semievold.demo.settings import ALIAS, INSTRUCTION
+from semievold.demo.settings import ALIAS, INSTRUCTION, THREADS_THAT_YIELD
 
-START_S = 120.0
+START_S = 600.0
 ASKED_AT_ONCE = 32
-SAMPLE_S = 3.0
+SAMPLE_S = 5.0
 
 
 class DemoError(SemiEvolError):
     """The demo cannot go on; the text says where to look."""
+
+
+class ConflictError(DemoError):
+    """What was asked of the daemon is not so any more, or was asked before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class DaemonClient:
                 *(sys.executable, "-m", "semievold.commands.cli", "run", "--config", str(self.config)),
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **THREADS_THAT_YIELD},
             )
         try:
             await self._wait_ready()
@@ -152,8 +158,8 @@ class DaemonClient:
         ]
         await self.post("/v1/labels", {"records": records})
 
-    async def ask(self, question: str) -> Reply:
-        """Ask the alias as a client would: closed book, greedy.
+    async def ask(self, question: str, user: str | None = None) -> Reply:
+        """Ask the alias as a client would: closed book, greedy; in the name of `user`, where one is given.
 
         Raises:
             TransientError: the gateway refused or did not answer.
@@ -162,7 +168,9 @@ class DaemonClient:
             {"role": "system", "content": INSTRUCTION},
             {"role": "user", "content": question},
         ]
-        body = {"model": ALIAS, "messages": turns, "temperature": 0, "max_tokens": 8}
+        body: dict[str, Any] = {"model": ALIAS, "messages": turns, "temperature": 0, "max_tokens": 8}
+        if user is not None:
+            body["user"] = user
         session, url, headers = self._front("gateway")
         async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
             if response.status != 200:
@@ -181,7 +189,7 @@ class DaemonClient:
         return await asyncio.gather(*(one(question) for question in questions))
 
     async def _wait_ready(self) -> None:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120))
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600))
         (self.data / "endpoints.json").unlink(missing_ok=True)
         try:
             async with asyncio.timeout(START_S):
@@ -209,5 +217,6 @@ class DaemonClient:
                 raise aiohttp.ClientError(f"{path}: {response.status}")
             value = await response.json()
             if response.status >= 400:
-                raise DemoError(f"{method} {path}: {value['error']['message'] if 'error' in value else value}")
+                problem = ConflictError if response.status == 409 else DemoError
+                raise problem(f"{method} {path}: {value['error']['message'] if 'error' in value else value}")
             return value

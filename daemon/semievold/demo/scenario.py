@@ -1,32 +1,40 @@
-"""The story of the demo: labels, traffic, rounds, a person's labels, a ruined round; and what was measured on the way.
+"""The story of the demo: labels, traffic, rounds with their gates and canaries, strangers' mail, and labels that lie;
+and what was measured on the way.
 
-Owns the order of events and the measurements; not what is shown (screen) nor summed up (summary). Invariant: every
-figure comes from the run: test accuracy from the gateway's own answers, the rest from the daemon's state.
+Owns the order of events and the measurements; not who asks and labels meanwhile (customers, people), nor what is shown
+(screen) and summed up (summary, telling). Invariant: every figure comes from the run: test accuracy from the gateway's
+own answers, the rest from the daemon's state.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from semievol.errors import TransientError
 from semievol.report.data import Score
 from semievol.tasks.task import Task
 from semievol.types import Example, Outcome, Query
 from semievold.demo.client import DaemonClient, DemoError
-from semievold.demo.settings import ALIAS, Scale
+from semievold.demo.customers import CustomerRecord, Customers
+from semievold.demo.people import People
+from semievold.demo.settings import SETTLED_S, Scale
 from semievold.demo.support_desk import Dataset
-from semievold.store.stores import open_stores
 
 POLL_S = 0.5
-CLIENT_PAUSE_S = 1.0
-QUERIES_A_SECOND = 40
-ROUND_S = 1_200.0
-GATE_BATCH = 8
-"""Labels that a person gives at a time while a gate is open."""
+QUERIES_A_TIME, STREAM_S = 40, 1.0
+TAUGHT_AT = 0.7
+"""Of the traffic before the held-back handful so much is answered when people look for what would teach most."""
+WAIT_S = 1_200.0
+ASKED_S = 10.0
+"""So long at most the review queue takes to ask for them."""
+LATE_BATCH, LATE_S = 12, 6.0
+"""Labels of mail that was worked off come so many at a time, and so often: each is asked of both versions."""
+LOOKED_AT_S = SETTLED_S + 15.0
+"""After so long what was answered has been looked at for drift."""
+USUAL = 120
 ENDED = frozenset({"settled", "rejected", "inconclusive", "failed", "rolled_back", "cancelled"})
 
 
@@ -43,25 +51,19 @@ class Measurement:
 
 
 @dataclass(slots=True)
-class ClientRecord:
-    """What the client that asks without pause has seen."""
-
-    answered: int = 0
-    failed: int = 0
-    adapters: list[str] = field(default_factory=list)  # in the order in which they first answered
-
-
-@dataclass(slots=True)
 class Story:
-    """Everything measured; times in seconds since the start."""
+    """Everything measured; times in seconds since the start. `poisoned`: the number of the round that learned `lie`,
+    which all labels said.
+    """
 
     started_at: float = field(default_factory=time.time)
     measurements: dict[str, Measurement] = field(default_factory=dict)
-    client: ClientRecord = field(default_factory=ClientRecord)
+    customers: CustomerRecord = field(default_factory=CustomerRecord)
     progress: list[tuple[float, int]] = field(default_factory=list)
     losses: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     swaps: list[tuple[float, str, str]] = field(default_factory=list)
-    sabotaged: int | None = None
+    poisoned: int | None = None
+    lie: str | None = None
     seconds: float = 0.0
 
     def elapsed(self) -> float:
@@ -70,6 +72,7 @@ class Story:
 
 Watch = Callable[[dict[str, Any], list[dict[str, Any]], Story], None]
 Say = Callable[[str], None]
+Meanwhile = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Scenario:
@@ -84,16 +87,21 @@ class Scenario:
         self._scale = scale
         self._watch = watch
         self._say = say
-        self._serving = "base"
-        self._late = dataset.late
-        self._weighed: tuple[int, int] | None = None
-        self.story = Story()
+        self.serving = "base"
+        self._late, asked = dataset.mail[: scale.late], dataset.mail[scale.late :]
+        self._given: tuple[float, int] = (0.0, 0)
+        self._sent = 0
+        self._customers = Customers(client, asked)
+        truth = {query.question: dataset.answers[query.id] for query in dataset.queries}
+        self._people = People(client, truth | {each.query.question: each.answer for each in dataset.mail})
+        self.story = Story(customers=self._customers.record)
 
     async def run(self) -> Story:
         """The whole story."""
         background = [
             asyncio.create_task(self._observe(), name="observe"),
-            asyncio.create_task(self._keep_asking(), name="client"),
+            asyncio.create_task(self._customers.run(), name="customers"),
+            asyncio.create_task(self._people.run(), name="people"),
         ]
         try:
             await self._guarded(self._tell(), background)
@@ -121,80 +129,175 @@ class Scenario:
         await self._client.publish_labels(data.examples)
         await self._measure()
         await self._round_ended(0)
-        share = len(data.queries) // self._scale.rounds
-        for number in range(1, self._scale.rounds + 1):
-            end = number * share if number < self._scale.rounds else None
-            await self._stream(data.queries[(number - 1) * share : end])
-            await self._round_begun(number)
-            await self._measure()
-            await self._round_ended(number)
-            if number == 1:
-                await self._label_as_a_person()
-        self._say("a round with shuffled labels is started on purpose: the gate should refuse it")
-        answer = await self._client.post("/v1/rounds", {"kind": "warm", "shuffle_labels": True})
-        self.story.sabotaged = int(answer["round"])
+        self._say(f"{len(data.queries)} queries arrive, without labels")
+        await self._stream(data.queries[: -self._scale.handful])
+        await self._teach()
+        await self._stream(data.queries[-self._scale.handful :])
+        await self._self_taught_round(1)
+        await self._lie()
+        await self._drift_noticed()
+        await self._measure()  # only if a version came through that should not
+
+    async def _teach(self) -> None:
+        """People label what would teach most, before the last handful of queries lets the self-taught round begin."""
+        given = 0
+
+        async def enough() -> bool:
+            return await self._labelled() >= TAUGHT_AT * self._sent
+
+        async def answered() -> bool:
+            nonlocal given
+            given = await self._people.answer("teach", self._scale.labels_by_person)
+            return given > 0
+
+        await self._until("the traffic was not answered", enough)
+        if await self._within(ASKED_S, answered):
+            self._say(f"people label {given} {'query' if given == 1 else 'queries'} that would teach most")
+
+    async def _self_taught_round(self, number: int) -> None:
+        """The one that starts by itself; while it trains, strangers write."""
+        await self._round_begun(number)
+        others = self._dataset.out_of_scope
+        self._say(f"{len(others)} mails arrive that have nothing to do with the shop")
+        await self._stream(others)
         await self._measure()
-        await self._round_ended(self.story.sabotaged)
-        await self._measure()  # only if the gate let it through
+        await self._round_ended(number)
+
+    async def _lie(self) -> None:
+        """A broken import gives every label one answer, and a round learns it. The gate asks the same labels, so it has
+        no chance; what the customers' mail was really about, which is known later, takes the version back.
+        """
+        self.story.lie = lie = self._task.config.labels[0] if self._task.config.labels else ""
+        known = {example.id: example for example in self._dataset.examples} | self._people.said
+        self._say(f"somebody imports all {len(known)} labels again, from a broken file: each says {lie!r} now")
+        await self._relabel([replace(example, answer=lie) for example in known.values()])
+        answer = await self._client.post("/v1/rounds", {"kind": "warm"})
+        self.story.poisoned = int(answer["round"])
+        await self._measure()
+        await self._round_ended(self.story.poisoned, self._say_what_was_right)
+        self._say("the labels are imported again, from a file that is right")
+        await self._relabel(list(known.values()))
+
+    async def _relabel(self, labels: Sequence[Example]) -> None:
+        """Publish labels under ids that are known, and wait until the last of them is what the state says."""
+        await self._client.publish_labels(labels)
+        left = list(labels)
+
+        async def known() -> bool:
+            while left:
+                label = await self._client.get(f"/v1/lineage/labels/{left[-1].id}")
+                if label["answer"] != left[-1].answer:
+                    return False
+                left.pop()
+            return True
+
+        await self._until("not all labels of an import were read", known)
+
+    async def _say_what_was_right(self, round_: dict[str, Any]) -> None:
+        """While a version is on trial: mail that people work off later, in no order, gets its label."""
+        last, given = self._given
+        if round_["state"] != "canary" or not self._late or time.monotonic() < last + LATE_S:
+            return
+        if not given:
+            self._say(f"round {round_['number']} passed its gate, for the labels lie; meanwhile the mail is worked off")
+        some, self._late = self._late[:LATE_BATCH], self._late[LATE_BATCH:]
+        await self._client.publish_labels(some)
+        self._given = time.monotonic(), given + len(some)
+
+    async def _drift_noticed(self) -> None:
+        """The strangers' mail is looked at some time after it was answered, if what answered it serves still. Where
+        rounds are faster than that, it comes again, after mail that shows what is usual.
+        """
+        if not await self._drift_within(LOOKED_AT_S):
+            again = [*(each.query for each in self._dataset.mail[-USUAL:]), *self._dataset.out_of_scope]
+            self._say("no drift was noticed, for rounds were too fast; the strangers write again")
+            await self._stream(tuple(replace(query, id=f"{query.id}-again") for query in again))
+            if not await self._drift_within(LOOKED_AT_S):
+                self._say("mail out of scope raised no drift event")
+        for event in (await self._client.get("/v1/drift"))["events"]:
+            self._say(f"drift event {event['number']} ({event['kind']}): {event['said']}")
+
+    async def _drift_within(self, seconds: float) -> bool:
+        """Whether there is an event so soon after all that was sent is labelled."""
+
+        async def labelled() -> bool:
+            return await self._labelled() >= self._sent
+
+        async def raised() -> bool:
+            return bool((await self._client.get("/v1/drift"))["events"])
+
+        if await raised():
+            return True
+        await self._until("not all mail was answered", labelled)
+        return await self._within(seconds, raised)
+
+    async def _labelled(self) -> int:
+        """So many queries have a pseudo-label."""
+        return int((await self._client.get("/v1/status"))["pseudo_labels"]["total"])
 
     async def _stream(self, queries: tuple[Query, ...]) -> None:
         """Traffic: the queries come one handful after the other."""
-        for start in range(0, len(queries), QUERIES_A_SECOND):
-            await self._client.publish_queries(queries[start : start + QUERIES_A_SECOND])
-            await asyncio.sleep(1.0)
+        for start in range(0, len(queries), QUERIES_A_TIME):
+            await self._client.publish_queries(some := queries[start : start + QUERIES_A_TIME])
+            self._sent += len(some)
+            await asyncio.sleep(STREAM_S)
 
     async def _round_begun(self, number: int) -> None:
-        await self._awaited_round(number, "begin", lambda state: True)
+        """Its snapshot is taken."""
+        await self._awaited_round(number, "begin", lambda state: state != "planned")
 
-    async def _round_ended(self, number: int) -> None:
+    async def _round_ended(self, number: int, meanwhile: Meanwhile | None = None) -> None:
         """Wait for the end of a round and say what it was."""
-        round_ = await self._awaited_round(number, "end", ENDED.__contains__, self._label_for_the_gate)
+        round_ = await self._awaited_round(number, "end", ENDED.__contains__, meanwhile)
         if round_["state"] == "failed":
             raise DemoError(f"round {number} failed: {round_['reason']} (log: {self._client.log})")
         if round_["state"] == "settled":
-            self._serving = round_["adapter"]
-            self._say(f"round {number} ({round_['kind']}): promoted, {self._serving} serves now")
+            self.serving = round_["adapter"]
+            self._say(f"round {number} ({round_['kind']}): promoted, {self.serving} serves now")
         else:
-            self._say(f"round {number} ({round_['kind']}): {round_['state']}: {round_['reason']}")
-
-    async def _label_for_the_gate(self, round_: dict[str, Any]) -> None:
-        """A round that is not proved gets labels of new queries, in no order, a handful after the other was weighed."""
-        if round_["state"] != "proving" or round_["gate"] is None or not self._late:
-            return
-        weighed = (int(round_["number"]), int(round_["gate"]["count"]))
-        if weighed == self._weighed:
-            return
-        if self._weighed is None or self._weighed[0] != weighed[0]:
-            self._say(f"round {weighed[0]} is not proved yet: {round_['gate']['reason']}")
-            self._say("a person labels new queries in no order, as long as its gate is open")
-        self._weighed = weighed
-        some, self._late = self._late[:GATE_BATCH], self._late[GATE_BATCH:]
-        await self._client.publish_labels(some)
+            self._say(f"round {number} ({round_['kind']}): {round_['state'].replace('_', ' ')}: {round_['reason']}")
 
     async def _awaited_round(
-        self,
-        number: int,
-        event: str,
-        reached: Callable[[str], bool],
-        meanwhile: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
+        self, number: int, event: str, reached: Callable[[str], bool], meanwhile: Meanwhile | None = None
     ) -> dict[str, Any]:
         """The round, as soon as it exists in a state that was waited for; `meanwhile` is told of it as it is.
 
         Raises:
-            DemoError: it took longer than ROUND_S.
+            DemoError: it took longer than WAIT_S.
         """
-        deadline = time.monotonic() + ROUND_S
-        while time.monotonic() < deadline:
+        found: dict[str, Any] = {}
+
+        async def is_there() -> bool:
             for round_ in await self._client.get("/v1/rounds"):
                 if round_["number"] != number:
                     continue
                 if reached(round_["state"]):
-                    return dict(round_)
+                    found.update(round_)
+                    return True
                 if meanwhile is not None:
                     await meanwhile(round_)
+            return False
+
+        await self._until(f"round {number} did not {event}", is_there)
+        return found
+
+    async def _until(self, problem: str, reached: Callable[[], Awaitable[bool]]) -> None:
+        """Poll.
+
+        Raises:
+            DemoError: it took longer than WAIT_S.
+        """
+        if not await self._within(WAIT_S, reached):
+            waiting = (await self._client.get("/v1/status"))["waiting_for"]
+            raise DemoError(f"{problem} within {WAIT_S:.0f} s: {waiting} (log: {self._client.log})")
+
+    async def _within(self, seconds: float, reached: Callable[[], Awaitable[bool]]) -> bool:
+        deadline = time.monotonic() + seconds
+        while not await reached():
+            if time.monotonic() > deadline:
+                return False
             await asyncio.sleep(POLL_S)
-        waiting = (await self._client.get("/v1/status"))["waiting_for"]
-        raise DemoError(f"round {number} did not {event} within {ROUND_S:.0f} s: {waiting} (log: {self._client.log})")
+        return True
 
     async def _measure(self) -> None:
         """Ask the gateway the whole test set, closed book, unless what serves has answered it before.
@@ -202,7 +305,7 @@ class Scenario:
         The round that trains meanwhile may be promoted first, on a machine that trains fast and answers slowly: then
         this adapter stays without a figure.
         """
-        adapter, test = self._serving, self._dataset.test
+        adapter, test = self.serving, self._dataset.test
         if adapter in self.story.measurements:
             return
         replies = await self._client.ask_all([example.query.question for example in test])
@@ -220,43 +323,9 @@ class Scenario:
         answer = self._task.parse(text, example.query)
         return Outcome(example.id, example.answer, answer, answer == example.answer, 0.0, example.query.category)
 
-    async def _label_as_a_person(self) -> None:
-        """Give the true answers of the queries that the daemon is least sure of."""
-        count = self._scale.labels_by_person
-        ids = await asyncio.to_thread(self._least_sure, count)
-        asked = {query.id: query for query in self._dataset.queries}
-        labelled = [Example(asked[id_], self._dataset.answers[id_], source="person") for id_ in ids]
-        await self._client.publish_labels(labelled)
-        self._say(f"a person labelled the {len(labelled)} queries that the daemon was least sure of")
-
-    def _least_sure(self, count: int) -> list[str]:
-        stores = open_stores(f"sqlite:///{self._client.data.resolve() / 'state.db'}", ALIAS, ALIAS, migrate=False)
-        try:
-            pool = stores.pseudo_labels.pool()
-        finally:
-            stores.database.close()
-        return [row.id for row in sorted(pool, key=lambda row: (-row.entropy, row.id))[:count]]
-
-    async def _keep_asking(self) -> None:
-        """A client that asks all the time, swap or no swap, and counts what it gets."""
-        seen, number = self.story.client, 0
-        questions = [query.question for query in self._dataset.queries]
-        while True:
-            number += 1
-            try:
-                reply = await self._client.ask(questions[number % len(questions)])
-            except TransientError:
-                seen.failed += 1
-            else:
-                seen.answered += 1
-                if reply.adapter not in seen.adapters:
-                    seen.adapters.append(reply.adapter)
-                    if len(seen.adapters) > 1:
-                        self.story.swaps.append((self.story.elapsed(), *seen.adapters[-2:]))  # type: ignore[arg-type]
-            await asyncio.sleep(CLIENT_PAUSE_S)
-
     async def _observe(self) -> None:
         """Look at the daemon twice a second, for the screen and the report."""
+        serving, trial = "base", None
         while True:
             self._client.check_alive()
             self._client.memory.sample()
@@ -267,5 +336,22 @@ class Scenario:
                 points = self.story.losses.setdefault(status["round"]["number"], [])
                 if not points or points[-1][0] < training["step"]:
                     points.append((training["step"], training["loss"]))
+            if (now := status["serving"] or "base") != serving:
+                self.story.swaps.append((self.story.elapsed(), serving, now))
+                serving = now
+            trial = self._say_the_state(status, trial)
             self._watch(status, rounds, self.story)
             await asyncio.sleep(POLL_S)
+
+    def _say_the_state(self, status: dict[str, Any], said: tuple[int, str] | None) -> tuple[int, str] | None:
+        """Say once that a gate opened, and that a stage of a canary began."""
+        open_round, canary = status["round"] or {}, status.get("canary")
+        number, state = int(open_round.get("number", -1)), open_round.get("state")
+        if state == "proving" and said != (number, "gate"):
+            self._say(f"round {number} is not proved yet: {open_round['gate']['reason']}")
+            self._say("customers' mail is answered by both versions; people label where the answers differ")
+            return number, "gate"
+        if canary is not None and said != (number, canary["stage"]):
+            self._say(f"round {number}: stage {canary['stage']} of its canary, {canary['share']:.0%} of the customers")
+            return number, str(canary["stage"])
+        return said

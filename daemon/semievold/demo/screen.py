@@ -78,8 +78,11 @@ class Screen:
         examples = status["examples"]
         lines.add_row("examples", Text(f"{examples['training']} to learn from, {examples['holdout']} held out"))
         lines.add_row("serving", Text(status["serving"] or "the base model"))
-        client = story.client
-        lines.add_row("client", Text(f"{client.answered} answered, {client.failed} failed, {len(story.swaps)} swaps"))
+        drift = (status["drift"] or {}).get("event")
+        if drift is not None:
+            lines.add_row("drift", Text(plain(drift["said"])))
+        asked = story.customers
+        lines.add_row("customers", Text(f"{asked.answered} answered, {asked.failed} failed, {len(story.swaps)} swaps"))
         lines.add_row("memory", Text(f"{self._memory.now / 2**30:.2f} GiB; {story.elapsed():.0f} s"))
         return Group(lines, Text(), _scores(story, rounds))
 

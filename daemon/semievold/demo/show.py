@@ -14,9 +14,11 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from semievol.commands.printing import plain_console
 from semievol.config.file import load_config
+from semievol.plain_lines import plain
 from semievol.report import page as report
 from semievol.report.data import ReportData, headline
 from semievol.tasks.task import Task
@@ -28,6 +30,7 @@ from semievold.demo.screen import Screen
 from semievold.demo.settings import ALIAS, Scale, write_config
 from semievold.demo.summary import figures, report_data
 from semievold.demo.support_desk import Dataset, generate
+from semievold.demo.telling import Told, tell
 from semievold.service import place_of
 from semievold.store.stores import open_stores
 
@@ -44,7 +47,9 @@ def run_demo(seed: int, directory: Path, models: Path, *, keep_running: bool, as
     shutil.rmtree(directory / "data", ignore_errors=True)
     config_path = write_config(directory, model, seed, scale)
     config = load_config(DaemonConfig, config_path, {})
-    dataset = generate(seed, scale.labelled_per_intent, scale.queries, scale.test, scale.labels_for_gate)
+    dataset = generate(
+        seed, scale.labelled_per_intent, scale.queries, scale.test, mail=scale.mail, out_of_scope=scale.out_of_scope
+    )
     return asyncio.run(_until_signalled(_show(config_path, config, dataset, scale, keep_running, as_json)))
 
 
@@ -71,6 +76,7 @@ async def _show(
             scenario = Scenario(client, Task(config.task), dataset, scale, screen.watch, screen.say)
             story = await scenario.run()
             stores = open_stores(config.store_url, ALIAS, ALIAS, migrate=False)
+            console = _console(client, data, keep_running)
             try:
                 facts: dict[str, str | int | float] = {
                     "model": Path(config.model.name).name,
@@ -79,20 +85,24 @@ async def _show(
                     "queries": len(dataset.queries),
                     "test questions": len(dataset.test),
                     "configuration": config.hash(),
+                    "console": console,
                 }
-                found = report_data(story, stores, place_of(config), config.selection, dataset, client.memory, facts)
+                told = tell(stores, story)
+                found = report_data(
+                    story, stores, place_of(config), config.selection, dataset, client.memory, told, facts
+                )
             finally:
                 stores.database.close()
             page = path.parent / "report.html"
             report.write(found, page)
-            summary = figures(found, story, client.memory)
+            summary = {**figures(found, story, told, client.memory), "console": console}
             (path.parent / "summary.json").write_text(json.dumps(summary, indent=1))
             if as_json:
                 typer.echo(json.dumps(summary, indent=1))
             else:
-                print_summary(found, summary, plain_console(width=None if sys.stdout.isatty() else WIDTH))
+                print_summary(found, summary, told, plain_console(width=None if sys.stdout.isatty() else WIDTH))
                 typer.echo(f"\nreport: {page}\nexplain a query: semievol explain {dataset.queries[0].id} -c {path}")
-                typer.echo(f"console: {_console(client, data, keep_running)}")
+                typer.echo(f"console: {console}")
             if keep_running:
                 screen.say(f"the daemon goes on (Ctrl-C ends it): {client.endpoints}, tokens in {data}")
                 await client.wait_for_exit()
@@ -102,7 +112,8 @@ async def _show(
 def _console(client: DaemonClient, data: Path, keep_running: bool) -> str:
     """Where it is, and what opens it."""
     if keep_running:
-        return f"{client.endpoints['api']}/ (its token is in {data / 'api.token'})"
+        at = client.endpoints["api"]
+        return f"{at}/ (rounds: {at}/rounds, drift: {at}/drift; its token is in {data / 'api.token'})"
     return "`make run` tells the story again and leaves it running, with the console"
 
 
@@ -110,8 +121,8 @@ WIDTH = 132  # of the summary where no terminal says how wide it is
 COLUMNS = ("round", "ended as", "test before", "test after", "holdout", "p", "pool", "selected", "precision", "s")
 
 
-def print_summary(data: ReportData, summary: dict[str, object], console: Console) -> None:
-    """The table a person reads."""
+def print_summary(data: ReportData, summary: dict[str, object], told: Told, console: Console) -> None:
+    """The table a person reads, and what the daemon did by itself."""
     table = Table(title="Closed-book accuracy on a test set never used", title_justify="left")
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("round", "ended as") else "right")
@@ -132,6 +143,8 @@ def print_summary(data: ReportData, summary: dict[str, object], console: Console
             "-" if round_.training_s is None else f"{round_.training_s:.0f}",
         )
     console.print(table)
+    for sentence in told.sentences():
+        console.print(Text("• ", style="bold cyan") + Text(plain(sentence)))
     console.print(
         f"{summary['swaps']} swaps under {summary['client_requests']} client requests, "
         f"{summary['client_failures']} failed; {summary['seconds']} s; "

@@ -34,6 +34,7 @@ from semievold.api.operations import explain
 from semievold.demo.client import Memory
 from semievold.demo.scenario import Measurement, Story
 from semievold.demo.support_desk import Dataset
+from semievold.demo.telling import Told
 from semievold.round_states import RoundState
 from semievold.rounds.places import RoundPlace
 from semievold.store.rounds import Round
@@ -50,6 +51,7 @@ def report_data(
     selection: SelectionConfig,
     dataset: Dataset,
     memory: Memory,
+    told: Told,
     facts: Mapping[str, str | int | float],
 ) -> ReportData:
     """Everything the report shows."""
@@ -64,41 +66,41 @@ def report_data(
             **facts,
             "seconds": round(story.seconds),
             "peak memory, GiB": round(memory.peak / 2**30, 2),
-            "client requests": story.client.answered,
-            "failed requests": story.client.failed,
+            "customers' requests": story.customers.answered,
+            "failed requests": story.customers.failed,
         },
         rounds=tuple(_round(round_, story, stores, place, dataset) for round_ in rounds),
         pool=_pool(last, labels, stores, dataset),
         categories=_categories(measured[0], measured[-1]) if len(measured) > 1 else (),
         confusions=_confusions(measured[0], measured[-1]) if len(measured) > 1 else (),
         swaps=tuple(
-            Swap(at_s, adapter, previous, "promotion", story.client.answered, story.client.failed)
+            Swap(at_s, adapter, previous, "promotion", story.customers.answered, story.customers.failed)
             for at_s, previous, adapter in story.swaps
         ),
         progress=tuple(ProgressPoint(at_s, labelled) for at_s, labelled in story.progress),
         explanations=_explanations(stores, dataset),
-        notes=_notes(story),
+        notes=(*told.sentences(), *_notes(story)),
         evaluated=_evaluated(rounds, stores),
         theta=tuple(theta_points(last, labels, selection, right)),
         votes=tuple(vote_points(last, labels, selection, right)),
     )
 
 
-def figures(data: ReportData, story: Story, memory: Memory) -> dict[str, Any]:
+def figures(data: ReportData, story: Story, told: Told, memory: Memory) -> dict[str, Any]:
     """The summary as JSON values; what `semievold demo -o json` prints."""
     return {
         "seconds": round(story.seconds, 1),
         "peak_memory_gib": round(memory.peak / 2**30, 2),
         "swaps": len(story.swaps),
-        "client_requests": story.client.answered,
-        "client_failures": story.client.failed,
+        "client_requests": story.customers.answered,
+        "client_failures": story.customers.failed,
         "base_test_accuracy": _accuracy(story.measurements.get("base")),
         "rounds": [
             {
                 "number": round_.number,
                 "kind": round_.kind,
                 "state": round_.state,
-                "labels_shuffled": round_.number == story.sabotaged,
+                "labels_false": round_.number == story.poisoned,
                 "test_before": None if round_.test_before is None else round_.test_before.accuracy,
                 "test_after": None if round_.test_after is None else round_.test_after.accuracy,
                 "holdout_before": None if round_.holdout_before is None else round_.holdout_before.accuracy,
@@ -111,6 +113,7 @@ def figures(data: ReportData, story: Story, memory: Memory) -> dict[str, Any]:
             }
             for round_ in data.rounds
         ],
+        **told.as_json(),
     }
 
 
@@ -130,11 +133,10 @@ def _round(round_: Round, story: Story, stores: Stores, place: RoundPlace, datas
     members = stores.rounds.members(round_.number)
     chosen = [query_id for query_id, selected in members.items() if selected]
     answers = _trained_answers(place, round_)
-    shuffled = " (labels shuffled on purpose)" if round_.number == story.sabotaged else ""
     training = round_.training or {}
     return RoundReport(
         number=round_.number,
-        kind=round_.kind + shuffled,
+        kind=round_.kind + (" (labels that all say one answer)" if round_.number == story.poisoned else ""),
         state=round_.state.value,
         adapter=round_.adapter,
         reason=round_.reason or evaluation.get("reason"),
@@ -250,6 +252,6 @@ def _nats(entropy: float | None) -> float:
 
 def _notes(story: Story) -> tuple[str, ...]:
     notes = ["Test questions were never labelled, retrieved or trained on; they were asked through the gateway."]
-    if story.sabotaged is not None:
-        notes.append(f"Round {story.sabotaged} was trained on shuffled labels on purpose, to show the gate refuse it.")
+    if story.poisoned is not None:
+        notes.append(f"Round {story.poisoned} was trained on labels that lie on purpose, to show it taken back.")
     return tuple(notes)

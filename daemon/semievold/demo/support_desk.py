@@ -1,8 +1,9 @@
 """The demo's traffic: what customers of a made-up shop write to its support desk, generated from one seed.
 
 Owns the reading of support_desk.yaml (phrasings by intent) and the drawing of a data set from it: slots, choices,
-politeness, typos. Examples, queries and test all come from the same phrasings, so the few examples miss most of
-them. Invariant: the same arguments give the same data set, and no question occurs twice in it.
+politeness, typos. Examples, queries, test and later mail all come from the same phrasings, so the few examples miss
+most of them; mail out of scope has phrasings of its own. Invariant: the same arguments give the same data set, and no
+question occurs twice in it.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ class Phrasings:
     slots: Mapping[str, Sequence[str]]
     prefixes: Sequence[str]
     suffixes: Sequence[str]
+    out_of_scope: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One draw: `answers` holds the truth about `queries` by id; a run must not see it, only the report may. `late` are
-    labels that come in no order while a gate is open.
+    """One draw: `answers` holds the truth about `queries` by id; a run must not see it, only the report and the demo's
+    people may. `mail` is what customers ask later, with the truth; `out_of_scope` what is no intent at all.
     """
 
     labels: tuple[str, ...]
@@ -51,7 +53,8 @@ class Dataset:
     queries: tuple[Query, ...]
     answers: Mapping[str, str]
     test: tuple[Example, ...]
-    late: tuple[Example, ...] = ()
+    mail: tuple[Example, ...] = ()
+    out_of_scope: tuple[Query, ...] = ()
 
 
 @cache
@@ -65,8 +68,15 @@ def labels() -> tuple[str, ...]:
     return tuple(phrasings().intents)
 
 
-def generate(seed: int, labelled_per_intent: int = 12, unlabeled: int = 400, test: int = 200, late: int = 0) -> Dataset:
-    """Draw a data set: as many examples for each intent; queries, test examples and late labels over all intents.
+def generate(
+    seed: int,
+    labelled_per_intent: int = 12,
+    unlabeled: int = 400,
+    test: int = 200,
+    mail: int = 0,
+    out_of_scope: int = 0,
+) -> Dataset:
+    """Draw a data set: as many examples for each intent; queries, test examples and later mail over all intents.
 
     Raises:
         ValueError: more questions were asked for than the phrasings yield without repeating one.
@@ -75,13 +85,13 @@ def generate(seed: int, labelled_per_intent: int = 12, unlabeled: int = 400, tes
     rng = random.Random(derive(seed, "support desk"))
     seen: set[str] = set()
 
-    def draw(intent: str) -> str:
+    def draw(intent: str | None) -> str:
         for _ in range(MAX_DRAWS):
             question = write_question(rng, intent)
             if question.casefold() not in seen:
                 seen.add(question.casefold())
                 return question
-        raise ValueError(f"the phrasings of '{intent}' are used up: ask for fewer questions")
+        raise ValueError(f"the phrasings of '{intent or 'out of scope'}' are used up: ask for fewer questions")
 
     def draw_examples(kind: str, order: Sequence[str]) -> tuple[Example, ...]:
         return tuple(
@@ -94,14 +104,17 @@ def generate(seed: int, labelled_per_intent: int = 12, unlabeled: int = 400, tes
     truth = _shuffled(rng, intents, unlabeled)
     queries = tuple(Query(f"query-{seed}-{n:04d}", draw(intent)) for n, intent in enumerate(truth))
     answers = {query.id: intent for query, intent in zip(queries, truth, strict=True)}
-    return Dataset(intents, examples, queries, answers, tests, draw_examples("late", _shuffled(rng, intents, late)))
+    later = draw_examples("mail", _shuffled(rng, intents, mail))
+    others = tuple(Query(f"other-{seed}-{n:04d}", draw(None)) for n in range(out_of_scope))
+    return Dataset(intents, examples, queries, answers, tests, later, others)
 
 
-def write_question(rng: random.Random, intent: str) -> str:
-    """One question of that intent, of MIN_WORDS to MAX_WORDS words."""
+def write_question(rng: random.Random, intent: str | None) -> str:
+    """One question of that intent (None: of none), of MIN_WORDS to MAX_WORDS words."""
     source = phrasings()
+    texts = source.out_of_scope if intent is None else source.intents[intent]
     while True:
-        text = _fill(rng, rng.choice(source.intents[intent]), source.slots)
+        text = _fill(rng, rng.choice(texts), source.slots)
         text = text[0].upper() + text[1:]
         if rng.random() < PREFIX_SHARE:
             text = f"{rng.choice(source.prefixes)} {_lower_first(text)}"

@@ -33,7 +33,7 @@ def evidence_of(
     """Of one alarm, which `last` has raised; `wrong`: queries whose label says that the answer was."""
     drift, labels = stores
     detector = raised.detector
-    count = max(1, detector.seen - detector.began)
+    count = max(1, raised.count)
     read = drift.newest(min(WINDOW, (4 if raised.category else 2) * count) + BEFORE, last)
     known = drift.examples({row.neighbours[0][0] for row in read if row.neighbours})
     mine = [row for row in read if _is_of(row, raised)]

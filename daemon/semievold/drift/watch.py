@@ -20,6 +20,7 @@ from semievol.errors import SemiEvolError
 from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.types import Example
 from semievold.config.drift import DriftSettings
+from semievold.drift.arrival import WAITING, asked_before, state_of, waiting_in
 from semievold.drift.detectors import BASE, Detectors
 from semievold.drift.evidence import evidence_of
 from semievold.rounds.lease import ControlLease
@@ -28,11 +29,10 @@ from semievold.store.stores import Stores
 
 log = logging.getLogger(__name__)
 
-BATCH = 500
-"""Rows that one transaction weighs."""
-SETTLED_S = 60.0
-"""Rows are looked at so long after they were made: by the clocks of several machines, which may differ by so much, they
-become visible in another order."""
+BATCH = 2_000
+"""Rows that one transaction weighs; the states of all detectors are read and written for each."""
+AHEAD = 500
+"""Rows behind these that are read as well, to see what was asked before them and answered later."""
 AROUND = 500
 """Queries whose confidence a label is held beside, and of which accuracy is estimated without labels."""
 
@@ -43,7 +43,6 @@ class DriftWatch:
     Args:
         stores: whose writes are checked against the lease.
         labels: how many labels the task has; None: answers are no closed set.
-        settled_s: the age, in seconds, at which a row is looked at.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class DriftWatch:
         labels: int | None,
         seed: int,
         now: Callable[[], float],
-        settled_s: float = SETTLED_S,
     ) -> None:
         self._settings = settings
         self._stores = stores
@@ -64,7 +62,6 @@ class DriftWatch:
         self._labels = labels
         self._seed = seed
         self._now = now
-        self._settled_s = settled_s
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look every `look_s` while this process leads, until stopped."""
@@ -91,20 +88,23 @@ class DriftWatch:
         if (closed := drift.rearm_after_round()) is not None:
             log.info("drift: event %d is closed by a round that settled; a new reference begins", closed.number)
         position = drift.position()
-        to = self._now() - self._settled_s
-        rows, truths = drift.answered(position, to, BATCH), drift.truths(position, to, BATCH)
-        if not rows and not truths:
+        to = self._now() - self._settings.settled_s
+        states = drift.detectors()
+        settled, waited = drift.answered(position, BATCH, to), waiting_in(states)
+        ahead = drift.answered(_after(position, to, settled, ()), AHEAD) if settled or waited else []
+        rows, waiting = asked_before([*waited, *settled], ahead)
+        truths = drift.truths(position, to, BATCH)
+        if not rows and not settled and not truths:
             self._pass_labels(position, to)
             return False
         alias = self._stores.alias.get()
         known = drift.examples({row.neighbours[0][0] for row in [*rows, *_answered(truths)] if row.neighbours})
-        detectors = Detectors(self._settings, self._labels, self._seed, position.arming, drift.detectors())
+        detectors = Detectors(self._settings, self._labels, self._seed, position.arming, states)
         alarms: list[Alarm] = []
         tell = functools.partial(self._alarms, alarms)
         serving = alias.adapter
-        for row in rows:
-            if row.adapter == serving:
-                tell(detectors.tell(row, known), row, ())
+        for row, raised in detectors.tell([row for row in rows if row.adapter == serving], known):
+            tell([raised], row, ())
         wrong: list[str] = []
         mean_proxy = self._mean_proxy(truths, serving)
         for truth, correct in self._judged(truths):
@@ -114,11 +114,12 @@ class DriftWatch:
                 tell(detectors.tell_truth(row, known, correct, mean_proxy), row, wrong)
         keep = {each or BASE for each in (alias.adapter, alias.previous)}
         summary = self._summary(detectors, serving)
-        after = _after(position, to, rows, truths)
-        kept = drift.advance(position, after, detectors.changed(), detectors.others(keep), alarms, summary)
+        after = _after(position, to, settled, truths)
+        changed = detectors.changed() | ({} if waiting == waited else {WAITING: state_of(waiting)})
+        kept = drift.advance(position, after, changed, detectors.others(keep), alarms, summary)
         for alarm in alarms if kept else ():
             log.warning("drift: %s", alarm.evidence["said"])
-        return len(rows) == BATCH or len(truths) == BATCH or not kept
+        return len(settled) == BATCH or len(truths) == BATCH or not kept
 
     def _pass_labels(self, position: Position, to: float) -> None:
         """Leave behind what says nothing of earlier answers, or each look would read it again; written only if there
@@ -163,7 +164,7 @@ class DriftWatch:
     def _summary(self, detectors: Detectors, serving: str | None) -> dict[str, Any]:
         """Accuracy by labels and without them, as far as there are any."""
         seen = detectors.accuracy(serving or BASE)
-        newest = self._stores.drift.newest(AROUND)
+        newest = self._stores.drift.newest(AROUND) if seen.record.count else []  # without a label they say nothing
         proxies = [each.confidence for each in newest if each.adapter == serving]
         interval = powered_interval(seen.record, seen.lately, proxies) if proxies else None
         return {

@@ -23,6 +23,7 @@ from semievold.web.errors import error, retry_later
 
 MAX_LOGPROBS = 262_144
 """Log-probabilities that one answer may hold: some 100 bytes each, read and written in the loop that serves all."""
+_ASK_FOR_FIGURES = frozenset(("top_logprobs", "logprobs", "prompt_logprobs"))
 _FIGURES = ("n", "best_of", *LIMIT_NAMES, "top_logprobs", "logprobs", "prompt_logprobs")
 
 
@@ -36,6 +37,9 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        most = dict.fromkeys(("n", "best_of"), config.max_n)
+        most |= dict.fromkeys(("max_tokens", "max_completion_tokens", "min_tokens"), config.max_tokens)
+        self._most = {**most, "max_output_tokens": config.max_tokens}
 
     def full(self, holder: str, count: int = 1, tokens: int = 0) -> web.Response | Reservation:
         """The answer where there is no room for `count` requests more of a token's holder, of up to `tokens` in all;
@@ -121,24 +125,18 @@ class Admission:
         """
         if not isinstance(body.get("stream"), (bool, type(None))):
             raise web.HTTPBadRequest(text="stream: not true or false")
-        limits = {
-            "n": self._config.max_n,
-            "best_of": self._config.max_n,
-            "max_tokens": self._config.max_tokens,
-            "max_completion_tokens": self._config.max_tokens,
-            "min_tokens": self._config.max_tokens,
-            "max_output_tokens": self._config.max_tokens,
-        }
-        for name, limit in limits.items():
+        for name, limit in self._most.items():
             value = body.get(name)
-            lowest = 0 if name == "min_tokens" else 1
             if value is None:
                 continue
+            lowest = 0 if name == "min_tokens" else 1
             if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= limit:
                 raise web.HTTPBadRequest(text=f"{name}: not a whole number from {lowest} to {limit}")
         self._check_logprobs(body, body_bytes)
 
     def _check_logprobs(self, body: Mapping[str, Any], body_bytes: int) -> None:
+        if _ASK_FOR_FIGURES.isdisjoint(body):
+            return
         asked = {name: body.get(name) for name in _FIGURES}
         most = {name: value for name, value in asked.items() if isinstance(value, int)}
         field = "top_logprobs" if most.get("top_logprobs") else "logprobs"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from semievol.types import value
 from semievold.web.errors import error
 
 ADAPTER_HEADER = "x-semievol-adapter"
@@ -62,7 +63,7 @@ _ADDRESS = re.compile(
 _PATH = re.compile(r"(?<![\w.~/])~?/[\w.@+-]+(?:/[\w.@+-]*)+")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """An admitted request.
 

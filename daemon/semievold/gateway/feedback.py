@@ -118,6 +118,8 @@ class Feedback:
             return error(400, "invalid_request", f"{unknown[0]}: unknown field; known: {', '.join(sorted(FIELDS))}")
         if "id" not in body:
             return error(400, "missing_field", "id: missing; send the id of the answer")
+        if not isinstance(body["id"], (str, int)) or isinstance(body["id"], bool):
+            return error(400, "invalid_field", "id: not a text")
         client = client_of(request, self._secret)
         about = await self._about(body["id"])
         if about is None:

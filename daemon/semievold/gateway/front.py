@@ -52,6 +52,7 @@ from semievold.gateway.words import WaitingWords
 from semievold.monitoring.metrics import Metrics
 from semievold.rollout.answers import AnswerCounts
 from semievold.serving.alias import Alias
+from semievold.serving.lending import RestingError
 from semievold.tracing import PARENT, STATE, Span, Tracing
 from semievold.web.access import guarded
 from semievold.web.body_limits import BODY_BYTES, limited_app
@@ -66,6 +67,8 @@ ADMITTED = web.RequestKey("admitted", bool)
 """Under this name a request that was admitted to a model says so, for the metrics."""
 ANSWERED_BY: web.RequestKey[str | None] = web.RequestKey("answered_by", object)  # type: ignore[arg-type]
 """Under this name a request says which version answers it, where that is another than it was bound to."""
+RESTING = web.RequestKey("resting", bool)
+"""Under this name a request says whether it was sent away last because all replicas rest."""
 UNANSWERED = frozenset({500, 502, 503})
 """What a version on trial may answer without having answered."""
 LAST_BYTES_S = 0.5
@@ -140,6 +143,11 @@ class Gateway:
         add.add_get(FEEDBACK_PATH, self._feedback, allow_head=False)
         return app
 
+    @functools.cached_property
+    def _now(self) -> Callable[[], float]:
+        """The loop's clock. In Python 3.11 each asking for the loop is a system call."""
+        return asyncio.get_running_loop().time
+
     @web.middleware
     async def _measured(self, request: web.Request, handler: Any) -> web.StreamResponse:
         started = time.perf_counter()
@@ -152,12 +160,9 @@ class Gateway:
             code = CLIENT_GONE
             raise
         finally:
-            self._metrics.requests.labels(self._metrics.workload, code).inc()
-            holder = request.get(HOLDER, NOBODY)
-            self._metrics.token_requests.labels(self._metrics.workload, holder, code).inc()
+            self._metrics.ended(request.get(HOLDER, NOBODY), code, time.perf_counter() - started)
             if ADMITTED in request:
-                self._metrics.answered(int(code))
-            self._metrics.latency.labels(self._metrics.workload).observe(time.perf_counter() - started)
+                self._metrics.answered(int(code), resting=request.get(RESTING, False))
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -219,9 +224,10 @@ class Gateway:
     ) -> web.StreamResponse:
         """Have it answered within a span of its own, if it is traced."""
         trace = {name: request.headers[name] for name in (PARENT, STATE) if name in request.headers}
-        tracing = self._tools.tracing
+        if (tracing := self._tools.tracing) is None:
+            return await self._bound(path, request, body, backend, served, trace)
         named = {"http__request__method": request.method, "url__path": path}
-        span = None if tracing is None else tracing.begin(f"{request.method} {path}", "server", trace, **named)
+        span = tracing.begin(f"{request.method} {path}", "server", trace, **named)
         if span is None:
             return await self._bound(path, request, body, backend, served, trace)
         try:
@@ -255,7 +261,7 @@ class Gateway:
         with self._admission.counted(holder, count):
             async with self._alias.bind(client=client) as adapter:
                 tried = adapter != self._alias.adapter
-                deadline = asyncio.get_running_loop().time() + self._config.timeout_s
+                deadline = self._now() + self._config.timeout_s
                 capture = self._tools.capture if path == CHAT else None
                 spent = taken.spent if self._admission.metered(holder) else None
                 call = Call(request, path, body, adapter, served, deadline, _not_at_all, spent=spent, trace=trace)
@@ -285,9 +291,10 @@ class Gateway:
         started = time.perf_counter()
         read = counted and call.path == CHAT
         response = await _answered(backend, replace(call, read=said.append) if read else call)
+        resting = call.request[RESTING]
         if call.alias is not None:
-            self._metrics.answered_by(call.adapter, response.status)
-        if counts is None or not counted:
+            self._metrics.answered_by(call.adapter, response.status, resting=resting)
+        if counts is None or not counted or resting:
             return response
         failed = response.status >= 500 or BROKE_OFF in call.request
         if failed or response.status < 400:
@@ -338,6 +345,7 @@ def _not_at_all(_answer_id: str | None) -> None:
 
 async def _answered(backend: Backend, call: Call) -> web.StreamResponse:
     """The backend's answer, or its failure as an answer that names the version too."""
+    call.request[RESTING] = False
     try:
         return await backend.answer(call)
     except TooLongError as long:
@@ -347,6 +355,11 @@ async def _answered(backend: Backend, call: Call) -> web.StreamResponse:
         return refusal(503, "adapter_unavailable", presentable(str(missing)), call)
     except BusyError as busy:
         return retry_later(refusal(429, "busy", str(busy), call))
+    except RestingError as resting:
+        call.request[RESTING] = True
+        does = "has woken, and is proved anew" if resting.returns else "rests while a new version is trained on its GPU"
+        why = f"the engine {does}; try again in {resting.again_s} s"
+        return retry_later(refusal(503, "unavailable", why, call), resting.again_s)
     except TransientError as failure:
         return retry_later(refusal(503, "unavailable", presentable(str(failure)), call))
     except TimeoutError:

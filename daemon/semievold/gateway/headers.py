@@ -7,7 +7,7 @@ that is not in `gateway.cors_origins` gets none of CORS's headers, so that its b
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +38,7 @@ _EXPOSED = ", ".join(
     )
 )
 _PREFLIGHT_AGE_S = 600
+_ID_BYTES = 16
 
 
 class AnswerHeaders:
@@ -45,11 +46,12 @@ class AnswerHeaders:
 
     def __init__(self, origins: Sequence[str]) -> None:
         self._origins = frozenset(origins)
+        self._random = b""
 
     async def put(self, request: web.Request, response: web.StreamResponse) -> None:
         """As aiohttp's signal `on_response_prepare`: before the first byte of any answer."""
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        response.headers[REQUEST_ID_HEADER] = given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        response.headers[REQUEST_ID_HEADER] = given if _SANE_ID.fullmatch(given) else self._next_id()
         if NOT_CAPTURED in request:
             response.headers[NOT_CAPTURED_HEADER] = request[NOT_CAPTURED]
         response.headers.update(request.get(RATE_LIMITS, {}))
@@ -75,6 +77,13 @@ class AnswerHeaders:
                 hdrs.ACCESS_CONTROL_MAX_AGE: str(_PREFLIGHT_AGE_S),
             },
         )
+
+    def _next_id(self) -> str:
+        """Random ones are fetched for many requests at once: each time is a system call."""
+        if not self._random:
+            self._random = secrets.token_bytes(_ID_BYTES * 256)
+        id_, self._random = self._random[:_ID_BYTES], self._random[_ID_BYTES:]
+        return f"req_{id_.hex()}"
 
     def _allowed(self, request: web.Request) -> bool:
         origin = request.headers.get(hdrs.ORIGIN)

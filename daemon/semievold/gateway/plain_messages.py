@@ -10,7 +10,7 @@ takes and vLLM does not (`taken_by_vllm`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from semievol.engines.plain.tally import NEUTRALISED
 from semievold.gateway.call import COMPLETIONS, EMBEDDINGS, Call
 
 _RENDERED = ("messages", "tools", "functions", "documents", "chat_template_kwargs", "input", "instructions")
-
-
+_NAME_CHARS = 16
+"""Names of fields and roles are no longer, and few."""
 _LIKELIEST_ALONE = 1e-6
 """A `top_p` that leaves the likeliest token alone; vLLM refuses 0."""
 
@@ -29,6 +29,8 @@ def neutral_call(call: Call, texts: ControlTexts) -> Call:
     """The call with every control text broken in what the template may write."""
     if call.path in (COMPLETIONS, EMBEDDINGS):
         return call
+    if not _may_hold((call.body[name] for name in _RENDERED if name in call.body), texts):
+        return call  # as nearly all are, and looking is a fraction of writing anew
     body = {name: _mapped(value, texts.broken) if name in _RENDERED else value for name, value in call.body.items()}
     if body == dict(call.body):
         return call
@@ -49,6 +51,24 @@ def taken_by_vllm(call: Call) -> Call:
     if body.get("best_of") is not None and body["best_of"] == (body.get("n") or 1):
         body = {name: value for name, value in body.items() if name != "best_of"}
     return call if body is call.body else replace(call, body=body)
+
+
+def _may_hold(values: Iterable[Any], texts: ControlTexts) -> bool:
+    """Whether JSON values hold a control text; a tool call's arguments may hold anything until they are read."""
+    waiting = list(values)
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            if texts.holds_name(each) if len(each) <= _NAME_CHARS else texts.holds(each):
+                return True
+        elif isinstance(each, list):
+            waiting += each
+        elif isinstance(each, dict):
+            if "arguments" in each:
+                return True
+            waiting += each
+            waiting += each.values()
+    return False
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

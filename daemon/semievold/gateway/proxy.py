@@ -35,10 +35,11 @@ from semievold.gateway.rewriting import (
     quoted,
     replace_model,
     text_of,
+    was_aborted,
 )
 from semievold.gateway.usage import StreamMeter, asking_for_usage, usage_in
 from semievold.monitoring.metrics import Metrics
-from semievold.serving.lending import ReplicaPool
+from semievold.serving.lending import ReplicaPool, RestingError
 from semievold.web.errors import error_body
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class ProxyBackend:
             headers={"Accept-Encoding": "identity"},
         )
         self._fields = ServerFields(self._session)
+        self._now = asyncio.get_running_loop().time  # in Python 3.11 each asking for the loop is a system call
 
     async def close(self) -> None:
         await self._fields.close()
@@ -111,7 +113,7 @@ class ProxyBackend:
 
     async def answer(self, call: Call) -> web.StreamResponse:
         call = neutral_call(taken_by_vllm(call), self._texts)
-        now = asyncio.get_running_loop().time
+        now = self._now
         patience = min(call.deadline, now() + self._settings.replica_wait_s)
         failed: list[str] = []
         reasons: list[str] = []
@@ -131,6 +133,10 @@ class ProxyBackend:
                             # Two replicas fail on it in the same words: it is the request, and a third would too.
                             return refusal(500, "request_failed", failure.of_request, call, replica.name)
                         reasons.append(failure.of_request or "")
+            except RestingError as resting:
+                if not resting.returns or now() >= patience:
+                    raise  # a rest is for longer than a request waits
+                await asyncio.sleep(WAIT_S)
             except TransientError as none:
                 if now() >= patience:
                     raise TransientError(presentable(str(none))) from none
@@ -159,21 +165,18 @@ class ProxyBackend:
             _ReplicaFailed: the client got no byte.
         """
         call.request[ASKED] = True
+        answer: aiohttp.ClientResponse | None = None
         try:
-            async with asyncio.timeout_at(call.deadline):
-                answer = await self._post(call, replica)
-        except TimeoutError as failure:
-            raise _ReplicaFailed("timed out before it answered", down=True) from failure
-        except (aiohttp.ClientError, OSError) as failure:
-            raise _ReplicaFailed(f"connection failed: {_short(failure)}", down=True) from failure
-        async with answer:
             try:
                 async with asyncio.timeout_at(call.deadline):
+                    answer = await self._post(call, replica)
                     if answer.status != 200:
                         return await _refused(call, replica, answer)
-                    streamed = answer.content_type == "text/event-stream"
-                    rewriter = StreamRewriter(quoted(call.alias or ""), functools.partial(_error_event, call, replica))
-                    begin = await _first_events(answer, rewriter) if streamed else await _whole(answer)
+                    rewriter = None
+                    if answer.content_type == "text/event-stream":
+                        on_error = functools.partial(_error_event, call, replica)
+                        rewriter = StreamRewriter(quoted(call.alias or ""), on_error)
+                    begin = await _whole(answer) if rewriter is None else await _first_events(answer, rewriter)
             except _Mistaken as mistake:
                 code = mistake.said["code"] or "bad_request"
                 return refusal(400, code, str(mistake), call, replica.name, param=mistake.said["param"])
@@ -183,11 +186,15 @@ class ProxyBackend:
                 )
                 return refusal(502, "answer_too_large", why, call, replica.name)
             except TimeoutError as failure:
-                raise _ReplicaFailed("timed out before its first byte", down=True) from failure
+                late = "it answered" if answer is None else "its first byte"
+                raise _ReplicaFailed(f"timed out before {late}", down=True) from failure
             except (aiohttp.ClientError, OSError, ValueError) as failure:
-                raise _ReplicaFailed(f"broke off before its first byte: {_short(failure)}", down=True) from failure
+                if answer is None and not isinstance(failure, (aiohttp.ClientError, OSError)):
+                    raise  # of a request that cannot be written no replica is to blame
+                when = "connection failed" if answer is None else "broke off before its first byte"
+                raise _ReplicaFailed(f"{when}: {_short(failure)}", down=True) from failure
             headers = call.headers(answer_id(begin), replica.name)
-            if streamed:
+            if rewriter is not None:
                 return await self._stream(call, replica, answer, rewriter, begin, headers)
             if call.spent is not None and (tokens := usage_in(begin)) is not None:
                 call.spent(tokens)
@@ -195,6 +202,10 @@ class ProxyBackend:
                 call.tell_answer(headers, text_of(begin))
             body = begin if call.alias is None else replace_model(begin, quoted(call.alias))
             return web.Response(body=body, content_type=answer.content_type, headers=headers)
+        finally:
+            if answer is not None:
+                answer.release()
+                await answer.wait_for_close()
 
     async def _post(self, call: Call, replica: ServerAddress) -> aiohttp.ClientResponse:
         if call.spent is not None and call.streamed:
@@ -279,10 +290,11 @@ async def _first_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter
 
     Raises:
         _Mistaken: the stream begins with an error that is the client's.
-        _ReplicaFailed: it begins with another error, or ends before it begins.
+        _ReplicaFailed: it begins with another error, or is cut off or ends before it begins.
     """
     while chunk := await answer.content.readany():
         if events := rewriter.feed(chunk):
+            _check_not_cut_off(events)
             if begins_with_error(events):
                 said = json.loads(events.partition(b"\n")[0].removeprefix(b"data:"))["error"]
                 if said["type"] == "invalid_request_error":
@@ -296,6 +308,7 @@ async def _whole(answer: aiohttp.ClientResponse) -> bytes:
     """The body of an answer.
 
     Raises:
+        _ReplicaFailed: its engine has cut it off.
         _TooLarge: it is not read to its end.
     """
     parts, size = [], 0
@@ -304,19 +317,22 @@ async def _whole(answer: aiohttp.ClientResponse) -> bytes:
         if size > _ANSWER_BYTES:
             raise _TooLarge
         parts.append(chunk)
-    return b"".join(parts)
+    body = b"".join(parts)
+    _check_not_cut_off(body)
+    return body
 
 
 async def _next_events(call: Call, answer: aiohttp.ClientResponse, rewriter: StreamRewriter) -> bytes:
     """The next whole events of a stream, however many have come; nothing at its end.
 
     Raises:
-        _ReplicaFailed: it broke off, or took too long.
+        _ReplicaFailed: it broke off, was cut off, or took too long.
     """
     try:
         async with asyncio.timeout_at(call.deadline):
             while chunk := await answer.content.readany():
                 if events := rewriter.feed(chunk):
+                    _check_not_cut_off(events)
                     return events
     except TimeoutError as failure:
         late = asyncio.get_running_loop().time() >= call.deadline
@@ -324,6 +340,12 @@ async def _next_events(call: Call, answer: aiohttp.ClientResponse, rewriter: Str
     except (aiohttp.ClientError, OSError, ValueError) as failure:
         raise _ReplicaFailed(_short(failure), down=True) from failure
     return rewriter.end()
+
+
+def _check_not_cut_off(answer: bytes) -> None:
+    """A server that is told to sleep, or to stop, ends so what waits or runs there; the next one may answer."""
+    if was_aborted(answer):
+        raise _ReplicaFailed("cut off its answer", down=False)
 
 
 async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientResponse) -> web.Response:

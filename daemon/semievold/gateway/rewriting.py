@@ -2,7 +2,8 @@
 
 Owns the bytes of answers and of event streams, no I/O. The usual answer has its `model` before anything nested, and is
 cut there without being parsed; any other is parsed. Invariant: parsed, an answer differs from what came in the value of
-its top-level `model` alone, however the stream was cut into chunks.
+its top-level `model` alone, and in the name of the event that ends one that was cut short, however the stream was cut
+into chunks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
@@ -19,9 +21,12 @@ _FLAT_MEMBER = rb'(?!"model")"[^"\\]*+"\s*:\s*(?:' + _STRING + rb"|[-+.\w]++)\s*
 _MODEL = re.compile(rb"\s*\{\s*(?:" + _FLAT_MEMBER + rb')*+"model"\s*:\s*(' + _STRING + rb")", re.DOTALL)
 _ID = re.compile(rb'\s*(?:data:\s*)?\{\s*"id"\s*:\s*"([\w.:-]{1,200})"')
 _ERROR_EVENT = re.compile(rb'\s*\{\s*"error"')
+_ABORTED = re.compile(rb'"finish_reason"\s*:\s*"abort"')  # within a text its quotes would be escaped
 _EVENT_ENDS = (b"\n\n", b"\n\r\n")
+_COMPLETED, _INCOMPLETE = b"response.completed", b"response.incomplete"
 
 
+@lru_cache(maxsize=16)  # the alias, in every answer
 def quoted(name: str) -> bytes:
     """The name as a JSON string."""
     return json.dumps(name).encode()
@@ -59,12 +64,41 @@ def begins_with_error(event: bytes) -> bool:
     return event.startswith(b"data:") and _ERROR_EVENT.match(event[5:]) is not None
 
 
+def was_aborted(answer: bytes) -> bool:
+    """Whether the engine has cut off this answer, or one within these events, as vLLM does with all that waits when it
+    is told to sleep: what there is of it is no answer.
+    """
+    return b'"abort"' in answer and _ABORTED.search(answer) is not None
+
+
 def text_of(document: bytes) -> str | None:
     """The text of a chat answer that has one choice; None: it has several, or says something else."""
     choice = _only_choice(document)
     message = choice.get("message") if choice else None
     content = message.get("content") if isinstance(message, dict) else None
     return content if isinstance(content, str) else None
+
+
+def _cut_ones_named(events: bytes) -> bytes:
+    """Whole events, where an answer of /v1/responses that was cut short ends in OpenAI's words: vLLM says of it that it
+    is completed, with the status incomplete.
+    """
+    return b"\n\n".join(map(_cut_one_named, events.split(b"\n\n")))
+
+
+def _cut_one_named(event: bytes) -> bytes:
+    name, _, payload = event.partition(b"\ndata:")
+    if name != b"event: " + _COMPLETED:
+        return event
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        return event
+    answer = value.get("response") if isinstance(value, dict) else None
+    if not isinstance(answer, dict) or answer.get("status") != "incomplete":
+        return event
+    told = json.dumps({**value, "type": _INCOMPLETE.decode()}, separators=(",", ":"))
+    return b"event: " + _INCOMPLETE + b"\ndata: " + told.encode()
 
 
 def _only_choice(document: bytes) -> dict[str, Any] | None:
@@ -130,7 +164,8 @@ class StreamRewriter:
         if len(data) - cut > MAX_EVENT_BYTES:
             raise ValueError("an event of the stream does not end")
         self._rest = data[cut:]
-        return b"\n".join(map(self._line, data[:cut].split(b"\n"))) if cut else b""
+        events = _cut_ones_named(data[:cut]) if _COMPLETED in data else data[:cut]
+        return b"\n".join(map(self._line, events.split(b"\n"))) if cut else b""
 
     def end(self) -> bytes:
         """What came after the last whole event."""

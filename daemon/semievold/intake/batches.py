@@ -390,9 +390,12 @@ class QueryBatches:
         return stored, refused
 
     def _waited_s(self, answered: Sequence[_Answered], ours: Collection[str]) -> list[float]:
-        now = time.time()
-        since = [item.asked.record.timestamp for item in answered if item.label.query.id in ours]
-        return [max(0.0, now - max(at, self.held_until)) for at in since]
+        now, held_until = time.time(), self.held_until
+        return [
+            max(0.0, now - max(asked.record.timestamp, held_until))
+            for asked, label in answered
+            if label.query.id in ours
+        ]
 
     async def _publish(
         self, labels: Sequence[PseudoLabel], stop: asyncio.Event, asked_by: Mapping[str, StreamRecord] = _NOT_KNOWN

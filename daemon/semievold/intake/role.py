@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from semievol.errors import TransientError
 from semievold.config.streams import IntakeSettings, StreamSettings
@@ -44,6 +44,7 @@ class Intake:
         trial: the version that answers some of the queries instead; None: none ever does.
         transactions: publish what the consumer's records cause together with their offsets; None: before their commit.
         tracing: None: nothing is traced.
+        resting: why nobody can label for a while; then nothing is read. None: never so.
     """
 
     def __init__(
@@ -62,8 +63,11 @@ class Intake:
         transactions: Transactions | None = None,
         trial: StreamTrial | None = None,
         tracing: Tracing | None = None,
+        resting: Callable[[], str | None] | None = None,
     ) -> None:
         self._consumer = consumer
+        self._resting = resting or (lambda: None)
+        self._rested: str | None = None
         self._transactions = transactions
         self._batches = QueryBatches(
             parser,
@@ -107,9 +111,9 @@ class Intake:
     @property
     def held(self) -> str | None:
         """What the queries wait for; None: they are read."""
-        if self._ready is None or self._ready.is_set():
-            return self._consumer.waits_for
         waiting = f"{self.counters.lag} queries wait" if self.counters.lag else "queries wait"
+        if self._ready is None or self._ready.is_set():
+            return self._consumer.waits_for if (resting := self._resting()) is None else f"{waiting}: {resting}"
         return f"{waiting} until the warm round has decided (rounds.wait_for_warm)"
 
     async def backlog(self) -> int:
@@ -144,7 +148,7 @@ class Intake:
         self.loop_pulse.beat()
         self._raise_failures()
         timeout_s = self._settings.poll_timeout_s
-        held = self._ready is not None and not self._ready.is_set()
+        held = (self._ready is not None and not self._ready.is_set()) or self._rests()
         if held:
             self._batches.held_until = time.time()
         self._finished.clear()
@@ -157,6 +161,14 @@ class Intake:
         elif not room:
             # Without a batch there is a transaction under way, which tells nobody when it ends.
             await set_within(self._finished, timeout_s if self._running else min(timeout_s, 0.1))
+
+    def _rests(self) -> bool:
+        """Whether nobody can label for a while; said when it begins and ends."""
+        resting = self._resting()
+        if (resting is None) is not (self._rested is None):
+            logger.info("queries are read again" if resting is None else f"queries wait: {resting}")
+        self._rested = resting
+        return resting is not None
 
     def _room(self) -> int:
         """Records that may be read now: by records, for a late one must not hold the places of a whole batch.

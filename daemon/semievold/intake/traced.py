@@ -29,10 +29,12 @@ class RecordSpans:
             return
         now = time.time()
         for record in records:
-            span = self._tracing.begin(
+            if (chosen := self._tracing.chosen(record.headers)) is None:
+                continue
+            span = self._tracing.begin_chosen(
+                chosen,
                 f"{record.topic} process",
                 "consumer",
-                record.headers,
                 messaging__destination__name=record.topic,
                 messaging__destination__partition__id=str(record.partition),
                 messaging__message__id=record.key,

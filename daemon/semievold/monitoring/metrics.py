@@ -8,7 +8,7 @@ adapters, replicas and tokens, of which a process holds few; never a query id.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,12 +27,14 @@ from semievol.types import PseudoLabel
 from semievold.config.daemon import ROLES
 from semievold.errors import Dropped, Reason
 from semievold.monitoring.catalogue import PREFIX, Declared, Kind, Labels
+from semievold.rounds.planning.trigger import WAITS_FOR
 from semievold.rounds.retention import What
-from semievold.rounds.trigger import WAITS_FOR
 from semievold.serving.replica import ReplicaView
 from semievold.store.feedback import Outcome
 from semievold.store.shadow_pairs import PairFate
 from semievold.store.waiting_feedback import Standing
+
+M = TypeVar("M", Counter, Histogram)
 
 ENTROPY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AGREEMENT_BUCKETS = (0.25, 0.5, 0.7, 0.9, 0.99)
@@ -42,8 +44,8 @@ WAITING = ("start", "lease", "round", "evidence", "approval", "canary", "answers
 """What a controller can wait for; `round`: for the open one; `evidence`: for labels that prove its candidate;
 `approval`: for a person's word for it; `canary`: for the time of a canary's stage; `answers`: for more of its answers,
 or of what serves beside it; `frozen`: for the end of a freeze."""
-REPLICA_STATES = ("up", "warming", "quarantined", "down")
-ANSWERS = ("answered", "failed", "gone")
+REPLICA_STATES = ("up", "warming", "quarantined", "asleep", "down")
+ANSWERS = ("answered", "failed", "gone", "resting")
 """What becomes of an admitted request; `gone`: the client did not wait."""
 YES_NO = ("yes", "no")
 SIDES = ("gain", "cost")
@@ -67,6 +69,7 @@ class Metrics:
         self.declared: list[Declared] = []
         self._at_zero: list[tuple[Declared, Counter | Histogram]] = []
         self._reported: dict[tuple[str, ...], float] = {}
+        self._known: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}
         self._add_intakes()
         self._add_labels()
         self._add_serving()
@@ -178,7 +181,8 @@ class Metrics:
         )
         self.answers = counter(
             "gateway_answers_total",
-            "Admitted requests to a model, by what became of them; a client's mistake (4xx) is none.",
+            "Admitted requests to a model, by what became of them; a client's mistake (4xx) is none. Resting: told to "
+            "come back after a training on the engine's GPU.",
             GATEWAY,
             outcome=ANSWERS,
         )
@@ -256,23 +260,31 @@ class Metrics:
 
         An infinite entropy (nothing parsed) lands in the last bucket.
         """
+        # The series are looked up once a batch: that costs as much as what is told them of a label.
+        entropy, agreement, delay = (each.labels(self.workload) for each in (self.entropy, self.agreement, self.delay))
         for label in labels:
-            self.entropy.labels(self.workload).observe(label.entropy)
-            self.agreement.labels(self.workload).observe(label.agreement)
-            if label.answer is None:
-                self.unparsed.labels(self.workload).inc()
+            entropy.observe(label.entropy)
+            agreement.observe(label.agreement)
         for seconds in waited_s:
-            self.delay.labels(self.workload).observe(seconds)
+            delay.observe(seconds)
+        if unparsed := sum(label.answer is None for label in labels):
+            self.unparsed.labels(self.workload).inc(unparsed)
 
-    def answered(self, status: int) -> None:
-        """What became of an admitted request."""
-        if (outcome := _outcome(status)) is not None:
-            self.answers.labels(self.workload, outcome).inc()
+    def ended(self, holder: str, code: str, seconds: float) -> None:
+        """A request at the gateway, of a token's holder, and how long it took."""
+        self._series(self.requests, code).inc()
+        self._series(self.token_requests, holder, code).inc()
+        self._series(self.latency).observe(seconds)
 
-    def answered_by(self, adapter: str | None, status: int) -> None:
+    def answered(self, status: int, *, resting: bool = False) -> None:
+        """What became of an admitted request; `resting`: it was sent away because all replicas rest, as is wanted."""
+        if (outcome := _outcome(status, resting)) is not None:
+            self._series(self.answers, outcome).inc()
+
+    def answered_by(self, adapter: str | None, status: int, *, resting: bool = False) -> None:
         """The same of the version that was asked; None: the base model."""
-        if (outcome := _outcome(status)) is not None:
-            self.versions.labels(self.workload, adapter or "base", outcome).inc()
+        if (outcome := _outcome(status, resting)) is not None:
+            self._series(self.versions, adapter or "base", outcome).inc()
 
     def forgotten(self, what: What, count: int) -> None:
         """Rows that retention deleted, by what they belonged to."""
@@ -302,6 +314,16 @@ class Metrics:
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
+    def _series(self, metric: M, *labels: str) -> M:
+        """One series of a metric of which none is ever taken back; kept, for each request counts in five of them, and
+        to look one up costs more than to count.
+        """
+        key = (metric, labels)
+        if key not in self._known:
+            self._known[key] = metric.labels(self.workload, *labels)
+        found: M = self._known[key]
+        return found
+
     # --- declaring ----------------------------------------------------------------------------------------------
 
     def _declare(self, name: str, kind: Kind, text: str, by: tuple[str, ...], labels: Labels) -> Declared:
@@ -323,8 +345,10 @@ class Metrics:
         return made
 
 
-def _outcome(status: int) -> str | None:
+def _outcome(status: int, resting: bool) -> str | None:
     """4xx is the client's own mistake, 429 that no replica had room."""
+    if resting and status >= 500:
+        return "resting"
     if 400 <= status < 499 and status != 429:
         return None
     return "answered" if status < 400 else "gone" if status == 499 else "failed"

@@ -71,6 +71,8 @@ class Observer:
             found["alias"] = f"it stands for {serving} still, and cannot be followed: {self._follower.away}"
         if self._captured is not None and self._captured.degraded is not None:
             found["capture"] = f"captured queries wait for the stream: {self._captured.degraded}"
+        if self._replicas is not None:
+            found["replicas"] = self._replicas.resting
         if self._control is not None and self._control.waits_for not in ("round", "pseudo_labels", "interval", "worth"):
             found["rounds"] = self._control.waiting_for
         return {part: str(reason) for part, reason in found.items() if reason}

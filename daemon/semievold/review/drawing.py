@@ -8,13 +8,14 @@ it would leave the easy ones to the gate. Nothing is drawn whose answer is known
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from semievol.examples.near import near_key
 from semievol.examples.split import asked_key
 from semievol.types import PseudoLabel, Query
+from semievold.review.chances import Chances
 from semievold.review.usefulness import SecretOrder, uncertainty_of, usefulness
 from semievold.rounds.fresh import FreshLabels
 from semievold.store.pseudo_labels import PoolRow
@@ -43,9 +44,12 @@ class _Question:
     key: str
     rows: tuple[PoolRow, ...]
 
-    @property
-    def uncertainty(self) -> float:
-        return max(uncertainty_of(row.entropy, row.agreement) for row in self.rows)
+    def uncertainty(self, chances: Mapping[str, float]) -> float:
+        """Of its least sure query; where nobody has learned the chance that it is right, by entropy and agreement."""
+        return max(
+            1.0 - chances[row.id] if row.id in chances else uncertainty_of(row.entropy, row.agreement)
+            for row in self.rows
+        )
 
 
 class Drawing:
@@ -55,16 +59,25 @@ class Drawing:
         look_at: among so many of the newest answered queries.
         pairs: whether live queries are answered by both versions, and where they differ a label is all the evidence
             that there is (a gain of any size is asked for): then most of what is drawn for a gate is left to those.
+        chances: says how likely answers are right, where that is learned; what teaches is then ordered by it.
     """
 
     def __init__(
-        self, stores: Stores, fresh: FreshLabels, order: SecretOrder, look_at: int, *, pairs: bool = False
+        self,
+        stores: Stores,
+        fresh: FreshLabels,
+        order: SecretOrder,
+        look_at: int,
+        *,
+        pairs: bool = False,
+        chances: Chances | None = None,
     ) -> None:
         self._stores = stores
         self._fresh = fresh
         self._order = order
         self._look_at = look_at
         self._pairs = pairs
+        self._chances = chances
 
     def for_gate(self, round_: Round, most: int, waiting: int = 0) -> list[Draft]:
         """Questions for the gate of a round, in random order: first shadow pairs whose answers differ, for where they
@@ -111,21 +124,25 @@ class Drawing:
         """Questions whose labels would teach most, the most useful first."""
         taken_at = None if open_round is None else self._fresh.taken_at(open_round)
         questions = self._questions(lambda row: taken_at is None or row.created_at <= taken_at)
-        questions.sort(key=lambda each: (-usefulness(each.uncertainty, len(each.rows), None), each.key))
+        rows = [row for each in questions for row in each.rows]
+        chances = {} if self._chances is None else self._chances.of(rows)
+        questions.sort(key=lambda each: (-usefulness(each.uncertainty(chances), len(each.rows), None), each.key))
         some = {each.rows[0].id: each for each in questions[: WEIGHED * most]}
         labels = self._stores.pseudo_labels.load(list(some))
-        drafts = [self._teaching(label, some[label.query.id]) for label in labels]
+        drafts = [self._teaching(label, some[label.query.id], chances) for label in labels]
         return sorted(drafts, key=lambda draft: -draft.usefulness)[:most]
 
-    def _teaching(self, label: PseudoLabel, question: _Question) -> Draft:
+    def _teaching(self, label: PseudoLabel, question: _Question, chances: Mapping[str, float]) -> Draft:
         nearest = max((similarity for _, similarity in label.neighbours), default=None)
-        uncertainty = question.uncertainty
+        uncertainty = question.uncertainty(chances)
         said = [each.answer for each in label.candidates if each.answer is not None]
         why = {
             "entropy": label.entropy if math.isfinite(label.entropy) else None,
             "agreement": label.agreement,
             "nearest_example": nearest,
         }
+        if label.query.id in chances:
+            why["right"] = chances[label.query.id]
         return Draft(
             label.query,
             "teach",

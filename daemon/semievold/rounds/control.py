@@ -19,11 +19,12 @@ from semievold.config.daemon import DaemonConfig
 from semievold.errors import LeaseLost, StateConflict
 from semievold.retry import Pulse
 from semievold.round_states import CANCELLABLE, RoundKind, RoundState
+from semievold.rounds.history import CONFIG_OPTION
 from semievold.rounds.lease import ControlLease
-from semievold.rounds.observing import CONFIG_OPTION, RoundObserver, at_work, shape, waits_for
+from semievold.rounds.observing import RoundObserver, at_work, shape, waits_for
+from semievold.rounds.planning.trigger import Start, Wait, decide
 from semievold.rounds.planning.worth import Worth
 from semievold.rounds.steps import RoundEngine
-from semievold.rounds.trigger import Start, Wait, decide
 from semievold.serving.alias import Alias
 from semievold.serving.fleet import AdapterFleet
 from semievold.store.requests import (

@@ -7,13 +7,18 @@ Owns the places of a training; not what training does (semievol.training.lora) n
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from semievol import adapter_directory
-from semievol.training.process import train_in_subprocess
+from semievol.adapter_directory import Manifest
+from semievol.errors import AdapterError
+from semievol.training.job import JOB_HASH_FILE, snapshot_hash
+from semievol.training.lora import RESULT_FILE
+from semievol.training.process import is_held, train_in_subprocess
 
 if TYPE_CHECKING:
     from semievold.serving.storage.object_storage import AdapterStorage
@@ -59,15 +64,27 @@ class Launcher(Protocol):
         """
         ...
 
+    async def trains(self) -> bool:
+        """Whether anything still trains, or is about to end, of whatever round, though nobody waits for it here.
+
+        Raises:
+            ConfigError: it may not be asked.
+            TransientError: it is not known now.
+        """
+        ...
+
 
 class SubprocessLauncher:
     """Trains in a child process on this machine, which never outlives the daemon.
 
-    `inherit`: names of environment variables that it gets besides what it needs.
+    Args:
+        inherit: names of environment variables that it gets besides what it needs.
+        rounds: where the files of all rounds are, those of other daemons of the workload too. None: nobody else trains.
     """
 
-    def __init__(self, inherit: Sequence[str] = ()) -> None:
+    def __init__(self, inherit: Sequence[str] = (), rounds: Path | None = None) -> None:
         self._inherit = tuple(inherit)
+        self._rounds = rounds
 
     async def train(self, place: TrainingPlace) -> Trained:
         path = await train_in_subprocess(place.snapshot, place.work, place.adapters, inherit=self._inherit)
@@ -76,6 +93,13 @@ class SubprocessLauncher:
 
     async def retire(self, open_round: int | None) -> None:
         """Nothing to do: the child has ended with the call that started it."""
+
+    async def trains(self) -> bool:
+        """Of a leader that stands still, say, and has been replaced: its child goes on until it has ended."""
+        return await asyncio.to_thread(self._any_is_held)
+
+    def _any_is_held(self) -> bool:
+        return self._rounds is not None and any(map(is_held, self._rounds.glob("r*/work")))
 
 
 class PublishingLauncher:
@@ -95,3 +119,26 @@ class PublishingLauncher:
 
     async def retire(self, open_round: int | None) -> None:
         await self._launcher.retire(open_round)
+
+    async def trains(self) -> bool:
+        return await self._launcher.trains()
+
+
+def published(work: Path, adapters: Path) -> tuple[Path, Manifest]:
+    """The adapter that the training in `work` named as its result.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AdapterError: it named none, or none that is whole.
+    """
+    path = adapters / Path(json.loads((work / RESULT_FILE).read_text(encoding="utf-8"))["path"]).name
+    return path, adapter_directory.verify(path)
+
+
+def made_before(place: TrainingPlace) -> tuple[Path, Manifest] | None:
+    """What this very snapshot was trained to earlier; None: nothing, or nothing whole. Blocking."""
+    try:
+        if (place.work / JOB_HASH_FILE).read_text(encoding="ascii").strip() != snapshot_hash(place.snapshot):
+            return None
+        return published(place.work, place.adapters)
+    except (OSError, ValueError, KeyError, TypeError, AdapterError):
+        return None

@@ -17,7 +17,7 @@ from semievol.examples.split import asked_key, in_share
 from semievol.labelling import learned
 from semievol.labelling.evidence import Surroundings, evidence, surroundings
 from semievol.labelling.learned import Learned
-from semievol.labelling.probe import fitted, folds_of
+from semievol.labelling.probe import Probe, fitted, folds_of
 from semievol.protocols import Embedder
 from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.tasks.task import Task
@@ -61,7 +61,7 @@ def learn(
     known = [label for label in calibration if label.query.id in truth]
     teaching = [label for label in known if label.answer is not None and _teaches(label, config)]
     certifying = [label for label in known if not _teaches(label, config)]
-    nearness = _Nearness(examples, task, embedder)
+    nearness = Nearness(examples, task, embedder)
 
     def found(some: Sequence[PseudoLabel]) -> tuple[tuple[str, ...], np.ndarray]:
         return evidence(some, config.labelling, nearness.around(some))
@@ -82,19 +82,23 @@ def _teaches(label: PseudoLabel, config: DaemonConfig) -> bool:
     return config.selection.risk is None or in_share(asked_key(label.query), 0.5, "learned")
 
 
-class _Nearness:
-    """What the examples say of questions near them: nothing, where an answer means something else each time."""
+class Nearness:
+    """What the examples say of questions near them: nothing, where an answer means something else each time.
+
+    `probe`: of the examples; None: there is none.
+    """
 
     def __init__(self, examples: Sequence[Example], task: Task, embedder: Embedder) -> None:
         self._examples = examples
         self._embedder = embedder
-        self._closed = bool(examples) and task.config.closed
-        if self._closed:
+        self.probe: Probe | None = None
+        if examples and task.config.closed:
             self._vectors = embedder.embed([example.query.question for example in examples])
-            self._probe = fitted(self._vectors, examples).whole
+            self.probe = fitted(self._vectors, examples).whole
 
     def around(self, labels: Sequence[PseudoLabel]) -> Surroundings | None:
-        if not self._closed:
+        """Of the labels, in their order."""
+        if self.probe is None:
             return None
         vectors = self._embedder.embed([label.query.question for label in labels])
-        return surroundings(vectors, self._examples, self._vectors, self._probe)
+        return surroundings(vectors, self._examples, self._vectors, self.probe)

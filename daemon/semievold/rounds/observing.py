@@ -1,7 +1,7 @@
 """What the trigger looks at, read from the state; and what is waited for, in words, for whoever asks.
 
 Reads alone, so that the command line says the same as the controller does, also while no daemon runs. Decides nothing
-(`semievold.rounds.trigger`).
+(`semievold.rounds.planning.trigger`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from typing import Any
 
 from semievol.training.progress import WAITING, read_progress
 from semievold.config.daemon import DaemonConfig
-from semievold.round_states import UNDECIDED, RoundState
+from semievold.round_states import RoundState
 from semievold.rounds.ages import Moment
+from semievold.rounds.history import BriefRound, RoundHistory
 from semievold.rounds.places import RoundPlace
+from semievold.rounds.planning.trigger import Observation, decide
 from semievold.rounds.planning.worth import PastRound, Worth, weigh
-from semievold.rounds.trigger import Observation, decide
 from semievold.store.rounds import Round
 from semievold.store.stores import Stores
-
-CONFIG_OPTION = "config"
-"""Under this name a round's options hold the hash of the settings that it was planned under."""
 
 
 class RoundObserver:
@@ -33,15 +31,16 @@ class RoundObserver:
         self._last_label = Moment(stores.database.now)
         self._last_round = Moment(stores.database.now)
         self._hash = config.hash()
+        self._history = RoundHistory(stores.rounds)
         self._past_rounds: dict[int, PastRound] = {}
 
     def observe(self, labels_lag: int = 0) -> Observation:
         """Blocking; `labels_lag`: label records that are not read yet."""
-        rounds = self._stores.rounds.all()
+        rounds = self._history.look()
         examples = self._stores.examples
         counts, last_change = examples.counts(), examples.last_change() or 0.0
-        decided = [each for each in rounds if each.ended and each.state not in UNDECIDED]
-        at_last = max((each.snapshot["labelled_total"] for each in decided if each.snapshot), default=0)
+        decided = [each for each in rounds if each.decided]
+        at_last = max((each.labelled_total for each in decided if each.labelled_total is not None), default=0)
         labelled = self._stores.pseudo_labels.labelled()
         last = rounds[0] if rounds else None
         retractions = self._stores.retractions
@@ -68,24 +67,26 @@ class RoundObserver:
             clean_rounds=sum(each.ended and each.created_at >= taken_back for each in rounds),
         )
 
-    def _worth(self, decided: Sequence[Round], new: int, since_s: float) -> Worth | None:
+    def _worth(self, decided: Sequence[BriefRound], new: int, since_s: float) -> Worth | None:
         """What a round is worth now, where the trigger goes by that; `decided`: newest first."""
         if self._config.trigger.kind != "worth":
             return None
         past: list[PastRound] = []
         labelled = 0
         for each in reversed(decided):
-            total = (each.snapshot or {}).get("labelled_total", labelled)
+            total = labelled if each.labelled_total is None else each.labelled_total
             past.append(self._past(each, total - labelled))
             labelled = total
         # Before the first round nothing has drifted away from one.
         return weigh(past, new, since_s if decided else 0.0, self._config.trigger.worth)
 
-    def _past(self, round_: Round, new: int) -> PastRound:
+    def _past(self, brief: BriefRound, new: int) -> PastRound:
         """What a round that is over tells; looked up once."""
-        if (known := self._past_rounds.get(round_.number)) is None:
-            known = past_round(round_, new, self._stores.rounds.events(round_.number))
-            self._past_rounds[round_.number] = known
+        if (known := self._past_rounds.get(brief.number)) is None:
+            round_ = self._stores.rounds.get(brief.number)
+            assert round_ is not None
+            known = past_round(round_, new, self._stores.rounds.events(brief.number))
+            self._past_rounds[brief.number] = known
         return known
 
     def warm_ended(self) -> bool:
@@ -109,7 +110,7 @@ def past_round(round_: Round, new: int, events: Sequence[Mapping[str, Any]]) -> 
     )
 
 
-def alike(rounds: Sequence[Round], config_hash: str, changed_at: float) -> int:
+def alike(rounds: Sequence[BriefRound], config_hash: str, changed_at: float) -> int:
     """How many of the newest rounds failed in a row for one reason, under these settings and on these examples.
 
     Args:
@@ -120,7 +121,7 @@ def alike(rounds: Sequence[Round], config_hash: str, changed_at: float) -> int:
     count = 0
     for each in rounds:
         same = each.state is RoundState.FAILED and _shape(each.reason) == _shape(rounds[0].reason)
-        if not same or each.options.get(CONFIG_OPTION) != config_hash or each.updated_at < changed_at:
+        if not same or each.config_hash != config_hash or each.updated_at < changed_at:
             break
         count += 1
     return max(1, count)
@@ -179,6 +180,8 @@ def held(config: DaemonConfig, stores: Stores, observer: RoundObserver | None = 
         found["intake"] = "queries wait until the warm round has decided (rounds.wait_for_warm)"
     if (frozen := stores.freezes.get()) is not None:
         found["rounds"] = frozen.said()
+    if (rest := stores.rests.get()) is not None:
+        found["replicas"] = rest.said()
     lease = stores.leases.get()
     if lease is None or lease.left_s <= 0:
         found["control"] = "no process leads; start `semievold run` (or `semievold control`)"

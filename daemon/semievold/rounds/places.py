@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,11 @@ class RoundPlace:
         """Those of a daemon whose `artifacts.directory` this is."""
         directory = artifacts.resolve()
         return cls(directory / "rounds", directory / "adapters")
+
+    def numbers(self) -> list[int]:
+        """Of the rounds that have files; oldest first."""
+        found = (re.fullmatch(r"r(\d{4,})", path.name) for path in self.rounds.glob("r*"))
+        return sorted(int(each[1]) for each in found if each is not None)
 
     def work(self, number: int) -> Path:
         """Where the training of this round keeps its checkpoints and progress."""

@@ -146,10 +146,12 @@ class Judged:
 
     kept: the selected pseudo-labels, with the answers that are trained on.
     members: the verdict on each.
-    threshold: the highest entropy (nats per token), or uncertainty, that was accepted.
+    threshold: the highest entropy (nats per token), or uncertainty, that was accepted; theta: the quantile that it is,
+    where a quantile decided.
     changed: how many answers the probe and the consensus changed; None: neither was asked.
     certificate: what is known of the error of what was selected; None: no risk was stated.
     learned: what the learned confidence is worth and expects, or why there is `nothing`; None: not ranked by it.
+    confidence: it itself, where there is one.
     """
 
     kept: Sequence[PseudoLabel] = ()
@@ -158,6 +160,8 @@ class Judged:
     changed: int | None = None
     certificate: Certificate | None = None
     learned: Mapping[str, Any] | None = None
+    theta: float | None = None
+    confidence: Learned | None = None
 
 
 def judge(
@@ -201,7 +205,7 @@ def judge(
         near = _near(own, rows, config, embedder, refused or {})
         own = [label for label in own if label.query.id not in near]
         rows = [row for row in rows if row.id not in near]
-        known = [each for each in training_examples(stores) if task.knows(each.answer, each.query)]
+        known = [each for each in training_examples(stores, config) if task.knows(each.answer, each.query)]
         both = heard([*own, *calibration], known, config.labelling, embedder)
         agreed, calibration = both[: len(own)], both[len(own) :]
         if rule.by == "learned":
@@ -265,7 +269,8 @@ def judge(
     if lesson is not None:
         chosen = [label.query.id for label in kept]
         said = {"nothing": lesson.nothing} if model is None else said_of(model, list(labels.values()), chosen)
-    return Judged(kept, tuple(members), selection.threshold, changed, selection.certificate, said)
+    certificate, theta = selection.certificate, selection.theta
+    return Judged(kept, tuple(members), selection.threshold, changed, certificate, said, theta, model)
 
 
 def _truth(stores: Stores, task: Task) -> dict[str, Example]:
@@ -324,9 +329,24 @@ def _near(
     return {ordered[row].query.id for row in found}
 
 
-def training_examples(stores: Stores) -> list[Example]:
-    """What may be retrieved and trained on, in the order of ids."""
-    return sorted(stores.examples.training(), key=lambda example: example.id)
+def training_examples(stores: Stores, config: DaemonConfig) -> list[Example]:
+    """What a round may learn from, in the order of ids: of one client's feedback no more than its share, first come
+    first served, unless feedback is trusted.
+    """
+    found = sorted(stores.examples.training(), key=lambda example: example.id)
+    if config.gateway.feedback.trusted:
+        return found
+    held = {example.id for example in found}
+    givers = {key: client for key, client in stores.feedback.givers().items() if key in held}
+    ranked = [*givers, *(held - givers.keys())]
+    beyond = beyond_share(ranked, givers, config.rounds.max_source_share, config.trigger.min_examples)
+    if beyond:
+        log.info(
+            "%d examples by clients' feedback are left out of the round: more than one client's share "
+            "(rounds.max_source_share)",
+            len(beyond),
+        )
+    return [example for example in found if example.id not in beyond]
 
 
 def known_to(task: Task, examples: Sequence[Example]) -> tuple[list[Example], list[str]]:

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from semievol.durable_files import publish_directory, write_durably
+from semievol.config.training import MOST_RANK
+from semievol.durable_files import publish_directory, sync_tree, write_durably
 from semievol.labelling.propagation import training_rows
 from semievol.protocols import Embedder, ExampleIndex
 from semievol.seeds import derive
 from semievol.tasks.task import Task
+from semievol.training.fitting import Extent, fitted
 from semievol.training.job import TrainingJob, write_snapshot
 from semievol.types import PseudoLabel, TrainingRow
 from semievold.config.daemon import DaemonConfig
@@ -29,6 +34,8 @@ from semievold.rounds.pool import Judged, judge, known_to, training_examples
 from semievold.store.lineage.walk import Role
 from semievold.store.rounds import Membership, Round
 from semievold.store.stores import Stores
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,7 @@ def compose(
     `labelled`, `offsets`: how many queries were labelled, and up to where the stream was read, when that began.
     """
     # Last: a truth that has arrived meanwhile takes the place of its pseudo-label.
-    examples, gone = known_to(task, training_examples(stores))
+    examples, gone = known_to(task, training_examples(stores, config))
     if not examples:
         raise FatalError("no labelled example is left to train on; add labels, or lower labels.holdout_share")
     held_out = [*stores.examples.holdout(), *stores.examples.calibration()]
@@ -101,17 +108,27 @@ def compose(
     if round_.options.get("shuffle_labels"):
         rows = shuffled(rows, round_.seed)
     fingerprint = [row.messages for row in rows[:: max(1, len(rows) // config.rounds.fingerprint_prompts)]]
-    warm = round_.kind == "warm"
-    training = config.training.method
+    training = config.training
+    found = fitted(
+        training.method,
+        round_.kind,
+        Extent.of(rows, training.max_tokens, closed=config.task.closed),
+        config.model.name,
+        parent,
+        nodes=training.launcher.nodes,
+        most_rank=config.generation.launch_settings.max_lora_rank or MOST_RANK,
+    )
+    if found.why is not None:
+        log.info("%s: %s, for %s", round_.name, found.said(), found.why)
     job = TrainingJob(
         workload=config.workload.name,
         round_number=round_.number,
         kind=round_.kind,
         seed=round_.seed,
         model=config.model,
-        training=training,
-        learning_rate=(training.warm_learning_rate if warm else None) or training.learning_rate,
-        epochs=(training.warm_epochs if warm else None) or training.epochs,
+        training=found.training,
+        learning_rate=found.learning_rate,
+        epochs=found.epochs,
         parent=parent,
         name_prefix=f"{config.workload.name}-{round_.name}",
         fingerprint_prompts=tuple(fingerprint[: config.rounds.fingerprint_prompts]),
@@ -132,10 +149,13 @@ def compose(
         "pool": len(pool.members),
         "selected": len(pool.kept),
         "threshold": pool.threshold,
+        "theta": pool.theta,
+        "training": job.numbers(),
         "depth": depth,
         "answers_changed": pool.changed,
         "certificate": None if pool.certificate is None else asdict(pool.certificate),
         "learned": None if pool.learned is None else dict(pool.learned),
+        "confidence": None if pool.confidence is None else pool.confidence.to_json(),
         "labelled_total": labelled,
         "rows": len(rows),
         "rows_hash": rows_hash(rows),
@@ -165,13 +185,24 @@ def rows_hash(rows: Sequence[TrainingRow]) -> str:
     return digest.hexdigest()
 
 
-def write(snapshot: Snapshot, directory: Path) -> None:
-    """Write the snapshot under a temporary name, sync it, and rename; an earlier attempt is replaced."""
-    temporary = directory.with_name(directory.name + ".partial")
-    for leftover in (temporary, directory):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    temporary.mkdir(parents=True)
-    write_snapshot(temporary, snapshot.job, snapshot.rows)
-    write_durably(temporary / "manifest.json", json.dumps(snapshot.manifest, indent=1, sort_keys=True))
-    publish_directory(temporary, directory)
+def write(
+    snapshot: Snapshot, directory: Path, leading: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> None:
+    """Write the snapshot under a name of its own, sync it, and rename; an earlier attempt is replaced.
+
+    Raises:
+        SemiEvolError: what `leading` raises; then what is there stays. Entered around the change of names: a former
+            leader that stood still while it wrote replaces nothing of its successor's.
+    """
+    temporary = directory.with_name(f".{directory.name}.{uuid4().hex}.partial")
+    try:
+        temporary.mkdir(parents=True)
+        write_snapshot(temporary, snapshot.job, snapshot.rows)
+        write_durably(temporary / "manifest.json", json.dumps(snapshot.manifest, indent=1, sort_keys=True))
+        sync_tree(temporary)
+        with leading():
+            if directory.exists():
+                shutil.rmtree(directory)
+            publish_directory(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -38,11 +38,13 @@ def tidy(place: RoundPlace, stores: Stores, keep: int) -> None:
     alias = stores.alias.get()
     versions = [stores.adapters.get(name) for name in (alias.adapter, alias.previous) if name is not None]
     spared = {version.round for version in versions if version is not None}
-    for number, each in enumerate(stores.rounds.all()):
-        training = place.training(each)
-        if not each.ended or not training.work.parent.is_dir():
+    newest = next((each.number for each in stores.rounds.all(1)), 0)
+    # By what lies there, which has a bound; rounds have none.
+    for each in (stores.rounds.get(number) for number in place.numbers()):
+        if each is None or not each.ended:
             continue
-        if number >= keep and each.number not in spared:
+        training = place.training(each)
+        if each.number <= newest - keep and each.number not in spared:
             shutil.rmtree(training.work.parent, ignore_errors=True)
             log.info("deleted the files of round %d (artifacts.keep_rounds)", each.number)
             continue

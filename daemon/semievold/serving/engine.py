@@ -79,6 +79,8 @@ async def _open_replicas(
         environment = dict(settings.launch_settings.environment)
         if settings.api_key is not None:
             environment["VLLM_API_KEY"] = settings.api_key
+        if config.training.share_gpu == "sleep":
+            environment["VLLM_SERVER_DEV_MODE"] = "1"
         server = VllmProcess(
             vllm_command(config), environment, directory / "vllm.log", settings.launch_settings.inherit
         )

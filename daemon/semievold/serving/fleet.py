@@ -10,15 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from semievol import adapter_directory
 from semievol.adapter_directory import MARKER_FILE
 from semievol.errors import AdapterError, TransientError
+from semievold.errors import DamagedAdapter
 from semievold.serving.adapter_servers import AdapterServers, HeldAdapter
 from semievold.serving.alias import Alias
 from semievold.serving.attestation import FingerprintEntry, Proof
+from semievold.serving.storage.refusals import Refusals
 from semievold.store.adapters import AdapterVersion
 from semievold.store.stores import Stores
 
@@ -34,6 +38,7 @@ class AdapterFleet:
     Args:
         directory: where the versions' directories are; what the registry says of their place may be out of date.
         storage: where they are published too; what is missing in `directory` is fetched from there. None: nowhere.
+        clock: seconds that never go back.
     """
 
     def __init__(
@@ -43,8 +48,10 @@ class AdapterFleet:
         alias: Alias,
         directory: Path,
         storage: AdapterStorage | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
+        self._refused = Refusals(clock)
         self._directory = directory
         self._storage = storage
         self._servers = servers
@@ -162,7 +169,7 @@ class AdapterFleet:
     async def _held(self, name: str) -> HeldAdapter:
         if self._storage is not None and not (self._directory / name / MARKER_FILE).exists():
             await self.version(name)
-            await asyncio.to_thread(self._storage.fetch, name, self._directory)
+            await self._fetch(self._storage, name)
         found = await self.version(name)
         manifest = await asyncio.to_thread(adapter_directory.verify, found.path)
         if manifest.content_hash != found.content_hash:
@@ -172,6 +179,17 @@ class AdapterFleet:
         except (KeyError, TypeError) as error:
             raise AdapterError(f"{found.path}: its manifest's fingerprint is unreadable ({error!r})") from error
         return HeldAdapter(name, found.path, fingerprint)
+
+    async def _fetch(self, storage: AdapterStorage, name: str) -> None:
+        """Bring it here; bytes that were refused are asked for again later and later, not at every look."""
+        if (why := self._refused.waits(name)) is not None:
+            raise DamagedAdapter(why)
+        try:
+            await asyncio.to_thread(storage.fetch, name, self._directory)
+        except DamagedAdapter as error:
+            self._refused.add(name, str(error))
+            raise
+        self._refused.forget(name)
 
     async def release(self, drain_s: float, keep: frozenset[str] = frozenset()) -> None:
         """Unload every version that is neither serving, previous nor in `keep`, once its requests have ended."""
@@ -202,7 +220,7 @@ class AdapterFleet:
         """Delete from the storage what is deleted here, also what an earlier call did not get to."""
         deleted = await self._deleted()
         try:
-            for name in sorted(await asyncio.to_thread(storage.names) & deleted):
+            for name in sorted(await asyncio.to_thread(storage.begun_names) & deleted):
                 await asyncio.to_thread(storage.remove, name)
                 log.info("deleted adapter %s from %s", name, storage)
         except TransientError as error:  # the end of the next round tries it again

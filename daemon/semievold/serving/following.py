@@ -30,7 +30,13 @@ class StateFollower:
         leads: whether this process leads; then it moves the alias itself, and only the warm round is looked for.
     """
 
-    def __init__(self, stores: Stores, alias: Alias, fleet: AdapterFleet, leads: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        alias: Alias,
+        fleet: AdapterFleet,
+        leads: Callable[[], bool],
+    ) -> None:
         self._stores = stores
         self._alias = alias
         self._fleet = fleet

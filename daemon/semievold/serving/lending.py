@@ -22,6 +22,18 @@ from semievold.serving.wanted import WantedAdapters
 log = logging.getLogger(__name__)
 
 
+class RestingError(TransientError):
+    """Whoever could answer rests while a round trains on its GPU.
+
+    again_s: when to ask again, seconds. returns: the rest is over, and what they held is being proved anew.
+    """
+
+    def __init__(self, text: str, again_s: int, *, returns: bool = False) -> None:
+        super().__init__(text)
+        self.again_s = again_s
+        self.returns = returns
+
+
 class ReplicaPool(Protocol):
     """Healthy replicas by the adapter version that they were attested for."""
 
@@ -31,6 +43,7 @@ class ReplicaPool(Protocol):
         `avoid` names replicas that just failed this request; they are taken only when there is no other.
 
         Raises:
+            RestingError: all that answer rest, or have rested just now.
             TransientError: no replica can answer with this adapter now.
         """
         ...
@@ -46,11 +59,26 @@ class Lending:
     def __init__(self, members: Membership, wanted: WantedAdapters) -> None:
         self._members = members
         self._wanted = wanted
+        self.ask_again_s = 1
+        """Of a client that nobody could answer because all rest."""
+
+    @property
+    def resting(self) -> str | None:
+        """Why there is nobody to lend: all that answer rest; None: somebody does not."""
+        reasons = {replica.resting for replica in self._members.replicas if replica.answers}
+        return None if None in reasons else next(iter(reasons), None)
+
+    def _all_away(self, adapter: str | None) -> bool:
+        """Whether all that answer rest, or are on their way back from it."""
+        answering = [replica for replica in self._members.replicas if replica.answers]
+        return bool(answering) and all(replica.is_away(adapter) for replica in answering)
 
     @property
     def defect(self) -> str | None:
         """Why nobody can answer with what serves; None: somebody can."""
         name = self._wanted.serving
+        if self._all_away(name):  # on purpose, and not for long: the gateway says so itself
+            return None
         if any(replica.takes(name) for replica in self._members.replicas):
             return None
         return f"no replica can answer with {name or 'the base model'}: {states_of(self._members.replicas)}"
@@ -62,6 +90,11 @@ class Lending:
         if not able:
             if adapter is not None and adapter not in self._wanted:
                 raise AdapterError(f"adapter {adapter} is not loaded")
+            if (resting := self.resting) is not None:
+                raise RestingError(f"no replica can answer now: {resting}", self.ask_again_s)
+            if self._all_away(adapter):
+                text = "no replica can answer now: those that rested prove what they hold anew"
+                raise RestingError(text, self.ask_again_s, returns=True)
             states = states_of(self._members.replicas)
             raise TransientError(f"no replica can answer with {adapter or 'the base model'} now: {states}")
         replica = min(able, key=lambda each: (each.name in avoid, each.busy, random.random()))

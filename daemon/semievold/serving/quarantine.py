@@ -31,7 +31,8 @@ def take_out_wrong(replicas: Sequence[Replica], serving: str | None) -> None:
 
 
 def joint_proof(replicas: Sequence[Replica], name: str, *, min_share: float, leads: bool) -> Proof:
-    """Passed when all that answer and are not quarantined passed, and they are enough of those that answer.
+    """Passed when all that answer and are not quarantined passed, and they are enough of those that answer; one that
+    rests does not count.
 
     Args:
         replicas: all there are.
@@ -39,7 +40,7 @@ def joint_proof(replicas: Sequence[Replica], name: str, *, min_share: float, lea
         min_share: of the replicas that answer, what must have passed.
         leads: this process loads adapters; one that does not asks only who has it.
     """
-    answering = [replica for replica in replicas if replica.answers]
+    answering = [replica for replica in replicas if replica.answers and replica.resting is None]
     if not leads:  # who the leader did not give it to, or took it from, is not ours to wait for
         answering = [replica for replica in answering if name in replica.models]
     verdicts = {replica.name: replica.verdict(name) for replica in answering}

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from semievol import adapter_directory
 from semievol.engines.patience import TIMES
 from semievol.engines.vllm_client import NotThereError, VllmClient
-from semievol.errors import AdapterError, DataError
+from semievol.errors import AdapterError, ConfigError, DataError, TransientError
 from semievol.types import Completion, GenerationRequest, Message
 from semievold.serving.adapter_servers import HeldAdapter
 from semievold.serving.attestation import Attestation, answered_by_all, attest, none_answered
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 LATE_TRIES = 4
 """So often a replica may lack an adapter's files, 15 s in all, before that counts against it: what brings them to it, a
 shared volume or `semievold sync-adapters`, may take a moment."""
+_DRAIN_LOOK_S = 0.1
 _WARM_UP = GenerationRequest((Message("user", "?"),), max_tokens=1)
 
 
@@ -93,8 +95,74 @@ class ReplicaReconciler:
         if self.loads():
             await self._unload_unwanted(replica, protected | {adapter.name for adapter in wanted})
         for adapter in wanted:
+            if replica.resting is not None:
+                return
             if replica.needs_proof(adapter.name) and (self.loads() or adapter.name in replica.models):
                 await self._prove(replica, adapter, serving)
+
+    async def sleeps(self, replica: Replica) -> bool:
+        """Whether it sleeps; asked of one that is to sleep.
+
+        Raises:
+            ConfigError: it is not set up to sleep, or holds what would be lost in it.
+            TransientError: it does not answer.
+        """
+        asleep = await self._client.is_sleeping(replica.address)
+        others = sorted(name for name in await self._client.models(replica.address) if self._is_anothers(name))
+        if others:
+            raise ConfigError(
+                f"training.share_gpu: replica {replica.name} holds {others[0]} of another workload, which its sleep "
+                "would lose; servers that sleep are one workload's"
+            )
+        return asleep
+
+    async def put_to_sleep(self, replica: Replica, patience_s: float, check: Callable[[], Awaitable[None]]) -> None:
+        """Unload this workload's versions, let end what was asked, and have it sleep.
+
+        Whoever asks it all the same, because it has not heard of it, is told that the adapter is not there. `check` is
+        asked when all has ended, which may have taken long: what it raises keeps the replica awake.
+
+        Raises:
+            ConfigError: it is not set up to sleep.
+            TransientError: it does not sleep within `patience_s`.
+        """
+        deadline = time.monotonic() + patience_s
+        if not await self._client.is_sleeping(replica.address):
+            await self._unload_all(replica)
+            # It would end by itself what runs, and keep what is in its queue until it wakes.
+            while left := replica.busy + await self._client.unfinished(replica.address):
+                if time.monotonic() > deadline:
+                    raise TransientError(f"{replica.name}: works on {left} requests still, after {patience_s:.0f} s")
+                await asyncio.sleep(_DRAIN_LOOK_S)
+        await check()
+        # Also of one that says that it sleeps: it says so from the moment that a sleep was asked of it, though what
+        # runs has its memory still. This ends when that has ended.
+        await self._client.sleep(replica.address, max(1.0, deadline - time.monotonic()))
+        if not await self._client.is_sleeping(replica.address):
+            raise TransientError(f"{replica.name}: was told to sleep, and says that it does not")
+        log.info("replica %s sleeps", replica.name)
+
+    async def wake(self, replica: Replica) -> None:
+        """Wake it if it sleeps, and unload what it still lists: its engine has lost it.
+
+        Raises:
+            ConfigError: it is not set up to sleep.
+            TransientError: it does not wake.
+        """
+        if await self._client.is_sleeping(replica.address):
+            await self._client.wake_up(replica.address)
+            if await self._client.is_sleeping(replica.address):
+                raise TransientError(f"{replica.name}: was told to wake, and says that it sleeps")
+        await self._unload_all(replica)
+        log.info("replica %s is awake", replica.name)
+
+    async def _unload_all(self, replica: Replica) -> None:
+        for name in sorted(await self._client.models(replica.address)):
+            if self.owns(name):
+                await self._client.unload(replica.address, name)
+
+    def _is_anothers(self, name: str) -> bool:
+        return adapter_directory.is_version(name) and not self.owns(name)
 
     def owns(self, name: str) -> bool:
         """Whether an adapter of that name is this workload's."""
@@ -114,12 +182,15 @@ class ReplicaReconciler:
 
     async def _prove(self, replica: Replica, adapter: HeldAdapter, serving: str | None) -> None:
         tries = replica.faults[adapter.name].tries if adapter.name in replica.faults else 0
+        rests = replica.rests
         try:
             if self.loads() and not await self._have_loaded(replica, adapter):
                 return
             incumbent = serving if serving != adapter.name and serving in replica.marks else None
             attestation = await self._ask_fingerprint(replica, adapter, incumbent)
         except NotThereError as error:
+            if replica.rests != rests:
+                return
             # What has not come yet says nothing of how a replica answers for others, unless it lacks what all ask for.
             of_replica = tries >= LATE_TRIES and adapter.name == serving
             replica.failed(adapter.name, Attestation(False, str(error)), of_replica=of_replica)
@@ -128,6 +199,8 @@ class ReplicaReconciler:
         except (AdapterError, DataError) as error:  # it cannot hold the adapter, or refuses the fingerprint's prompts
             attestation = Attestation(False, str(error))
             replica.models -= {adapter.name}
+        if replica.rests != rests:
+            return  # it has slept meanwhile, and holds no adapter any more
         if attestation.passed:
             replica.passed(adapter.name, attestation)
             log.info("replica %s is attested for %s", replica.name, adapter.name)

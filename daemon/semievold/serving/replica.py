@@ -17,6 +17,8 @@ from semievol.backoff import Backoff
 from semievol.http.server_address import ServerAddress
 from semievold.serving.attestation import Attestation
 
+RETURN_S = 60.0
+"""So long after a rest a replica that has not said anything wrong is on its way back, and no failure."""
 _RETRY = Backoff(1.0, 15.0)
 _LONGEST_DRAIN_S = 10.0
 _DRAIN_LOOK_S = 0.005
@@ -39,7 +41,7 @@ class ReplicaView:
 
     name: str
     state: str
-    """up, warming, quarantined or down."""
+    """up, warming, quarantined, asleep or down."""
     reason: str
     running: int
     adapters: Mapping[str, Attestation]
@@ -65,6 +67,13 @@ class Replica:
         """In quarantine, for this reason: it gets no request at all."""
         self.reserved = False
         """It gets no request for a moment, because its base model is asked alone."""
+        self.resting: str | None = None
+        """It sleeps, or is about to, for this reason: it gets no request at all, nor a question of ours."""
+        self.rests = 0
+        """How often it has rested; what was heard across one says nothing."""
+        self.appearances = 0
+        """How often it began to answer: at each time it may be another process."""
+        self._rested_until: float | None = None
         self.running: Counter[str | None] = Counter()
         self.slow_looks = 0
         """How many in a row got no answer in time."""
@@ -90,9 +99,17 @@ class Replica:
             self.answers
             and self.warm
             and self.blamed is None
+            and self.resting is None
             and not self.reserved
             and (adapter in self.marks if adapter is not None else self.address.base_model in self.models)
         )
+
+    def is_away(self, adapter: str | None) -> bool:
+        """Whether it has nothing for `adapter` because it rests, or has rested just now and is not asked to the end."""
+        if self.resting is not None:
+            return True
+        returns = self._rested_until is not None and time.monotonic() < self._rested_until + RETURN_S
+        return returns and self.blamed is None and adapter not in self.faults
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -106,8 +123,21 @@ class Replica:
         finally:
             self.reserved = False
 
+    def rest(self, reason: str | None) -> None:
+        """Let it rest for this reason; None: it rests no more, and whatever it held or had proved before is gone."""
+        if (reason is None) is (self.resting is None):
+            self.resting = reason
+            return
+        self.rests += 1
+        self._rested_until = time.monotonic() if reason is None else None
+        self.resting, self.warm, self.models = reason, False, frozenset()
+        self.marks.clear()
+        self.faults.clear()
+        self.blamed = None
+
     def fell_silent(self, reason: str) -> None:
         """It may have restarted, empty or with other weights: nothing that it proved holds any more."""
+        self._rested_until = None
         self.answers, self.silence, self.warm = False, reason, False
         self.marks.clear()
         self.faults.clear()
@@ -115,6 +145,7 @@ class Replica:
 
     def was_seen(self, models: frozenset[str]) -> None:
         """It answers, with these names."""
+        self.appearances += not self.answers
         self.answers, self.silence, self.models = True, "", models
         for name in [name for name in self.marks if name not in models]:
             del self.marks[name]
@@ -155,6 +186,8 @@ class Replica:
         """What people are shown."""
         if not self.answers:
             state, reason = "down", self.silence
+        elif self.resting is not None:
+            state, reason = "asleep", self.resting
         elif self.blamed is not None:
             state, reason = "quarantined", self.blamed
         elif not self.warm:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from semievol.errors import AdapterError, DataError, TransientError
+from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
 from semievol.http.errors import ServerDownError
 from semievol.http.server_address import ServerAddress
 from semievold.config.generation import GenerationConfig
@@ -53,6 +53,9 @@ class ReplicaSet:
         self._wanted = WantedAdapters(config.max_adapters)
         self._wants_known = False
         self._lending = Lending(self._members, self._wanted)
+        self._rests: frozenset[str] = frozenset()
+        self._all_rest = False
+        self._why = ""
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -82,6 +85,106 @@ class ReplicaSet:
 
     def failed(self, name: str, reason: str) -> None:
         self._lending.failed(name, reason)
+
+    # --- who rests ------------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all replicas that are known now."""
+        return tuple(replica.name for replica in self._members.replicas)
+
+    @property
+    def resting(self) -> str | None:
+        """Why nobody is lent: all that answer rest; None: somebody does not."""
+        return self._lending.resting
+
+    def rest(self, names: Collection[str], why: str = "", ask_again_s: int = 1, *, who_joins_too: bool = False) -> None:
+        """Lend none of these from now on, and ask them nothing; who is not named any more proves all anew.
+
+        Args:
+            names: of who rests; empty: nobody.
+            why: for people.
+            ask_again_s: what a client is told when all rest.
+            who_joins_too: also one that is not named, as it comes to be known.
+        """
+        self._rests, self._why, self._all_rest = frozenset(names), why, who_joins_too
+        self._lending.ask_again_s = ask_again_s
+        for replica in self._members.replicas:
+            if self._let_rest(replica):
+                replica.wake.set()
+
+    async def asleep(self, names: Collection[str]) -> tuple[dict[str, bool], dict[str, str]]:
+        """Whether each of these sleeps already, and who does not answer, and why; asked of who is to sleep.
+
+        Raises:
+            ConfigError: one of them cannot sleep, or may not.
+        """
+        replicas = self._named(names)
+        calls = (self._reconciler.sleeps(replica) for replica in replicas)
+        asleep: dict[str, bool] = {}
+        silent: dict[str, str] = {}
+        for replica, found in zip(replicas, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+            if isinstance(found, bool):
+                asleep[replica.name] = found
+            elif isinstance(found, TransientError):
+                silent[replica.name] = str(found)
+            else:
+                raise found
+        return asleep, silent
+
+    def appearances(self) -> dict[str, int]:
+        """Of each replica that answers: how often it has begun to."""
+        return {replica.name: replica.appearances for replica in self._members.replicas if replica.answers}
+
+    async def sleepers(self, names: Collection[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """Which of these sleep, and which do not say whether they do; asked of who should not."""
+        replicas = self._named(names)
+        calls = (self._reconciler.sleeps(replica) for replica in replicas)
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        said = dict(zip((replica.name for replica in replicas), found, strict=True))
+        asleep = frozenset(name for name, answer in said.items() if answer is True)
+        return asleep, frozenset(name for name in names if not isinstance(said.get(name), bool))
+
+    async def put_to_sleep(
+        self, names: Collection[str], patience_s: float, check: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Have these end what runs, and sleep. They must rest already, here and in all other processes.
+
+        `check` is asked directly before each sleeps.
+
+        Raises:
+            ConfigError, TransientError: one of them does not sleep; the others may.
+            SemiEvolError: what `check` raises; then the one that it was asked for does not sleep.
+        """
+        calls = (self._reconciler.put_to_sleep(replica, patience_s, check) for replica in self._named(names))
+        failed = [each for each in await asyncio.gather(*calls, return_exceptions=True) if each is not None]
+        if failed:
+            raise failed[0]
+
+    async def wake(self, names: Collection[str]) -> dict[str, str]:
+        """Wake these; who does not wake, and why. One that is not among the replicas any more is let go."""
+        replicas = self._named(names)
+        calls = (self._reconciler.wake(replica) for replica in replicas)
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        failing: dict[str, str] = {}
+        for replica, error in zip(replicas, found, strict=True):
+            if isinstance(error, ConfigError):  # it was started anew, as one that cannot sleep: it is awake
+                log.warning("replica %s is taken to be awake: %s", replica.name, error)
+            elif isinstance(error, SemiEvolError):
+                failing[replica.name] = str(error)
+            elif error is not None:
+                raise error
+        return failing
+
+    def _named(self, names: Collection[str]) -> list[Replica]:
+        return [replica for replica in self._members.replicas if replica.name in names]
+
+    def _let_rest(self, replica: Replica) -> bool:
+        """As `rest` said last; whether that is news."""
+        reason = self._why if self._all_rest or replica.name in self._rests else None
+        news = (reason is None) is not (replica.resting is None)
+        replica.rest(reason)
+        return news
 
     # --- what is held ---------------------------------------------------------------------------------------------
 
@@ -129,7 +232,7 @@ class ReplicaSet:
         self._members.wake_all()
         if self._reconciler.loads():
             await self._members.wait(
-                lambda: all(name not in each.models for each in self._members.replicas if each.answers),
+                lambda: all(name not in each.models for each in self._members.replicas if _is_asked(each)),
                 self._timeout_s,
             )
 
@@ -153,10 +256,12 @@ class ReplicaSet:
         self._members.wake_all()
 
     async def _proof_within(self, name: str) -> Proof:
-        """Wait until the replicas have proved `name`, or the time is up."""
+        """Wait until the replicas have proved `name`, or the time is up; a rest takes longer than that."""
+        if (resting := self.resting) is not None:
+            raise TransientError(f"no replica answers: {resting}")
         self._members.wake_all()
         await self._members.wait(lambda: self._proof(name).passed, self._timeout_s)
-        if not any(replica.answers for replica in self._members.replicas):
+        if not any(_is_asked(replica) for replica in self._members.replicas):
             raise TransientError(f"no replica answers: {states_of(self._members.replicas)}")
         return self._proof(name)
 
@@ -176,6 +281,8 @@ class ReplicaSet:
         take_out_wrong(self._members.replicas, self._wanted.serving)
 
     async def _bring_nearer(self, replica: Replica) -> None:
+        self._let_rest(replica)  # also one that has just joined
+        rests = replica.rests
         try:
             await self._reconciler.look(replica)
         except TransientError as error:
@@ -187,10 +294,15 @@ class ReplicaSet:
             replica.fell_silent(str(error))
             return
         replica.slow_looks = 0
-        if not self._wants_known:
+        if not self._wants_known or replica.resting is not None or replica.rests != rests:
             return
         wanted = self._wanted
         try:
             await self._reconciler.tend(replica, wanted.in_order(), wanted.serving, wanted.protected)
         except (TransientError, AdapterError, DataError) as error:  # the next look says whether it still answers
             log.warning("replica %s: %s", replica.name, error)
+
+
+def _is_asked(replica: Replica) -> bool:
+    """Whether anything is to be learned from it now."""
+    return replica.answers and replica.resting is None

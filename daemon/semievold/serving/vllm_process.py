@@ -41,7 +41,7 @@ def vllm_command(config: DaemonConfig) -> list[str]:
     """
     generation, launch = config.generation, config.generation.launch_settings
     try:
-        rank = launch.max_lora_rank or lora_rank(config.training.rank)
+        rank = launch.max_lora_rank or lora_rank(config.training.largest_rank)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     # One slot to spare: while a version is loaded, no running request may lose its own.
@@ -58,6 +58,8 @@ def vllm_command(config: DaemonConfig) -> list[str]:
         command += ["--chat-template", str(config.model.chat_template.resolve())]
     if launch.max_model_len is not None:
         command += ["--max-model-len", str(launch.max_model_len)]
+    if config.training.share_gpu == "sleep":
+        command.append("--enable-sleep-mode")
     return [*command, *launch.arguments]
 
 

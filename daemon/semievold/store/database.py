@@ -56,6 +56,21 @@ _POSTGRES_CONNECTION: Mapping[str, int] = {
 # A process that is stopped (SIGSTOP, a frozen container) inside a transaction keeps its locks; the server takes them
 # back after this. Far longer than any pause of ours between two statements.
 _MAX_PAUSE_MS = 10_000
+_BEYOND_MS = 1_000
+# Stopped in the middle of what it sends or takes, it is not idle to the server, which waits for it for ever; nor does
+# the server count how long it is idle once a Flush has come after a Sync, as psycopg sends them after many rows. So
+# whoever waits for its lock in vain ends its session. Known by the lock that each of our writers holds, and by what its
+# session waits for: no writer of ours that lives pauses there for so long.
+_END_HALF_SENT = """
+select count(pg_terminate_backend(pid)) from pg_stat_activity
+where datname = current_database() and state <> 'idle' and wait_event in ('ClientRead', 'ClientWrite')
+  and state_change < clock_timestamp() - :pause_ms * interval '1 millisecond'
+  and pid in (
+    select pid from pg_locks
+    where locktype = 'advisory' and granted and classid = :lock and objid in (cast(:key as bigint), :migration)
+      and database = (select oid from pg_database where datname = current_database()))
+"""
+_LOCK_NOT_AVAILABLE = "55P03"
 # libpq gives no error code for a refused connection, so the server's words must do (in English: another language is
 # merely tried again for ever). What is wrong, and the way out.
 _REFUSALS = (
@@ -97,7 +112,9 @@ class Database:
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         # Writers of one process queue here: SQLite's own waiting is a poll with sleeps, and not fair.
         self._turn = threading.Lock() if self._is_sqlite else None
-        self._insertions: dict[sa.Column[Any], Any] = {}  # built once: the intake runs one for every batch
+        # Built once: the intake runs one for every batch.
+        self._insertions: dict[sa.Column[Any], Any] = {}
+        self._upserts: dict[tuple[Table, tuple[str, ...]], Any] = {}
         self._engine = self._build_engine()
         # SQLite's transactions are snapshots anyway.
         repeatable = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -132,12 +149,14 @@ class Database:
             yield connection
 
     @contextmanager
-    def statement(self) -> Iterator[Connection]:
-        """A transaction for one statement that is atomic by itself: it waits for no other writer on PostgreSQL.
+    def statement(self, *, briefly: bool = False) -> Iterator[Connection]:
+        """A transaction for one statement that is atomic by itself: on PostgreSQL it waits for no other writer, but for
+        one that holds its rows, and for that one no longer than any may pause; `briefly`: half as long, so that it has
+        given up when a writer of its own process, which stands still, loses those rows.
 
         Raises: as `write`.
         """
-        with self._writing(None) as connection:
+        with self._writing(None, briefly=briefly) as connection:
             yield connection
 
     def checked(self, check: Callable[[Connection], None]) -> Database:
@@ -184,11 +203,12 @@ class Database:
         """Insert the rows, or set the columns `update` of those whose primary key is taken."""
         if not rows:
             return
-        statement = self.insert(table)
-        statement = statement.on_conflict_do_update(
-            index_elements=_key(table), set_={name: statement.excluded[name] for name in update}
-        )
-        connection.execute(statement, rows)
+        kind = (table, tuple(update))
+        if kind not in self._upserts:
+            insert = self.insert(table)
+            set_ = {name: insert.excluded[name] for name in update}
+            self._upserts[kind] = insert.on_conflict_do_update(index_elements=_key(table), set_=set_)
+        connection.execute(self._upserts[kind], rows)
 
     def migrate(self) -> None:
         """Bring the schema to the newest version; safe to call from several processes at once.
@@ -221,21 +241,55 @@ class Database:
             self._turn.release()
 
     @contextmanager
-    def _writing(self, lock_key: int | None) -> Iterator[Connection]:
-        with self._translated(), self._my_turn(), self._engine.connect() as connection:
+    def _writing(self, lock_key: int | None, *, briefly: bool = False) -> Iterator[Connection]:
+        with self._translated(), self._my_turn(), self._freed(), self._engine.connect() as connection:
             connection.execution_options(semievol_write=True)
             with connection.begin():
                 if not self._is_sqlite:
-                    self._lock_server(connection, lock_key)
+                    self._lock_server(connection, lock_key, briefly=briefly)
                 yield connection
 
-    def _lock_server(self, connection: Connection, key: int | None) -> None:
+    @contextmanager
+    def _freed(self) -> Iterator[None]:
+        """After a wait for a lock in vain: free it of one that stands still, so that the next attempt gets it."""
+        try:
+            yield
+        except exc.DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+                self._end_half_sent()
+            raise
+
+    def _end_half_sent(self) -> None:
+        """Of this workload's writers, and of who migrates; sessions of another database user are not ours to see."""
+        parameters = {
+            "lock": _WRITE_LOCK,
+            "key": self._lock_key % 2**32,
+            "migration": _MIGRATION,
+            "pause_ms": _MAX_PAUSE_MS,
+        }
+        try:
+            with self._engine.connect() as connection, connection.begin():
+                ended = connection.execute(sa.text(_END_HALF_SENT), parameters).scalar()
+        except exc.DBAPIError as error:  # what is told is that the lock was waited for in vain
+            logger.warning("%s: a writer that stands still could not be ended: %s", self.description, error.orig)
+            return
+        if ended:
+            logger.warning(
+                "%s: a writer stopped in the middle of what it sent and kept its locks; its session was ended",
+                self.description,
+            )
+
+    def _lock_server(self, connection: Connection, key: int | None, *, briefly: bool) -> None:
         """One writer of a workload at a time on PostgreSQL too: stores check and then act, and need no retries.
 
         One statement, because each is a way to the server and back; PostgreSQL evaluates its columns in order.
         """
+        patience_ms = int(self._busy_timeout_s * 1000)
+        if key is None:
+            # A little longer: what paused when this began to wait is found to have paused for too long when it ends.
+            patience_ms = min(patience_ms, _MAX_PAUSE_MS // 2 if briefly else _MAX_PAUSE_MS + _BEYOND_MS)
         columns = [
-            sa.func.set_config("lock_timeout", f"{int(self._busy_timeout_s * 1000)}ms", True),
+            sa.func.set_config("lock_timeout", f"{patience_ms}ms", True),
             sa.func.set_config("idle_in_transaction_session_timeout", f"{_MAX_PAUSE_MS}ms", True),
         ]
         if key is not None:

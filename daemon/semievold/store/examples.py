@@ -206,6 +206,15 @@ class ExampleStore:
             return None
         return stored_of(row)
 
+    def present(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that an example has which is not retracted."""
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for some in chunks(ids):
+                kept = (self._mine(), examples.c.id.in_(some), examples.c.retracted.is_(False))
+                found.update(connection.execute(sa.select(examples.c.id).where(*kept)).scalars())
+        return found
+
     def training(self, among: Sequence[str] | None = None) -> list[Example]:
         """The examples that may be trained on and retrieved; those `among` the given ids (of which few), or all."""
         chosen = sa.true() if among is None else examples.c.id.in_(among)

@@ -176,6 +176,15 @@ class FeedbackStore:
         with self._database.read() as connection:
             return [_word(row) for row in self._said(connection, asked) if row["client"] == client]
 
+    def givers(self) -> dict[str, str]:
+        """{id of an example that feedback made: the client whose word it is}, the oldest first."""
+        statement = sa.select(*feedback.c["query_id", "client"]).where(
+            self._mine(), feedback.c.outcome == Outcome.USED.value
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(statement.order_by(feedback.c.created_at, feedback.c.query_id))
+            return {row.query_id: row.client for row in rows}
+
     def open_words(self) -> dict[str, list[Word]]:
         """What clients say to questions (`asked_key`) to which no operator's answer is known."""
         return self._open_words(sa.true(), sa.true())

@@ -50,7 +50,7 @@ class LeaseStore:
     def renew(self, holder: str, epoch: int, ttl_s: float) -> bool:
         """Hold it `ttl_s` from now on; False when somebody else took it. One that ran out and is untaken is renewed."""
         expires_at = self._database.clock() + ttl_s
-        with self._database.statement() as connection:
+        with self._database.statement(briefly=True) as connection:
             renewed = connection.execute(update(leases).where(self._held(holder, epoch)).values(expires_at=expires_at))
         return renewed.rowcount == 1
 

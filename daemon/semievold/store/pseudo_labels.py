@@ -19,7 +19,7 @@ from sqlalchemy import Connection, RowMapping
 
 from semievol.errors import DataError
 from semievol.examples.records import query_to_json, stored_query
-from semievol.types import PseudoLabel, Query
+from semievol.types import PseudoLabel, Query, value
 from semievold.store.database import Database, chunks
 from semievold.store.labels.rows import label_columns, label_of, readable_labels
 from semievold.store.labels.tally import LabelTally
@@ -35,7 +35,7 @@ Place = tuple[str | None, int | None, int | None]
 """Topic, partition and offset of the stream record that asked for a label; None: no stream."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NewLabel:
     """A pseudo-label on its way into the store, and the stream record that asked for it (None: no stream)."""
 

@@ -24,6 +24,9 @@ from semievold.store.lineage.walk import Role, write_round_examples
 from semievold.store.outcomes import StoredOutcome, outcomes_of, read_outcomes, write_outcomes
 from semievold.store.tables import adapters, round_events, round_members, rounds
 
+RECENT = 50
+"""Among so many evolve rounds what was learned of who is right is looked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -151,11 +154,10 @@ class RoundStore:
             row = connection.execute(statement).mappings().first()
         return None if row is None else _round(row)
 
-    def all(self, limit: int = 1000) -> list[Round]:
-        """Newest first."""
-        statement = (
-            select(rounds).where(rounds.c.workload == self._workload).order_by(rounds.c.number.desc()).limit(limit)
-        )
+    def all(self, limit: int = 1000, *, first: int = 0) -> list[Round]:
+        """Newest first, down to the number `first`."""
+        mine = (rounds.c.workload == self._workload, rounds.c.number >= first)
+        statement = select(rounds).where(*mine).order_by(rounds.c.number.desc()).limit(limit)
         with self._database.read() as connection:
             return [_round(row) for row in connection.execute(statement).mappings()]
 
@@ -178,6 +180,27 @@ class RoundStore:
         )
         with self._database.read() as connection:
             return int(connection.execute(statement).scalar_one())
+
+    def newest(self) -> tuple[int, str] | None:
+        """Number and state of the newest round, whatever its kind: as long as they stay, no round has moved on."""
+        statement = select(rounds.c.number, rounds.c.state).where(rounds.c.workload == self._workload)
+        with self._database.read() as connection:
+            row = connection.execute(statement.order_by(rounds.c.number.desc()).limit(1)).one_or_none()
+        return None if row is None else (int(row.number), str(row.state))
+
+    def confidence(self) -> tuple[int, dict[str, Any]] | None:
+        """What the newest round that learned one has learned of who is right, and its number; None: none has."""
+        statement = (
+            select(rounds.c.number, rounds.c.snapshot)
+            .where(rounds.c.workload == self._workload, rounds.c.kind == "evolve", rounds.c.snapshot.is_not(None))
+            .order_by(rounds.c.number.desc())
+            .limit(RECENT)
+        )
+        with self._database.read() as connection:
+            for number, snapshot in connection.execute(statement):
+                if (found := (snapshot or {}).get("confidence")) is not None:
+                    return int(number), dict(found)
+        return None
 
     def begin_attempt(self, number: int) -> int:
         """Count one more start of the current state; returns the count."""

@@ -23,6 +23,7 @@ from semievold.store.requests import RequestStore
 from semievold.store.review.contradictions import ContradictionStore
 from semievold.store.review.items import ReviewStore
 from semievold.store.rollout.canaries import CanaryStore
+from semievold.store.rollout.rests import RestStore
 from semievold.store.rounds import RoundStore
 from semievold.store.shadow_pairs import ShadowPairStore
 from semievold.store.tables import examples, label_counts, rounds
@@ -52,6 +53,7 @@ class Stores:
     reviews: ReviewStore
     shadow_pairs: ShadowPairStore
     drift: DriftStore
+    rests: RestStore
 
     def warm_ended(self) -> bool:
         """A warm round was decided, or something was promoted by hand."""
@@ -103,6 +105,7 @@ def stores_over(database: Database, workload: str, alias: str, *, feedback_trust
         reviews=ReviewStore(database, workload),
         shadow_pairs=ShadowPairStore(database, workload),
         drift=DriftStore(database, workload),
+        rests=RestStore(database, workload),
     )
 
 

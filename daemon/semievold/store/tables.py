@@ -398,6 +398,17 @@ freezes = Table(
     Column("at", Float, nullable=False),
 )
 
+rests = Table(
+    "rests",
+    metadata,
+    Column("workload", String(100), primary_key=True),  # a row: replicas sleep, or are about to
+    Column("round", Integer, nullable=False),  # whose training has their GPU
+    Column("replicas", JSON, nullable=False),  # names
+    Column("since", Float, nullable=False),
+    Column("expected_s", Float),  # how long the last training took; null: none did
+    Column("waking", Boolean, nullable=False),
+)
+
 operator_requests = Table(
     "operator_requests",
     metadata,

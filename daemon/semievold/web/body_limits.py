@@ -47,10 +47,13 @@ async def read_body(request: web.Request) -> bytes:
     if (request.content_length or 0) > config.max_body_bytes:
         raise _too_large(config)
     try:
-        async with asyncio.timeout(config.idle_timeout_s):
-            if (connection := connection_of(request)) is not None:
-                await connection.invite(request)
+        if request.content.is_eof():  # it came with its head
             packed = await request.read()
+        else:
+            async with asyncio.timeout(config.idle_timeout_s):
+                if (connection := connection_of(request)) is not None:
+                    await connection.invite(request)
+                packed = await request.read()
     except TimeoutError as late:
         raise web.HTTPRequestTimeout(text="body: it did not come within idle_timeout_s of this front") from late
     except web.HTTPRequestEntityTooLarge:

@@ -66,6 +66,8 @@ class ControlTexts:
         self.literals = frozenset(literals)
         self._edges = edges(self.literals)
         self._folded = frozenset(filter(None, map(_fold, self.literals)))
+        self.holds_name = lru_cache(maxsize=1024)(self.holds)
+        """`holds`, of what is written alike in nearly every request: the names of fields, and roles."""
 
     def holds(self, text: str) -> bool:
         """Whether a control text, or a part of one at an end, stands in `text`, however it is written."""
@@ -89,7 +91,7 @@ class ControlTexts:
 
     def _suspect(self, text: str) -> bool:
         if text.isascii():
-            return not self._edges.isdisjoint(text.lower())
+            return self._ascii_edge.search(text) is not None
         return any(not self._edges.isdisjoint(folded(char)) for char in set(text))
 
     def _starts(self, plain: str) -> list[tuple[int, int]]:
@@ -108,6 +110,11 @@ class ControlTexts:
                 if begin[length - 1] in self._lasts and begin[:length] in self._endings:
                     found.append((len(plain) - len(begin), length))
         return found
+
+    @cached_property
+    def _ascii_edge(self) -> re.Pattern[str]:
+        plain = sorted(filter(str.isascii, self._edges))
+        return re.compile(f"[{''.join(map(re.escape, plain))}]" if plain else "(?!)", re.ASCII | re.IGNORECASE)
 
     @cached_property
     def _firsts(self) -> frozenset[str]:

@@ -22,6 +22,7 @@ EXTRA = "local"
 _KEPT = 64
 """Compiled constraints; clients ask for the same few."""
 _MESSAGE_CHARS = 300
+_ITS_WORDS = {"NoExtensionBias": "no text fits it; does it refer to nothing but itself?"}
 # White space between JSON's parts is bounded: a small model may go on with nothing else for ever.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[\x20\n]{0,16}"}
 
@@ -118,4 +119,6 @@ def _grammar(constraint: Constraint) -> str:
 
 
 def _short(error: object) -> str:
-    return " ".join(str(error).split())[:_MESSAGE_CHARS]
+    """In a line, without the library's own state, which some of its errors end with."""
+    said = " ".join(str(error).partition("<state>")[0].split())[:_MESSAGE_CHARS]
+    return _ITS_WORDS.get(said, said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -25,6 +25,11 @@ class RememberedVectors:
     @property
     def dimensions(self) -> int:
         return self._embedder.dimensions
+
+    def keep(self, texts: Collection[str]) -> None:
+        """Forget all others: what is asked for again and again may be other texts each time."""
+        kept = frozenset(texts)
+        self._vectors = {text: vector for text, vector in self._vectors.items() if text in kept}
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]

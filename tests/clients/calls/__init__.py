@@ -75,7 +75,7 @@ def call(
 
 
 def all_calls() -> list[Call]:
-    """All of them, in the order of the table."""
+    """All of them, in the order of the table, whichever of their modules was imported first."""
     for module in MODULES:
         import_module(f"{__name__}.{module}")
-    return list(_CALLS)
+    return sorted(_CALLS, key=lambda each: MODULES.index(each.make.__module__.rpartition(".")[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from tests.clients.calls import Gateway, call
 from tests.clients.calls.openai_client import (
@@ -194,7 +195,7 @@ def request_id(at: Gateway) -> object:
 
 @call(NEWEST, "chat, asynchronous, three at once")
 def several(at: Gateway) -> object:
-    async def ask() -> list[object]:
+    async def ask() -> list[Any]:
         async with async_client(at) as asking:
             asked = {"model": at.model, "messages": USER, "max_tokens": 6}
             return await asyncio.gather(*(asking.chat.completions.create(**asked) for _ in range(3)))

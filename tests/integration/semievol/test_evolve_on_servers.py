@@ -19,7 +19,7 @@ from semievol.commands.eval import run_eval
 from semievol.commands.evolve import EvolveFiles, run_evolve
 from semievol.commands.label import run_label
 from semievol.config.method import MethodConfig
-from semievol.recipe import no_watcher
+from semievol.teaching import no_watcher
 from tests.openai_api import BASE, KEY, OpenAIApi
 from tests.servers.vllm import START_S, VllmServer
 

@@ -22,13 +22,16 @@ CONTROL, SERVING = "token-of-control-0123", "token-of-serving-0123"
 TOKENS = {"control": CONTROL + "\n", "serving": SERVING}  # files end as they were written
 
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+SLEEPING = (("POST", "/sleep?level=1&mode=wait"), ("POST", "/wake_up"), ("GET", "/is_sleeping"))
 LOADING = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 ADMINISTRATIVE = (
     ("POST", "/adapters"),
     ("DELETE", "/adapters/x"),
     ("GET", "/adapters"),
-    ("POST", "/sleep"),
-    ("POST", "/wake_up"),
+    ("GET", "/sleep"),
+    ("GET", "/wake_up"),
+    ("POST", "/is_sleeping"),
+    ("POST", "/release_kv_cache_memory"),
     ("POST", "/collective_rpc"),
     ("POST", "/reset_prefix_cache"),
     ("POST", "/update_weights"),
@@ -136,6 +139,16 @@ async def test_adapters_are_loaded_by_control_alone(guard: Guard, behind: tuple[
     for path in LOADING:
         assert await status(guard, "POST", path, CONTROL, {}) == 200
     assert behind[0].came == [("POST", path) for path in LOADING]
+
+
+async def test_control_alone_puts_to_sleep_and_wakes(guard: Guard, behind: tuple[Behind, int]) -> None:
+    for method, path in SLEEPING:
+        assert await status(guard, method, path, SERVING) == 403
+        assert await status(guard, method, path, None) == 401
+    assert behind[0].came == []
+    for method, path in SLEEPING:
+        assert await status(guard, method, path, CONTROL) == 200
+    assert behind[0].came == list(SLEEPING)
 
 
 @pytest.mark.parametrize("token", [None, SERVING, CONTROL])

@@ -83,3 +83,10 @@ def test_a_directory_is_not_put_in_place_of_one_that_holds_something(tmp_path: P
         publish_directory(tmp_path / "made", tmp_path / "v1")
     assert (tmp_path / "v1" / "file").read_text() == "v1"
     assert (tmp_path / "made" / "file").read_text() == "made"
+
+
+def test_an_error_names_the_file_that_was_meant_and_not_the_one_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "no-such-directory" / "a.json"
+    with pytest.raises(FileNotFoundError) as failed:
+        write_durably(path, "{}")
+    assert failed.value.filename == str(path)

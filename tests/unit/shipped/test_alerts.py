@@ -58,6 +58,10 @@ def answers(failed: str, answered: str) -> dict[str, str]:
     return {of(name, outcome="failed"): failed, of(name, outcome="answered"): answered}
 
 
+def sent_away(resting: str) -> dict[str, str]:
+    return {of("gateway_answers_total", outcome="resting"): resting}
+
+
 def delays(within: str, all_: str) -> dict[str, str]:
     return {of("intake_delay_seconds_bucket", le="300.0"): within, of("intake_delay_seconds_count"): all_}
 
@@ -67,7 +71,7 @@ def lag(values: str, held: str) -> dict[str, str]:
 
 
 def replica(name: str, state: str, minutes: int) -> dict[str, str]:
-    states = ("up", "warming", "quarantined", "down")
+    states = ("up", "warming", "quarantined", "asleep", "down")
     return {
         of("replica_state", instance="a", replica=name, state=each): constant(float(each == state), minutes)
         for each in states
@@ -95,12 +99,18 @@ ASKED = {of("review_items", purpose="gate"): constant(5, 600), of("rounds", stat
 STORIES: dict[str, tuple[Story, Story]] = {
     "SemiEvolAnswersFail": (
         Story(answers(counting(10, 120), counting(90, 120)), 90, W),
-        # One of the night's few requests fails: a tenth, and nothing to wake anybody for.
-        Story(answers("0x60 1x60", counting(0.2, 120)), 90),
+        # One of the night's few requests fails: a tenth, and nothing to wake anybody for. Many are told to come back
+        # after a training, which nobody is woken for either.
+        Story({**answers("0x60 1x60", counting(0.2, 120)), **sent_away(counting(90, 120))}, 90),
     ),
     "SemiEvolAnswersFailSlowly": (
         Story(answers(counting(60, 5 * DAY), counting(5940, 5 * DAY)), 4 * DAY, W, "h"),
-        Story(answers(counting(18, 5 * DAY), counting(5940, 5 * DAY)), 4 * DAY, None, "h"),
+        Story(
+            {**answers(counting(18, 5 * DAY), counting(5940, 5 * DAY)), **sent_away(counting(600, 5 * DAY))},
+            4 * DAY,
+            None,
+            "h",
+        ),
     ),
     "SemiEvolQueriesLate": (
         Story(delays(counting(10, 120), counting(100, 120)), 90, W),

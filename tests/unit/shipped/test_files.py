@@ -61,6 +61,7 @@ def test_the_tree_in_the_readme_names_every_room_and_what_stands_beside_them(pac
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_room_holds_more_than_twenty_modules(package: str) -> None:
     rooms = {folder for folder in (ROOT / package).rglob("*") if folder.is_dir()} | {ROOT / package}
+    rooms -= {folder for folder in rooms if folder.name == "versions"}  # a chain: each schema adds a link
     assert [str(room) for room in rooms if len(list(room.glob("*.py"))) > 21] == []  # with __init__.py
 
 

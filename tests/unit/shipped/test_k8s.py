@@ -240,6 +240,15 @@ def test_on_object_storage_control_alone_may_publish_and_nobody_else_needs_a_sha
     assert f"--port={engine.rpartition(':')[2]}" in vllm["args"]
     out = {(pod, port) for policy, pod, _, _, port in ways(objects, "Egress") if policy == "to-object-storage"}
     assert out == {(name, 443) for name in keys}
+    (port,) = sidecar["ports"]
+    scraped = {
+        (pod, port) for policy, pod, _, _, port in ways(objects, "Ingress") if policy.startswith("adapters-from")
+    }
+    assert scraped == {("vllm", port["containerPort"])}
+    (engines,) = [
+        each for each in of_kind(on_the_base("podmonitors"), "PodMonitor") if each["metadata"]["name"] == "engines"
+    ]
+    assert port["name"] in [each["port"] for each in engines["spec"]["podMetricsEndpoints"]]
 
 
 def test_no_secret_is_shipped_and_none_is_in_a_variable() -> None:

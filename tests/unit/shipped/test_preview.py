@@ -51,3 +51,13 @@ def test_panels_without_an_answer_are_named() -> None:
 )
 def test_units_are_written_as_the_dashboards_name_them(value: float, unit: str, text: str) -> None:
     assert preview.written(value, unit) == text
+
+
+def test_a_panel_of_one_value_does_not_show_what_was_so_a_little_earlier() -> None:
+    def ask(_: str) -> list[tuple[Mapping[str, str], preview.Values]]:
+        return [({"adapter": "earlier"}, [(60.0, 1.0), (70.0, 1.0)]), ({"adapter": "now"}, [(99.5, 1.0)])]
+
+    page = preview.draw(ask, 0.0, 100.0).page
+    serving = page.partition("<h3>Serving</h3>")[2].partition("</section>")[0]
+    assert "now" in serving
+    assert "earlier" not in serving

@@ -108,6 +108,8 @@ def check_known(body: Mapping[str, Any], honoured: Collection[str], where: str =
     Raises:
         ClientMistake: it is unknown, or cannot be honoured.
     """
+    if all(name in honoured for name in body):
+        return
     # Who chooses among tools is the smaller matter where there are tools.
     for name, value in sorted(body.items(), key=lambda member: member[0] == "tool_choice"):
         if value is None or name in honoured:
@@ -130,12 +132,14 @@ def check_honoured(body: Mapping[str, Any]) -> None:
         ClientMistake: names the field.
     """
     for name, value in body.items():
-        if value is None or (name == "best_of" and value == (body.get("n") or 1)):
+        ignored = name in IGNORED_BY_VLLM
+        if value is None or not (ignored or name.startswith(OUTDATED)):
             continue
-        if name.startswith(OUTDATED):
+        if not ignored:
             raise ClientMistake(name, "replaced by structured_outputs", "unsupported_parameter")
         without = WITHOUT_EFFECT.get(name)
-        if name in IGNORED_BY_VLLM and not (without is not None and without(value)):
+        same_as_left_out = name == "best_of" and value == (body.get("n") or 1)
+        if not same_as_left_out and not (without is not None and without(value)):
             raise ClientMistake(name, REFUSED[name], "unsupported_parameter")
     tools = body.get("tools")
     for place, tool in enumerate(tools if isinstance(tools, list) else ()):

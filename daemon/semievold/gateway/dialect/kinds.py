@@ -40,6 +40,8 @@ _AT: Mapping[str, Mapping[str, _Kind]] = {
     CHAT: {**_KINDS, "logprobs": _TRUTH},
     COMPLETIONS: {**_KINDS, "logprobs": _WHOLE, "echo": _TRUTH},
 }
+_WITH_MEMBERS = frozenset(("top_logprobs", "logit_bias", "text", "reasoning", "stream_options"))
+"""Of these more than the kind is known; most requests have none."""
 _STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
 _REASONING = ("effort", "summary", "generate_summary")
 
@@ -54,6 +56,8 @@ def check_kinds(body: Mapping[str, Any], path: str) -> None:
     for name, value in body.items():
         if value is not None and (kind := kinds.get(name)) is not None and not kind[1](value):
             raise ClientMistake(name, f"not {kind[0]}")
+    if _WITH_MEMBERS.isdisjoint(body):
+        return
     if (body.get("top_logprobs") or 0) < 0:  # to vLLM's responses, -1 is the whole vocabulary
         raise ClientMistake("top_logprobs", "below 0")
     for token, bias in (body.get("logit_bias") or {}).items():

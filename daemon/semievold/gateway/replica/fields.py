@@ -30,10 +30,11 @@ Known = Mapping[str, frozenset[str]]
 
 
 class ServerFields:
-    """What the replicas know; of one session."""
+    """What the replicas know; of one session, made inside the event loop that uses it."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
+        self._now = asyncio.get_running_loop().time  # in Python 3.11 each asking for the loop is a system call
         self._known: dict[str, tuple[Known, float]] = {}
         """By replica, with the time at which it is asked again."""
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -45,13 +46,13 @@ class ServerFields:
             ClientMistake: names the field.
         """
         known, until = self._known.get(replica.name, ({}, 0.0))
-        if asyncio.get_running_loop().time() >= until:
+        if self._now() >= until:
             if (task := self._asking.get(replica.name)) is None:
                 task = asyncio.create_task(self._ask(replica), name=f"fields of {replica.name}")
                 self._asking[replica.name] = task
             await asyncio.wait({task}, timeout=_PATIENCE_S)
             # Who comes after one that waited in vain does not wait; what comes late counts from then on.
-            known, _ = self._known.setdefault(replica.name, ({}, asyncio.get_running_loop().time() + _GIVEN_UP_S))
+            known, _ = self._known.setdefault(replica.name, ({}, self._now() + _GIVEN_UP_S))
         if (fields := known.get(call.path)) is not None:
             check_known(call.body, fields)
 
@@ -66,7 +67,6 @@ class ServerFields:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(self, replica: ServerAddress) -> None:
-        now = asyncio.get_running_loop().time
         known: Known = {}
         try:
             async with (
@@ -78,7 +78,7 @@ class ServerFields:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError):
             pass
         finally:
-            self._known[replica.name] = (known, inf if known else now() + _GIVEN_UP_S)
+            self._known[replica.name] = (known, inf if known else self._now() + _GIVEN_UP_S)
             del self._asking[replica.name]
 
 

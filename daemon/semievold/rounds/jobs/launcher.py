@@ -18,12 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from semievol import adapter_directory
 from semievol.adapter_directory import Manifest as AdapterManifest
 from semievol.durable_files import write_whole
 from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import AdapterError, ConfigError, TransientError
-from semievol.training.job import JOB_HASH_FILE, snapshot_hash
+from semievol.training.job import snapshot_hash
 from semievol.training.lora import RESULT_FILE
 from semievol.training.process import LOG_FILE
 from semievol.training.progress import PROGRESS_FILE, WAITING, read_progress
@@ -42,7 +41,7 @@ from semievold.rounds.jobs.manifest import (
 )
 from semievold.rounds.jobs.phase import Kind, Phase, has_ended, made_of, phase_of
 from semievold.rounds.jobs.ran import RunningTime
-from semievold.rounds.launch import Trained, TrainingPlace
+from semievold.rounds.launch import Trained, TrainingPlace, made_before, published
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ class KubernetesLauncher:
                 cleared_at = elapsed()
             if job is None:
                 # Its Job may have ended and been removed while nobody looked.
-                if (made := await asyncio.to_thread(_made_before, place)) is not None:
+                if (made := await asyncio.to_thread(made_before, place)) is not None:
                     return _trained(*made)
                 if (failed := await asyncio.to_thread(_failed_before, place)) is not None:
                     raise AdapterError(f"Job {asked.name} failed, and is gone: training failed: {failed}")
@@ -129,6 +128,9 @@ class KubernetesLauncher:
         """
         await _finished(self._retire, open_round)
 
+    async def trains(self) -> bool:
+        return await _finished(self._has_running)
+
     async def _clear_earlier(self, round_number: int) -> None:
         """Retire the Jobs of earlier rounds: one that could not be deleted when its round ended may hold the place that
         this one waits for. Later rounds' are another leader's, whom this process does not know of yet.
@@ -137,6 +139,10 @@ class KubernetesLauncher:
             await _finished(self._retire_where, lambda label: label.isdecimal() and int(label) < round_number)
         except (ConfigError, TransientError) as error:  # the training may have its place all the same
             log.warning("Jobs of earlier rounds are left alone for now: %s", error)
+
+    def _has_running(self) -> bool:
+        """Also a Job that is being deleted: its name goes when its pods have gone."""
+        return any(not has_ended(job) for job in self._cluster.jobs({WORKLOAD_LABEL: self._workload}))
 
     def _retire(self, open_round: int | None) -> None:
         kept = None if open_round is None else str(open_round)
@@ -207,7 +213,7 @@ class KubernetesLauncher:
         give_up = asyncio.get_running_loop().time() + RESULT_WAIT_S
         while True:
             try:
-                path, manifest = await asyncio.to_thread(_published, work, adapters)
+                path, manifest = await asyncio.to_thread(published, work, adapters)
                 break
             except (OSError, ValueError, KeyError, TypeError, AdapterError) as error:
                 if asyncio.get_running_loop().time() > give_up:
@@ -235,21 +241,6 @@ async def _finished(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         if not running.cancelled():
             running.exception()  # it was looked at
         raise
-
-
-def _published(work: Path, adapters: Path) -> tuple[Path, AdapterManifest]:
-    path = adapters / Path(json.loads((work / RESULT_FILE).read_text(encoding="utf-8"))["path"]).name
-    return path, adapter_directory.verify(path)
-
-
-def _made_before(place: TrainingPlace) -> tuple[Path, AdapterManifest] | None:
-    """What this very snapshot was trained to earlier; None: nothing, or nothing whole."""
-    try:
-        if (place.work / JOB_HASH_FILE).read_text(encoding="ascii").strip() != snapshot_hash(place.snapshot):
-            return None
-        return _published(place.work, place.adapters)
-    except (OSError, ValueError, KeyError, TypeError, AdapterError):
-        return None
 
 
 def _failed_before(place: TrainingPlace) -> str | None:

@@ -96,7 +96,8 @@ class Choosing:
         if round_.kind == "evolve":
             found = await asyncio.to_thread(self._measured, round_, chosen, labeller)
         if found.stopped is None:
-            await asyncio.to_thread(snapshot.write, chosen, self._place.training(round_).snapshot)
+            leading = tools.stores.database.write  # which asks for the lease, and keeps it in these hands
+            await asyncio.to_thread(snapshot.write, chosen, self._place.training(round_).snapshot, leading)
         return found
 
     def _measured(self, round_: Round, chosen: Snapshot, labeller: str | None) -> Found:

@@ -109,7 +109,13 @@ def again(stores: Stores, config: DaemonConfig, place: RoundPlace, number: int, 
     if round_.snapshot is None or not stores.lineage.examples_of(number):
         raise StateConflict(f"round {number} is {round_.state}: it chose nothing that could be chosen again")
     then = state_of(stores, config.workload.name, number)
-    settings = changed(_config_of_then(config, round_), given)
+    of_then = _config_of_then(config, round_)
+    settings = changed(of_then, given)
+    theta = round_.snapshot.get("theta")
+    if settings.selection.theta == "auto" and settings.selection.by == of_then.selection.by and theta is not None:
+        # The rule behind it may be another one today.
+        selection = settings.selection.model_copy(update={"theta": theta})
+        settings = settings.model_copy(update={"selection": selection})
     if settings.selection.calibrated and given:
         raise ConfigError(f"selection.{'by: learned' if settings.selection.risk is None else 'risk'}: {CALIBRATED}")
     needs_vectors = settings.labelling.hears_others or settings.training.neighbours_in_prompt > 0
@@ -196,6 +202,10 @@ def _config_of_then(config: DaemonConfig, round_: Round) -> DaemonConfig:
     today = config.model_dump(mode="json")
     kept = (round_.snapshot or {}).get("config") or {}
     of_then = {name: _with_secrets(kept[name], today.get(name)) for name in OF_THEN if name in kept}
+    found = (round_.snapshot or {}).get("training")
+    if found and "auto" in of_then.get("training", {}).values():  # the rule behind it may be another one today
+        # What was found is of the round's own kind, so that nothing may stand before it.
+        of_then["training"] = {**of_then["training"], **found, "warm_learning_rate": None, "warm_epochs": None}
     return _validated({**today, **of_then}, f"the settings of round {round_.number}")
 
 

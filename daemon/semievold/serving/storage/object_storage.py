@@ -24,6 +24,7 @@ from semievol.adapter_directory import MANIFEST_FILE, MARKER_FILE
 from semievol.durable_files import publish_directory
 from semievol.errors import AdapterError, ConfigError, SemiEvolError, TransientError
 from semievol.plain_lines import one_line
+from semievold.errors import DamagedAdapter
 
 READABLE_S = 60.0
 """So long what was written may take to be read back; then the publication is given up, and begun anew later."""
@@ -79,11 +80,18 @@ class AdapterStorage:
 
     def names(self) -> frozenset[str]:
         """The versions that are published. Objects that are no adapter's are passed over."""
+        return frozenset(name for name, file in self._found() if file == MARKER_FILE)
+
+    def begun_names(self) -> frozenset[str]:
+        """The versions of which any file is there: also what is being published, or was removed half-way."""
+        return frozenset(name for name, file in self._found() if file in _FILES or file == MARKER_FILE)
+
+    def _found(self) -> list[tuple[str, str]]:
+        """Names and files of all that may be an adapter's."""
         with self._asked("list"):
             self._files.invalidate_cache()
             found = [path[len(self._root) + 1 :].split("/") for path in self._files.find(self._root)]
-        marked = {parts[0] for parts in found if len(parts) == 2 and parts[1] == MARKER_FILE}
-        return frozenset(name for name in marked if adapter_directory.is_name(name))
+        return [(parts[0], parts[1]) for parts in found if len(parts) == 2 and adapter_directory.is_name(parts[0])]
 
     def publish(self, directory: Path) -> None:
         """Publish an adapter directory; one that is there whole is left alone.
@@ -118,7 +126,8 @@ class AdapterStorage:
             Its directory, marker included. One that is there with its marker is left alone.
 
         Raises:
-            AdapterError: it is not published, or its bytes have not the hash that the marker says.
+            AdapterError: it is not published.
+            DamagedAdapter: its bytes have not the hash that the marker says.
         """
         adapter_directory.check_name(name)
         final = into / name
@@ -238,9 +247,9 @@ def _check(directory: Path, name: str, place: str) -> None:
     try:
         manifest = adapter_directory.verify(directory)
     except AdapterError as error:
-        raise AdapterError(f"{place}: refused, what came is not what was published ({error})") from error
+        raise DamagedAdapter(f"{place}: refused, what came is not what was published ({error})") from error
     if manifest.name != name:
-        raise AdapterError(f"{place}: refused, it is the adapter {manifest.name}")
+        raise DamagedAdapter(f"{place}: refused, it is the adapter {manifest.name}")
 
 
 def _forget_left_behind(directory: Path) -> None:

@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING
 
 from semievol import adapter_directory
 from semievol.adapter_directory import MARKER_FILE
-from semievol.backoff import Backoff
 from semievol.errors import AdapterError
+from semievold.serving.storage.refusals import Refusals
 
 if TYPE_CHECKING:
     from semievold.serving.storage.object_storage import AdapterStorage
 
 log = logging.getLogger(__name__)
-
-_RETRY = Backoff(5.0, 300.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +55,8 @@ class AdapterSync:
         self._storage = storage
         self._directory = directory
         self._loaded = loaded
-        self._clock = clock
         self._sound: set[str] = set()
-        self._refused: dict[str, tuple[int, float]] = {}  # how often in a row, and when it is tried again
+        self._refused = Refusals(clock)
 
     async def look(self) -> Look:
         """Fetch what is missing, remove what is gone.
@@ -72,23 +69,21 @@ class AdapterSync:
         for name in sorted(published):
             if await asyncio.to_thread(self._is_sound, name):
                 continue
-            tries, again_at = self._refused.get(name, (0, 0.0))
-            if self._clock() < again_at:
+            if self._refused.waits(name) is not None:
                 continue
             try:
                 await self._clear(name)
                 await asyncio.to_thread(self._storage.fetch, name, self._directory)
             except AdapterError as error:
-                self._refused[name] = (tries + 1, self._clock() + _RETRY.bound_s(tries + 1))
+                self._refused.add(name, str(error))
                 log.error("%s", error)
                 refused.append(name)
                 continue
-            self._refused.pop(name, None)
+            self._refused.forget(name)
             self._sound.add(name)
             log.info("adapter %s is here", name)
             fetched.append(name)
-        for name in self._refused.keys() - published:
-            del self._refused[name]
+        self._refused.keep(published)
         removed = await self._remove_all_but(published)
         return Look(frozenset(self._sound), tuple(fetched), tuple(refused), removed)
 

@@ -26,6 +26,7 @@ MAX_ALSO = 50
 _COLUMNS = (
     *pseudo_labels.c["query_id", "created_at", "answer", "entropy", "confidence", "adapter", "neighbours"],
     pseudo_labels.c.query["category"].as_string().label("category"),
+    *pseudo_labels.c["topic", "partition", "offset"],
 )
 
 
@@ -50,6 +51,9 @@ class Answered(NamedTuple):
     adapter: str | None
     neighbours: Sequence[tuple[str, float]]
     category: str | None
+    topic: str | None
+    partition: int | None
+    offset: int | None
 
 
 class Truth(NamedTuple):
@@ -96,13 +100,14 @@ class DriftStore:
 
     # --- what is looked at --------------------------------------------------------------------------------------
 
-    def answered(self, after: Position, to: float, limit: int) -> list[Answered]:
-        """The next pseudo-labels, oldest first, of those made before `to`, UTC seconds."""
+    def answered(self, after: Position, limit: int, to: float | None = None) -> list[Answered]:
+        """The next pseudo-labels, oldest first; with `to`, UTC seconds, of those made before."""
         c = pseudo_labels.c
+        until_then: sa.ColumnElement[bool] = sa.true() if to is None else c.created_at < to
         later = sa.or_(c.created_at > after.query_at, (c.created_at == after.query_at) & (c.query_id > after.query_id))
         statement = (
             sa.select(*_COLUMNS)
-            .where(c.workload == self._workload, c.created_at >= after.query_at, later, c.created_at < to)
+            .where(c.workload == self._workload, c.created_at >= after.query_at, later, until_then)
             .order_by(c.created_at, c.query_id)
             .limit(limit)
         )

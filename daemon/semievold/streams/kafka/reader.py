@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from semievol.errors import ConfigError
+from semievol.errors import ConfigError, SemiEvolError
 from semievold.config.streams import KafkaSettings
-from semievold.streams.kafka.client.connection import ClientFailed, translate
+from semievold.streams.kafka.client.connection import ClientFailed, GroupRebalances, translate
 from semievold.streams.kafka.client.member import GroupMember
-from semievold.streams.kafka.shared import Shared
+from semievold.streams.kafka.shared import Asked, Shared, reader_ended
 from semievold.streams.kafka.topics import KafkaTopics, lag_of
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ STILL_S = 3.0
 PAUSED_WAIT_S = 0.2
 """How long the thread sleeps between two polls while the buffer is full; a taken record or a job wakes it."""
 RETRY_S = 0.5
+REBALANCE_S = 5.0
+"""How long a commit waits for its group to be shared out; it goes on only while this thread polls."""
 CLOSE_S = 5.0
 _GONE = -1
 """No offset: the partition was revoked."""
@@ -54,6 +56,7 @@ class Reader:
         self._read_to: dict[int, int] = {}  # the offset after the last record that was handed over
         self._still: dict[int, tuple[int, float]] = {}  # where reading stands although more is written, and since when
         self._next_catch_up = 0.0
+        self._waiting: list[tuple[Asked, float]] = []  # jobs for after a rebalance, and until when
 
     def run(self) -> None:
         """Read until the consumer is closed, or no retry can help."""
@@ -63,13 +66,18 @@ class Reader:
                 try:
                     self._turn()
                 except Exception as error:
-                    self._failed(error)
-                    if isinstance(translate(error, self._settings), ConfigError):
+                    meaning = translate(error, self._settings)
+                    rebalances = isinstance(meaning, GroupRebalances)  # no failure: who polls on takes part in it
+                    if not rebalances:
+                        self._failed(meaning)
+                    if isinstance(meaning, ConfigError):
                         break
                     with shared.changed:
-                        shared.changed.wait_for(lambda: shared.closing, RETRY_S)
+                        shared.changed.wait_for(lambda: shared.closing, WAIT_S if rebalances else RETRY_S)
         finally:
             self._leave()
+            for (_, answer), _ in self._waiting:
+                answer.set_exception(reader_ended())
             shared.end()
 
     def _turn(self) -> None:
@@ -147,14 +155,21 @@ class Reader:
     # --- jobs ---------------------------------------------------------------------------------------------------
 
     def _do_jobs(self) -> None:
+        due, self._waiting = self._waiting, []
         while self._shared.jobs:
-            job, answer = self._shared.jobs.popleft()
-            if not answer.set_running_or_notify_cancel():
-                continue
+            asked = self._shared.jobs.popleft()
+            if asked[1].set_running_or_notify_cancel():
+                due.append((asked, time.monotonic() + REBALANCE_S))
+        for asked, until in due:
+            job, answer = asked
             try:
                 answer.set_result(job(self))
             except Exception as error:
-                answer.set_exception(translate(error, self._settings))
+                meaning = translate(error, self._settings)
+                if isinstance(meaning, GroupRebalances) and time.monotonic() < until:
+                    self._waiting.append((asked, until))
+                else:
+                    answer.set_exception(meaning)
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         if next_offsets:
@@ -204,8 +219,7 @@ class Reader:
             self._still.pop(partition, None)
         self._shared.lost(partitions)
 
-    def _failed(self, error: Exception) -> None:
-        meaning = translate(error, self._settings)
+    def _failed(self, meaning: SemiEvolError) -> None:
         self._shared.failed(meaning)
         if isinstance(meaning, ClientFailed):
             logger.exception("the Kafka client of %s failed; it is made anew", self._topic)

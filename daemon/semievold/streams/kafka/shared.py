@@ -10,13 +10,15 @@ import concurrent.futures
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from semievol.errors import ConfigError, SemiEvolError
 from semievold.errors import TransientStreamError
 from semievold.streams.protocol import StreamRecord
 
 T = TypeVar("T")
+Asked: TypeAlias = tuple[Callable[..., object], concurrent.futures.Future[object]]
+"""A job for the reading thread, and where its answer goes."""
 
 BUFFER_RECORDS = 1000
 BUFFER_BYTES = 16 * 1024 * 1024
@@ -32,7 +34,7 @@ class Shared:
         self._ended = False
         self.owned: frozenset[int] = frozenset()
         self.joined = False
-        self.jobs: deque[tuple[Callable[..., object], concurrent.futures.Future[object]]] = deque()
+        self.jobs: deque[Asked] = deque()
         self._buffer: deque[StreamRecord] = deque()
         self._buffered_bytes = 0
         self._revoked: set[int] = set()

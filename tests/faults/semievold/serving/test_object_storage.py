@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from semievol import adapter_directory
@@ -18,7 +17,7 @@ from semievol.adapter_directory import CONFIG_FILE, MANIFEST_FILE, MARKER_FILE, 
 from semievol.errors import AdapterError
 from semievold.serving.storage.object_storage import AdapterStorage
 from semievold.serving.storage.sync import AdapterSync
-from tests.servers.s3 import new_bucket, s3_server
+from tests.servers.s3 import files_at, new_bucket, s3_server
 from tests.small_adapter import small_adapter
 
 PUBLISH = """
@@ -37,7 +36,7 @@ def s3() -> Iterator[str]:
 
 
 def seen(url: str, name: str) -> set[str]:
-    files, root = fsspec.url_to_fs(url, use_listings_cache=False)
+    files, root = files_at(url)
     return {path.rpartition("/")[2] for path in files.find(f"{root}/{name}")}
 
 

@@ -12,18 +12,21 @@ import pytest
 
 from semievol.adapter_directory import verify
 from semievol.commands.eval import run_eval
+from semievol.commands.evolve import EvolveFiles, run_evolve
 from semievol.commands.label import run_label
 from semievol.commands.report import ReportFiles, run_report
 from semievol.commands.train import run_train
 from semievol.config.file import load_config
-from semievol.config.method import MethodConfig
-from semievol.errors import ConfigError, DataError
-from semievol.examples.files import read_pseudo_labels
+from semievol.config.method import MethodConfig, RiskConfig, SelectionConfig
+from semievol.errors import AdapterError, ConfigError, DataError
+from semievol.examples.files import read_examples, read_pseudo_labels
+from semievol.examples.split import split_calibration
 from semievol.examples.truth import true_answers
 from semievol.proof.evaluation import precision
-from semievol.recipe import no_watcher
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
+from semievol.teaching import no_watcher
+from semievol.training.job import read_snapshot
 from semievol.types import Query
 from tests.tiny_adapter import make_tiny_adapter
 from tests.tiny_model import make_tiny_model
@@ -115,6 +118,15 @@ async def test_label_train_and_eval_work_hand_in_hand(world: Path) -> None:
     assert sum(row["correct"] for row in rows) == pytest.approx(24 * evaluated["accuracy"])
 
 
+async def test_an_adapter_says_which_numbers_a_rule_chose(world: Path) -> None:
+    env = {"SEMIEVOL__MODEL__NAME": str(world / "model"), "SEMIEVOL__TRAINING__BATCH_SIZE": "auto"}
+    config = load_config(MethodConfig, world / "c.yaml", env | {"SEMIEVOL__TRAINING__RANK": "auto"})
+    trained = await run_train(config, world / "labeled.jsonl", None, world / "auto", None, no_watcher)
+    assert (trained["training"]["batch_size"], trained["training"]["rank"]) == (8, 16)
+    manifest = verify(Path(trained["path"])).training
+    assert trained["training"] == {key: manifest[key] for key in trained["training"]}
+
+
 def test_a_true_answer_outside_the_set_is_named_before_the_run_begins(world: Path) -> None:
     config = load_config(MethodConfig, world / "c.yaml", {"SEMIEVOL__MODEL__NAME": "none"})
     write(world / "wrong.jsonl", [{"id": "q1", "answer": "z"}])
@@ -202,3 +214,77 @@ def test_the_example_of_the_documentation_runs(world: Path) -> None:
     page = (world / "example" / "run" / "report.html").read_text()
     assert "Precision against coverage" in page
     assert (world / "example" / "run" / "report" / "accuracy.csv").exists()
+
+
+def panelled(world: Path) -> MethodConfig:
+    config = load_config(MethodConfig, world / "c.yaml", {"SEMIEVOL__MODEL__NAME": str(world / "model")})
+    changed = {
+        "labelling": {
+            "configurations": [{"name": "closed", "temperature": 0, "neighbours": 0}],
+            "justify": False,
+            "panel": {"adapters": 2, "by": "halves"},
+            "probe": {},
+        },
+        "selection": {"by": "votes", "theta": 1.0, "min_agreement": 0},
+        "training": {**config.training.model_dump(), "adapt_epochs": 2},
+    }
+    return MethodConfig.model_validate(config.model_dump() | changed)
+
+
+async def test_two_runs_with_a_panel_and_the_queries_text_end_with_the_same_adapter(world: Path) -> None:
+    config = panelled(world)
+    found = []
+    for name in ("one", "two"):
+        files = EvolveFiles(world / "labeled.jsonl", world / "unlabeled.jsonl", world / "panel" / name)
+        summary = await run_evolve(config, files, rounds=1, holdout_share=0.2, watcher=no_watcher)
+        warm, evolved = summary["rounds"]
+        manifests = [verify(files.out / "adapters" / each["adapter"]) for each in (warm, evolved)]
+        (read,) = (files.out / "adapters").glob("adapted-*")
+        assert [manifest.parent for manifest in manifests] == [read.name, read.name]
+        assert len(list((files.out / "adapters").glob("panel*"))) == 2
+        labels = read_pseudo_labels(files.out / "round-0002" / "pseudo_labels.jsonl")
+        assert {len(label.candidates) for label in labels} == {4}
+        assert evolved["panel"]["labels"] == summary["examples"]
+        assert evolved["panel"]["estimated_accuracy"] == pytest.approx(sum(x.right or 0 for x in labels) / len(labels))
+        found.append(([manifest.content_hash for manifest in manifests], labels, evolved["panel"]))
+    assert found[0] == found[1]
+
+
+async def test_label_asks_a_panel_too(world: Path) -> None:
+    out = world / "panel" / "labels.jsonl"
+    adapter = make_tiny_adapter(world / "model", world / "panel" / "adapters", seed=3)
+    said = await run_label(
+        panelled(world), world / "labeled.jsonl", world / "unlabeled.jsonl", out, adapter, no_watcher
+    )
+    assert (said["labelled"], said["panel"]["labels"]) == (8, 24)
+    names = {each.configuration for label in read_pseudo_labels(out) for each in label.candidates}
+    assert names == {"closed", "panel 1", "panel 2", "probe"}
+    assert not out.with_name("labels.jsonl.folds").exists()
+
+
+async def test_label_asks_for_what_its_adapter_read_only_where_it_teaches_others(world: Path) -> None:
+    config = panelled(world)
+    adapters = world / "read" / "adapters"
+    adapter = make_tiny_adapter(world / "model", adapters, seed=3, parent="adapted-elsewhere")
+    files = (world / "labeled.jsonl", world / "unlabeled.jsonl", world / "read" / "labels.jsonl")
+    with pytest.raises(AdapterError, match="adapted-elsewhere: no such adapter directory"):
+        await run_label(config, *files, adapter, no_watcher)
+    alone = config.model_copy(update={"labelling": config.labelling.model_copy(update={"panel": None})})
+    assert (await run_label(alone, *files, adapter, no_watcher))["labelled"] == 8
+
+
+async def test_train_does_not_read_what_a_risk_is_certified_on(world: Path) -> None:
+    """A query may ask what a calibration example asks."""
+    out = world / "held"
+    out.mkdir()
+    config = load_config(MethodConfig, world / "c.yaml", {"SEMIEVOL__MODEL__NAME": str(world / "model")})
+    training = config.training.model_copy(update={"adapt_epochs": 1.0, "epochs": 1.0})
+    plain = config.model_copy(update={"training": training})
+    at_risk = plain.model_copy(update={"selection": SelectionConfig(risk=RiskConfig())})
+    examples = read_examples(world / "labeled.jsonl", Task(config.task), config.data)
+    calibration = split_calibration(examples, RiskConfig().calibration_share)[1]
+    queries = [{"id": f"again-{each.id}", "question": each.query.question} for each in calibration]
+    write(out / "queries.jsonl", [*queries, {"id": "q0", "question": "say a q0"}])
+    await run_label(plain, world / "labeled.jsonl", out / "queries.jsonl", out / "labels.jsonl", None, no_watcher)
+    await run_train(at_risk, world / "labeled.jsonl", out / "labels.jsonl", out / "run", None, no_watcher)
+    assert [row.id for row in read_snapshot(out / "run" / "adapted" / "snapshot")[1]] == ["q0"]

@@ -15,7 +15,7 @@ from semievol.commands.label import run_label
 from semievol.commands.train import run_train
 from semievol.config.method import MethodConfig
 from semievol.errors import TransientError
-from semievol.recipe import no_watcher
+from semievol.teaching import no_watcher
 from tests.slow_server import SlowServer, completion
 from tests.tiny_model import make_tiny_model
 

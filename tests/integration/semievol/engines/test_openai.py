@@ -17,7 +17,7 @@ from semievol.engines.plain.control_texts import COMMON
 from semievol.engines.plain.tally import NEUTRALISED
 from semievol.errors import AdapterError, ConfigError, DataError, SemiEvolError, TransientError
 from semievol.labelling.confidence import entropy
-from semievol.types import GenerationRequest, Message
+from semievol.types import GenerationRequest, Late, Message, Refused, Reply
 from tests.openai_api import BASE, KEY, Job, OpenAIApi
 
 ASKED = GenerationRequest((Message("system", "be short"), Message("user", "say a 1")), max_tokens=4)
@@ -140,6 +140,59 @@ async def test_an_answer_that_is_withheld_is_one_without_tokens_and_never_select
     ((answer,),) = await made.generate([ASKED])
     assert (answer.text, answer.token_ids, answer.finish_reason) == ("", (), "length")
     assert entropy(answer.logprobs) == math.inf
+    await made.close()
+
+
+def each(question: str, samples: int = 1) -> GenerationRequest:
+    return GenerationRequest((Message("user", question),), max_tokens=4, samples=samples, temperature=1.0)
+
+
+async def replies(made: OpenAIGenerator, *requests: GenerationRequest) -> list[Reply]:
+    """Of requests that are sent one after the other."""
+    told: dict[int, Reply] = {}
+    for place, request in enumerate(requests):
+        await made.answer([request], lambda _, reply, place=place: told.update({place: reply}))  # type: ignore[misc]
+    return [told[place] for place in range(len(requests))]
+
+
+@pytest.mark.parametrize("wrong", ["broken", "down"])
+async def test_a_request_that_the_endpoint_always_fails_at_is_late_by_itself_also_when_it_is_alone(
+    api: OpenAIApi, wrong: str
+) -> None:
+    api.spoilt = {"bad": wrong}
+    made = generator(api, timeout_s=0.5)
+    good, bad = await replies(made, each("fine", samples=2), each("bad"))
+    assert isinstance(good, list)
+    assert isinstance(bad, Late)
+    assert "others are answered, and this one is not" in bad.reason
+    told = api.chats[-1]  # a single token, of what was answered before
+    assert (told["messages"][-1]["content"], told["max_tokens"], "n" in told) == ("fine", 1, False)
+    await made.close()
+
+
+@pytest.mark.parametrize("wrong", ["broken", "down"])
+async def test_an_endpoint_that_fails_at_everything_is_none_whatever_it_answered_before(
+    api: OpenAIApi, wrong: str
+) -> None:
+    made = generator(api, timeout_s=0.5)
+    assert isinstance((await replies(made, each("fine")))[0], list)
+    api.spoilt = {"fine": wrong, "bad": wrong}
+    with pytest.raises(TransientError):
+        await made.generate([each("bad")])
+    await made.close()
+
+
+async def test_an_answer_with_fewer_choices_is_that_questions_fault_once_others_had_all(api: OpenAIApi) -> None:
+    api.spoilt = {"none": "empty", "few": "few", "odd": "usage"}
+    made = generator(api)
+    fine, none, few, odd = await replies(made, each("fine", 2), each("none"), each("few", 2), each("odd"))
+    assert isinstance(fine, list)
+    assert isinstance(none, Refused)
+    assert "0 of 1 choices" in none.reason
+    assert isinstance(few, Refused)
+    assert "1 of 2 choices" in few.reason
+    assert isinstance(odd, list)  # what was paid for is kept, whatever was said of the tokens
+    assert odd[0].prompt_tokens == 0
     await made.close()
 
 

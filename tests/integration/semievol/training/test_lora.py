@@ -394,6 +394,97 @@ def test_a_long_prompt_loses_its_start_and_the_completion_stays_whole(model: Pat
         tokenize([row], prompts, 7)
 
 
+# --- conversations read as text -----------------------------------------------------------------------------------
+
+
+def text_rows(*contents: str) -> list[TrainingRow]:
+    return [
+        TrainingRow(f"q{i}", (Message("system", "be brief"), Message("user", f"Say: {each}\nAnswer:")), "", "query")
+        for i, each in enumerate(contents)
+    ]
+
+
+def test_of_a_text_only_what_the_others_do_not_share_is_learned(model: Path) -> None:
+    from semievol.training.batches import tokenize_texts
+
+    prompts = prompts_of(model)
+    found = tokenize_texts(text_rows("red or green?", "one or two!"), prompts, 100)
+    assert [prompts.text(row.completion) for row in found.rows] == ["red or green?", "one or two!"]
+    assert all(prompts.text(row.prompt).endswith("Say: ") for row in found.rows)
+    assert (found.cut, found.left_out) == ((), {})
+
+
+def test_a_long_text_loses_its_end_and_one_that_says_nothing_is_left_out(model: Path) -> None:
+    from semievol.training.batches import tokenize_texts
+
+    prompts = prompts_of(model)
+    head = len(tokenize_texts(text_rows("x", "y"), prompts, 100).rows[0].prompt)
+    found = tokenize_texts(text_rows("abcdef", "xyz"), prompts, head + 4)
+    assert [prompts.text(row.completion) for row in found.rows] == ["abcd", "xyz"]
+    assert found.cut == ("q0",)
+    with pytest.raises(DataError, match=rf"none of 2 texts can be learned; q0: it begins with {head} tokens"):
+        tokenize_texts(text_rows("x", "y"), prompts, head)
+
+
+def test_copies_of_one_text_are_learned_whole(model: Path) -> None:
+    from semievol.training.batches import tokenize_texts
+
+    prompts = prompts_of(model)
+    rows_ = tokenize_texts(text_rows("same", "same"), prompts, 100).rows
+    assert {len(row.prompt) for row in rows_} == {1}
+    assert all("Say: same" in prompts.text(row.completion) for row in rows_)
+
+
+def adapting(model: Path, **changes: Any) -> TrainingJob:
+    return job(model, kind="adapt", round_number=0, name_prefix="adapted", fingerprint_prompts=(), **changes)
+
+
+def read_texts(
+    place: Path, of: TrainingJob, on_progress: Callable[[TrainingProgress], None] | None = None
+) -> TrainedAdapter:
+    write_snapshot(place / "snapshot", of, text_rows(*QUESTIONS))
+    return train(place / "snapshot", place / "work", place / "adapters", on_progress)
+
+
+def test_what_has_read_the_texts_foretells_them_and_is_the_start_of_one_lora(model: Path, tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    def heard(progress: TrainingProgress) -> None:
+        if progress.state == "training" and progress.loss is not None:
+            losses.append(progress.loss)
+
+    read = read_texts(tmp_path / "read", adapting(model, epochs=30), heard)
+    assert losses[-1] < 0.7 * losses[0]
+    assert read.manifest.training["kind"] == "adapt"
+    assert read.manifest.fingerprint == ()
+    assert read.name.startswith("adapted-")
+    taught = run(tmp_path / "taught", job(model, parent=read.path))
+    assert taught.manifest.parent == read.name
+    assert taught.manifest.content_hash != run(tmp_path / "fresh", job(model)).manifest.content_hash
+    shapes = [load_shapes(path) for path in (taught.path, read.path)]
+    assert shapes[0] == shapes[1]
+
+
+def load_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors.torch import load_file
+
+    return {name: tuple(weights.shape) for name, weights in load_file(adapter / adapter_directory.WEIGHTS_FILE).items()}
+
+
+def test_reading_that_was_killed_goes_on_and_ends_with_the_same_weights(model: Path, tmp_path: Path) -> None:
+    whole = read_texts(tmp_path / "whole", adapting(model))
+
+    def die(progress: TrainingProgress) -> None:
+        if progress.step == 5:
+            raise KillError
+
+    with pytest.raises(KillError):
+        read_texts(tmp_path / "killed", adapting(model), die)
+    resumed = read_texts(tmp_path / "killed", adapting(model))
+    assert resumed.manifest.training["resumed_from_step"] == 3
+    assert resumed.manifest.content_hash == whole.manifest.content_hash
+
+
 STRICT = (
     "{% for m in messages %}{% if 'forbidden' in m['content'] %}{{ raise_exception('no such word') }}{% endif %}"
     "<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}<|assistant|>"

@@ -24,6 +24,7 @@ from semievold.store.database import Database
 from semievold.store.examples import ExampleStore
 from semievold.store.vectors import ExampleVectors
 from tests.servers import free_port
+from tests.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 
@@ -109,6 +110,21 @@ def test_the_replicas_that_cannot_be_used_are_named(found: Callable[..., dict[st
     assert silent in finding.detail
     assert f"{other.removeprefix('http://')}: serves llama, not base (generation.base_name)" in finding.detail
     assert good.removeprefix("http://") not in finding.detail
+
+
+def test_a_replica_that_cannot_sleep_is_named_where_it_is_to(
+    found: Callable[..., dict[str, Finding]], serve: Serve
+) -> None:
+    able, unable = serve({**replica("base"), "/is_sleeping": {"is_sleeping": False}}), serve(replica("base"))
+    shared = {"share_gpu": "sleep"}
+    assert found(generation=vllm(able), training=shared)["replicas"].ok
+    assert found(generation=vllm(able, unable), training={**shared, "share_gpu_with": [able]})["replicas"].ok
+    assert found(generation=vllm(able, unable))["replicas"].ok
+    finding = found(generation=vllm(able, unable), training=shared)["replicas"]
+    assert not finding.ok
+    assert finding.detail.startswith("1 of 2 replicas cannot be used: training.share_gpu: ")
+    assert "start it with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1" in finding.detail
+    assert unable.removeprefix("http://") in finding.detail
 
 
 def test_keys_that_are_refused_are_told_and_not_shown(found: Callable[..., dict[str, Finding]], serve: Serve) -> None:
@@ -225,3 +241,32 @@ def test_files_that_other_users_may_read_are_named(found: Callable[..., dict[str
     assert "answers.jsonl" in detail
     assert "fine.db" not in detail
     assert f"chmod -R go-rwx {tmp_path}" in detail
+
+
+def test_a_model_directory_that_is_not_there_is_not_taken_for_a_name_of_the_hub(
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    seen = found(model={"name": "/no/such/model"})["model"]
+    assert (seen.ok, seen.detail) == (False, "model.name: the directory /no/such/model does not exist")
+    assert found(model={"name": "owner/model"})["model"].ok
+
+
+def test_answers_that_never_fit_are_named(found: Callable[..., dict[str, Finding]], tmp_path: Path) -> None:
+    """Tokens of the tiny model are bytes."""
+    model = {"name": str(make_tiny_model(tmp_path / "tiny", positions=64))}
+    labels = ["paid", "sent back to the shop"]
+    assert found(model=model, task={"labels": labels, "max_answer_tokens": 22})["model"].ok
+    seen = found(model=model, task={"labels": labels, "max_answer_tokens": 21})["model"]
+    assert not seen.ok
+    assert "21 are too few for 1 of the 2 task.labels, of which 'sent back to the shop' takes 21" in seen.detail
+    assert "set 22 or more" in seen.detail
+    seen = found(model=model, task={"max_answer_tokens": 64})["model"]
+    assert not seen.ok
+    assert "64 leave no room for a question in the 64 positions" in seen.detail
+
+
+def test_a_file_in_place_of_the_directory_is_named(found: Callable[..., dict[str, Finding]], tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    for directory in (tmp_path / "data", tmp_path / "data" / "below"):
+        seen = found(artifacts={"directory": directory})["artifacts"]
+        assert (seen.ok, f"{tmp_path / 'data'} is no directory" in seen.detail) == (False, True)

@@ -20,8 +20,8 @@ import typer
 from semievol.commands import cli
 from semievol.config.file import load_config
 from semievol.config.method import SERVICE_SECTIONS, MethodConfig
+from semievol.examples.content_ids import content_id
 from semievol.examples.files import read_examples, read_queries
-from semievol.examples.forms import content_id
 from semievol.tasks.task import Task
 from semievold.api.deliveries import read_delivery
 from semievold.config.daemon import DaemonConfig

@@ -59,3 +59,14 @@ def test_to_standard_output_it_writes_lines_alone(stores: Stores, capsys: pytest
 def test_an_unknown_option_names_the_known_ones(stores: Stores, form: str, side: str, option: str) -> None:
     with pytest.raises(ConfigError, match=f"{option} is none of"):
         export_labels(stores, "-", form=form, side=side, overwrite=False)
+
+
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given(stores: Stores, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"~nobody-of-this-name/x\.csv: ~nobody-of-this-name is no user of this machine"
+    ):
+        export_labels(stores, "~nobody-of-this-name/x.csv", form="own", side="all", overwrite=False)
+    path = tmp_path / "no-such-directory" / "out.csv"
+    with pytest.raises(FileNotFoundError) as failed:
+        export_labels(stores, str(path), form="own", side="all", overwrite=False)
+    assert failed.value.filename == str(path)

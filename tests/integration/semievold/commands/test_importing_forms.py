@@ -14,7 +14,7 @@ import pytest
 
 from semievol.config.data import DataConfig
 from semievol.errors import DataError
-from semievol.examples.forms import content_id
+from semievol.examples.content_ids import content_id
 from semievold.commands.importing import publish_file
 from semievold.config.daemon import DaemonConfig
 from semievold.intake.bulk import What

@@ -89,7 +89,7 @@ def test_feedback_that_cannot_be_a_label_is_refused_by_field(daemon: DaemonProce
         ({"id": query_id, "answer": "red", "answers": ["blue"]}, 400, "answers"),
         ({"id": query_id, "answer": "red", "question": "another"}, 409, "id"),
         ({"answer": "red", "question": "x"}, 400, "id: missing"),
-        ({"id": {"a": 1}, "answer": "red", "question": "x"}, 404, "id"),
+        ({"id": {"a": 1}, "answer": "red", "question": "x"}, 400, "id: not a text"),
         ({"id": "x" * 600, "answer": "red", "question": "x"}, 404, "id"),
         ({"id": query_id, "answer": "red", "messages": []}, 400, "messages"),
     ):

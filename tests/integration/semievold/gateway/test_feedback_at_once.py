@@ -147,9 +147,11 @@ async def test_what_cannot_wait_is_refused_at_once(new_world: Any) -> None:
         ({"thumb": ["up"]}, 400, "invalid_request"),
         ({"thumb": "up", "answer": "odd"}, 400, "invalid_request"),
         ({}, 400, "missing_field"),
+        ({"id": None, "answer": "odd"}, 400, "invalid_field"),
+        ({"id": ["a"], "answer": "odd"}, 400, "invalid_field"),
         ({"thumb": "up"}, 409, "no_answer"),
     ):
-        got, said = await here.says(id="a", **body)
+        got, said = await here.says(**{"id": "a", **body})
         assert (got, said["error"]["code"]) == (status, code), body
     assert world.stores.waiting.count() == 0
 

@@ -73,7 +73,7 @@ async def test_a_stream_names_the_alias_in_every_event_and_the_version_in_its_he
         assert text_of(found) == "".join(f"v1@a:{number} " for number in range(WORDS))
 
 
-@pytest.mark.parametrize("fault", ["reset", "500", "503", "401", "302", "error first"])
+@pytest.mark.parametrize("fault", ["reset", "500", "503", "401", "302", "error first", "abort"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_failure_before_the_first_byte_is_tried_on_another_replica(fault: str, stream: bool) -> None:
     if fault == "error first" and not stream:
@@ -86,7 +86,7 @@ async def test_a_failure_before_the_first_byte_is_tried_on_another_replica(fault
         assert b"v1@b:0" in body
         assert b"@a" not in body
         assert it.failures("a") == 1
-        assert ("a" in it.pool.down) == (fault not in ("500", "error first"))
+        assert ("a" in it.pool.down) == (fault not in ("500", "error first", "abort"))
 
 
 async def test_a_mistake_that_a_stream_begins_with_is_the_clients_and_asked_of_one_replica() -> None:
@@ -166,6 +166,27 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event_and_is_never_co
         assert text_of(found[:-1]) == "v1@a:0 v1@a:1 v1@a:2 "
         assert it.doubles[1].asked == []
         assert "a" in it.pool.down
+
+
+async def test_a_stream_that_an_engine_cuts_off_as_it_goes_to_sleep_is_not_taken_for_whole() -> None:
+    async with front([Double("a", "abort within"), Double("b")]) as it:
+        async with it.ask(stream=True) as response:
+            found = events(await response.read())
+        assert found[-1]["error"]["code"] == "stream_broken"
+        assert text_of(found[:-1]) == "v1@a:0 v1@a:1 v1@a:2 "
+        assert it.doubles[1].asked == []
+        assert "a" not in it.pool.down
+
+
+async def test_an_answer_that_the_only_replica_cuts_off_is_to_be_asked_again() -> None:
+    async with front([Double("a", "abort")]) as it, it.ask() as response:
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+
+
+async def test_what_an_answer_says_of_an_abort_cuts_nothing_off() -> None:
+    said = '{"finish_reason": "abort"}'
+    async with front([Double("a")]) as it, it.ask(note=said) as response:  # echoed, as a text
+        assert (response.status, (await response.json())["echo"]["note"]) == (200, said)
 
 
 async def test_an_error_within_a_stream_is_passed_without_addresses() -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -386,6 +387,28 @@ async def test_nothing_is_read_before_the_gate_opens(world: World) -> None:
     opened = world.intake(labeller, ready=ready)
     await run_until(opened, done(opened, 1))
     assert labeller.answered == ["a"]
+
+
+async def test_nothing_is_read_while_all_replicas_rest_and_the_intake_says_so(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "semievold.intake.role")
+    await world.ask("a")
+    why: list[str | None] = ["a:1 rests"]
+    labeller = RuleLabeller()
+    intake = world.intake(labeller, resting=lambda: why[0])
+    stop = asyncio.Event()
+    running = asyncio.create_task(intake.run(stop))
+    await until(lambda: intake.counters.lag == 1)
+    assert (intake.held, intake.counters.received) == ("1 queries wait: a:1 rests", 0)
+    why[0] = None
+    await until(done(intake, 1))
+    assert labeller.answered == ["a"]
+    assert intake.held is None
+    stop.set()
+    await running
+    said = [record.message for record in caplog.records]
+    assert said[:2] == ["queries wait: a:1 rests", "queries are read again"]
 
 
 async def test_waiting_is_counted_from_the_record_and_not_while_nothing_is_read_on_purpose(world: World) -> None:

@@ -381,8 +381,10 @@ async def test_only_jobs_of_this_workload_whose_round_is_not_open_are_deleted(wo
         for job in world.jobs()
     }
     assert left == {("tiny", "2"), ("other", "1")}
+    assert await launcher.trains()
     await launcher.retire(None)
     await world.until(lambda: len(world.jobs()) == 1)
+    assert not await launcher.trains()  # the other workload's is not its own
     # Their pods have gone with them.
     await world.until(lambda: len(world.pods()) == 1)
 

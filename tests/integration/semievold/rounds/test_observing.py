@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +16,9 @@ from semievol.types import Example, Query
 from semievold.config.daemon import DaemonConfig
 from semievold.round_states import RoundState
 from semievold.rounds import ages, observing
+from semievold.rounds.history import CONFIG_OPTION, RoundHistory
 from semievold.rounds.observing import RoundObserver
+from semievold.store.rounds import Round
 from semievold.store.stores import Stores, open_stores
 from semievold.store.tables import examples
 from tests.looking_control import looking
@@ -35,7 +40,7 @@ def add_examples(stores: Stores, count: int, first: int = 0) -> None:
 
 
 def fail(stores: Stores, reason: str, config_hash: str = CONFIG.hash()) -> None:
-    number = stores.rounds.plan("warm", "test", 1, None, {observing.CONFIG_OPTION: config_hash}).number
+    number = stores.rounds.plan("warm", "test", 1, None, {CONFIG_OPTION: config_hash}).number
     stores.rounds.leave(number, S.PLANNED, S.FAILED, reason)
 
 
@@ -71,6 +76,22 @@ def test_a_label_from_a_clock_that_is_ahead_holds_the_first_round_up_for_a_momen
     assert observer.observe().last_label_age_s == 0.0
     running[0] += CONFIG.trigger.labels_quiet_s
     assert observer.observe().last_label_age_s == CONFIG.trigger.labels_quiet_s
+
+
+def test_looks_in_several_threads_remember_a_round_once(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when two pages of the console are open: what was counted twice would be waited for in other words."""
+    fail(stores, "e7: has 300 tokens")
+    history, read = RoundHistory(stores.rounds), stores.rounds.all
+
+    def slowly(*args: Any, **options: Any) -> list[Round]:
+        found = read(*args, **options)
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr(stores.rounds, "all", slowly)
+    with ThreadPoolExecutor(4) as pages:
+        looks = list(pages.map(lambda _: history.look(), range(4)))
+    assert [[each.number for each in look] for look in [*looks, history.look()]] == [[0]] * 5
 
 
 def test_failures_count_together_only_for_one_reason_under_the_same_settings_and_examples(stores: Stores) -> None:
@@ -120,3 +141,31 @@ async def test_a_round_that_was_cancelled_does_not_start_again_within_the_second
     stores.requests.add("start_round", {"kind": "warm"})
     await control.look()
     assert [round_.number for round_ in stores.rounds.all()] == [1, 0]
+
+
+def test_a_round_that_has_ended_is_read_once_and_an_open_one_at_every_look(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = RoundHistory(stores.rounds)
+    assert history.look() == []
+    fail(stores, "one")
+    fail(stores, "two")
+    stores.rounds.plan("evolve", "test", 1, None, {})
+    assert [(each.number, each.state) for each in history.look()] == [(2, S.PLANNED), (1, S.FAILED), (0, S.FAILED)]
+    asked: list[int] = []
+    read = stores.rounds.all
+
+    def noted(limit: int = 1000, *, first: int = 0) -> list[Round]:
+        asked.append(len(found := read(limit, first=first)))
+        return found
+
+    monkeypatch.setattr(stores.rounds, "all", noted)
+    assert [each.reason for each in history.look()] == [None, "two", "one"]
+    stores.rounds.leave(2, S.PLANNED, S.CANCELLED, "three")
+    assert [(each.reason, each.decided) for each in history.look()] == [
+        ("three", False),
+        ("two", False),
+        ("one", False),
+    ]
+    assert [each.reason for each in history.look()] == ["three", "two", "one"]
+    assert asked == [1, 1, 0]

@@ -1,6 +1,7 @@
 """What a round trains on, chosen from real stores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,10 +14,11 @@ from semievol.examples.split import HoldoutRule
 from semievol.labelling import confidence
 from semievol.protocols import Vectors
 from semievol.tasks.task import Task
-from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
+from semievol.training.job import TrainingJob, read_snapshot
+from semievol.types import CandidateAnswer, Example, PseudoLabel, Query, TrainingRow
 from semievold.api import operations
 from semievold.config.daemon import DaemonConfig
-from semievold.errors import FatalError
+from semievold.errors import FatalError, LeaseLost
 from semievold.round_states import RoundState as S
 from semievold.rounds import pool, snapshot
 from semievold.store.feedback import Said
@@ -169,6 +171,57 @@ def test_each_promoted_round_takes_the_next_theta(tmp_path: Path) -> None:
     assert selected == [1, 1, 3]
 
 
+def test_what_is_left_to_the_rule_is_found_once_and_stands_in_the_manifest(tmp_path: Path) -> None:
+    settings = {"workload": "w", "model": {"name": "x-135M"}, "task": {"labels": ["even", "odd"]}, "training": "auto"}
+    config = DaemonConfig.model_validate(settings)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in map(label, POOL)])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
+    finally:
+        stores.database.close()
+    numbers = {"epochs": 12.0, "learning_rate": 8.5e-4, "batch_size": 8, "rank": 16, "alpha": 32}
+    assert (chosen.manifest["theta"], chosen.manifest["training"]) == (0.5, numbers)
+    assert chosen.manifest["config"]["training"]["epochs"] == "auto"
+    snapshot.write(chosen, tmp_path / "snapshot")
+    assert read_snapshot(tmp_path / "snapshot")[0].numbers() == numbers
+
+
+def test_a_former_leader_that_stood_still_while_it_wrote_replaces_nothing_of_its_successors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"workload": "w", "model": {"name": "none"}, "task": {"labels": ["even", "odd"]}}
+    config = DaemonConfig.model_validate(settings)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
+        round_ = stores.rounds.plan("warm", "by hand", 0, None, {})
+        chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
+    finally:
+        stores.database.close()
+    directory = tmp_path / "rounds" / "r0000" / "snapshot"
+    successors = replace(chosen, rows=(*chosen.rows, *chosen.rows))
+    really = snapshot.write_snapshot
+
+    def standing_still(place: Path, job: TrainingJob, rows: Sequence[TrainingRow]) -> None:
+        monkeypatch.setattr(snapshot, "write_snapshot", really)
+        snapshot.write(successors, directory)  # meanwhile
+        really(place, job, rows)
+
+    @contextmanager
+    def deposed() -> Iterator[None]:
+        raise LeaseLost("another process leads")
+        yield
+
+    monkeypatch.setattr(snapshot, "write_snapshot", standing_still)
+    with pytest.raises(LeaseLost):
+        snapshot.write(chosen, directory, deposed)
+    assert len(read_snapshot(directory)[1]) == 2 * len(chosen.rows)
+    assert [path.name for path in directory.parent.iterdir()] == ["snapshot"]
+
+
 def test_a_round_trains_on_what_the_consensus_of_its_pool_says(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "workload": "w",
@@ -305,6 +358,27 @@ def test_a_pseudo_label_that_a_client_contradicts_is_not_trained_on(tmp_path: Pa
         stores.database.close()
     left_out = {} if by == "an operator's word besides" else {"q1": "a client says that the answer is wrong"}
     assert {each.query_id: each.reason for each in judged.members if not each.selected} == left_out
+
+
+@pytest.mark.parametrize(("trusted", "kept"), [(False, 16), (True, 300)])
+def test_of_one_clients_feedback_a_round_learns_from_no_more_than_its_share(
+    tmp_path: Path, trusted: bool, kept: int
+) -> None:
+    """Whatever it says: it may lie. Who says little is not cut."""
+    settings: dict[str, Any] = {"workload": "w", "model": {"name": "none"}, "task": {"labels": ["even", "odd"]}}
+    config = DaemonConfig.model_validate(settings | {"gateway": {"feedback": {"trusted": trusted}}})
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query(f"o{n}", f"is {n} even?"), "even"), False) for n in range(0, 60, 2)])
+        lies = [Example(Query(f"x{n}", f"is 1{n:03} even?"), "odd", "feedback") for n in range(300)]
+        few = Example(Query("y", "is 5000 even?"), "even", "feedback")
+        stores.feedback.keep([*(Said(each, "one") for each in lies), Said(few, "two")], HoldoutRule(0.0001, ""))
+        found = [each.id for each in pool.training_examples(stores, config)]
+    finally:
+        stores.database.close()
+    assert len(found) == 30 + kept + 1
+    assert "y" in found
+    assert {f"x{n}" for n in range(16)} <= set(found)  # the first that it said
 
 
 FLOOD = [f"please tell whether {n} is{' really' * (n % 7)} even" for n in range(1_000)]

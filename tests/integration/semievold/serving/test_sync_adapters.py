@@ -3,69 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import fsspec
-import httpx
 
 from semievol.adapter_directory import WEIGHTS_FILE
 from semievold.serving.storage.object_storage import AdapterStorage
-from tests.servers import free_port
-from tests.servers.s3 import new_bucket, s3_server
+from tests.servers.s3 import files_at, new_bucket, s3_server
 from tests.small_adapter import small_adapter
-
-RUN = "from semievold.commands.cli import main; main()"
-PATIENCE_S = 60.0
-
-
-class Sidecar:
-    """The command as a process, looking every fifth of a second."""
-
-    def __init__(self, *arguments: str, log: Path) -> None:
-        self.url = f"http://127.0.0.1:{(port := free_port())}"
-        self._log = log
-        command = [sys.executable, "-c", RUN, "sync-adapters", *arguments, "--every", "0.2", "--port", str(port)]
-        with log.open("wb") as file:
-            self._process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ)
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert self._process.poll() is None, self.log()
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.05)
-
-    def status(self, path: str) -> int:
-        with suppress(httpx.TransportError):
-            return httpx.get(self.url + path, timeout=5.0).status_code
-        return 0
-
-    def metric(self, name: str) -> float:
-        found = re.search(rf"^semievol_sync_{name} (\S+)$", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
-        assert found, name
-        return float(found[1])
-
-    def log(self) -> str:
-        return self._log.read_text("utf-8", "replace")
-
-    def stop(self) -> int:
-        self._process.terminate()
-        return self._process.wait(30.0)
-
-
-@contextmanager
-def sidecar(*arguments: str, log: Path) -> Iterator[Sidecar]:
-    it = Sidecar(*arguments, log=log)
-    try:
-        yield it
-    finally:
-        it.stop()
+from tests.sync_sidecar import COMMAND, sidecar
 
 
 def test_what_is_torn_is_refused_counted_and_told_and_a_storage_that_is_away_takes_nothing_away(tmp_path: Path) -> None:
@@ -74,7 +19,7 @@ def test_what_is_torn_is_refused_counted_and_told_and_a_storage_that_is_away_tak
     with s3_server():
         url = new_bucket()
         storage = AdapterStorage.open(url)
-        files, root = fsspec.url_to_fs(url)
+        files, root = files_at(url)
         for adapter in (whole, torn):
             storage.publish(adapter)
         files.pipe_file(f"{root}/{torn.name}/{WEIGHTS_FILE}", b"x")
@@ -98,7 +43,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     other.write_text(
         "artifacts: {storage: 's3://bucket/x'}\nstream: {kind: kafka, kafka: {security_protocol: SASL_SSL}}\n", "utf-8"
     )
-    command = [sys.executable, "-c", RUN, "sync-adapters", "--into", str(tmp_path / "here")]
+    command = [*COMMAND, "--into", str(tmp_path / "here")]
     for more, text in (
         (("--config", str(config)), "artifacts.storage: missing; set it in the configuration, or give --storage"),
         (("--storage", "nowhere://x"), "--storage: is no address of object storage; write s3://BUCKET/PATH"),
@@ -108,4 +53,22 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (("--config", str(other), "--into", "/proc/here"), "--into: /proc/here cannot be made"),
     ):
         done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, text in done.stderr) == (2, True), done.stderr
+
+
+def test_a_variable_names_the_storage_where_there_is_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("s3://bucket/x\n", "utf-8")
+    named = {"SEMIEVOL__ARTIFACTS__STORAGE_FILE": str(tmp_path / "url")}
+    for environment, text in (
+        (named, "--into: /proc/here cannot be made"),  # which is asked after the storage
+        ({}, "artifacts.storage: missing"),
+    ):
+        done = subprocess.run(
+            [*COMMAND, "--into", "/proc/here", "--config", str(tmp_path / "none.yaml")],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
         assert (done.returncode, text in done.stderr) == (2, True), done.stderr

@@ -84,6 +84,14 @@ def test_a_retracted_example_is_gone_until_it_is_labelled_again(new_world: NewWo
     assert ids(store.unindexed()) == ["a"]
 
 
+def test_of_many_ids_it_is_known_which_are_there(new_world: NewWorld) -> None:
+    store = new_world().examples
+    store.upsert([(example(f"e{n}"), n % 2 == 0) for n in range(1200)])
+    store.retract(["e3"])
+    assert store.present([f"e{n}" for n in range(1300)]) == {f"e{n}" for n in range(1200)} - {"e3"}
+    assert store.present([]) == set()
+
+
 def test_workloads_do_not_see_each_other(new_world: NewWorld) -> None:
     one, other = new_world(workload="one").examples, new_world(workload="other").examples
     one.upsert([(example("a"), False)])

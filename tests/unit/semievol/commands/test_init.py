@@ -1,6 +1,8 @@
 """`semievol init`: a configuration that loads, in both programs, and under which every example is valid."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,8 +145,12 @@ def test_the_version_is_said(module: str) -> None:
 def test_training_fits_the_model_and_the_number_of_examples(tmp_path: Path) -> None:
     rows = [{"question": f"q{number}", "answer": "ab"[number % 2]} for number in range(40)]
     _, config = made(tmp_path, *rows, model="HuggingFaceTB/SmolLM2-135M-Instruct")
-    training = config.training
-    assert (training.warm_epochs, training.epochs, training.learning_rate) == (12, 4, 1e-3)
+    assert (config.training.epochs, config.training.learning_rate, config.selection.theta) == ("auto", "auto", "auto")
+    text = (tmp_path / "semievol.yaml").read_text()
+    assert re.search(
+        r"# these examples alone, 40 rows of at most \d+ tokens and 2 answers, a model of 135 million", text
+    )
+    assert "# 9.5 epochs at 0.00085, batches of 8, rank 16. Each can be set instead:" in text
 
 
 def test_options_that_all_examples_share_become_labels_and_answers_words(tmp_path: Path) -> None:
@@ -156,3 +162,17 @@ def test_options_that_all_examples_share_become_labels_and_answers_words(tmp_pat
     assert (config.task.answer_as, config.task.labels) == ("text", ("down", "level", "up"))
     source = tmp_path / "My Examples.v2.jsonl"
     assert [each.answer for each in read_examples(source, Task(config.task))] == ["down", "level", "up"] * 2
+
+
+def test_what_can_be_read_only_once_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="is no plain file"):
+        run_init(str(tmp_path / "a.jsonl"), tmp_path / "semievol.yaml", DataConfig())
+
+
+def test_choices_make_a_multiple_choice_and_not_a_numeric_task(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "choices": [f"no {n}", f"yes {n}"], "answer": n % 2} for n in range(4)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_init(str(tmp_path / "a.jsonl"), tmp_path / "semievol.yaml", DataConfig())
+    task = yaml.safe_load((tmp_path / "semievol.yaml").read_text())["task"]
+    assert task == {"form": "multiple_choice", "answer_index": 0}

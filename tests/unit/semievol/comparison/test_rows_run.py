@@ -26,9 +26,9 @@ from semievol.examples.embedding.hashing import HashingEmbedder
 from semievol.examples.lexical import Bm25ExampleIndex
 from semievol.examples.split import split_calibration
 from semievol.protocols import Progress
-from semievol.recipe import no_watcher
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
+from semievol.teaching import no_watcher
 from semievol.training.job import read_snapshot
 from semievol.types import Example, GenerationRequest, Query
 from tests.scripted import ListIndex, ScriptedGenerator
@@ -203,6 +203,38 @@ def test_what_asks_closed_book_hears_no_neighbours_in_the_consensus_either() -> 
     assert heard["semievol"] == heard["no_collaboration"] == heard["no_in_weight"] == (True, "consensus")
     assert heard["no_in_context"] == (False, "votes")
     assert heard["self_training"] == (False, "entropy")
+
+
+def test_what_is_asked_of_one_view_has_no_panel() -> None:
+    labelling = {
+        "configurations": [{"name": "closed", "temperature": 0, "neighbours": 0}],
+        "justify": False,
+        "panel": {},
+        "probe": {},
+    }
+    config = CONFIG.model_copy(
+        update={
+            "labelling": LabellingConfig.model_validate(labelling),
+            "selection": SelectionConfig(by="learned", min_agreement=0),
+        }
+    )
+    methods = {method.name: method.config for method in all_methods(config)}
+    without = {name for name, each in methods.items() if each.labelling.panel is None}
+    assert without == {"self_training", "no_in_weight", "no_collaboration"}
+    assert methods["no_in_context"].labelling.probe is None
+    for each in methods.values():
+        MethodConfig.model_validate(each.model_dump())
+
+
+async def test_the_bound_starts_from_the_queries_text_as_the_method_does(tmp_path: Path) -> None:
+    training = CONFIG.training.model_copy(update={"adapt_epochs": 1.0})
+    methods = {each.name: each for each in all_methods(CONFIG.model_copy(update={"training": training}))}
+    model = Model()
+    for name in ("sft", "fully_labelled"):
+        await run_method(methods[name], model.world(tmp_path))
+    jobs = [read_snapshot(path)[0] for path in model.trained]
+    assert [job.kind for job in jobs] == ["adapt", "warm", "evolve"]
+    assert jobs[1].parent == jobs[2].parent is not None
 
 
 def test_sweeps_change_one_number() -> None:

@@ -174,3 +174,75 @@ def test_a_run_on_files_reads_the_daemons_file_and_still_refuses_unknown_keys(tm
         load_config(MethodConfig, path, {})
     with pytest.raises(ConfigError, match="modle: unknown key; did you mean model"):
         load_config(MethodConfig, write(tmp_path, "modle: {name: m}"), {}, foreign=SERVICE_SECTIONS)
+
+
+# --- auto -----------------------------------------------------------------------------------------------------------
+
+AUTO = "model: {name: m}\ntraining: auto\n"
+
+
+def method(tmp_path: Path, text: str, **env: str) -> MethodConfig:
+    return load_config(MethodConfig, write(tmp_path, text), env, foreign=SERVICE_SECTIONS)
+
+
+def test_training_auto_is_every_number_of_training_and_theta(tmp_path: Path) -> None:
+    for config in (method(tmp_path, AUTO), method(tmp_path, "model: {name: m}", SEMIEVOL__TRAINING="auto")):
+        training = config.training
+        assert {training.epochs, training.learning_rate, training.batch_size, training.rank, training.alpha} == {"auto"}
+        assert config.selection.theta == "auto"
+    assert method(tmp_path, "model: {name: m}\ntraining: {rank: auto}").training.alpha == "auto"
+    assert method(tmp_path, "model: {name: m}\ntraining: {rank: auto, alpha: 8}").training.alpha == 8
+
+
+@pytest.mark.parametrize("rule", ["{theta: 0.3}", "{theta_by_round: [0.3]}", "{risk: {}}"])
+def test_training_auto_leaves_a_rule_of_selection_alone(tmp_path: Path, rule: str) -> None:
+    config = method(tmp_path, f"{AUTO}selection: {rule}")
+    assert config == method(tmp_path, f"model: {{name: m}}\ntraining: {{{ALL_AUTO}}}\nselection: {rule}")
+    with pytest.raises(ConfigError, match=r"selection.theta: input should be greater than 0, or auto \(found 0\)"):
+        method(tmp_path, f"{AUTO}selection: {{theta: 0}}")
+
+
+def test_a_risk_from_the_environment_takes_the_place_of_theta(tmp_path: Path) -> None:
+    config = method(tmp_path, AUTO, SEMIEVOL__SELECTION__RISK__BUDGET="0.1")
+    assert config.selection.risk is not None
+    with pytest.raises(ConfigError, match="theta: is the paper's rule, and risk another one"):
+        method(tmp_path, f"{AUTO}selection: {{theta: 0.3}}", SEMIEVOL__SELECTION__RISK__BUDGET="0.1")
+
+
+ALL_AUTO = "epochs: auto, learning_rate: auto, batch_size: auto, rank: auto, alpha: auto"
+
+
+def test_the_environment_changes_one_number_and_leaves_the_others_to_the_rule(tmp_path: Path) -> None:
+    config = method(tmp_path, AUTO, SEMIEVOL__TRAINING__EPOCHS="3", SEMIEVOL__TRAINING__THREADS="1")
+    training = config.training
+    assert (training.epochs, training.threads, training.rank) == (3.0, 1, "auto")
+    assert config.selection.theta == "auto"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{epochs: -1}", "training.epochs: input should be greater than 0, or auto (found -1)"),
+        (
+            "{rank: many}",
+            "training.rank: input should be a valid integer, unable to parse string as an integer, or auto",
+        ),
+        ("{warm_epochs: 0}", "training.warm_epochs: input should be greater than 0, or auto (found 0)"),
+    ],
+)
+def test_a_wrong_number_that_may_be_auto_is_one_fault(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        method(tmp_path, f"model: {{name: m}}\ntraining: {text}")
+    assert said in str(caught.value)
+    assert ";" not in str(caught.value)
+
+
+def test_a_value_and_a_file_for_it_contradict_each_other(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s")
+    name = "SEMIEVOL__INNER__KEY"
+    said = complaint(tmp_path, **{name: "t", f"{name}_FILE": str(tmp_path / "secret")})
+    assert f"{name} and {name}_FILE are both set; keep one of them" in said
+
+
+def test_another_shape_is_named_in_words_of_yaml(tmp_path: Path) -> None:
+    assert "inner: should be a section, with keys below it (found 5)" in complaint(tmp_path, "inner: 5\n")

@@ -96,3 +96,14 @@ def test_the_state_lies_in_its_directory_whatever_that_is_called(tmp_path: Path,
     assert database.description == f"sqlite:///{directory / 'state.db'}"
     assert (directory / "state.db").stat().st_size > 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("~nobody-of-this-name/x", "is no user of this machine"), ("x" * 256, "a name of more than 255 bytes")],
+)
+def test_a_path_that_no_system_takes_is_refused_with_its_key(
+    tmp_path: Path, elsewhere: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"artifacts.directory: .* {said}"):
+        configured(tmp_path, f"artifacts: {{directory: {text}}}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -130,3 +131,28 @@ def test_what_was_kept_goes_on_as_if_it_had_never_stopped(at: int, grows: bool) 
     assert second.level == pytest.approx(whole.level)
     assert second.statistic == pytest.approx(whole.statistic)
     assert second.began == whole.began
+
+
+@pytest.mark.parametrize("fall", [1.0, 0.8])
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_many_values_at_once_say_what_they_say_one_by_one(fall: float, at_once: int) -> None:
+    rng = np.random.default_rng(11)
+    values = [*rng.beta(8, 3, 900), *(rng.beta(8, 3, 300) * fall)]
+    single, together = detector(500, 20_000.0), detector(500, 20_000.0)
+    raised = [place for place, value in enumerate(values) if single.add(value)]
+    found = [(at, together.add_all(values[at : at + at_once])) for at in range(0, len(values), at_once)]
+    assert [at + place for at, place in found if place is not None] == raised
+    assert bool(raised) == (fall < 1)
+    assert together.seen == single.seen == len(values)
+    assert together.began == single.began
+    np.testing.assert_allclose(together.lower, single.lower, rtol=1e-9)
+    np.testing.assert_allclose(together.run, single.run, atol=1e-9)
+
+
+def test_evidence_beyond_what_a_number_holds_stays_a_number() -> None:
+    found = detector(50, math.inf)
+    found.add_all([0.99] * 60)
+    found.add_all([0.0] * 5000)
+    assert not found.alarmed
+    assert np.isfinite(found.lower).all()
+    assert found.lower.max() > 1e290

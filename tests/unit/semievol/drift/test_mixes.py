@@ -142,3 +142,27 @@ def test_what_moved_most_is_what_moved_most_surely() -> None:
 
 def test_a_batch_grows_with_the_kinds_within_bounds() -> None:
     assert [batch_for(kinds) for kinds in (2, 16, 77, 150, 5000)] == [BATCH, BATCH, 156, LARGEST, LARGEST]
+
+
+@pytest.mark.parametrize("at_once", [7, 1000])
+def test_many_at_once_say_what_they_say_one_by_one(at_once: int) -> None:
+    rng = np.random.default_rng(8)
+    kinds = [*drawn(rng, 900), *drawn(rng, 600, (0.1, 0.2, 0.2, 0.1, 0.05, 0.35))]
+    single, together = (MixDetector(300, 20_000.0, BATCH, 2) for _ in range(2))
+    raised = [place for place, kind in enumerate(kinds) if single.add(kind)]
+    found = [(at, together.add_all(kinds[at : at + at_once])) for at in range(0, len(kinds), at_once)]
+    assert [at + place for at, place in found if place is not None] == raised
+    assert len(raised) == 1
+    assert together.state() == single.state()
+
+
+def test_a_kind_that_comes_late_is_counted_among_the_others() -> None:
+    """What the looks keep of pool and blocks is that of a detector which counts them anew."""
+    rng, found = np.random.default_rng(9), MixDetector(100, 1e9, BATCH, 3)
+    for part in range(30):
+        again = MixDetector(100, 1e9, BATCH, 3)
+        again.restore(json.loads(json.dumps(found.state())))
+        kinds = [*drawn(rng, 40), f"late {part}"]
+        found.add_all(kinds)
+        again.add_all(kinds)
+        assert again.state() == found.state()

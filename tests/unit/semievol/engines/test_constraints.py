@@ -103,6 +103,7 @@ async def test_stops_and_biases_work_inside_a_constraint(generator: LocalGenerat
     [
         (json_schema({"type": "nonsense"}), "response_format: Invalid type: nonsense"),
         (json_schema({"type": "object", "not": {"required": ["a"]}}), "response_format: Unimplemented keys"),
+        (json_schema({"$ref": "#"}), "response_format: no text fits it; does it refer to nothing but itself.$"),
         (json_schema({"$ref": "#/nowhere"}), "response_format: Pointer '/nowhere' does not exist"),
         (Constraint("json_schema", "response_format", "[1"), "response_format: "),
         (Constraint("regex", "structured_outputs.regex", "(a"), r"structured_outputs.regex: .*unclosed group"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semievol.config.method import ModelConfig
@@ -153,10 +153,14 @@ def test_options_of_a_row_leave_the_other_rows_as_they_are() -> None:
     pieces=st.lists(st.text(alphabet="abA\n", max_size=4), max_size=12),
     stops=st.lists(st.text(alphabet="abA\n", min_size=1, max_size=4), max_size=4),
 )
+@example(pieces=["b", "a", "\n"], stops=["a", "ba\n"])
 def test_a_text_is_shown_up_to_its_first_stop_and_nothing_too_early(pieces: list[str], stops: list[str]) -> None:
-    whole = "".join(pieces)
-    places = [place for stop in stops if (place := whole.find(stop)) >= 0]
-    expected = whole[: min(places)] if places else whole
+    # What is generated ends with the piece that completes a stop: one that begins earlier, and would be complete later,
+    # never is.
+    came = ["".join(pieces[:count]) for count in range(len(pieces) + 1)]
+    cuts = [min(places) for text in came if (places := [at for stop in stops if (at := text.find(stop)) >= 0])]
+    whole = next((text for text in came if any(stop in text for stop in stops)), came[-1])
+    places, expected = cuts[:1], whole[: cuts[0]] if cuts else whole
     finder, shown = StopFinder(stops), ""
     for piece in pieces:
         shown += finder.add(piece)

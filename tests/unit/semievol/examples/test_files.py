@@ -144,7 +144,10 @@ def test_csv_answers_are_a_json_list_or_separated_by_bars(tmp_path: Path) -> Non
         (b"id,question\n1,a,b\n", "q.csv:2: has more cells than the header"),
         (b"id,question,options\n1,a,[x\n", "q.csv:2: field 'options': is not valid JSON"),
         (b"id,question\n1,\xff\n", "q.csv:2: byte 3 is not valid UTF-8"),
-        (b"id,question\n1," + b"x" * 200_000 + b"\n", "q.csv:2: is not valid CSV .field larger"),
+        (
+            b"id,question\n1," + b"x" * 200_000 + b"\n",
+            "q.csv:2: has a cell of more than 131072 characters; save such texts as .jsonl",
+        ),
         (b"id,question\n1,x\n1,y\n", "q.csv:3: field 'id': '1' was already used on line 2"),
     ],
 )

@@ -14,7 +14,7 @@ from semievol.config.file import load_config
 from semievol.config.method import MethodConfig, TaskConfig
 from semievol.errors import ConfigError, DataError
 from semievol.examples import files
-from semievol.examples.forms import content_id
+from semievol.examples.content_ids import content_id
 from semievol.tasks.task import Task
 from semievol.types import Example, Message, Query
 
@@ -79,6 +79,9 @@ FORMS: dict[str, bytes] = {
             }
             for question, answer in PAIRS
         ]
+    ),
+    "roles-in-capitals.jsonl": as_lines(
+        [{"messages": turns(*pair, "role", "content", ("User", " Assistant"))} for pair in PAIRS]
     ),
     "hf.csv": b"text,label\nwhere is my parcel,delivery\nrefund me,refund\n",
     "hf.csv.gz": gzip.compress(b"text,label\nwhere is my parcel,delivery\nrefund me,refund\n"),
@@ -175,6 +178,65 @@ def test_alpacas_input_stands_below_its_instruction(tmp_path: Path) -> None:
     assert (example.source, example.query.metadata) == ("s", {})
 
 
+def test_alpacas_system_and_history_are_earlier_turns(tmp_path: Path) -> None:
+    row = {"instruction": "and now", "input": "", "output": "x", "system": "Be brief", "history": [["hello", "hi"]]}
+    (example,) = files.read_examples(lines_of(tmp_path, row), OPEN)
+    assert example.query.messages == (
+        Message("system", "Be brief"),
+        Message("user", "hello"),
+        Message("assistant", "hi"),
+        Message("user", "and now"),
+    )
+    assert not example.query.metadata
+    with pytest.raises(DataError, match=r"rows.jsonl:1: field 'history\[0\]': expected a pair, question and answer"):
+        files.read_examples(lines_of(tmp_path, {**row, "history": ["hello"]}), OPEN)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"choices": ["no", "yes"], "answer": 1},  # MMLU
+        {"choices": {"text": ["no", "yes"], "label": ["A", "B"]}, "answerKey": "B"},  # ARC
+        {"choices": {"text": ["no", "yes"], "label": ["1", "2"]}, "answerKey": "2"},
+        {"options": {"A": "no", "B": "yes"}, "answer": "B"},
+        {"options": ["no", "yes"], "answer": "B"},
+    ],
+)
+def test_options_are_read_as_others_write_them(tmp_path: Path, row: dict[str, Any]) -> None:
+    task = Task(TaskConfig(form="multiple_choice", answer_index=0))
+    (example,) = files.read_examples(lines_of(tmp_path, {"question": "is it?", **row}), task)
+    assert (example.query.options, example.answer, dict(example.query.metadata)) == (("no", "yes"), "B", {})
+    assert example.id == content_id({"question": "is it?", "options": ["no", "yes"]})
+
+
+def test_options_under_choices_are_said_and_two_of_one_name_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = Task(TaskConfig(form="multiple_choice"))
+    row = {"question": "is it?", "choices": ["no", "yes"], "answer": "B"}
+    with caplog.at_level(logging.INFO, "semievol.examples.files"):
+        files.read_examples(lines_of(tmp_path, row), task)
+    assert caplog.messages == ["rows.jsonl: read as our own form, ids by content, options = choices"]
+    twice = {**row, "choices": {"text": ["no", "yes"], "label": ["A", "A"]}}
+    with pytest.raises(DataError, match="field 'choices': two options have one name"):
+        files.read_examples(lines_of(tmp_path, twice), task)
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"prompt": "a", "chosen": "x", "rejected": "y"}, "chosen"),
+        ({"text": "a"}, "COLUMN"),
+        ({"context": "c", "question": "a", "answers": ["x"]}, "context"),
+    ],
+)
+def test_the_hint_names_neither_the_question_nor_what_was_rejected(
+    tmp_path: Path, row: dict[str, Any], column: str
+) -> None:
+    with pytest.raises(DataError, match=f"'answer': missing; .* as in --columns answer={column}$"):
+        files.read_examples(lines_of(tmp_path, row), OPEN)
+
+
 def test_an_alpaca_instruction_that_is_the_tasks_is_not_said_twice(tmp_path: Path) -> None:
     rows = [{"instruction": "Sort.", "input": question, "output": answer} for question, answer in PAIRS]
     assert files.read_examples(lines_of(tmp_path, *rows), Task(TaskConfig(instruction="Sort."))) == EXPECTED
@@ -224,6 +286,28 @@ def test_mapped_cells_of_a_table_are_lists_where_ours_are(tmp_path: Path) -> Non
     data = DataConfig(columns={"question": "stem", "options": "choices", "answer": "key"})
     (example,) = files.read_examples(tmp_path / "q.csv", Task(TaskConfig(form="multiple_choice")), data)
     assert (example.query.options, example.answer) == (("no", "yes"), "B")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            "question=zz,answer=yy",
+            "question = text, answer = label, ids by content; there is no column 'zz' or 'yy', which is mapped",
+        ),
+        (
+            "question=zz,answer=label",
+            "question = text, answer = label, ids by content; there is no column 'zz', which is mapped",
+        ),
+    ],
+)
+def test_a_mapped_column_that_is_not_there_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, columns: str, said: str
+) -> None:
+    path = lines_of(tmp_path, {"text": "where is my parcel", "label": "delivery"})
+    with caplog.at_level(logging.INFO, "semievol.examples.files"):
+        files.read_examples(path, OPEN, mapped(DataConfig(), columns))
+    assert caplog.messages[0].endswith(said)
 
 
 def test_whole_numbers_are_named_by_a_setting(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Tables that are broken, or not what they seem, are named by file, line and field."""
 
 import gzip
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from semievol.config.data import DataConfig
 from semievol.config.method import TaskConfig
 from semievol.errors import DataError
 from semievol.examples import files
+from semievol.examples.files import rows_of
 from semievol.tasks.task import Task
 
 OPEN = Task(TaskConfig())
@@ -106,7 +109,10 @@ def test_what_is_wrong_with_an_array_is_named_by_record(tmp_path: Path, content:
         (b'{"data": [{"text": "x"}, 7]}', "q.json: record 2: expected a JSON object, found a number"),
         (b'{"data": []}', "q.json:1: field 'question': missing"),
         (b'{\n "question": "x"\n}\n{\n "question": 1.5.2\n}', "q.json:1: is not valid JSON"),
-        (b'{\n "question": "x"\n}\n{\n "n": 7\n}', "q.json:4: field 'id': missing, and there is no question"),
+        (
+            b'{\n "question": "x"\n}\n{\n "n": 7\n}',
+            "q.json:4: field 'question': missing, and the first record has one; here the columns are n",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_document_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -130,3 +136,33 @@ def test_a_file_that_is_packed_again_and_again_is_refused(tmp_path: Path) -> Non
     (tmp_path / "q.jsonl.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"q.jsonl.gz: is compressed more than 3 times"):
         files.read_queries(tmp_path / "q.jsonl.gz", OPEN)
+
+
+def test_cells_of_parquet_that_json_has_not_are_texts(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    cells = {
+        "question": [b"how much", b"\xff"],
+        "answer": [Decimal("1.50"), Decimal("2")],
+        "day": [date(2026, 1, 31)] * 2,
+    }
+    parquet.write_table(pa.table(cells), tmp_path / "a.parquet")
+    (_, first), (_, second) = rows_of(tmp_path / "a.parquet")
+    assert first == {"question": "how much", "answer": "1.50", "day": "2026-01-31"}
+    assert isinstance(second, dict)
+    assert second["question"] == b"\xff"  # no text: whoever reads the record refuses it
+
+
+def test_a_column_that_is_in_parquet_twice_is_refused_as_in_a_table(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pa.table([pa.array(["a"]), pa.array(["x"]), pa.array(["y"])], names=["question", "answer", "answer"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: the column 'answer' is there twice"):
+        list(rows_of(tmp_path / "a.parquet"))
+
+
+def test_utf_32_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"question": "x"}'.encode("utf-32"))
+    with pytest.raises(DataError, match=r"a\.jsonl: is UTF-32; save the file as UTF-8"):
+        list(rows_of(tmp_path / "a.jsonl"))

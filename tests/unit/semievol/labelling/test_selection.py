@@ -224,3 +224,30 @@ def test_a_measure_equal_to_the_entropy_selects_as_entropy_does(pool: list[Score
     measured = [each._replace(uncertainty=each.entropy) for each in pool]
     by_other = select(measured, SelectionConfig(by="votes", theta=theta))
     assert by_other.kept == select(pool, SelectionConfig(theta=theta)).kept
+
+
+# --- theta: auto ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("by", "thetas"), [("entropy", (0.5, 0.8, 0.8)), ("votes", (0.5, 0.8, 0.8)), ("consensus", (0.95, 0.95, 0.95))]
+)
+def test_theta_auto_is_of_the_measure_and_of_the_round(by: str, thetas: tuple[float, ...]) -> None:
+    config = SelectionConfig(by=by, theta="auto")  # type: ignore[arg-type]
+    assert tuple(config.of_evolve_round(number).theta for number in (1, 2, 7)) == thetas
+    with pytest.raises(ValueError, match="of_evolve_round"):
+        select([], config)
+
+
+def test_theta_auto_by_learned_keeps_what_is_likelier_right_than_wrong() -> None:
+    config = SelectionConfig(by="learned", theta="auto").of_evolve_round(1)
+    chances = {"a": 0.1, "b": 0.5, "c": 0.4999, "d": 0.51, "e": 0.9}
+    selection = select([Scored(key, "x", 1.0, 1.0, chance) for key, chance in chances.items()], config)
+    assert selection.kept == ("a", "b", "c")
+    assert (selection.threshold, selection.theta) == (0.5, 0.6)
+
+
+def test_theta_auto_by_learned_keeps_nothing_of_a_pool_that_is_wrong() -> None:
+    config = SelectionConfig(by="learned", theta="auto")
+    selection = select([Scored("a", "x", 1.0, 1.0, 0.75), Scored("b", None, math.inf, 0.0, 1.0)], config)
+    assert (selection.kept, selection.theta) == ((), 0.0)

@@ -26,7 +26,7 @@ from semievol.config.method import (
 from semievol.errors import DataError
 from semievol.labelling.confidence import confidence
 from semievol.proof.gate import GateResult
-from semievol.recipe import make_training_job, select_labels
+from semievol.recipe import select_labels
 from semievol.report import answer_figures as report_answer_figures
 from semievol.report import figures as report_figures
 from semievol.report import label_figures as report_label_figures
@@ -35,6 +35,7 @@ from semievol.report.measures import coverage
 from semievol.report.run_report import report_of
 from semievol.report.stored_run import read_run
 from semievol.runs.directory import RoundResult, RunDirectory
+from semievol.teaching import make_training_job
 from semievol.training.job import write_snapshot
 from semievol.types import CandidateAnswer, Example, Message, Outcome, PseudoLabel, Query, TrainingRow
 

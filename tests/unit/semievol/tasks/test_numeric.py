@@ -171,3 +171,21 @@ def test_thousands_separators_currency_and_brackets_change_the_spelling_alone(va
 def test_whatever_the_model_says_an_answer_is_its_own_canonical_form(text: str, truncated: bool) -> None:
     answer = TASK.parse(text, QUERY, truncated=truncated)
     assert answer is None or TASK.canonical(answer, QUERY) == answer
+
+
+@pytest.mark.parametrize("gap", ["\u00a0", "\u2009", "\u202f", ","])
+def test_thousands_are_set_apart_in_an_example_as_in_an_answer(gap: str) -> None:
+    text = f"1{gap}234.5"
+    assert TASK.canonical(text, QUERY) == TASK.parse(text, QUERY) == "1234.5"
+    assert TASK.canonical("1\n000", QUERY) == "1, 0"
+
+
+@pytest.mark.parametrize("text", ["3,5", "about 12,50 EUR", "1.234,5", "1.234.567,89", "-0,1"])
+def test_a_decimal_comma_in_an_example_is_refused_and_not_read_as_two_numbers(text: str) -> None:
+    with pytest.raises(DataError, match="can be read in two ways"):
+        TASK.canonical(text, QUERY)
+
+
+@pytest.mark.parametrize("text", ["3, 5", "1,2,3", "1,234", "1,234.50", "12,345,678"])
+def test_numbers_that_can_be_read_in_one_way_are_taken(text: str) -> None:
+    assert TASK.canonical(text, QUERY) == TASK.parse(text, QUERY)

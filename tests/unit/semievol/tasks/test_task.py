@@ -333,3 +333,40 @@ def test_parsing_the_completion_gives_the_answer_back_also_with_a_pattern(label:
 def test_candidates_of_several_lines_are_told_apart_when_the_model_picks() -> None:
     *_, last = Task(TaskConfig(form="free_form")).justify_prompt(INTENT, [], ["one\ntwo", "three"])
     assert "\n- one\n  two\n- three\n" in last.content
+
+
+# --- how characters are stored --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other", ["cafe\u0301 a", "caf\u00e9\u00a0a", "caf\u00e9 a\u200b", "CAF\u00c9\u2011A", "\ufeffcaf\u00e9 a"]
+)
+def test_a_label_is_one_however_its_characters_are_stored(other: str) -> None:
+    with pytest.raises(ConfigError, match="or in how the same characters are stored"):
+        Task(TaskConfig(labels=("caf\u00e9 a", other)))
+    closed = Task(TaskConfig(labels=("caf\u00e9 a", "tea")))
+    assert closed.canonical(other, INTENT) == closed.parse(f"Answer: {other}", INTENT) == "caf\u00e9 a"
+
+
+@pytest.mark.parametrize("blank", ["\u200b", "\ufeff \u00ad", "\u2060"])
+def test_what_shows_nothing_is_no_label_no_answer_and_no_question(blank: str) -> None:
+    with pytest.raises(ConfigError, match="empty label"):
+        Task(TaskConfig(labels=("a", blank)))
+    for form in ("classification", "short_answer", "free_form"):
+        task = Task(TaskConfig(form=form))
+        with pytest.raises(DataError, match="'answer': is empty"):
+            task.canonical(blank, INTENT)
+        with pytest.raises(DataError, match="'question': is empty"):
+            task.check_query(Query("q", blank))
+
+
+def test_an_answer_of_an_open_set_is_composed_and_signs_of_several_parts_stay_whole() -> None:
+    assert OPEN.canonical("cafe\u0301\u200b", INTENT) == OPEN.parse("caf\u00e9", INTENT) == "caf\u00e9"
+    family = "\U0001f468\u200d\U0001f467"
+    assert OPEN.canonical(family, INTENT) == family
+
+
+@pytest.mark.parametrize("break_", ["\r", "\u2028", "\x85"])
+def test_every_line_break_within_a_label_is_refused(break_: str) -> None:
+    with pytest.raises(ConfigError, match="line break"):
+        Task(TaskConfig(labels=("a", f"b{break_}c")))

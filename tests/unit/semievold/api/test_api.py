@@ -141,6 +141,36 @@ async def test_what_there_is_not_is_not_found(open_world: OpenWorld) -> None:
             assert (await client.get(path)).status == 404
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("/v1/status?verbose=1", "verbose: unknown parameter; none is known here"),
+        ("/v1/rounds?limit=-5", "limit: unknown parameter; none is known here"),
+        ("/v1/review?kind=gate", "kind: unknown parameter; known: purpose, limit"),
+        ("/v1/explain/q1?descendant=1", "descendant: unknown parameter; known: descendants"),
+    ],
+)
+async def test_a_parameter_that_means_nothing_is_not_passed_over(
+    open_world: OpenWorld, address: str, said: str
+) -> None:
+    async with Roles(open_world()).api() as client:
+        answer = await client.get(address)
+        assert answer.status == 400
+        assert (await answer.json())["error"]["message"] == said
+        assert (await client.get("/metrics?name=x")).status == 200
+
+
+async def test_a_thaw_takes_no_fields(open_world: OpenWorld) -> None:
+    world = open_world()
+    async with Roles(world).api() as client:
+        assert (await client.post("/v1/freeze")).status == 200
+        answer = await client.post("/v1/thaw", json={"reason": "mended"})
+        assert answer.status == 400
+        assert world.here.stores.freezes.get() is not None
+        assert (await client.post("/v1/thaw")).status == 200
+    assert world.here.stores.freezes.get() is None
+
+
 async def test_all_that_descends_from_a_pseudo_label_is_shown_on_request(open_world: OpenWorld) -> None:
     world = open_world()
     world.ask([1])

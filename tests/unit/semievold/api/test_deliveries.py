@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from semievol.examples.forms import content_id
+from semievol.examples.content_ids import content_id
 from semievold.api.deliveries import Problem, read_delivery
 from semievold.config.daemon import DaemonConfig
 

@@ -30,12 +30,12 @@ def test_a_wrong_setting_is_named_with_its_fix(settings: dict[str, object], name
         GenerationConfig.model_validate(settings)
 
 
-def launched(**launch: object) -> DaemonConfig:
+def launched(share_gpu: str | None = None, **launch: object) -> DaemonConfig:
     return DaemonConfig.model_validate(
         {
             "workload": "support",
             "model": {"name": "/models/llama", "dtype": "bfloat16"},
-            "training": {"rank": 12},
+            "training": {"rank": 12, "share_gpu": share_gpu},
             "generation": {"kind": "vllm", "launch": True, "launch_settings": launch},
         }
     )
@@ -48,6 +48,11 @@ def test_a_launched_server_gets_every_flag_that_runtime_lora_needs() -> None:
     assert "--host 127.0.0.1 --port 9000" in text
     assert "--enable-lora --max-loras 4 --max-cpu-loras 8 --max-lora-rank 16" in text
     assert command[-1] == "--enforce-eager"
+
+
+def test_a_launched_server_can_sleep_where_it_shares_its_gpu() -> None:
+    assert "--enable-sleep-mode" in vllm_command(launched("sleep"))
+    assert "--enable-sleep-mode" not in vllm_command(launched())
 
 
 def test_a_launched_server_must_be_able_to_load_what_is_trained() -> None:

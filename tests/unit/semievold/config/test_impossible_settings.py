@@ -11,20 +11,40 @@ from semievold.config.daemon import DaemonConfig
 REPLICAS = {"kind": "vllm", "replicas": ["http://h:1"]}
 LAUNCH = {"kind": "vllm", "launch": True}
 KAFKA = {"kind": "kafka", "kafka": {"bootstrap_servers": "h:9092"}}
+JOBS = {"kind": "kubernetes", "template": "job.yaml"}
 NO_PORTS = ("99999", "0", "x")
 
 IMPOSSIBLE: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"training": {"share_gpu": "sleep"}}, "training.share_gpu: sleep is for vLLM servers, and generation.kind local"),
+    (
+        {"generation": REPLICAS, "training": {"share_gpu": "sleep", "share_gpu_with": ["http://other:1"]}},
+        "training.share_gpu_with: http://other:1 is none of generation.replicas (http://h:1)",
+    ),
+    (
+        {"generation": REPLICAS, "training": {"share_gpu_with": ["http://h:1"]}},
+        "share_gpu_with: is for share_gpu; set share_gpu: sleep",
+    ),
+    (
+        {"generation": REPLICAS, "training": {"share_gpu": "sleep", "launcher": {**JOBS, "queue": "q"}}},
+        "the servers would sleep while the Job waits in the queue",
+    ),
     ({"model": {"name": "m", "dtype": "float16", "device": "cpu"}}, "float16 is not for a CPU"),
     ({"model": {"name": "m", "dtype": "float16", "device": "cuda"}}, "float16 gradients underflow"),
     ({"model": {"name": "m", "device": "gpu"}}, "model.device"),
     ({"training": {"batch_size": 6, "gradient_accumulation": 4}}, "take a multiple of 4"),
     ({"training": {"batch_size": 8, "processes": 3}}, "take a multiple of 3"),
+    (
+        {"task": {"labels": ["a", "b"]}, "labelling": {"justify": False, "panel": {}}},
+        "labelling.panel: the daemon trains nothing beside its rounds",
+    ),
+    ({"training": {"adapt_epochs": 1}}, "training.adapt_epochs: the daemon's rounds do not read the queries' text yet"),
     ({"training": {"epochs": float("inf")}}, "training.epochs"),
     ({"generation": {"timeout_s": float("nan")}}, "generation.timeout_s"),
     ({"api": {"token": "a token of several words"}}, "holds white space"),
     ({"gateway": {"token": "a-token-of-\n-two-lines"}}, "cannot stand in an HTTP header"),
     ({"api": {"token": "         \n         "}}, "is empty"),
     ({"task": {"labels": ["Refund", "refund "]}}, "differ only in case"),
+    ({"task": {"labels": ["caf\u00e9", "cafe\u0301"]}}, "in how the same characters are stored"),
     ({"task": {"labels": ["order-status", "order status", "x"]}}, "differ only in case"),
     ({"task": {"labels": ["a", "b"], "answer_template": "<{answer}>", "answer_pattern": r"#(\\w)"}}, "is read as None"),
     ({"gate": {"alpha": 0.001, "min_holdout": 5}}, "raise it to 10"),
@@ -48,6 +68,18 @@ IMPOSSIBLE: tuple[tuple[dict[str, Any], str], ...] = (
         for port in NO_PORTS
     ),
     ({"seed": 2**64}, "seed"),
+    ({"trigger": {"min_examples": 10**30}}, "should be less than or equal to 9223372036854775807"),
+    ({"trigger": {"interval_s": 1e300}}, "is more than a hundred years"),
+    ({"review": {"keep_days": 1e9}}, "is more than a hundred years"),
+    ({"api": {"port": True}}, "true or false (YAML's yes, no, on, off) is none"),
+    ({"rollout": {"canary": [0.1, True]}}, "true or false (YAML's yes, no, on, off) is none"),
+    ({"task": {"form": "multiple_choice", "answer_index": True}}, "true or false"),
+    ({"api": {"host": ""}}, "write 0.0.0.0 where that is meant"),
+    ({"gateway": {"host": "http://127.0.0.1"}}, "is no address to listen on"),
+    ({"embedding": {"name": " "}}, "is empty; give a name"),
+    ({"artifacts": {"directory": "~nobody-of-this-name/x"}}, "~nobody-of-this-name is no user of this machine"),
+    ({"artifacts": {"directory": "a\0b"}}, "has a NUL character"),
+    ({"artifacts": {"directory": "x" * 256}}, "a name of more than 255 bytes"),
     ({"workload": {"name": "w", "alias": "two words"}}, "workload.alias"),
     ({"workload": {"name": "w", "alias": ""}}, "workload.alias"),
     ({"stream": {**KAFKA, "queries": "my queries"}}, "is no name of a Kafka topic"),

@@ -20,7 +20,8 @@ KUBERNETES = {"kind": "kubernetes", "template": "/etc/job.yaml"}
 def test_the_method_of_a_training_is_the_same_wherever_it_takes_place() -> None:
     here = TrainingSettings.model_validate({"rank": 4})
     there = TrainingSettings.model_validate({"rank": 4, "launcher": KUBERNETES})
-    assert here.method == there.method == TrainingConfig(rank=4)
+    shared = TrainingSettings.model_validate({"rank": 4, "share_gpu": "sleep", "share_gpu_with": ["http://h:1"]})
+    assert shared.method == here.method == there.method == TrainingConfig(rank=4)
     assert type(there.method) is TrainingConfig
 
 

@@ -158,3 +158,22 @@ async def test_a_page_that_fails_says_so_and_no_more(open_world: OpenWorld, monk
         text = await failed.text()
         assert "daemon's log" in text or "daemon&#39;s log" in text
         assert "ZeroDivision" not in text
+
+
+async def test_who_is_logged_in_gets_a_page_where_there_is_none_and_programs_their_own_words(
+    open_world: OpenWorld,
+) -> None:
+    async with Roles(open_world()).api() as client:
+        strangers = await client.get("/rounds/x", headers={"Authorization": ""})
+        assert (strangers.status, strangers.content_type) == (401, "application/json")
+        browser = await Browser.logged_in(client)
+        programs = await client.get("/rounds/x")
+        assert (programs.status, programs.content_type) == (404, "application/json")
+        nobody = {"Authorization": ""}
+        assert (await client.get("/v1/nothing", headers=nobody)).status == 401
+        for path in ("/rounds/x", "/nothing", "/do/start", "/static/a/b"):
+            missing = await client.get(path, headers=nobody)
+            assert (missing.status, missing.content_type) == (404, "text/html"), path
+            assert "there is no such page here" in await missing.text()
+            assert "default-src 'none'" in missing.headers["Content-Security-Policy"]
+        assert await browser.opens("/rounds")

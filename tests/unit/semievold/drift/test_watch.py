@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,9 @@ from semievol.tasks.task import Task
 from semievol.types import Example, Query
 from semievold.api import drift as view
 from semievold.api import operations
+from semievold.config.drift import DriftSettings
 from semievold.drift.detectors import LONGEST_CATEGORY, shortened
 from semievold.drift.figures import read_figures
-from semievold.drift.watch import SETTLED_S as MOST_BETWEEN_CLOCKS_S
 from semievold.drift.watch import DriftWatch
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState as S
@@ -27,15 +27,22 @@ from semievold.store.tables import drift_events, pseudo_labels
 from tests.control_world import WORKLOAD, ControlWorld, OpenWorld, example
 from tests.scripted import pseudo_label
 
-SETTINGS: dict[str, Any] = {"false_alarm_every": 1000, "reference": 100, "reference_labels": 30, "categories": False}
-WORDS = ("order", "parcel", "invoice", "refund")
 SETTLED_S = 2.0
+MOST_BETWEEN_CLOCKS_S = DriftSettings().settled_s
+SETTINGS: dict[str, Any] = {
+    "false_alarm_every": 1000,
+    "reference": 100,
+    "reference_labels": 30,
+    "categories": False,
+    "settled_s": SETTLED_S,
+}
+WORDS = ("order", "parcel", "invoice", "refund")
 
 
 def watch(world: ControlWorld) -> DriftWatch:
     here = world.here
     equality = AnswerEquality(Task(world.config.task))
-    return DriftWatch(world.config.drift, here.stores, here.lease, equality, 2, 1, world.now, SETTLED_S)
+    return DriftWatch(world.config.drift, here.stores, here.lease, equality, 2, 1, world.now)
 
 
 async def looked(world: ControlWorld, by: DriftWatch | None = None) -> None:
@@ -58,10 +65,14 @@ def traffic(
     answers: tuple[str, ...] = ("even", "odd"),
     about: str = "order",
     category: str | None = None,
+    offsets: Sequence[int] | None = None,
 ) -> None:
-    """Queries that the serving adapter answered, with the nearest example and the entropy around these."""
+    """Queries that the serving adapter answered, with the nearest example and the entropy around these.
+
+    `offsets`: their places in the topic; None: they did not come from one.
+    """
     serving, labels = world.stores.alias.get().adapter, []
-    for number in numbers:
+    for place, number in enumerate(numbers):
         rng = random.Random(number)
         said = replace(
             pseudo_label(
@@ -72,7 +83,8 @@ def traffic(
             neighbours=((f"e{number % 8}", similarity + rng.uniform(-0.1, 0.1)),),
         )
         said = replace(said, query=replace(said.query, category=category))
-        labels.append(NewLabel(said, query_hash(said.query)))
+        at = () if offsets is None else ("queries", 0, offsets[place])
+        labels.append(NewLabel(said, query_hash(said.query), *at))
     world.stores.pseudo_labels.add(labels)
 
 
@@ -116,6 +128,58 @@ async def test_strange_queries_are_one_event_that_names_them(open_world: OpenWor
     assert event.evidence["nearest_examples"][0]["id"].startswith("e")
     assert {each["kind"] for each in event.also} == {"confidence"}
     assert read_figures(world.stores).kinds["input"].phase == "alarmed"
+
+
+async def backlog(world: ControlWorld, batches: int, *, look_after: int) -> None:
+    """As an intake stores what it reads 128 at a time: the easy ones first, the hard ones beside the next batch's.
+
+    The hard ones are farther from the examples, and of one topic. Looked at after so many batches, and at the end.
+    """
+    rng = random.Random(3)
+    late: list[int] = []
+    for batch in range(batches):
+        offsets = rng.sample(range(128 * batch, 128 * (batch + 1)), 128)
+        traffic(world, [8 * each + rng.randrange(8) for each in offsets[:77]], offsets=offsets[:77], similarity=0.85)
+        await world.passes(0.2)
+        if batch:
+            traffic(world, [8 * each for each in late], offsets=late, similarity=0.6)
+        await world.passes(0.2)
+        late = offsets[77:]
+        if batch % look_after == look_after - 1:
+            world.here.lease.begin(world.here.lease.term or 0)
+            while watch(world).look():
+                pass
+    traffic(world, [8 * each for each in late], offsets=late, similarity=0.6)
+
+
+@pytest.mark.parametrize(("batches", "look_after"), [(12, 1), (12, 5), (16, 100)])
+async def test_a_backlog_whose_easy_queries_are_answered_first_is_no_drift(
+    open_world: OpenWorld, batches: int, look_after: int
+) -> None:
+    world = open_world(drift={**SETTINGS, "reference": 500, "false_alarm_every": 100_000})
+    world.teach()
+    await world.here.lead()
+    world.stores.drift.position()
+    await backlog(world, batches, look_after=look_after)
+    await looked(world)
+    kinds = read_figures(world.stores).kinds
+    assert {each.seen for each in kinds.values()} == {128 * batches}
+    assert world.stores.drift.events() == []
+
+
+async def test_what_was_asked_before_later_answers_waits_for_them_even_if_the_leader_dies(
+    open_world: OpenWorld,
+) -> None:
+    world = await opened(open_world)
+    traffic(world, range(1000, 1010), offsets=[*range(5), *range(20, 25)])
+    await world.passes(SETTLED_S + 1)
+    traffic(world, range(1010, 1015), offsets=range(10, 15))
+    world.here.lease.begin(world.here.lease.term or 0)
+    assert not watch(world).look()
+    assert read_figures(world.stores).kinds["input"].seen == 305
+    assert not watch(world).look()  # nothing has come that it could go on with
+    await looked(world)  # by another watch, which knows what is in the state
+    assert read_figures(world.stores).kinds["input"].seen == 315
 
 
 async def test_three_shifts_are_three_events(open_world: OpenWorld) -> None:
@@ -332,7 +396,8 @@ async def test_passing_labels_goes_no_way_back(open_world: OpenWorld) -> None:
 async def test_what_an_intake_stores_whose_clock_is_behind_is_weighed(open_world: OpenWorld) -> None:
     world = await opened(open_world)
     equality = AnswerEquality(Task(world.config.task))
-    patient = DriftWatch(world.config.drift, world.here.stores, world.here.lease, equality, 2, 1, world.now)
+    settings = world.config.drift.model_copy(update={"settled_s": MOST_BETWEEN_CLOCKS_S})
+    patient = DriftWatch(settings, world.here.stores, world.here.lease, equality, 2, 1, world.now)
     traffic(world, range(300, 310))
     at = world.now()
     await world.passes(50)

@@ -284,6 +284,15 @@ async def test_streams_have_the_events_of_their_dialect(it: Front) -> None:
     )
 
 
+async def test_no_two_requests_have_one_id(it: Front) -> None:
+    ids = set()
+    for _ in range(600):  # random bytes are fetched for 256 at a time
+        async with it.session.get(f"{it.url}/healthz") as response:
+            ids.add(response.headers["x-request-id"])
+    assert len(ids) == 600
+    assert {len(each) for each in ids} == {36}
+
+
 async def test_models_request_ids_and_the_scheme_in_any_case(it: Front) -> None:
     async with it.session.get(f"{it.url}/v1/models/{ALIAS}") as response:
         model = await response.json()

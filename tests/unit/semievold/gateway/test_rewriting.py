@@ -84,6 +84,25 @@ def test_an_event_that_never_ends_is_an_error_and_not_a_full_memory() -> None:
         rewriter.feed(b"x")
 
 
+@pytest.mark.parametrize(("status", "name"), [("completed", "completed"), ("incomplete", "incomplete")])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_response_that_was_cut_short_ends_in_openais_words(status: str, name: str, size: int) -> None:
+    said = {"type": "response.completed", "response": {"status": status, "model": "w-r0001", "output": []}}
+    before = b'event: response.created\ndata: {"type": "response.created"}\n\n'
+    stream = before + b"event: response.completed\ndata: " + json.dumps(said).encode() + b"\n\ndata: [DONE]\n\n"
+    rewriter = StreamRewriter(NAME, lambda error: error)
+    came = (
+        b"".join(rewriter.feed(stream[start : start + size]) for start in range(0, len(stream), size)) + rewriter.end()
+    )
+    first, last, done, _ = came.split(b"\n\n")
+    assert first == before.strip()
+    assert done == b"data: [DONE]"
+    event, data = last.split(b"\n")
+    assert event == f"event: response.{name}".encode()
+    told = json.loads(data.removeprefix(b"data: "))
+    assert told == {"type": f"response.{name}", "response": {**said["response"], "model": ALIAS}}  # type: ignore[dict-item]
+
+
 def test_the_answers_id_is_read_where_servers_put_it() -> None:
     assert answer_id(b'{"id":"chatcmpl-1f","model":"m"}') == "chatcmpl-1f"
     assert answer_id(b'data: {"id": "chatcmpl-2", "choices": []}\n\n') == "chatcmpl-2"

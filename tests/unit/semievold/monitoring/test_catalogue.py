@@ -119,12 +119,22 @@ async def test_prometheus_own_tool_finds_no_fault_in_a_scrape(open_world: OpenWo
 
 
 @pytest.mark.parametrize(
-    ("status", "outcome"), [(200, "answered"), (429, "failed"), (499, "gone"), (500, "failed"), (503, "failed")]
+    ("status", "resting", "outcome"),
+    [
+        (200, False, "answered"),
+        (429, False, "failed"),
+        (499, False, "gone"),
+        (500, False, "failed"),
+        (503, False, "failed"),
+        (503, True, "resting"),
+    ],
 )
-def test_an_admitted_request_is_answered_or_failed(status: int, outcome: str) -> None:
+def test_an_admitted_request_is_answered_or_failed_or_sent_away_on_purpose(
+    status: int, resting: bool, outcome: str
+) -> None:
     metrics = Metrics("w")
     metrics.begin(["gateway"])
-    metrics.answered(status)
+    metrics.answered(status, resting=resting)
     metrics.answered(400)  # the client's own mistake
     lines = metrics.render().decode().splitlines()
     assert {each for each in lines if each.startswith("semievol_gateway_answers") and each.endswith(" 1.0")} == {

@@ -16,11 +16,13 @@ from semievold.intake.role import Intake
 from semievold.monitoring.metrics import REPLICA_STATES, WAITING, Metrics
 from semievold.monitoring.observer import Observer
 from semievold.retry import Health, Pulse
+from semievold.rounds.observing import held
 from semievold.serving.alias import Alias
 from semievold.serving.attestation import Attestation
 from semievold.serving.following import StateFollower
 from semievold.serving.replica import ReplicaView
 from semievold.store.aliases import AliasState, AliasStore
+from semievold.store.rollout.rests import Rest
 from tests.control_roles import Roles
 from tests.control_world import OpenWorld
 from tests.scripted import pseudo_label
@@ -299,6 +301,19 @@ async def test_rounds_are_held_by_what_does_not_come_by_itself(open_world: OpenW
     comes = waits_for in ("round", "pseudo_labels", "interval", "worth")
     assert roles.observer.held() == ({} if comes else {"rounds": "something"})
     assert Observer(Metrics("w"), world.here.alias).held() == {}
+
+
+async def test_replicas_that_rest_are_held_and_not_missing(open_world: OpenWorld) -> None:
+    world = open_world()
+    roles = Roles(world)
+    roles.replicas.resting = "a:1 rests"
+    assert roles.observer.held() == {"rounds": "starting", "replicas": "a:1 rests"}
+    assert "replicas" not in roles.observer.missing()
+    world.stores.rests.write(Rest(7, ("a:1",), 0.0))
+    said = "a:1 rests while round 7 trains on its GPU (training.share_gpu)"
+    assert held(world.config, world.stores)["replicas"] == said
+    world.stores.rests.clear()
+    assert "replicas" not in held(world.config, world.stores)
 
 
 async def test_what_an_intake_waits_for_is_held(open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch) -> None:

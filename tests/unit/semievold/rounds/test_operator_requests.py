@@ -141,7 +141,7 @@ async def test_a_round_is_started_by_hand_with_its_options(open_world: OpenWorld
     ended = await world.ended(0)
     assert ended.snapshot is not None
     assert ended.snapshot["shuffle_labels"]
-    assert ended.reason == "0 held-out examples, fewer than gate.min_holdout (20)"
+    assert ended.reason == "0 held-out examples, fewer than gate.min_holdout (20): label more"
 
 
 async def test_a_second_round_is_refused_while_one_is_open(open_world: OpenWorld) -> None:

@@ -136,7 +136,9 @@ async def test_too_few_labels_are_waited_for_and_never_promote(open_world: OpenW
     world.teach(training=(), held_out=range(3000, 3014))  # with 13 wins among 19 labels
     await world.passes(5)
     assert world.round(0).state is S.PROVING
-    assert (world.round(0).evaluation or {})["reason"] == "19 held-out examples, fewer than gate.min_holdout (20)"
+    assert (world.round(0).evaluation or {})[
+        "reason"
+    ] == "19 held-out examples, fewer than gate.min_holdout (20): label more"
     world.teach(training=(), held_out=[3014])
     assert (await world.ended(0)).state is S.SETTLED
 

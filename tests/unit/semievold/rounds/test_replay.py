@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from semievol.config import labelling
 from semievol.errors import ConfigError
 from semievol.examples.split import HoldoutRule
+from semievol.training import fitting
 from semievold.commands import replaying
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState as S
@@ -71,6 +73,49 @@ async def test_other_settings_of_today_do_not_count(open_world: OpenWorld) -> No
     await evolved(world)
     today = world.config.model_copy(update={"selection": world.config.selection.model_copy(update={"theta": 0.1})})
     assert again(world.stores, today, world.place, 1).report()["rows"]["equal"]
+
+
+async def test_numbers_that_a_rule_chose_are_those_of_then(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = open_world(selection=RULE, training="auto")
+    round_ = await evolved(world)
+    numbers = (round_.snapshot or {})["training"]
+    monkeypatch.setattr(fitting, "EPOCHS", 10 * fitting.EPOCHS)
+    monkeypatch.setattr(fitting, "UNKNOWN_RATE", 1.0)
+    replayed = again(world.stores, world.config, world.place, 1)
+    assert replayed.chosen.job.numbers() == numbers
+    assert replayed.same_rows
+
+
+@pytest.mark.parametrize(
+    "training", [{"warm_epochs": "auto", "warm_learning_rate": "auto"}, {"epochs": "auto", "warm_epochs": 3}]
+)
+async def test_so_are_those_of_a_warm_round_alone(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, training: dict[str, Any]
+) -> None:
+    world = open_world(training=training)
+    world.teach()
+    await world.here.lead()
+    round_ = await world.advance(await world.plan(), S.SNAPSHOTTED)
+    monkeypatch.setattr(fitting, "EPOCHS", fitting.EPOCHS / 10)
+    monkeypatch.setattr(fitting, "UNKNOWN_RATE", 1.0)
+    replayed = again(world.stores, world.config, world.place, round_.number)
+    assert replayed.chosen.job.numbers() == (round_.snapshot or {})["training"]
+
+
+async def test_a_theta_that_a_rule_chose_is_that_of_then(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = open_world(selection={"theta": "auto", "min_agreement": 0.0})
+    await evolved(world)
+    monkeypatch.setattr(labelling, "FIRST_THETA", 0.1)
+    monkeypatch.setattr(labelling, "LATER_THETA", 0.1)
+    replayed = again(world.stores, world.config, world.place, 1)
+    assert replayed.config.selection.theta == 0.5
+    assert replayed.same_rows
+    given = ["selection.by=margin"]
+    assert again(world.stores, world.config, world.place, 1, given).config.selection.theta == "auto"
 
 
 async def test_a_label_that_is_gone_is_named_and_nothing_is_trained_for_it(open_world: OpenWorld) -> None:

@@ -217,7 +217,7 @@ async def test_the_holdout_is_empty(open_world: OpenWorld, seed: int) -> None:
     loop.ask(loop.numbers(100))
     round_ = await loop.evolve()
     assert round_.state is S.INCONCLUSIVE
-    assert loop.reason(round_) == "0 held-out examples, fewer than gate.min_holdout (20)"
+    assert loop.reason(round_) == "0 held-out examples, fewer than gate.min_holdout (20): label more"
     assert loop.accuracy() == pytest.approx(75.0)
 
 

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from semievold.config.daemon import TriggerConfig
-from semievold.rounds.trigger import Observation, Start, Wait, decide
+from semievold.rounds.planning.trigger import Observation, Start, Wait, decide
 
 READY_FOR_WARM = Observation(
     training_examples=40,

@@ -12,8 +12,8 @@ from semievold.config.daemon import TriggerConfig
 from semievold.config.worth import WorthConfig
 from semievold.round_states import RoundState as S
 from semievold.rounds.observing import past_round
+from semievold.rounds.planning.trigger import Start, Wait, decide
 from semievold.rounds.planning.worth import PastRound, weigh
-from semievold.rounds.trigger import Start, Wait, decide
 from tests.control_world import OpenWorld
 from tests.unit.semievold.rounds.test_trigger import WARM_ENDED
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from semievol.errors import AdapterError, TransientError
-from tests.scripted_replicas import ScriptedServers, adapter, replica_set
+from semievold.serving import replica as replica_module
+from semievold.serving.lending import RestingError
+from tests.scripted_replicas import SERVERS, ScriptedServers, adapter, replica_set, until
 
 
 async def test_the_least_busy_replica_is_lent_and_one_that_just_failed_a_request_last() -> None:
@@ -51,3 +53,44 @@ async def test_a_follower_does_not_wait_for_a_replica_that_the_leader_could_not_
         await follower.load(adapter(1))
         async with follower.lend(adapter(1).name) as upstream:
             assert upstream.name == "a:1"
+
+
+async def test_between_a_rest_and_the_proofs_nobody_has_failed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers, name = ScriptedServers(), adapter(1).name
+    async with replica_set(servers, loads=False) as follower:
+        for server in SERVERS:
+            servers.held[server].add(name)
+        await follower.keep(adapter(1), None)
+        await until(lambda: all(view.adapters for view in follower.show()))
+        for server in SERVERS:
+            servers.held[server].discard(name)  # the leader unloads it, and has it loaded anew only later
+        follower.rest(SERVERS, "a test", 30)
+        follower.rest(())
+        await until(lambda: all(view.state == "up" for view in follower.show()))
+        assert (follower.defect, follower.resting) == (None, None)
+        with pytest.raises(RestingError, match="prove what they hold anew") as told:
+            async with follower.lend(name):
+                pass
+        assert (told.value.returns, told.value.again_s) == (True, 1)
+        monkeypatch.setattr(replica_module, "RETURN_S", 0.0)  # it takes for ever
+        with pytest.raises(TransientError, match=r"now: a:1 up; b:1 up") as failed:
+            async with follower.lend(name):
+                pass
+        assert not isinstance(failed.value, RestingError)
+        assert "no replica can answer" in str(follower.defect)
+
+
+async def test_one_that_fails_its_proof_after_a_rest_has_failed() -> None:
+    servers = ScriptedServers()
+    async with replica_set(servers) as replicas:
+        await replicas.keep(adapter(1), None)
+        servers.cannot_load = set(SERVERS)
+        for server in SERVERS:
+            servers.held[server].discard(adapter(1).name)
+        replicas.rest(SERVERS, "a test")
+        replicas.rest(())
+        await until(lambda: replicas.defect is not None)
+        with pytest.raises(TransientError) as failed:
+            async with replicas.lend(adapter(1).name):
+                pass
+        assert not isinstance(failed.value, RestingError)

@@ -53,6 +53,10 @@ class ClientFailed(TransientStreamError):  # noqa: N818 - named by meaning
     """The client raised what is no error of Kafka's: whoever holds it makes a new one."""
 
 
+class GroupRebalances(TransientStreamError):  # noqa: N818 - named by meaning
+    """The consumer group is sharing its partitions out anew: it takes no commit until its members have polled."""
+
+
 def connect(kind: Callable[..., T], settings: KafkaSettings, **options: Any) -> T:
     """Make a consumer, producer or admin client; blocks until a broker answered, at most BOOTSTRAP_S.
 
@@ -140,6 +144,8 @@ def translate(error: Exception, settings: KafkaSettings) -> SemiEvolError:
     if isinstance(error, _REFUSED):
         return RecordRefused(said)
     kind = TransientStreamError if isinstance(error, kafka_errors.KafkaError) else ClientFailed
+    if isinstance(error, kafka_errors.RebalanceInProgressError):
+        kind = GroupRebalances
     return kind(f"Kafka at {servers}: {said}")
 
 

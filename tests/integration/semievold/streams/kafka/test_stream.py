@@ -103,6 +103,30 @@ async def test_a_revoked_partition_is_told_once_and_no_longer_committed(settings
     await second.close()
 
 
+async def test_a_commit_waits_until_the_group_is_shared_out(settings: Settings) -> None:
+    """The group takes none while its members come and go, as in every rolling update of intakes."""
+    stream = KafkaStream(settings())
+    topic = settings().queries
+    await publish(stream, topic, keyed(20))
+    first = stream.consumer(topic, "g")
+    records = await read(first, 20)
+    ends = {record.partition: record.offset + 1 for record in records}
+    for _ in range(3):
+        second = stream.consumer(topic, "g")
+        await second.poll(0, 0.0)  # joins
+        async with asyncio.timeout(WAIT_S):
+            while len(second.assigned) != 1:
+                await first.commit(ends)  # at every moment of it; what is not owned any more is left out
+                await first.poll(0, 0.0)
+                await second.poll(0, 0.0)
+        await second.close()
+        async with asyncio.timeout(WAIT_S):
+            while len(first.assigned) != 2:
+                await first.commit(ends)
+                await first.poll(0, 0.0)
+    await first.close()
+
+
 async def test_long_work_does_not_lose_the_group(settings: Settings) -> None:
     topics = settings(max_poll_interval_s=2)
     stream = KafkaStream(topics)

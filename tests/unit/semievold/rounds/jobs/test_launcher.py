@@ -77,3 +77,24 @@ async def test_a_failure_that_says_nothing_of_this_training_lets_it_begin(
 async def test_a_training_that_left_no_word_begins(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="made again"):
         await train(write(place_of(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("status", "metadata", "trains"),
+    [
+        ({"active": 1}, {}, True),
+        ({"active": 1}, {"deletionTimestamp": "2026-01-01T00:00:00Z"}, True),  # its pods are there still
+        ({"conditions": [{"type": "Complete", "status": "True"}]}, {}, False),
+        ({"conditions": [{"type": "Failed", "status": "True"}]}, {}, False),
+    ],
+)
+async def test_a_job_has_its_gpu_until_it_has_ended_or_its_pods_are_gone(
+    status: dict[str, Any], metadata: dict[str, Any], trains: bool
+) -> None:
+    class OneJob(NoJobs):
+        def jobs(self, labels: Any) -> list[Any]:
+            assert labels == {"semievol-workload": "tiny"}
+            return [{"metadata": metadata, "status": status}]
+
+    cluster: Any = OneJob()
+    assert await KubernetesLauncher("tiny", settings(image=IMAGE), cluster).trains() is trains

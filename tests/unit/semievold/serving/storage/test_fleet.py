@@ -24,20 +24,26 @@ def storage() -> AdapterStorage:
     return AdapterStorage.open(f"memory://{uuid4().hex}/adapters")
 
 
-def fleet_of(world: ControlWorld, directory: Path, storage: AdapterStorage) -> AdapterFleet:
+def fleet_of(world: ControlWorld, directory: Path, storage: AdapterStorage, **options: Any) -> AdapterFleet:
     """Another process's, on another machine."""
     servers = LocalServers(world.here.generator, "float32")
-    return AdapterFleet(world.here.stores, servers, Alias(world.stores.alias.get()), directory, storage)
+    return AdapterFleet(world.here.stores, servers, Alias(world.stores.alias.get()), directory, storage, **options)
 
 
-async def test_what_is_not_here_is_fetched_and_read_from_here(
-    open_world: OpenWorld, storage: AdapterStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def published_and_serving(open_world: OpenWorld, storage: AdapterStorage) -> tuple[ControlWorld, str]:
+    """A process that leads, and the version that serves, which is on the storage."""
     world = open_world()
     await world.here.lead()
     name = await world.version(right=7)
     storage.publish(world.place.adapters / name)
     world.here.stores.alias.move(name)
+    return world, name
+
+
+async def test_what_is_not_here_is_fetched_and_read_from_here(
+    open_world: OpenWorld, storage: AdapterStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, name = await published_and_serving(open_world, storage)
     seen: list[HeldAdapter] = []
 
     async def load(_: Any, adapter: HeldAdapter) -> None:
@@ -65,6 +71,49 @@ async def test_what_is_published_nowhere_is_a_defect_that_names_the_place(
     storage.publish(world.place.adapters / name)
     await fleet.follow()
     assert fleet.defect is None
+
+
+async def test_bytes_that_are_damaged_there_are_not_asked_for_at_every_look(
+    open_world: OpenWorld, storage: AdapterStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, name = await published_and_serving(open_world, storage)
+    weights = storage._place(name, "adapter_model.safetensors")
+    whole = storage._files.cat_file(weights)
+    storage._files.pipe_file(weights, b"damaged")
+    downloads, now = [], [0.0]
+    fetch = AdapterStorage.fetch
+
+    def counted(self: AdapterStorage, name: str, into: Path) -> Path:
+        downloads.append(name)
+        return fetch(self, name, into)
+
+    monkeypatch.setattr(AdapterStorage, "fetch", counted)
+    fleet = fleet_of(world, tmp_path / "elsewhere", storage, clock=lambda: now[0])
+    for _ in range(9):
+        await fleet.follow()
+        now[0] += 0.5
+    assert fleet.defect is not None
+    assert "what came is not what was published" in fleet.defect
+    assert downloads == [name]
+    storage._files.pipe_file(weights, whole)
+    now[0] = 6.0
+    await fleet.follow()
+    assert fleet.defect is None
+    assert downloads == [name, name]
+
+
+async def test_a_removal_that_stopped_half_way_is_finished_by_the_next_round(
+    open_world: OpenWorld, storage: AdapterStorage
+) -> None:
+    world = open_world()
+    await world.here.lead()
+    name = await world.version(right=4)
+    storage.publish(world.place.adapters / name)
+    world.here.stores.adapters.mark(name, "rejected")
+    storage._delete(name, ("STABLE",))
+    assert storage.begun_names() == {name}
+    await fleet_of(world, world.place.adapters, storage).delete_old(0)
+    assert storage.begun_names() == frozenset()
 
 
 async def test_what_is_deleted_goes_from_the_storage_and_from_every_copy(
@@ -100,7 +149,7 @@ async def test_what_could_not_be_taken_from_the_storage_is_taken_by_the_next_rou
         raise TransientError("the storage is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(AdapterStorage, "names", away)
+        patched.setattr(AdapterStorage, "begun_names", away)
         await leader.delete_old(0)
     assert storage.names() == {name}
     await leader.delete_old(0)
