@@ -80,7 +80,8 @@ class Batching:
 
     @torch.inference_mode()
     def work(self) -> None:
-        """Do one unit, if anybody still wants one."""
+        """Do one unit, if anybody still wants one. What is done to make room for it is paid with it."""
+        started = time.perf_counter()
         self._forget()
         clients = self._held.clients()
         order = self._turns.order(clients, labelling=self.labels)
@@ -96,7 +97,6 @@ class Batching:
             if not self._held.yield_one() and self._held.free() <= free:
                 self._give_up()
             return
-        started = time.perf_counter()
         try:
             self._engine.activate(unit.adapter)
             tokens = unit.run()

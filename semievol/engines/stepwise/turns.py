@@ -17,6 +17,8 @@ Name = TypeVar("Name", bound=Hashable)
 CREDIT_TOKENS = 512.0
 """A client that asked for little lately is so many tokens ahead of the others: about one short question's."""
 CREDIT_S = 0.5
+LABELLING_CREDIT_S = 0.1
+"""Labelling is away between two of its batches: it gets back what clients got meanwhile, up to this."""
 DEBT_S = 2.0
 """So far may clients within their credit go ahead of labelling, seconds of the engine; labelling gets it back."""
 _REMEMBERED = 1024
@@ -79,8 +81,7 @@ class Turns:
         """All that want work done, whose turn it is first; None stands for labelling."""
         ordered = self._clients.ordered(clients)
         wanting = [False] * bool(ordered) + [True] * labelling
-        # Labelling has no use for a credit: nobody waits for its next token.
-        labels_first = self._classes.ordered(wanting, {True: 0.0})[:1] == [True]
+        labels_first = self._classes.ordered(wanting, {True: LABELLING_CREDIT_S})[:1] == [True]
         if labels_first and ordered and self._clients.within_credit(ordered[0]):
             labels_first = self._classes.got(False) - self._classes.got(True) > DEBT_S / (1 - self.labelling_share)
         behind: list[str | None] = [None] if labelling else []

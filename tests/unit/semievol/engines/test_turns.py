@@ -74,6 +74,22 @@ def test_labelling_that_was_away_does_not_stop_the_clients() -> None:
     assert got["a"] >= 45
 
 
+def test_labelling_gets_its_share_though_it_is_away_between_its_batches() -> None:
+    turns, got, since = Turns(0.5), 0, 0
+    serve(turns, {"a": 1}, 60.0, labelling=True)  # newcomers go ahead
+    for _ in range(10_000):
+        # Batches of ten units; whoever asked is told, and brings the next one while the engine does two units.
+        present = since <= 0
+        if turns.order(["a"], labelling=present)[0] is None:
+            turns.charge_labelling(0.01)
+            got += 1
+            since = 3 if got % 10 == 0 else 0
+        else:
+            turns.charge_clients({"a": 1}, 0.01)
+            since -= 1
+    assert got > 4_900
+
+
 def test_many_names_are_forgotten() -> None:
     turns = Turns(0.5)
     for number in range(5000):
