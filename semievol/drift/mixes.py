@@ -31,11 +31,16 @@ WINDOWS = 4
 LONGEST = QUARTERS << (WINDOWS - 1)
 """Blocks in the longest window."""
 _FIRST, _AT_ONCE = 50, 400
-_ENOUGH = 10
+_ENOUGH = 4
 """Draws that lie as far out, after which no more are needed (Besag and Clifford, 1991)."""
 MOST_DRAWS = 200_000
 """Of one look: seconds. Where a false alarm is to come so seldom that more are needed, longer windows alarm alone."""
 _SUFFIX_DRAWS = 99
+_RARE = 1e-3
+_SLIGHT, _STRONG = 1.0, 2.5
+"""Standard errors beyond what is usual, below which nothing is drawn: the stronger where only a p-value of _RARE is an
+alarm. So far out lie at least 0.6 % of all draws (as of a normal distribution, to which these squares add up in the
+limit; of fewer kinds it has the longer tail)."""
 MOST_KINDS = 500
 """A test takes time and memory by the kind: with more of them they are counted in BUCKETS."""
 BUCKETS = 64
@@ -135,8 +140,9 @@ class MixDetector:
             count = QUARTERS << window
             share = (1 << window) * (self.batch_size // QUARTERS) / WINDOWS
             most = min(MOST_DRAWS, math.ceil(2 * self.false_alarm_every / share))
-            drawn = np.sum(counts.blocks[-count:], axis=0)
-            self.evidence[window] = share / _p_value(drawn, counts.total, rng, most)
+            drawn = counts.newest(count)
+            wanted = share / self.false_alarm_every
+            self.evidence[window] = share / _p_value(drawn, counts.total, rng, most, wanted)
             self.alarmed = bool(self.evidence[window] >= self.false_alarm_every)
             if self.alarmed:
                 newest = self.blocks[-count:]
@@ -200,22 +206,27 @@ class MixDetector:
 class _Counts:
     """Pool and blocks as numbers by kind, the kinds in order.
 
-    blocks: a row for each, the newest last. total: pool and blocks together.
+    blocks: a row for each, the newest last, as far as the longest window needs. total: pool and blocks together.
     """
 
     def __init__(self, pool: Mapping[str, int], blocks: Sequence[Mapping[str, int]]) -> None:
         self._column = {kind: column for column, kind in enumerate(sorted(set(pool).union(*blocks)))}
-        self.blocks = [self._row(block) for block in blocks]
-        self.total = np.sum([self._row(pool), *self.blocks], axis=0)
+        self._blocks = np.array([self._row(block) for block in blocks])
+        self.total = self._row(pool) + self._blocks.sum(axis=0)
 
     def add(self, block: Mapping[str, int]) -> bool:
         """One more block; False: it has a new kind, and nothing is added."""
         if not block.keys() <= self._column.keys():
             return False
         row = self._row(block)
-        self.blocks = [*self.blocks, row][-LONGEST:]
+        self._blocks = np.concatenate([self._blocks[1 - LONGEST :], row[None]])
         self.total = self.total + row
         return True
+
+    def newest(self, count: int) -> NDArray[np.int64]:
+        """Of so many of the newest blocks together, by kind."""
+        found: NDArray[np.int64] = np.add.reduce(self._blocks[-count:])
+        return found
 
     @property
     def kinds(self) -> int:
@@ -251,13 +262,21 @@ def p_value(before: Mapping[str, int], newest: Mapping[str, int], rng: np.random
     return _p_value(drawn, together, rng, most)
 
 
-def _p_value(drawn: NDArray[np.int64], together: NDArray[np.int64], rng: np.random.Generator, most: int) -> float:
-    """`p_value` of what is counted by kind: `drawn` are the newest, `together` all."""
-    size, total = int(drawn.sum()), int(together.sum())
-    expected = together * (drawn.sum() / together.sum())
+def _p_value(
+    drawn: NDArray[np.int64], together: NDArray[np.int64], rng: np.random.Generator, most: int, wanted: float = 1.0
+) -> float:
+    """`p_value` of what is counted by kind: `drawn` are the newest, `together` all. wanted: more says nothing."""
+    size, total = int(np.add.reduce(drawn)), int(np.add.reduce(together))
+    expected = together * (size / total)
     far = _far(drawn, expected)
-    usual = expected * (1 - together / total) * ((total - size) / max(1, total - 1)) / (expected + 1)
-    if far < usual.sum() + math.sqrt(2 * float((usual**2).sum())):
+    # Mean and variance of what is drawn, were it normal: its covariance is S = spread * (diag(expected) - expected
+    # expected' / size), and it is weighed by W = 1 / (expected + 1); trace(W S) and 2 trace(W S W S).
+    spread, weighed = (total - size) / max(1, total - 1), expected / (expected + 1)
+    cross = float(weighed @ expected) / size
+    mean = spread * (float(np.add.reduce(weighed)) - cross)
+    variance = 2 * spread**2 * (float(weighed @ weighed) - 2 * float(weighed * weighed @ expected) / size + cross**2)
+    errors = _STRONG if wanted <= _RARE else _SLIGHT
+    if far < mean + errors * math.sqrt(max(0.0, variance)):
         return 1.0
     beyond = made = 0
     while made < most:
@@ -297,8 +316,9 @@ def _others(together: NDArray[np.int64], size: int, count: int, rng: np.random.G
     return rng.multivariate_hypergeometric(together, size, size=count, method="count" if by_thing else "marginals")
 
 
-def _far(drawn: NDArray[np.int64], expected: NDArray[np.float64]) -> Any:
-    return ((drawn - expected) ** 2 / (expected + 1)).sum(axis=-1)
+def _far(drawn: NDArray[np.int64], expected: NDArray[np.floating[Any]]) -> Any:
+    away = drawn - expected
+    return (away * away) @ (1 / (expected + 1))
 
 
 def _sum(counts: Sequence[Mapping[str, int]]) -> Counter[str]:

@@ -15,6 +15,7 @@ from semievol.drift.mixes import (
     MOST_KINDS,
     MOST_POOL,
     MixDetector,
+    _p_value,
     batch_for,
     moved,
     p_value,
@@ -31,14 +32,30 @@ def drawn(rng: np.random.Generator, count: int, shares: tuple[float, ...] = BEFO
 @pytest.mark.parametrize("size", [20, 400])
 def test_p_values_are_uniform_whatever_the_size_of_the_reference(size: int) -> None:
     found = []
-    for seed in range(250):
+    for seed in range(1000):
         rng = np.random.default_rng(seed)
         pool, batch = Counter(drawn(rng, size)), Counter(drawn(rng, 30))
         found.append(p_value(pool, batch, rng, 2000))
     for level in (0.02, 0.05, 0.1):  # at most, as equal draws count against, and ordinary ones are not drawn for
         share = np.mean([p <= level for p in found])
-        assert share <= level + 3 * np.sqrt(level * (1 - level) / 250)
+        assert share <= level + 3 * np.sqrt(level * (1 - level) / 1000)
     assert np.mean([p <= 0.1 for p in found]) > 0.03  # and they are no mere ones
+
+
+@pytest.mark.parametrize("kinds", [2, 3, 20, 64])
+def test_what_nothing_is_drawn_for_is_no_alarm_where_one_is_rare(kinds: int) -> None:
+    rng = np.random.default_rng(kinds)
+    together, size = rng.integers(1, 200, kinds), 48
+    draws = rng.multivariate_hypergeometric(together, size, size=4000)
+    expected = together * (size / together.sum())
+    distances = ((draws - expected) ** 2 / (expected + 1)).sum(axis=1)
+    skipped = [
+        float((distances >= far).mean())
+        for drawn_, far in zip(draws[:400], distances[:400], strict=True)
+        if _p_value(drawn_, together, rng, 2000, 1e-3) == 1.0
+    ]
+    assert 350 < len(skipped) < 400  # most, and not all
+    assert min(skipped) > 0.006
 
 
 def test_alarms_are_no_more_frequent_than_stated() -> None:
