@@ -80,8 +80,6 @@ class MixDetector:
     """What was counted since the shift that was found seems to have begun."""
     folded: bool = False
     """Kinds are counted in buckets."""
-    _counts: _Counts | None = field(default=None, repr=False, compare=False)
-    """Pool and blocks as the looks compute with them; None: they have changed otherwise than by a block more."""
 
     @property
     def phase(self) -> Literal["reference", "watching", "alarmed"]:
@@ -103,73 +101,128 @@ class MixDetector:
         return self.add_all([kind]) is not None
 
     def add_all(self, kinds: Sequence[str]) -> int | None:
-        """The place of the one that raises the alarm; what comes after an alarm is counted and says nothing."""
+        """The place of the one that raises the alarm; what comes after an alarm is counted and says nothing.
+
+        However they are parted into calls, the same is found: many at once are weighed in the same calls of numpy.
+        """
         place, raised, size = 0, None, self.batch_size // QUARTERS
         while place < len(kinds) and not self.alarmed:
             refers = self.seen < self.reference
             lacking = self.reference - self.seen if refers else size - self.block.total()
-            some = kinds[place : place + lacking]
-            (self.pool if refers else self.block).update(map(bucket, some) if self.folded else some)
-            self.seen, place = self.seen + len(some), place + len(some)
-            if not refers and self.block.total() >= size:
-                raised = place - 1 if self._complete() else None
+            if refers or len(kinds) - place < lacking:
+                some = self._named(kinds[place : place + lacking])
+                counted = self.pool if refers else self.block
+                counted.update(some)
+                self.seen, place = self.seen + len(some), place + len(some)
+                continue
+            blocks = self._cut(kinds, place, lacking)
+            completed, found = self._complete(blocks)
+            taken = lacking + (completed - 1) * size
+            self.seen, place = self.seen + taken, place + taken
+            if found:
+                self.since, raised = self.seen - self.lately.total(), place - 1
         self.seen += len(kinds) - place
         return raised
 
-    def _complete(self) -> bool:
-        """The newest block is whole: whether a window that it completes raises the alarm."""
-        self.blocks.append(self.block)
-        self.block, self.looks = Counter(), self.looks + 1
-        windows = [window for window in range(WINDOWS) if self._due(window)]
-        if windows:
-            self._look(windows, np.random.default_rng([self.seed, self.looks]))
-        while len(self.blocks) >= LONGEST:
-            self.pool += self.blocks.pop(0)
-        return self.alarmed
+    def _named(self, kinds: Sequence[str]) -> Sequence[str]:
+        return [bucket(kind) for kind in kinds] if self.folded else kinds
 
-    def _due(self, window: int) -> bool:
-        """Whether the newest block completes a window of this length that is to be looked at."""
-        return self.looks % (1 << window) == 0 and len(self.blocks) >= QUARTERS << window
+    def _cut(self, kinds: Sequence[str], place: int, lacking: int) -> list[Counter[str]]:
+        """The blocks that the things from this place on complete; near the bounds of pool and kinds one alone."""
+        size = self.batch_size // QUARTERS
+        ends = range(place + lacking, len(kinds) + 1, size)
+        if self.pool.total() + sum(each.total() for each in self.blocks) + len(kinds) > MOST_POOL:
+            ends = ends[:1]
+        elif not self.folded:
+            known = set(self.pool).union(self.block, *self.blocks)
+            ends = ends if len(known.union(kinds[place : ends[-1]])) <= MOST_KINDS else ends[:1]
+        first = self.block + Counter(self._named(kinds[place : ends[0]]))
+        return [first, *(Counter(self._named(kinds[end - size : end])) for end in ends[1:])]
 
-    def _look(self, windows: Sequence[int], rng: np.random.Generator) -> None:
-        """Until one of these windows raises the alarm."""
-        counts = self._counted()
-        if self._bound(counts.kinds, rng):
-            counts = self._counted()
-        for window in windows:
-            count = QUARTERS << window
-            share = (1 << window) * (self.batch_size // QUARTERS) / WINDOWS
-            most = min(MOST_DRAWS, math.ceil(2 * self.false_alarm_every / share))
-            drawn = counts.newest(count)
-            wanted = share / self.false_alarm_every
-            self.evidence[window] = share / _p_value(drawn, counts.total, rng, most, wanted)
-            self.alarmed = bool(self.evidence[window] >= self.false_alarm_every)
-            if self.alarmed:
-                newest = self.blocks[-count:]
-                length = _since(self.pool + _sum(self.blocks[:-count]), newest, rng)
-                self.lately = _sum(newest[-length:])
-                self.since = self.seen - self.lately.total()
-                return
+    def _complete(self, blocks: Sequence[Counter[str]]) -> tuple[int, bool]:
+        """Look at each window that a block completes, until one raises the alarm; how many blocks were looked at, and
+        whether the last one did.
+        """
+        if self._bound(blocks):
+            blocks = [_folded(each) for each in blocks]
+        due = [
+            (place, window)
+            for place in range(len(blocks))
+            for window in range(WINDOWS)
+            if (self.looks + place + 1) % (1 << window) == 0 and len(self.blocks) + place + 1 >= QUARTERS << window
+        ]
+        evidence, raised = self._looked_at(blocks, due)
+        for (_, window), each in zip(due, evidence, strict=False):
+            self.evidence[window] = each
+        completed = due[len(evidence) - 1][0] + 1 if raised else len(blocks)
+        self.blocks, self.looks = [*self.blocks, *blocks[:completed]], self.looks + completed
+        self.block = Counter()
+        if raised:
+            count = QUARTERS << due[len(evidence) - 1][1]
+            self.alarmed, self.lately = True, self._since(count)
+        for block in self.blocks[: 1 - LONGEST]:
+            self.pool.update(block)
+        self.blocks = self.blocks[1 - LONGEST :]
+        return completed, raised
 
-    def _bound(self, kinds: int, rng: np.random.Generator) -> bool:
-        """Keep the pool, and so many kinds, within what can be tested; whether they were not.
+    def _looked_at(self, blocks: Sequence[Counter[str]], due: Sequence[tuple[int, int]]) -> tuple[list[float], bool]:
+        """The evidence of windows, by the place of the block that completes each, up to one that raises the alarm; and
+        whether the last one does.
+        """
+        if not due:
+            return [], False
+        drawn, together = self._windows(blocks, due)
+        shares = [(1 << window) * (self.batch_size // QUARTERS) / WINDOWS for _, window in due]
+        rare = np.array(shares) / self.false_alarm_every <= _RARE
+        out = _far_out(drawn, together, np.where(rare, _STRONG, _SLIGHT))
+        found: list[float] = []
+        rng, looked = None, -1
+        for number, ((place, _), share) in enumerate(zip(due, shares, strict=True)):
+            p = 1.0
+            if out[number]:
+                if rng is None or place != looked:
+                    rng, looked = np.random.default_rng([self.seed, self.looks + place + 1]), place
+                counted = together[number] > 0
+                most = min(MOST_DRAWS, math.ceil(2 * self.false_alarm_every / share))
+                p = _p_value(drawn[number, counted], together[number, counted], rng, most)
+            found.append(share / p)
+            if found[-1] >= self.false_alarm_every:
+                return found, True
+        return found, False
+
+    def _windows(
+        self, blocks: Sequence[Counter[str]], due: Sequence[tuple[int, int]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What is in each of these windows, and in all that came until then, by kind in order; (due, kinds)."""
+        column = {kind: number for number, kind in enumerate(sorted(set(self.pool).union(*self.blocks, *blocks)))}
+        rows = np.zeros((1 + len(self.blocks) + len(blocks), len(column)), dtype=np.int64)
+        for row, counts in zip(rows, [self.pool, *self.blocks, *blocks], strict=True):
+            for kind, count in counts.items():
+                row[column[kind]] = count
+        until = np.cumsum(rows, axis=0)
+        ends = np.array([1 + len(self.blocks) + place for place, _ in due])
+        begins = ends - np.array([QUARTERS << window for _, window in due])
+        return until[ends] - until[begins], until[ends]
+
+    def _since(self, count: int) -> Counter[str]:
+        """What was counted since the shift seems to have begun, of the newest blocks in the window that found it."""
+        newest, rng = self.blocks[-count:], np.random.default_rng([self.seed, self.looks, 1])
+        return _sum(newest[-_since(self.pool + _sum(self.blocks[:-count]), newest, rng) :])
+
+    def _bound(self, blocks: Sequence[Mapping[str, int]]) -> bool:
+        """Keep the pool, and so many kinds, within what can be tested; whether these are folded from now on.
 
         p-values stay what they are: what a coin keeps of the pool comes in no other mix than the whole, and whether
         kinds are folded depends on pool and blocks together, not on which of them a thing is in.
         """
+        rng = np.random.default_rng([self.seed, self.looks, 2])
         while self.pool.total() > MOST_POOL:
             self.pool = +Counter({kind: int(rng.binomial(count, 0.5)) for kind, count in self.pool.items()})
-            self._counts = None
-        if not self.folded and kinds > MOST_KINDS:
-            self.pool, self.blocks = _folded(self.pool), [_folded(each) for each in self.blocks]
-            self.folded, self._counts = True, None
-        return self._counts is None
-
-    def _counted(self) -> _Counts:
-        """Pool and blocks by kind, of which only the newest block is counted anew."""
-        if self._counts is None or not self._counts.add(self.blocks[-1]):
-            self._counts = _Counts(self.pool, self.blocks)
-        return self._counts
+        if self.folded or len(set(self.pool).union(*self.blocks, *blocks)) <= MOST_KINDS:
+            return False
+        self.pool, self.blocks = _folded(self.pool), [_folded(each) for each in self.blocks]
+        self.folded = True
+        return True
 
     def moved(self, most: int = 5) -> list[tuple[str, float, float]]:
         """The kinds that moved most by the shift that was found, with their share before and since; [0, 1] each."""
@@ -200,44 +253,7 @@ class MixDetector:
         self.pool, self.block, self.lately = (Counter(state[name]) for name in ("pool", "block", "lately"))
         self.blocks = [Counter(each) for each in state["blocks"]]
         self.evidence = np.array(state["by_window"], dtype=float)
-        self.since, self.folded, self._counts = state["since"], state["folded"], None
-
-
-class _Counts:
-    """Pool and blocks as numbers by kind, the kinds in order.
-
-    blocks: a row for each, the newest last, as far as the longest window needs. total: pool and blocks together.
-    """
-
-    def __init__(self, pool: Mapping[str, int], blocks: Sequence[Mapping[str, int]]) -> None:
-        self._column = {kind: column for column, kind in enumerate(sorted(set(pool).union(*blocks)))}
-        self._blocks = np.array([self._row(block) for block in blocks])
-        self.total = self._row(pool) + self._blocks.sum(axis=0)
-
-    def add(self, block: Mapping[str, int]) -> bool:
-        """One more block; False: it has a new kind, and nothing is added."""
-        if not block.keys() <= self._column.keys():
-            return False
-        row = self._row(block)
-        self._blocks = np.concatenate([self._blocks[1 - LONGEST :], row[None]])
-        self.total = self.total + row
-        return True
-
-    def newest(self, count: int) -> NDArray[np.int64]:
-        """Of so many of the newest blocks together, by kind."""
-        found: NDArray[np.int64] = np.add.reduce(self._blocks[-count:])
-        return found
-
-    @property
-    def kinds(self) -> int:
-        """How many there are."""
-        return len(self._column)
-
-    def _row(self, counts: Mapping[str, int]) -> NDArray[np.int64]:
-        row = np.zeros(len(self._column), dtype=np.int64)
-        for kind, count in counts.items():
-            row[self._column[kind]] = count
-        return row
+        self.since, self.folded = state["since"], state["folded"]
 
 
 def batch_for(kinds: int) -> int:
@@ -259,25 +275,33 @@ def p_value(before: Mapping[str, int], newest: Mapping[str, int], rng: np.random
     draws end early where enough lie as far out: neither makes an alarm likelier.
     """
     drawn, together = _beside(before, newest)
-    return _p_value(drawn, together, rng, most)
+    return _p_value(drawn, together, rng, most) if _far_out(drawn[None], together[None], _SLIGHT)[0] else 1.0
 
 
-def _p_value(
-    drawn: NDArray[np.int64], together: NDArray[np.int64], rng: np.random.Generator, most: int, wanted: float = 1.0
-) -> float:
-    """`p_value` of what is counted by kind: `drawn` are the newest, `together` all. wanted: more says nothing."""
-    size, total = int(np.add.reduce(drawn)), int(np.add.reduce(together))
+def _far_out(drawn: NDArray[np.int64], together: NDArray[np.int64], errors: Any) -> NDArray[np.bool_]:
+    """Of each row, what is counted of each kind: whether `drawn` lies so many standard errors or more beyond what is
+    usual of a draw from `together`.
+
+    Mean and variance are those of normal draws, whose covariance is S = spread * (diag(expected) - expected expected' /
+    size), weighed by W = 1 / (expected + 1): trace(W S), and 2 trace(W S W S).
+    """
+    size, total = drawn.sum(axis=1, keepdims=True), together.sum(axis=1, keepdims=True)
     expected = together * (size / total)
+    weighed = expected / (expected + 1)
+    far = ((drawn - expected) ** 2 / (expected + 1)).sum(axis=1)
+    spread = ((total - size) / np.maximum(1, total - 1))[:, 0]
+    cross = (weighed * expected / size).sum(axis=1)
+    mean = spread * (weighed.sum(axis=1) - cross)
+    variance = 2 * spread**2 * ((weighed**2 * (1 - 2 * expected / size)).sum(axis=1) + cross**2)
+    found: NDArray[np.bool_] = far >= mean + errors * np.sqrt(np.maximum(0.0, variance))
+    return found
+
+
+def _p_value(drawn: NDArray[np.int64], together: NDArray[np.int64], rng: np.random.Generator, most: int) -> float:
+    """`p_value` of what is counted by kind, where it is drawn for: `drawn` are the newest, `together` all."""
+    size = int(drawn.sum())
+    expected = together * (size / together.sum())
     far = _far(drawn, expected)
-    # Mean and variance of what is drawn, were it normal: its covariance is S = spread * (diag(expected) - expected
-    # expected' / size), and it is weighed by W = 1 / (expected + 1); trace(W S) and 2 trace(W S W S).
-    spread, weighed = (total - size) / max(1, total - 1), expected / (expected + 1)
-    cross = float(weighed @ expected) / size
-    mean = spread * (float(np.add.reduce(weighed)) - cross)
-    variance = 2 * spread**2 * (float(weighed @ weighed) - 2 * float(weighed * weighed @ expected) / size + cross**2)
-    errors = _STRONG if wanted <= _RARE else _SLIGHT
-    if far < mean + errors * math.sqrt(max(0.0, variance)):
-        return 1.0
     beyond = made = 0
     while made < most:
         count = min(_AT_ONCE, max(_FIRST, made), most - made)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from semievold.store.drift.events import Answered
+from semievold.store.drift.events import Answered, Asked
 
 WAITING = "waiting||"
 """The name of the state that holds the rows which wait."""
@@ -33,7 +33,7 @@ def state_of(waiting: Sequence[Answered]) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def asked_before(rows: Sequence[Answered], ahead: Sequence[Answered]) -> tuple[list[Answered], list[Answered]]:
+def asked_before(rows: Sequence[Answered], ahead: Sequence[Asked | Answered]) -> tuple[list[Answered], list[Answered]]:
     """Those of `rows` that were asked before all that is `ahead`, in the order in which they were; and the others."""
     lowest: dict[tuple[str | None, int | None], float] = {}
     for row in ahead:
@@ -59,5 +59,5 @@ def _in_order(rows: Sequence[Answered]) -> list[Answered]:
     return [row for _, row in sorted(placed, key=lambda each: each[0])]
 
 
-def _place(row: Answered) -> tuple[str | None, int | None]:
+def _place(row: Asked | Answered) -> tuple[str | None, int | None]:
     return row.topic, row.partition

@@ -91,7 +91,7 @@ class DriftWatch:
         to = self._now() - self._settings.settled_s
         states = drift.detectors()
         settled, waited = drift.answered(position, BATCH, to), waiting_in(states)
-        ahead = drift.answered(_after(position, to, settled, ()), AHEAD) if settled or waited else []
+        ahead = drift.asked(_after(position, to, settled, ()), AHEAD) if settled or waited else []
         rows, waiting = asked_before([*waited, *settled], ahead)
         truths = drift.truths(position, to, BATCH)
         if not rows and not settled and not truths:

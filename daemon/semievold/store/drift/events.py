@@ -56,6 +56,14 @@ class Answered(NamedTuple):
     offset: int | None
 
 
+class Asked(NamedTuple):
+    """Where a query stands in its topic."""
+
+    topic: str | None
+    partition: int | None
+    offset: int | None
+
+
 class Truth(NamedTuple):
     """A label of a query that was answered earlier, beside the answer."""
 
@@ -104,15 +112,21 @@ class DriftStore:
         """The next pseudo-labels, oldest first; with `to`, UTC seconds, of those made before."""
         c = pseudo_labels.c
         until_then: sa.ColumnElement[bool] = sa.true() if to is None else c.created_at < to
-        later = sa.or_(c.created_at > after.query_at, (c.created_at == after.query_at) & (c.query_id > after.query_id))
-        statement = (
-            sa.select(*_COLUMNS)
-            .where(c.workload == self._workload, c.created_at >= after.query_at, later, until_then)
-            .order_by(c.created_at, c.query_id)
-            .limit(limit)
-        )
         with self._database.read() as connection:
-            return [Answered(*row) for row in connection.execute(statement)]
+            rows = connection.execute(self._after(after, limit, *_COLUMNS).where(until_then)).all()
+        return [Answered(*row) for row in rows]
+
+    def asked(self, after: Position, limit: int) -> list[Asked]:
+        """Where the queries of the next pseudo-labels stand, oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(self._after(after, limit, *pseudo_labels.c["topic", "partition", "offset"])).all()
+        return [Asked(*row) for row in rows]
+
+    def _after(self, after: Position, limit: int, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        c = pseudo_labels.c
+        later = sa.or_(c.created_at > after.query_at, (c.created_at == after.query_at) & (c.query_id > after.query_id))
+        mine = sa.select(*columns).where(c.workload == self._workload, c.created_at >= after.query_at, later)
+        return mine.order_by(c.created_at, c.query_id).limit(limit)
 
     def newest(self, count: int, until: Answered | None = None) -> list[Answered]:
         """The newest pseudo-labels, newest first; with `until`, from that one back."""

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from semievol.drift.mixes import (
+    _STRONG,
     BATCH,
     BUCKETS,
     LARGEST,
     MOST_KINDS,
     MOST_POOL,
     MixDetector,
-    _p_value,
+    _far_out,
     batch_for,
     moved,
     p_value,
@@ -49,13 +50,27 @@ def test_what_nothing_is_drawn_for_is_no_alarm_where_one_is_rare(kinds: int) -> 
     draws = rng.multivariate_hypergeometric(together, size, size=4000)
     expected = together * (size / together.sum())
     distances = ((draws - expected) ** 2 / (expected + 1)).sum(axis=1)
-    skipped = [
-        float((distances >= far).mean())
-        for drawn_, far in zip(draws[:400], distances[:400], strict=True)
-        if _p_value(drawn_, together, rng, 2000, 1e-3) == 1.0
-    ]
-    assert 350 < len(skipped) < 400  # most, and not all
-    assert min(skipped) > 0.006
+    skipped = ~_far_out(draws, np.tile(together, (len(draws), 1)), _STRONG)
+    assert 0.9 < skipped.mean() < 1  # most, and not all
+    assert (distances >= distances[skipped].max()).mean() > 0.006
+
+
+@pytest.mark.parametrize("kinds", [3, 40, MOST_KINDS + 200])
+def test_the_same_is_found_however_the_things_are_parted(kinds: int) -> None:
+    rng = np.random.default_rng(kinds)
+    things = [str(kind) for kind in rng.integers(0, kinds, 3000)] + [str(kind) for kind in rng.integers(0, 2, 600)]
+    alone, parted, whole = (MixDetector(200, 5_000.0, BATCH, 1) for _ in range(3))
+    raised = [place for place, thing in enumerate(things) if alone.add(thing)]
+    found, place = [], 0
+    while place < len(things):
+        some = things[place : place + int(rng.integers(1, 300))]
+        found += [place + last for last in [parted.add_all(some)] if last is not None]
+        place += len(some)
+        parted.restore(json.loads(json.dumps(parted.state())))
+    assert len(raised) == 1
+    assert raised == found == [whole.add_all(things)]
+    assert alone.state() == parted.state() == whole.state()
+    assert alone.folded == (kinds > MOST_KINDS)
 
 
 def test_alarms_are_no_more_frequent_than_stated() -> None:
