@@ -6,9 +6,9 @@
    its own. Their peak above the loaded model, against what `generation.cache_tokens` stands for (claim: at most 1.10).
 2. Time: while one client asks for 16 answers of 4,096 tokens (as many as the positions hold), three ask without pause
    and labelling has always more, a fourth client asks a short question again and again, with pauses. Its time against
-   its time alone (claim: at most 3), labelling's part of the time that the engine works (claim: at least its share, but
-   for the moment that newcomers may be ahead), and its rate against its rate alone: a batch that others come between
-   finds less of its data in the processor's caches, which is nobody's share.
+   its time alone (claim: at most 3). Labelling's part of the time that the engine works (claim: its share; the moment
+   that clients are ahead by when they come is given back). And its rate against its rate alone: a batch that others
+   come between finds less of its data in the processor's caches, which is nobody's share.
 
 Both sides of each ratio are measured in the same process, one after the other, four times; medians.
 """
@@ -189,8 +189,9 @@ async def measure(model: str, options: argparse.Namespace) -> None:
         times, crowded = await asyncio.gather(short_times(made, until), labelled(made, until))
         beside += times
         rates.append((rate, crowded))
-        # So far may clients that come be ahead, once.
-        shares.append((worked.labelling + CREDIT_S * options.share) / (worked.labelling + worked.clients))
+        # So far may clients that come be ahead, once: seconds over share, of both.
+        ahead = CREDIT_S * options.share * (1 - options.share)
+        shares.append((worked.labelling + ahead) / (worked.labelling + worked.clients))
         for task in crowd:
             task.cancel()
         await asyncio.gather(*crowd, return_exceptions=True)

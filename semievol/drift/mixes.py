@@ -36,11 +36,11 @@ _ENOUGH = 4
 MOST_DRAWS = 200_000
 """Of one look: seconds. Where a false alarm is to come so seldom that more are needed, longer windows alarm alone."""
 _SUFFIX_DRAWS = 99
-_RARE = 1e-3
-_SLIGHT, _STRONG = 1.0, 2.5
-"""Standard errors beyond what is usual, below which nothing is drawn: the stronger where only a p-value of _RARE is an
-alarm. So far out lie at least 0.6 % of all draws (as of a normal distribution, to which these squares add up in the
-limit; of fewer kinds it has the longer tail)."""
+_DENSE = 10
+_SKIPPED = ((0.03, 1.0), (1e-3, 2.5))
+"""Where only so small a p-value is an alarm, nothing is drawn for what lies less than so many standard errors beyond
+the usual: at least 3 % and 0.3 % of all draws lie further out. The second where _DENSE things of a kind were counted,
+on average: with few the squares vary less than is reckoned."""
 MOST_KINDS = 500
 """A test takes time and memory by the kind: with more of them they are counted in BUCKETS."""
 BUCKETS = 64
@@ -173,8 +173,7 @@ class MixDetector:
             return [], False
         drawn, together = self._windows(blocks, due)
         shares = [(1 << window) * (self.batch_size // QUARTERS) / WINDOWS for _, window in due]
-        rare = np.array(shares) / self.false_alarm_every <= _RARE
-        out = _far_out(drawn, together, np.where(rare, _STRONG, _SLIGHT))
+        out = _far_out(drawn, together, np.array(shares) / self.false_alarm_every)
         found: list[float] = []
         rng, looked = None, -1
         for number, ((place, _), share) in enumerate(zip(due, shares, strict=True)):
@@ -275,12 +274,13 @@ def p_value(before: Mapping[str, int], newest: Mapping[str, int], rng: np.random
     draws end early where enough lie as far out: neither makes an alarm likelier.
     """
     drawn, together = _beside(before, newest)
-    return _p_value(drawn, together, rng, most) if _far_out(drawn[None], together[None], _SLIGHT)[0] else 1.0
+    slight, _ = _SKIPPED[0]
+    return _p_value(drawn, together, rng, most) if _far_out(drawn[None], together[None], np.array([slight]))[0] else 1.0
 
 
-def _far_out(drawn: NDArray[np.int64], together: NDArray[np.int64], errors: Any) -> NDArray[np.bool_]:
-    """Of each row, what is counted of each kind: whether `drawn` lies so many standard errors or more beyond what is
-    usual of a draw from `together`.
+def _far_out(drawn: NDArray[np.int64], together: NDArray[np.int64], wanted: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Of each row, what is counted of each kind: whether `drawn` lies so far beyond what is usual of a draw from
+    `together` that its p-value may be as small as is `wanted`.
 
     Mean and variance are those of normal draws, whose covariance is S = spread * (diag(expected) - expected expected' /
     size), weighed by W = 1 / (expected + 1): trace(W S), and 2 trace(W S W S).
@@ -293,7 +293,10 @@ def _far_out(drawn: NDArray[np.int64], together: NDArray[np.int64], errors: Any)
     cross = (weighed * expected / size).sum(axis=1)
     mean = spread * (weighed.sum(axis=1) - cross)
     variance = 2 * spread**2 * ((weighed**2 * (1 - 2 * expected / size)).sum(axis=1) + cross**2)
-    found: NDArray[np.bool_] = far >= mean + errors * np.sqrt(np.maximum(0.0, variance))
+    (some, slight), (few, strong) = _SKIPPED
+    dense = total[:, 0] >= _DENSE * (together > 0).sum(axis=1)
+    errors = np.where((wanted <= few) & dense, strong, slight)
+    found: NDArray[np.bool_] = (far >= mean + errors * np.sqrt(np.maximum(0.0, variance))) | (wanted > some)
     return found
 
 

@@ -80,7 +80,7 @@ class Batching:
 
     @torch.inference_mode()
     def work(self) -> None:
-        """Do one unit, if anybody still wants one. What is done to make room for it is paid with it."""
+        """Do one unit, if anybody still wants one. Choosing it, and what is joined for it, is paid with it."""
         started = time.perf_counter()
         self._forget()
         clients = self._held.clients()

@@ -17,8 +17,9 @@ Name = TypeVar("Name", bound=Hashable)
 CREDIT_TOKENS = 512.0
 """A client that asked for little lately is so many tokens ahead of the others: about one short question's."""
 CREDIT_S = 0.5
-LABELLING_CREDIT_S = 0.1
-"""Labelling is away between two of its batches: it gets back what clients got meanwhile, up to this."""
+LABELLING_CREDIT_S = 0.2
+"""Labelling is away between two of its batches: it gets its part of what clients got meanwhile, up to so many seconds
+of theirs; after a longer absence it begins with that."""
 DEBT_S = 2.0
 """So far may clients within their credit go ahead of labelling, seconds of the engine; labelling gets it back."""
 _REMEMBERED = 1024
@@ -81,7 +82,8 @@ class Turns:
         """All that want work done, whose turn it is first; None stands for labelling."""
         ordered = self._clients.ordered(clients)
         wanting = [False] * bool(ordered) + [True] * labelling
-        labels_first = self._classes.ordered(wanting, {True: LABELLING_CREDIT_S})[:1] == [True]
+        credits = {True: LABELLING_CREDIT_S / (1 - self.labelling_share)}
+        labels_first = self._classes.ordered(wanting, credits)[:1] == [True]
         if labels_first and ordered and self._clients.within_credit(ordered[0]):
             labels_first = self._classes.got(False) - self._classes.got(True) > DEBT_S / (1 - self.labelling_share)
         behind: list[str | None] = [None] if labelling else []

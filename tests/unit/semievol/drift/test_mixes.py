@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from semievol.drift.mixes import (
-    _STRONG,
     BATCH,
     BUCKETS,
     LARGEST,
@@ -43,16 +42,25 @@ def test_p_values_are_uniform_whatever_the_size_of_the_reference(size: int) -> N
     assert np.mean([p <= 0.1 for p in found]) > 0.03  # and they are no mere ones
 
 
-@pytest.mark.parametrize("kinds", [2, 3, 20, 64])
-def test_what_nothing_is_drawn_for_is_no_alarm_where_one_is_rare(kinds: int) -> None:
-    rng = np.random.default_rng(kinds)
-    together, size = rng.integers(1, 200, kinds), 48
-    draws = rng.multivariate_hypergeometric(together, size, size=4000)
+@pytest.mark.parametrize(("kinds", "each"), [(2, 100), (3, 100), (20, 50), (64, 10), (64, 2), (200, 2), (500, 1)])
+@pytest.mark.parametrize(("wanted", "further"), [(0.03, 0.03), (1e-3, 0.003)])
+def test_what_nothing_is_drawn_for_can_be_no_alarm(kinds: int, each: int, wanted: float, further: float) -> None:
+    rng = np.random.default_rng(kinds + each)
+    together, size = rng.multinomial(kinds * each, [1 / kinds] * kinds), min(256, kinds * each // 3)
+    draws = rng.multivariate_hypergeometric(together, size, size=6000)
     expected = together * (size / together.sum())
     distances = ((draws - expected) ** 2 / (expected + 1)).sum(axis=1)
-    skipped = ~_far_out(draws, np.tile(together, (len(draws), 1)), _STRONG)
-    assert 0.9 < skipped.mean() < 1  # most, and not all
-    assert (distances >= distances[skipped].max()).mean() > 0.006
+    skipped = ~_far_out(draws, np.tile(together, (len(draws), 1)), np.full(len(draws), wanted))
+    assert 0.8 < skipped.mean() < 1  # most, and not all
+    assert (distances >= distances[skipped].max()).mean() > further
+    assert _far_out(draws, np.tile(together, (len(draws), 1)), np.full(len(draws), 0.1)).all()
+
+
+def test_a_shift_that_the_first_window_sees_is_not_left_to_a_longer_one() -> None:
+    rng = np.random.default_rng(0)
+    found = MixDetector(50, 16_001.0, batch_for(500), 0)
+    things = [*rng.integers(0, 500, 50), *rng.integers(0, 250, 600)]
+    assert found.add_all([str(thing) for thing in things]) == 305
 
 
 @pytest.mark.parametrize("kinds", [3, 40, MOST_KINDS + 200])
