@@ -108,10 +108,9 @@ class DriftStore:
 
     # --- what is looked at --------------------------------------------------------------------------------------
 
-    def answered(self, after: Position, limit: int, to: float | None = None) -> list[Answered]:
-        """The next pseudo-labels, oldest first; with `to`, UTC seconds, of those made before."""
-        c = pseudo_labels.c
-        until_then: sa.ColumnElement[bool] = sa.true() if to is None else c.created_at < to
+    def answered(self, after: Position, limit: int, to: float) -> list[Answered]:
+        """The next pseudo-labels made before `to`, UTC seconds; oldest first."""
+        until_then = pseudo_labels.c.created_at < to
         with self._database.read() as connection:
             rows = connection.execute(self._after(after, limit, *_COLUMNS).where(until_then)).all()
         return [Answered(*row) for row in rows]

@@ -49,6 +49,19 @@ def label(query_id: str) -> PseudoLabel:
     )
 
 
+def chosen_of_pool(tmp_path: Path, settings: dict[str, Any]) -> snapshot.Snapshot:
+    """What a round under these settings chooses, of POOL and one example."""
+    config = DaemonConfig.model_validate(settings)
+    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
+    try:
+        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
+        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in map(label, POOL)])
+        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
+        return snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
+    finally:
+        stores.database.close()
+
+
 @pytest.mark.parametrize(
     ("by", "selected"),
     [
@@ -66,15 +79,7 @@ def test_a_round_selects_by_the_measure_that_is_configured(tmp_path: Path, by: s
         "task": {"labels": ["even", "odd"]},
         "selection": {"by": by, "theta": 0.3, "min_agreement": 0},
     }
-    config = DaemonConfig.model_validate(settings)
-    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
-    try:
-        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
-        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in map(label, POOL)])
-        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
-        chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
-    finally:
-        stores.database.close()
+    chosen = chosen_of_pool(tmp_path, settings)
     assert chosen.manifest["selected_ids"] == selected
     assert {member.query_id for member in chosen.members} == POOL.keys()
 
@@ -173,15 +178,7 @@ def test_each_promoted_round_takes_the_next_theta(tmp_path: Path) -> None:
 
 def test_what_is_left_to_the_rule_is_found_once_and_stands_in_the_manifest(tmp_path: Path) -> None:
     settings = {"workload": "w", "model": {"name": "x-135M"}, "task": {"labels": ["even", "odd"]}, "training": "auto"}
-    config = DaemonConfig.model_validate(settings)
-    stores = open_stores(f"sqlite:///{tmp_path / 'state.db'}", "w", "w")
-    try:
-        stores.examples.upsert([(Example(Query("e", "is 2 even?"), "even"), False)])
-        stores.pseudo_labels.add([NewLabel(each, query_hash(each.query)) for each in map(label, POOL)])
-        round_ = stores.rounds.plan("evolve", "by hand", 0, None, {})
-        chosen = snapshot.choose(stores, ListIndex(), HashingEmbedder(), Task(config.task), config, round_, None)
-    finally:
-        stores.database.close()
+    chosen = chosen_of_pool(tmp_path, settings)
     numbers = {"epochs": 12.0, "learning_rate": 8.5e-4, "batch_size": 8, "rank": 16, "alpha": 32}
     assert (chosen.manifest["theta"], chosen.manifest["training"]) == (0.5, numbers)
     assert chosen.manifest["config"]["training"]["epochs"] == "auto"
