@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
 
 from aiohttp import web
@@ -71,18 +72,22 @@ class Admission:
         """What is left of the holder's minute."""
         return self._quotas.headers(holder)
 
-    @contextmanager
-    def counted(self, holder: str, count: int = 1) -> Iterator[None]:
+    def counted(self, holder: str, count: int = 1) -> AbstractContextManager[None]:
         """So many requests of a token's holder are in flight in the block."""
+        return _Counted(self, holder, count)
+
+    def began(self, holder: str, count: int) -> None:
+        """See `counted`."""
         self._in_flight += count
         self._idle.clear()
-        try:
-            with self._quotas.counted(holder, count):
-                yield
-        finally:
-            self._in_flight -= count
-            if self._in_flight == 0:
-                self._idle.set()
+        self._quotas.began(holder, count)
+
+    def ended(self, holder: str, count: int) -> None:
+        """See `counted`."""
+        self._quotas.ended(holder, count)
+        self._in_flight -= count
+        if self._in_flight == 0:
+            self._idle.set()
 
     async def drained(self) -> None:
         """Let nobody new in, and wait `drain_s` for those who are; what still runs then is cut."""
@@ -152,3 +157,20 @@ class Admission:
         if figures > MAX_LOGPROBS:
             why = f"tokens of the prompt (about) x (prompt_logprobs + 1) is {figures}, more than {MAX_LOGPROBS}"
             raise web.HTTPBadRequest(text=f"prompt_logprobs: {why}; send a shorter prompt, or ask for fewer")
+
+
+class _Counted:
+    """What `counted` gives. A class, for a generator would cost each request several times as much."""
+
+    __slots__ = ("_admission", "_count", "_holder")
+
+    def __init__(self, admission: Admission, holder: str, count: int) -> None:
+        self._admission, self._holder, self._count = admission, holder, count
+
+    def __enter__(self) -> None:
+        self._admission.began(self._holder, self._count)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.ended(self._holder, self._count)

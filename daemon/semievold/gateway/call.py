@@ -6,12 +6,12 @@ clients. Invariant: a call names one adapter version from its admission to its l
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, replace
 from typing import Any, Protocol
 
+import pydantic_core
 from aiohttp import web
 
 from semievol.types import value
@@ -49,8 +49,6 @@ TOO_LONG = "context_length_exceeded"
 _PROMPT_FIELDS = {CHAT: "messages", COMPLETIONS: "prompt", RESPONSES: "input"}
 
 MAX_MESSAGE_CHARS = 2_000
-
-_TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 _LOOKED_AT_CHARS = 2 * MAX_MESSAGE_CHARS
 """Of a message: a server may echo all that a client sent, and what an expression costs grows with it."""
@@ -112,11 +110,11 @@ class Call:
         """The body, asking for `model`. Written anew: what two parsers might read differently does not pass.
 
         Raises:
-            web.HTTPBadRequest: a number is out of JSON's range.
+            web.HTTPBadRequest: a text is none (half of a surrogate pair). Numbers are finite: `read_json` sees to it.
         """
         body = self.body if self.alias is None else {**self.body, "model": model}
         try:
-            return _TO_JSON(body).encode()
+            return pydantic_core.to_json(body)
         except ValueError as failure:
             raise web.HTTPBadRequest(text=f"body: {failure}") from failure
 

@@ -128,7 +128,8 @@ class Gateway:
         own = self._config.feedback.token
         others = {} if own is None else {FEEDBACK_PATH: Tokens({DEFAULT: own})}
         access = guarded(Tokens(self._config.secrets(self._token)), OPEN_PATHS, presentable, others)
-        middlewares = [self._measured, headers.preflight, access, self._admission.open_to_new]
+        preflight = [headers.preflight] if self._config.cors_origins else []
+        middlewares = [self._measured, *preflight, access, self._admission.open_to_new]
         app = limited_app(self._config, middlewares)
         app.on_response_prepare.append(headers.put)
         add = app.router
@@ -250,9 +251,11 @@ class Gateway:
         trace: Mapping[str, str],
     ) -> web.StreamResponse:
         holder, count = request.get(HOLDER, DEFAULT), requests_in(body)
-        tokens = tokens_at_most(path, body, self._config.max_tokens, count, request[BODY_BYTES])
+        metered = self._admission.metered(holder)
+        tokens = tokens_at_most(path, body, self._config.max_tokens, count, request[BODY_BYTES]) if metered else 0
         taken = self._admission.full(holder, count, tokens)
-        request[RATE_LIMITS] = self._admission.rate_headers(holder)
+        if rates := self._admission.rate_headers(holder):
+            request[RATE_LIMITS] = rates
         if not isinstance(taken, Reservation):
             return taken
         request[ADMITTED] = True
@@ -263,7 +266,7 @@ class Gateway:
                 tried = adapter != self._alias.adapter
                 deadline = self._now() + self._config.timeout_s
                 capture = self._tools.capture if path == CHAT else None
-                spent = taken.spent if self._admission.metered(holder) else None
+                spent = taken.spent if metered else None
                 call = Call(request, path, body, adapter, served, deadline, _not_at_all, spent=spent, trace=trace)
                 if capture is not None:
                     call = await _watched(capture, call)

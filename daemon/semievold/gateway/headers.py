@@ -50,13 +50,17 @@ class AnswerHeaders:
 
     async def put(self, request: web.Request, response: web.StreamResponse) -> None:
         """As aiohttp's signal `on_response_prepare`: before the first byte of any answer."""
-        given = request.headers.get(REQUEST_ID_HEADER, "")
-        response.headers[REQUEST_ID_HEADER] = given if _SANE_ID.fullmatch(given) else self._next_id()
+        given = request.headers.get(REQUEST_ID_HEADER)
+        if given is None or _SANE_ID.fullmatch(given) is None:
+            given = self._next_id()
+        response.headers[REQUEST_ID_HEADER] = given
         if NOT_CAPTURED in request:
             response.headers[NOT_CAPTURED_HEADER] = request[NOT_CAPTURED]
-        response.headers.update(request.get(RATE_LIMITS, {}))
-        if self._origins:
-            response.headers.add(hdrs.VARY, hdrs.ORIGIN)
+        if RATE_LIMITS in request:
+            response.headers.update(request[RATE_LIMITS])
+        if not self._origins:
+            return
+        response.headers.add(hdrs.VARY, hdrs.ORIGIN)
         if self._allowed(request):
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
@@ -64,8 +68,8 @@ class AnswerHeaders:
     @web.middleware
     async def preflight(self, request: web.Request, handler: Any) -> web.StreamResponse:
         """Browsers ask, without a token, before they send one: answered here for the origins that may."""
-        asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD)
-        if request.method != hdrs.METH_OPTIONS or asked is None or not self._allowed(request):
+        preflight = request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        if not preflight or not self._allowed(request):
             response: web.StreamResponse = await handler(request)
             return response
         names = [name.strip() for name in request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "").split(",")]

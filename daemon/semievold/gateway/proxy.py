@@ -11,8 +11,8 @@ import functools
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 
 import aiohttp
@@ -37,6 +37,7 @@ from semievold.gateway.rewriting import (
     text_of,
     was_aborted,
 )
+from semievold.gateway.stream_time import StreamTime
 from semievold.gateway.usage import StreamMeter, asking_for_usage, usage_in
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.lending import ReplicaPool, RestingError
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 3.0
 WAIT_S = 0.05
 """How often a request that waits for a replica asks for one."""
+_SLOW = "too slow"
 _LARGE_BYTES = 1024 * 1024
 _ERROR_BYTES = 65_536
 _ANSWER_BYTES = 128 * 1024 * 1024
@@ -105,6 +107,11 @@ class ProxyBackend:
             headers={"Accept-Encoding": "identity"},
         )
         self._fields = ServerFields(self._session)
+        whole = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s)
+        streamed = aiohttp.ClientTimeout(
+            total=None, sock_connect=settings.connect_timeout_s, sock_read=settings.idle_timeout_s
+        )
+        self._timeouts = {False: whole, True: streamed}
         self._now = asyncio.get_running_loop().time  # in Python 3.11 each asking for the loop is a system call
 
     async def close(self) -> None:
@@ -203,7 +210,7 @@ class ProxyBackend:
             body = begin if call.alias is None else replace_model(begin, quoted(call.alias))
             return web.Response(body=body, content_type=answer.content_type, headers=headers)
         finally:
-            if answer is not None:
+            if answer is not None and not answer.closed:  # it was not read to its end
                 answer.release()
                 await answer.wait_for_close()
 
@@ -218,11 +225,7 @@ class ProxyBackend:
             data=io.BytesIO(body) if len(body) >= _LARGE_BYTES else body,
             headers={**call.trace, **replica.headers, "Content-Type": "application/json"},
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=self._settings.connect_timeout_s,
-                sock_read=self._settings.idle_timeout_s if call.streamed else None,
-            ),
+            timeout=self._timeouts[call.streamed],
         )
 
     async def _stream(
@@ -240,27 +243,36 @@ class ProxyBackend:
         )
         said = StreamText() if call.is_read(headers) else None
         meter = None if call.spent is None else StreamMeter(call.path, call.body)
+        time = StreamTime(call.deadline, self._settings.connect_timeout_s)
         try:
-            async with asyncio.timeout_at(call.deadline + self._settings.connect_timeout_s):  # for a client that hangs
+            async with time:
                 await response.prepare(call.request)
                 events = begin
                 while events:
                     if said is not None:
                         said.feed(events)
                     await response.write(events if meter is None else meter.feed(events))
-                    events = await _next_events(call, answer, rewriter)
+                    events = await _next_events(answer, rewriter, time)
                 if said is not None:
                     call.tell_answer(headers, said.text())
                 if call.spent is not None and meter is not None and meter.tokens is not None:
                     call.spent(meter.tokens)
                 await response.write_eof()
         except _ReplicaFailed as failure:
-            call.request[BROKE_OFF] = True
-            self._count(replica, failure, "broke off a stream")
-            await _end_with_error(response)
+            await self._break_off(call, replica, response, failure)
         except (ConnectionResetError, TimeoutError):
-            _hang_up(call.request)  # the client has left, or does not read
+            if time.slow:
+                await self._break_off(call, replica, response, _ReplicaFailed(_SLOW, down=False))
+            else:
+                _hang_up(call.request)  # the client has left, or does not read
         return response
+
+    async def _break_off(
+        self, call: Call, replica: ServerAddress, response: web.StreamResponse, failure: _ReplicaFailed
+    ) -> None:
+        call.request[BROKE_OFF] = True
+        self._count(replica, failure, "broke off a stream")
+        await _end_with_error(response)
 
     def _count(self, replica: ServerAddress, failure: _ReplicaFailed, what: str) -> None:
         self._contexts.pop(replica.name, None)  # it may come back with another
@@ -277,9 +289,8 @@ class OneServer:
     def __init__(self, server: ServerAddress) -> None:
         self._server = server
 
-    @asynccontextmanager
-    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[ServerAddress]:
-        yield self._server
+    def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AbstractAsyncContextManager[ServerAddress]:
+        return nullcontext(self._server)
 
     def failed(self, name: str, reason: str) -> None:
         """It is tried again."""
@@ -322,23 +333,26 @@ async def _whole(answer: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-async def _next_events(call: Call, answer: aiohttp.ClientResponse, rewriter: StreamRewriter) -> bytes:
+async def _next_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter, time: StreamTime) -> bytes:
     """The next whole events of a stream, however many have come; nothing at its end.
 
     Raises:
         _ReplicaFailed: it broke off, was cut off, or took too long.
     """
+    if time.over:
+        raise _ReplicaFailed(_SLOW, down=False)
+    time.reading = True
     try:
-        async with asyncio.timeout_at(call.deadline):
-            while chunk := await answer.content.readany():
-                if events := rewriter.feed(chunk):
-                    _check_not_cut_off(events)
-                    return events
+        while chunk := await answer.content.readany():
+            if events := rewriter.feed(chunk):
+                _check_not_cut_off(events)
+                return events
     except TimeoutError as failure:
-        late = asyncio.get_running_loop().time() >= call.deadline
-        raise _ReplicaFailed("too slow" if late else "silent within a stream", down=not late) from failure
+        raise _ReplicaFailed("silent within a stream", down=True) from failure
     except (aiohttp.ClientError, OSError, ValueError) as failure:
         raise _ReplicaFailed(_short(failure), down=True) from failure
+    finally:
+        time.reading = False
     return rewriter.end()
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from semievold.config.fronts import TokenSettings
@@ -103,14 +102,13 @@ class Quotas:
                 found[f"x-ratelimit-reset-{what}"] = f"{bucket.full_in(most)}s"
         return found
 
-    @contextmanager
-    def counted(self, holder: str, count: int = 1) -> Iterator[None]:
-        """They run in the block."""
+    def began(self, holder: str, count: int = 1) -> None:
+        """So many requests of the holder's run from here on."""
         self._running[holder] += count
-        try:
-            yield
-        finally:
-            self._running[holder] -= count
+
+    def ended(self, holder: str, count: int = 1) -> None:
+        """They have ended."""
+        self._running[holder] -= count
 
 
 def requests_in(body: Mapping[str, object]) -> int:

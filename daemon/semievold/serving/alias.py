@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from semievold.store.aliases import AliasState
 
@@ -21,6 +21,7 @@ class Alias:
         self._state = state
         self._running: Counter[str | None] = Counter()
         self._ended = asyncio.Condition()
+        self._draining = 0
 
     @property
     def state(self) -> AliasState:
@@ -47,30 +48,57 @@ class Alias:
     def running(self, adapter: str | None) -> int:
         return self._running[adapter]
 
-    @asynccontextmanager
-    async def bind(
+    def bind(
         self, adapter: str | None = None, *, pinned: bool = False, client: str | None = None
-    ) -> AsyncIterator[str | None]:
+    ) -> AbstractAsyncContextManager[str | None]:
         """Bind to the serving version (or, when `pinned`, to `adapter`) until the block ends; `client`, where one is
         named, to the version on trial if that answers it.
         """
+        return _Bound(self, adapter, pinned, client)
+
+    def enter(self, adapter: str | None, *, pinned: bool, client: str | None) -> str | None:
+        """See `bind`: the version, which is counted from here on."""
         # No await between reading the state and counting: a move cannot slip in between.
         bound = adapter if pinned else self._state.adapter
         if client is not None and not pinned and self.tries(client):
             bound = self.canary
         self._running[bound] += 1
-        try:
-            yield bound
-        finally:
-            self._running[bound] -= 1
+        return bound
+
+    async def leave(self, bound: str | None) -> None:
+        """A request on this version has ended."""
+        self._running[bound] -= 1
+        if self._draining:
             async with self._ended:
                 self._ended.notify_all()
 
     async def drained(self, adapter: str, timeout_s: float) -> bool:
         """Wait until no request runs on `adapter`; False when some still do after `timeout_s`."""
+        self._draining += 1
         try:
             async with asyncio.timeout(timeout_s), self._ended:
                 await self._ended.wait_for(lambda: self._running[adapter] == 0)
         except TimeoutError:
             return False
+        finally:
+            self._draining -= 1
         return True
+
+
+class _Bound:
+    """What `bind` gives. A class, for a generator would cost each request as much as its parsing."""
+
+    __slots__ = ("_adapter", "_alias", "_bound", "_client", "_pinned")
+
+    def __init__(self, alias: Alias, adapter: str | None, pinned: bool, client: str | None) -> None:
+        self._alias, self._adapter, self._pinned, self._client = alias, adapter, pinned, client
+        self._bound: str | None = None
+
+    async def __aenter__(self) -> str | None:
+        self._bound = self._alias.enter(self._adapter, pinned=self._pinned, client=self._client)
+        return self._bound
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._alias.leave(self._bound)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Protocol
 
 from semievol.errors import AdapterError, TransientError
 from semievol.http.server_address import ServerAddress
 from semievold.serving.membership import Membership
-from semievold.serving.replica import states_of
+from semievold.serving.replica import Replica, states_of
 from semievold.serving.wanted import WantedAdapters
 
 log = logging.getLogger(__name__)
@@ -83,9 +84,12 @@ class Lending:
             return None
         return f"no replica can answer with {name or 'the base model'}: {states_of(self._members.replicas)}"
 
-    @asynccontextmanager
-    async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[ServerAddress]:
+    def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AbstractAsyncContextManager[ServerAddress]:
         """See ReplicaPool. An adapter that nobody is to have is an AdapterError, not a matter of time."""
+        return _Lent(self, adapter, avoid)
+
+    def choose(self, adapter: str | None, avoid: Collection[str]) -> Replica:
+        """Who gets a request now; see `lend`."""
         able = [replica for replica in self._members.replicas if replica.takes(adapter)]
         if not able:
             if adapter is not None and adapter not in self._wanted:
@@ -97,12 +101,7 @@ class Lending:
                 raise RestingError(text, self.ask_again_s, returns=True)
             states = states_of(self._members.replicas)
             raise TransientError(f"no replica can answer with {adapter or 'the base model'} now: {states}")
-        replica = min(able, key=lambda each: (each.name in avoid, each.busy, random.random()))
-        replica.running[adapter] += 1
-        try:
-            yield replica.address
-        finally:
-            replica.running[adapter] -= 1
+        return min(able, key=lambda each: (each.name in avoid, each.busy, random.random()))
 
     def failed(self, name: str, reason: str) -> None:
         """See ReplicaPool."""
@@ -112,3 +111,24 @@ class Lending:
         log.warning("replica %s: %s", name, reason)
         replica.answers, replica.silence = False, reason
         replica.wake.set()
+
+
+class _Lent:
+    """What `lend` gives. A class, for a generator would cost each request as much as its parsing."""
+
+    __slots__ = ("_adapter", "_avoid", "_lending", "_replica")
+
+    def __init__(self, lending: Lending, adapter: str | None, avoid: Collection[str]) -> None:
+        self._lending, self._adapter, self._avoid = lending, adapter, avoid
+        self._replica: Replica | None = None
+
+    async def __aenter__(self) -> ServerAddress:
+        self._replica = self._lending.choose(self._adapter, self._avoid)
+        self._replica.running[self._adapter] += 1
+        return self._replica.address
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._replica is not None:
+            self._replica.running[self._adapter] -= 1

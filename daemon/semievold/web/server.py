@@ -152,8 +152,12 @@ def _framed(handle: Handle) -> Handle:
 
     async def framed(request: web.BaseRequest) -> web.StreamResponse:
         connection = connection_of(request)
+        expected = request.headers.get(hdrs.EXPECT)
         try:
-            response = await _without_expectation(request, connection, handle)
+            if expected is None or connection is None:
+                response = await handle(request)
+            else:
+                response = await _without_expectation(request, expected, connection, handle)
             if connection is not None and connection.unread(request):
                 await connection.finish(request, response)
             elif connection is not None and connection.crowded():
@@ -167,12 +171,9 @@ def _framed(handle: Handle) -> Handle:
 
 
 async def _without_expectation(
-    request: web.BaseRequest, connection: Connection | None, handle: Handle
+    request: web.BaseRequest, expected: str, connection: Connection, handle: Handle
 ) -> web.StreamResponse:
     """`Expect: 100-continue` is for whoever reads the body; aiohttp would say "continue" before it looks at a token."""
-    expected = request.headers.get(hdrs.EXPECT)
-    if expected is None or connection is None:
-        return await handle(request)
     if expected.strip().lower() != "100-continue":
         with suppress(web.HTTPExpectationFailed):
             return await handle(request)

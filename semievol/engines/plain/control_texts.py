@@ -90,14 +90,14 @@ class ControlTexts:
         return self.broken(whole) if whole != text and self.holds(whole) else whole
 
     def _suspect(self, text: str) -> bool:
+        """Whether it may hold one: quickly no for nearly every text, for all texts of a request are looked at."""
         if text.isascii():
-            return self._ascii_edge.search(text) is not None
+            return self._ascii_first.search(text) is not None or text.lstrip()[:2].lower() in self._heads
         return any(not self._edges.isdisjoint(folded(char)) for char in set(text))
 
     def _starts(self, plain: str) -> list[tuple[int, int]]:
         """Where control texts begin in a folded text, and how many of its characters they are."""
         found: list[tuple[int, int]] = []
-        # Single characters first: nearly every text has none of them there, and every one of a request is looked at.
         if not self._firsts.isdisjoint(plain):
             found += [(match.start(), len(match[1])) for match in self._pattern.finditer(plain)]
             end = plain.rstrip()
@@ -112,9 +112,15 @@ class ControlTexts:
         return found
 
     @cached_property
-    def _ascii_edge(self) -> re.Pattern[str]:
-        plain = sorted(filter(str.isascii, self._edges))
-        return re.compile(f"[{''.join(map(re.escape, plain))}]" if plain else "(?!)", re.ASCII | re.IGNORECASE)
+    def _ascii_first(self) -> re.Pattern[str]:
+        """Where a control text may begin, or a character that is read over within one."""
+        plain = [*sorted(filter(str.isascii, self._firsts)), *map(chr, _ASCII_CONTROLS)]
+        return re.compile(f"[{''.join(map(re.escape, plain))}]", re.ASCII | re.IGNORECASE)
+
+    @cached_property
+    def _heads(self) -> frozenset[str]:
+        """The first two characters of what may end a control text that the text before began."""
+        return frozenset(each[:2] for each in self._endings)
 
     @cached_property
     def _firsts(self) -> frozenset[str]:

@@ -168,6 +168,15 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event_and_is_never_co
         assert "a" in it.pool.down
 
 
+async def test_a_stream_that_takes_too_long_is_broken_off_and_its_replica_stays() -> None:
+    async with front([Double("a", "hang within")], timeout_s=0.3) as it:
+        async with it.ask(stream=True) as response:
+            found = events(await response.read())
+        assert found[-1]["error"]["code"] == "stream_broken"
+        assert text_of(found[:-1]) == "v1@a:0 v1@a:1 v1@a:2 "
+        assert "a" not in it.pool.down
+
+
 async def test_a_stream_that_an_engine_cuts_off_as_it_goes_to_sleep_is_not_taken_for_whole() -> None:
     async with front([Double("a", "abort within"), Double("b")]) as it:
         async with it.ask(stream=True) as response:

@@ -41,7 +41,8 @@ def test_one_holder_runs_as_many_as_its_limit_and_takes_none_of_anothers() -> No
     with ExitStack() as stack:
         for _ in range(2):
             assert allowed(counts.excess("app"))
-            stack.enter_context(counts.counted("app"))
+            counts.began("app")
+            stack.callback(counts.ended, "app")
         assert not allowed(counts.excess("app"))
         assert allowed(counts.excess("other", 1_000))
         assert allowed(counts.excess("default", 1_000))
