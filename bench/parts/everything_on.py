@@ -23,6 +23,7 @@ from semievol.tasks.task import Task
 from semievold.config.daemon import ROLES, DaemonConfig
 from semievold.config.streams import IntakeSettings, StreamSettings
 from semievold.drift.watch import DriftWatch
+from semievold.drift.weighing import Batch, WeigherApart
 from semievold.monitoring.metrics import Metrics
 from semievold.monitoring.state_metrics import StateMetrics
 from semievold.monitoring.state_watch import StateWatch
@@ -62,7 +63,8 @@ async def looked_on(stores: Stores, config: DaemonConfig, metrics: Metrics) -> A
     metrics.registry.register(shown)
     equality, place = AnswerEquality(task), RoundPlace.under(config.artifacts.directory)
     lease = ControlLease(stores.leases, 10.0, exclusive=True)
-    drift = DriftWatch(config.drift, stores, lease, equality, len(LABELS), 1, stores.database.now)
+    apart = WeigherApart(f"sqlite:///{stores.database.file}", WORKLOAD, config.drift, len(LABELS), 1)
+    drift = DriftWatch(config.drift, stores, lease, equality, len(LABELS), 1, stores.database.now, apart)
     figures = StateWatch(shown, stores, WORKLOAD, place, lambda: True, 1.0, time.monotonic)
     # Of an engine, pairs ask the generator alone.
     unused: dict[str, Any] = dict.fromkeys(("index", "embedder", "label", "launcher", "fleet", "alias"))
@@ -82,6 +84,8 @@ async def looked_on(stores: Stores, config: DaemonConfig, metrics: Metrics) -> A
                 pass
             await asyncio.sleep(LOOK_S)
 
+    # The process in which drift is weighed is there before: a daemon begins one once, a run would for each of them.
+    await asyncio.to_thread(apart.weigh, Batch(stores.drift.position(), 0.0, 1, "a1"))
     async with pairs.beside(round_):
         running = [asyncio.create_task(scrape()), asyncio.create_task(look())]
         yield
@@ -89,6 +93,7 @@ async def looked_on(stores: Stores, config: DaemonConfig, metrics: Metrics) -> A
             each.cancel()
             with suppress(asyncio.CancelledError):
                 await each
+        apart.close()
     assert metrics.render()
     assert stores.drift.detectors(), "drift was not looked at"
 

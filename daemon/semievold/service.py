@@ -34,6 +34,7 @@ from semievold.config.daemon import ROLES, DaemonConfig
 from semievold.config.streams import RetrySettings
 from semievold.console.console import Console
 from semievold.drift.watch import DriftWatch
+from semievold.drift.weighing import WeigherApart
 from semievold.event_loop import run_loop
 from semievold.garbage import set_aside_what_was_built
 from semievold.gateway.capture import Capture
@@ -378,7 +379,9 @@ class Service:
             return
         assert parts.equality is not None
         labels = None if config.task.labels is None else len(config.task.labels)
-        watch = DriftWatch(config.drift, stores, lease, parts.equality, labels, config.seed, stores.database.now)
+        apart = WeigherApart(config.store_url, config.workload.name, config.drift, labels, config.seed)
+        now = stores.database.now
+        watch = DriftWatch(config.drift, stores, lease, parts.equality, labels, config.seed, now, apart)
         parts.supervisor.add("drift", watch.run, stage=1)
 
     def _add_state_metrics(self, parts: Parts, control: Control) -> None:

@@ -8,7 +8,6 @@ after a kill, goes on where the last transaction ended.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,19 +19,18 @@ from semievol.errors import SemiEvolError
 from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.types import Example
 from semievold.config.drift import DriftSettings
-from semievold.drift.arrival import WAITING, asked_before, state_of, waiting_in
 from semievold.drift.detectors import BASE, Detectors
-from semievold.drift.evidence import evidence_of
+from semievold.drift.weighing import Batch, Weighed, Weigher, WeigherApart
 from semievold.rounds.lease import ControlLease
-from semievold.store.drift.events import Alarm, Answered, Position, Truth
+from semievold.store.drift.events import Answered, Position, Truth
 from semievold.store.stores import Stores
 
 log = logging.getLogger(__name__)
 
 BATCH = 2_000
 """Rows that one transaction weighs; the states of all detectors are read and written for each."""
-AHEAD = 500
-"""Rows behind these that are read as well, to see what was asked before them and answered later."""
+FEW = 500
+"""Rows that one transaction weighs in this process, where another may weigh: more rows than these are for that one."""
 AROUND = 500
 """Queries whose confidence a label is held beside, and of which accuracy is estimated without labels."""
 
@@ -43,6 +41,7 @@ class DriftWatch:
     Args:
         stores: whose writes are checked against the lease.
         labels: how many labels the task has; None: answers are no closed set.
+        apart: who weighs where many queries come; None: this process does.
     """
 
     def __init__(
@@ -54,13 +53,15 @@ class DriftWatch:
         labels: int | None,
         seed: int,
         now: Callable[[], float],
+        apart: WeigherApart | None = None,
     ) -> None:
         self._settings = settings
         self._stores = stores
         self._lease = lease
         self._equality = equality
-        self._labels = labels
-        self._seed = seed
+        self._here = Weigher(settings, labels, seed, stores.drift, stores.pseudo_labels)
+        self._apart = apart
+        self._many = False
         self._now = now
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -75,7 +76,11 @@ class DriftWatch:
             except Exception:  # drift is told of, and stops nothing
                 log.exception("drift: a look failed; the next one tries again")
 
-        await self._lease.while_leading(look_at_all, self._settings.look_s, stop, log, "drift")
+        try:
+            await self._lease.while_leading(look_at_all, self._settings.look_s, stop, log, "drift")
+        finally:
+            if self._apart is not None:
+                self._apart.close()
 
     def look(self) -> bool:
         """Weigh what is new, at most BATCH queries; whether there may be more. Blocking.
@@ -89,52 +94,50 @@ class DriftWatch:
             log.info("drift: event %d is closed by a round that settled; a new reference begins", closed.number)
         position = drift.position()
         to = self._now() - self._settings.settled_s
-        states = drift.detectors()
-        settled, waited = drift.answered(position, BATCH, to), waiting_in(states)
-        ahead = drift.asked(_after(position, to, settled, ()), AHEAD) if settled or waited else []
-        rows, waiting = asked_before([*waited, *settled], ahead)
+        alias = self._stores.alias.get()
+        serving = alias.adapter
+        weighed, more = self._weigh(position, to, serving)
         truths = drift.truths(position, to, BATCH)
-        if not rows and not settled and not truths:
+        if not weighed.told and not truths:
             self._pass_labels(position, to)
             return False
-        alias = self._stores.alias.get()
-        known = drift.examples({row.neighbours[0][0] for row in [*rows, *_answered(truths)] if row.neighbours})
-        detectors = Detectors(self._settings, self._labels, self._seed, position.arming, states)
-        alarms: list[Alarm] = []
-        tell = functools.partial(self._alarms, alarms)
-        serving = alias.adapter
-        for row, raised in detectors.tell([row for row in rows if row.adapter == serving], known):
-            tell([raised], row, ())
+        detectors = self._here.detectors(position, drift.detectors())
+        alarms = list(weighed.alarms)
+        known = drift.examples({row.neighbours[0][0] for row in _answered(truths) if row.neighbours})
         wrong: list[str] = []
         mean_proxy = self._mean_proxy(truths, serving)
         for truth, correct in self._judged(truths):
             row = truth.answered
             if row.adapter == serving:
                 wrong += [] if correct else [row.query_id]
-                tell(detectors.tell_truth(row, known, correct, mean_proxy), row, wrong)
+                raised = detectors.tell_truth(row, known, correct, mean_proxy)
+                alarms += [self._here.alarm_of(each, row, wrong) for each in raised]
         keep = {each or BASE for each in (alias.adapter, alias.previous)}
         summary = self._summary(detectors, serving)
-        after = _after(position, to, settled, truths)
-        changed = detectors.changed() | ({} if waiting == waited else {WAITING: state_of(waiting)})
+        changed = {**weighed.changed, **detectors.changed()}
+        after = _after(position, to, weighed, truths)
         kept = drift.advance(position, after, changed, detectors.others(keep), alarms, summary)
         for alarm in alarms if kept else ():
             log.warning("drift: %s", alarm.evidence["said"])
-        return len(settled) == BATCH or len(truths) == BATCH or not kept
+        return more or len(truths) == BATCH or not kept
+
+    def _weigh(self, position: Position, to: float, serving: str | None) -> tuple[Weighed, bool]:
+        """What the next queries say, and whether there may be more: where few come here, where many come apart."""
+        apart = self._apart if self._many else None
+        most = BATCH if apart is not None or self._apart is None else FEW
+        batch = Batch(position, to, most, serving)
+        weighed = self._here.weigh(batch) if apart is None else apart.weigh(batch)
+        self._many = weighed.read == most
+        return weighed, self._many
 
     def _pass_labels(self, position: Position, to: float) -> None:
         """Leave behind what says nothing of earlier answers, or each look would read it again; written only if there
         is any.
         """
         last = self._stores.examples.last_change()
-        after = _after(position, to, (), ())
+        after = _after(position, to, None, ())
         if last is not None and last >= position.label_at and after != position:
             self._stores.drift.advance(position, after, {}, (), ())
-
-    def _alarms(self, alarms: list[Alarm], raised: Sequence[Any], last: Answered, wrong: Sequence[str]) -> None:
-        stores = (self._stores.drift, self._stores.pseudo_labels)
-        for each in raised:
-            action = getattr(self._settings.action, each.kind)
-            alarms.append(Alarm(each.kind, each.category, each.adapter, action, evidence_of(each, last, stores, wrong)))
 
     def _judged(self, truths: Sequence[Truth]) -> list[tuple[Truth, bool]]:
         """Whether each answer was right."""
@@ -179,11 +182,11 @@ def _answered(truths: Sequence[Truth]) -> list[Answered]:
     return [truth.answered for truth in truths]
 
 
-def _after(before: Position, to: float, rows: Sequence[Answered], truths: Sequence[Truth]) -> Position:
+def _after(before: Position, to: float, weighed: Weighed | None, truths: Sequence[Truth]) -> Position:
     """Where to go on when these were all, or a full batch, of what came before `to`."""
     after = before
-    if rows:
-        after = after._replace(query_at=rows[-1].created_at, query_id=rows[-1].query_id)
+    if weighed is not None and weighed.last is not None:
+        after = after._replace(query_at=weighed.last[0], query_id=weighed.last[1])
     if len(truths) == BATCH:
         after = after._replace(label_at=truths[-1].updated_at, label_id=truths[-1].query_id)
     elif to > before.label_at:  # most examples are no label of an earlier answer: those are passed too
