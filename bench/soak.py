@@ -36,7 +36,7 @@ from semievold.store.database import Database
 from semievold.store.retention import bytes_of, bytes_under, sizes
 from tests.candidates import Candidates
 from tests.control_world import WORKLOAD
-from tests.daemon_process import COLOURS, DaemonProcess, example, tiny_config
+from tests.daemon_process import COLOURS, DaemonProcess, easy_query, example, tiny_config
 from tests.servers.postgres import PostgresServer
 from tests.servers.vllm import VllmServer, make_served_model, need_vllm, running
 
@@ -61,7 +61,9 @@ def settings(directory: Path, replicas: Sequence[VllmServer]) -> Path:
         stream={"retention_s": 20.0},
         rounds={"max_pool": 40},
         artifacts={"directory": str(directory / "data"), "keep_rounds": 2, "keep_adapters": 2},
-        training={"learning_rate": 0.01, "warm_epochs": 10, "epochs": 2, "checkpoint_steps": 50, "threads": 1},
+        # Taught without neighbours, so tiny a model answers few prompts that show any: nothing would be selected.
+        labelling={"configurations": [{"name": "greedy", "temperature": 0.0, "neighbours": 0}], "justify": False},
+        training={"learning_rate": 0.01, "warm_epochs": 20, "epochs": 10, "checkpoint_steps": 50, "threads": 1},
         trigger={"min_examples": 10, "labels_quiet_s": 1.0, "new_pseudo_labels": None, "min_new": 1},
         breaker=dict.fromkeys(BOUNDS),
     )
@@ -91,11 +93,7 @@ def noted(processes: Mapping[str, int], database: Database, data: Path) -> dict[
 
 def one_round(daemon: DaemonProcess, number: int, asked: int) -> str:
     """New queries, a round on them, a promotion; how the round ended."""
-    queries = [
-        {"id": f"q{n}", "question": f"{COLOURS[n % len(COLOURS)]} {n % 7} {n % 1009} {n}"}
-        for n in range(asked, asked + QUERIES)
-    ]
-    daemon.publish("queries", queries)
+    daemon.publish("queries", [easy_query(n) for n in range(asked, asked + QUERIES)])
     daemon.wait_until(lambda: daemon.get(f"/v1/explain/q{asked + QUERIES - 1}").status_code == 200, 300.0)
     daemon.wait_until(lambda: daemon.post("/v1/rounds", {"kind": "evolve"}).status_code < 300, 300.0)
     daemon.wait_until(lambda: daemon.rounds()[0]["number"] >= number and daemon.status()["round"] is None, 600.0)
