@@ -27,6 +27,7 @@ from semievold.gateway.proxy import OneServer, ProxyBackend
 from semievold.monitoring.metrics import Metrics
 from semievold.rollout.answers import AnswerCounts
 from semievold.serving.alias import Alias
+from semievold.serving.lending import ReservedError
 from semievold.store.aliases import AliasState
 from semievold.tracing import Tracing
 
@@ -186,9 +187,13 @@ class ListPool:
         self.servers = servers
         self.down: dict[str, str] = {}
         self.busy: Counter[str] = Counter()
+        self.reserved = False
+        """All are asked something alone, for a moment."""
 
     @asynccontextmanager
     async def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AsyncIterator[ServerAddress]:
+        if self.reserved:
+            raise ReservedError("asked alone for a moment")
         up = [name for name in self.servers if name not in self.down]
         candidates = [name for name in up if name not in avoid] or up
         if not candidates:

@@ -62,6 +62,9 @@ class DriftWatch:
         self._here = Weigher(settings, labels, seed, stores.drift, stores.pseudo_labels)
         self._apart = apart
         self._many = False
+        """Whether this look, or the one before, found more than FEW."""
+        self._read = 0
+        """How many this one has found so far."""
         self._now = now
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -127,8 +130,12 @@ class DriftWatch:
         most = BATCH if apart is not None or self._apart is None else FEW
         batch = Batch(position, to, most, serving)
         weighed = self._here.weigh(batch) if apart is None else apart.weigh(batch)
-        self._many = weighed.read == most
-        return weighed, self._many
+        more = weighed.read == most
+        self._read += weighed.read
+        self._many = self._read >= FEW
+        if not more:
+            self._read = 0
+        return weighed, more
 
     def _pass_labels(self, position: Position, to: float) -> None:
         """Leave behind what says nothing of earlier answers, or each look would read it again; written only if there

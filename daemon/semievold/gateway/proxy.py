@@ -40,7 +40,7 @@ from semievold.gateway.rewriting import (
 from semievold.gateway.stream_time import StreamTime
 from semievold.gateway.usage import StreamMeter, asking_for_usage, usage_in
 from semievold.monitoring.metrics import Metrics
-from semievold.serving.lending import ReplicaPool, RestingError
+from semievold.serving.lending import ReplicaPool, ReservedError, RestingError
 from semievold.web.errors import error_body
 
 log = logging.getLogger(__name__)
@@ -143,6 +143,8 @@ class ProxyBackend:
             except RestingError as resting:
                 if not resting.returns or now() >= patience:
                     raise  # a rest is for longer than a request waits
+                await asyncio.sleep(WAIT_S)
+            except ReservedError:  # it ends by itself: longer on a slow server, where patience would be over before
                 await asyncio.sleep(WAIT_S)
             except TransientError as none:
                 if now() >= patience:

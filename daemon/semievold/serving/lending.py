@@ -35,6 +35,10 @@ class RestingError(TransientError):
         self.returns = returns
 
 
+class ReservedError(TransientError):
+    """Whoever could answer is asked something alone for a moment (see attestation), and can then."""
+
+
 class ReplicaPool(Protocol):
     """Healthy replicas by the adapter version that they were attested for."""
 
@@ -45,6 +49,7 @@ class ReplicaPool(Protocol):
 
         Raises:
             RestingError: all that answer rest, or have rested just now.
+            ReservedError: who could answer is asked alone for a moment: wait for it.
             TransientError: no replica can answer with this adapter now.
         """
         ...
@@ -80,7 +85,7 @@ class Lending:
         name = self._wanted.serving
         if self._all_away(name):  # on purpose, and not for long: the gateway says so itself
             return None
-        if any(replica.takes(name) for replica in self._members.replicas):
+        if any(replica.able(name) for replica in self._members.replicas):
             return None
         return f"no replica can answer with {name or 'the base model'}: {states_of(self._members.replicas)}"
 
@@ -99,6 +104,8 @@ class Lending:
             if self._all_away(adapter):
                 text = "no replica can answer now: those that rested prove what they hold anew"
                 raise RestingError(text, self.ask_again_s, returns=True)
+            if any(replica.able(adapter) for replica in self._members.replicas):
+                raise ReservedError(f"who holds {adapter or 'the base model'} is asked alone for a moment")
             states = states_of(self._members.replicas)
             raise TransientError(f"no replica can answer with {adapter or 'the base model'} now: {states}")
         return min(able, key=lambda each: (each.name in avoid, each.busy, random.random()))

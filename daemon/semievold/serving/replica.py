@@ -95,12 +95,15 @@ class Replica:
 
     def takes(self, adapter: str | None) -> bool:
         """Whether it gets requests for `adapter` (None: the base model)."""
+        return not self.reserved and self.able(adapter)
+
+    def able(self, adapter: str | None) -> bool:
+        """The same, but for the moments in which its base model is asked alone."""
         return (
             self.answers
             and self.warm
             and self.blamed is None
             and self.resting is None
-            and not self.reserved
             and (adapter in self.marks if adapter is not None else self.address.base_model in self.models)
         )
 

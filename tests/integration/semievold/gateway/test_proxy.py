@@ -243,6 +243,24 @@ async def test_a_request_waits_a_while_for_a_replica_that_comes_back() -> None:
         assert headers["x-semievol-replica"] == "a"
 
 
+async def test_a_request_waits_as_long_as_its_replica_is_asked_alone() -> None:
+    async with front([Double("a")], replica_wait_s=0.0) as it:
+        it.pool.reserved = True
+        asking = asyncio.create_task(read(it.ask()))
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        it.pool.reserved = False
+        headers, _ = await asking
+        assert headers["x-semievol-replica"] == "a"
+
+
+async def test_a_replica_that_is_asked_alone_for_ever_is_a_timeout() -> None:
+    async with front([Double("a")], replica_wait_s=0.0, timeout_s=0.3) as it:
+        it.pool.reserved = True
+        async with it.ask() as response:
+            assert response.status == 504
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_cancels_its_request(stream: bool) -> None:
     async with front([Double("a", "hang within" if stream else "hang")]) as it:

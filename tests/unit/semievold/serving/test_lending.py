@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from semievol.errors import AdapterError, TransientError
 from semievold.serving import replica as replica_module
-from semievold.serving.lending import RestingError
+from semievold.serving.lending import ReservedError, RestingError
 from tests.scripted_replicas import SERVERS, ScriptedServers, adapter, replica_set, until
 
 
@@ -94,3 +96,25 @@ async def test_one_that_fails_its_proof_after_a_rest_has_failed() -> None:
             async with replicas.lend(adapter(1).name):
                 pass
         assert not isinstance(failed.value, RestingError)
+
+
+async def test_while_who_holds_it_is_asked_alone_a_request_is_to_wait_and_nobody_has_failed() -> None:
+    servers, go_on = ScriptedServers(), asyncio.Event()
+    servers.held["a:1"] |= {adapter(1).name, adapter(2).name}
+    async with replica_set(servers, loads=False, replicas=["http://a:1"]) as follower:
+        await follower.keep(adapter(1), None)
+        servers.before_answer["a:1"] = go_on.wait
+        proving = asyncio.create_task(follower.load(adapter(2)))
+
+        async def is_reserved() -> None:
+            async with follower.lend(adapter(1).name):
+                pass
+
+        for _ in range(100):
+            await asyncio.sleep(0)
+        with pytest.raises(ReservedError, match="alone for a moment"):
+            await is_reserved()
+        assert follower.defect is None  # or it would be taken out of its Service
+        go_on.set()
+        await proving
+        await is_reserved()
