@@ -27,6 +27,7 @@ from semievold.gateway.dialect.fields import ClientMistake
 from semievold.gateway.plain_messages import neutral_call, taken_by_vllm
 from semievold.gateway.replica.errors import ReplicaError, context_in, replica_error
 from semievold.gateway.replica.fields import ServerFields
+from semievold.gateway.replica.stream_time import StreamTime
 from semievold.gateway.rewriting import (
     StreamRewriter,
     StreamText,
@@ -37,7 +38,6 @@ from semievold.gateway.rewriting import (
     text_of,
     was_aborted,
 )
-from semievold.gateway.stream_time import StreamTime
 from semievold.gateway.usage import StreamMeter, asking_for_usage, usage_in
 from semievold.monitoring.metrics import Metrics
 from semievold.serving.lending import ReplicaPool, ReservedError, RestingError

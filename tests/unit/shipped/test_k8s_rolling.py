@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from semievold.config.daemon import ROLES, ArtifactsConfig
 from tests.manifests import (
     K8S,
+    OVERLAYS,
     Manifest,
     containers,
     everything,
@@ -20,6 +22,7 @@ from tests.manifests import (
     over,
     overlay,
     pods,
+    rendered,
     training_job,
 )
 
@@ -96,3 +99,28 @@ def test_the_job_of_a_training_is_replaced_by_a_component_of_ones_own(tmp_path: 
     assert training_job(objects) is not None
     (text,) = [each["data"]["job.yaml"] for each in of_kind(objects, "ConfigMap") if "job.yaml" in each["data"]]
     assert "# ours" in text
+
+
+def test_a_release_of_the_daemon_replaces_its_own_pods_and_no_engine_or_server(tmp_path: Path) -> None:
+    released = tmp_path / "k8s"
+    shutil.copytree(K8S, released)
+    for file in released.rglob("*.yaml"):
+        file.write_text(file.read_text("utf-8").replace("0.1.0", "0.2.0"), "utf-8")
+    for name in OVERLAYS:
+        before, after = overlay(name), rendered(released / "overlays" / name)
+        ours = {
+            pod
+            for pod, template in pods(before).items()
+            if any("semievol" in each["image"] for each in containers(template))
+        }
+        assert ours >= set(ROLES)
+        assert rolled(before, after) == ours
+        assert "vllm" not in ours
+
+
+def test_the_version_on_a_pod_is_that_of_its_image() -> None:
+    for where, objects in everything().items():
+        for name, template in pods(objects).items():
+            tag = template["spec"]["containers"][0]["image"].rpartition(":")[2]
+            version = template["metadata"]["labels"]["app.kubernetes.io/version"]
+            assert tag == version or tag.startswith(f"{version}-"), f"{where}: {name}"

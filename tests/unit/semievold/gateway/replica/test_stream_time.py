@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from semievold.gateway.stream_time import StreamTime
+from semievold.gateway.replica.stream_time import StreamTime
 
 LONGER_S = 0.2
 
