@@ -14,7 +14,7 @@ from tests.cluster.node import Node
 
 CLIENTS, STRANGERS = "shop", "strangers"
 IMAGE = "semievol-daemon:0.1.0"
-WORKERS = 4
+WORKERS = 12
 
 
 def python_pod(name: str, namespace: str, command: list[str], secret: str | None = None) -> dict[str, Any]:

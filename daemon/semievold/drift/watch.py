@@ -20,7 +20,7 @@ from semievol.tasks.equality import AnswerEquality, is_correct
 from semievol.types import Example
 from semievold.config.drift import DriftSettings
 from semievold.drift.detectors import BASE, Detectors
-from semievold.drift.weighing import Batch, Weighed, Weigher, WeigherApart
+from semievold.drift.weighing import Batch, NotApartError, Weighed, Weigher, WeigherApart
 from semievold.rounds.lease import ControlLease
 from semievold.store.drift.events import Answered, Position, Truth
 from semievold.store.stores import Stores
@@ -78,12 +78,17 @@ class DriftWatch:
                 raise
             except Exception:  # drift is told of, and stops nothing
                 log.exception("drift: a look failed; the next one tries again")
+            if not self._many:
+                self._end_apart()
 
         try:
-            await self._lease.while_leading(look_at_all, self._settings.look_s, stop, log, "drift")
+            await self._lease.while_leading(look_at_all, self._settings.look_s, stop, log, "drift", self._end_apart)
         finally:
-            if self._apart is not None:
-                self._apart.close()
+            self._end_apart()
+
+    def _end_apart(self) -> None:
+        if self._apart is not None:
+            self._apart.close()
 
     def look(self) -> bool:
         """Weigh what is new, at most BATCH queries; whether there may be more. Blocking.
@@ -129,7 +134,11 @@ class DriftWatch:
         apart = self._apart if self._many else None
         most = BATCH if apart is not None or self._apart is None else FEW
         batch = Batch(position, to, most, serving)
-        weighed = self._here.weigh(batch) if apart is None else apart.weigh(batch)
+        try:
+            weighed = self._here.weigh(batch) if apart is None else apart.weigh(batch)
+        except NotApartError as failure:
+            log.warning("drift: %s; it is weighed here", failure)
+            weighed = self._here.weigh(batch)
         more = weighed.read == most
         self._read += weighed.read
         self._many = self._read >= FEW

@@ -13,12 +13,11 @@ import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
-from semievol.errors import TransientError
 from semievold.config.drift import DriftSettings
 from semievold.drift.arrival import WAITING, asked_before, state_of, waiting_in
 from semievold.drift.detectors import Detectors, Raised
@@ -31,6 +30,10 @@ log = logging.getLogger(__name__)
 
 AHEAD = 500
 """Rows behind these that are read as well, to see what was asked before them and answered later."""
+
+
+class NotApartError(Exception):
+    """There is no process to weigh in: it does not begin, or has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +118,23 @@ class WeigherApart:
         """Blocking.
 
         Raises:
-            TransientError: the state is busy or away, or the process has ended; the next batch begins another.
+            TransientError: the state is busy or away.
+            NotApartError: there is no process; the next batch begins another.
         """
-        if self._pool is None:
-            spawn = multiprocessing.get_context("spawn")  # this process has threads, which a fork would not have
-            self._pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin, initargs=self._arguments)
         try:
-            return self._pool.submit(_weigh, batch).result()
-        except BrokenProcessPool as ended:
+            if (pool := self._pool) is None:
+                spawn = multiprocessing.get_context("spawn")  # this process has threads, which a fork would not have
+                pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin, initargs=self._arguments)
+                self._pool = pool
+            weighing = pool.submit(_weigh, batch)
+        except (ImportError, OSError, RuntimeError) as failure:  # no semaphores, no room for a process, or it has ended
             self.close()
-            raise TransientError(f"the process that weighs drift has ended: {ended}") from ended
+            raise NotApartError(f"no process can be begun to weigh drift in: {failure}") from failure
+        try:
+            return weighing.result()
+        except (BrokenProcessPool, CancelledError) as ended:
+            self.close()
+            raise NotApartError(f"the process that weighs drift has ended: {ended}") from ended
 
     def close(self) -> None:
         """End the process, after the batch that it is at."""

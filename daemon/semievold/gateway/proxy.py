@@ -341,7 +341,7 @@ async def _next_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter,
     Raises:
         _ReplicaFailed: it broke off, was cut off, or took too long.
     """
-    if time.over:
+    if time.over and not answer.content.is_eof():  # what has come whole in time is passed on
         raise _ReplicaFailed(_SLOW, down=False)
     time.reading = True
     try:

@@ -104,13 +104,15 @@ class ControlLease:
         stop: asyncio.Event,
         log: logging.Logger,
         what: str,
+        stands_by: Callable[[], None] = lambda: None,
     ) -> None:
-        """Have `look` done every so often, in the term of then, until stopped.
+        """Have `look` done every so often, in the term of then, until stopped; `stands_by` where another leads.
 
         What one look meets is told to `log`, and the next one tries again; a defect of ours ends it.
         """
         while not await set_within(stop, every_s):
             if self.term is None:
+                stands_by()
                 continue
             self.begin(self.term)
             try:

@@ -101,11 +101,11 @@ class Lending:
                 raise AdapterError(f"adapter {adapter} is not loaded")
             if (resting := self.resting) is not None:
                 raise RestingError(f"no replica can answer now: {resting}", self.ask_again_s)
+            if any(replica.able(adapter) for replica in self._members.replicas):
+                raise ReservedError(f"who holds {adapter or 'the base model'} is asked alone for a moment")
             if self._all_away(adapter):
                 text = "no replica can answer now: those that rested prove what they hold anew"
                 raise RestingError(text, self.ask_again_s, returns=True)
-            if any(replica.able(adapter) for replica in self._members.replicas):
-                raise ReservedError(f"who holds {adapter or 'the base model'} is asked alone for a moment")
             states = states_of(self._members.replicas)
             raise TransientError(f"no replica can answer with {adapter or 'the base model'} now: {states}")
         return min(able, key=lambda each: (each.name in avoid, each.busy, random.random()))

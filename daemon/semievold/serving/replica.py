@@ -21,6 +21,8 @@ RETURN_S = 60.0
 """So long after a rest a replica that has not said anything wrong is on its way back, and no failure."""
 _RETRY = Backoff(1.0, 15.0)
 _LONGEST_DRAIN_S = 10.0
+RESERVED_S = 60.0
+"""So long requests wait for one that is asked alone, on a slow server; then it counts as one that does not answer."""
 _DRAIN_LOOK_S = 0.005
 
 
@@ -65,8 +67,8 @@ class Replica:
         self.to_prove_again: set[str] = set()
         self.blamed: str | None = None
         """In quarantine, for this reason: it gets no request at all."""
-        self.reserved = False
-        """It gets no request for a moment, because its base model is asked alone."""
+        self._reserved_at: float | None = None
+        """Since when it gets no request, because its base model is asked alone for a moment."""
         self.resting: str | None = None
         """It sleeps, or is about to, for this reason: it gets no request at all, nor a question of ours."""
         self.rests = 0
@@ -95,10 +97,12 @@ class Replica:
 
     def takes(self, adapter: str | None) -> bool:
         """Whether it gets requests for `adapter` (None: the base model)."""
-        return not self.reserved and self.able(adapter)
+        return self._reserved_at is None and self.able(adapter)
 
     def able(self, adapter: str | None) -> bool:
-        """The same, but for the moments in which its base model is asked alone."""
+        """The same, but for the moment in which its base model is asked alone; one that is as long is a hang."""
+        if self._reserved_at is not None and time.monotonic() > self._reserved_at + RESERVED_S:
+            return False
         return (
             self.answers
             and self.warm
@@ -117,14 +121,14 @@ class Replica:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """No request of this process runs on it in the block, unless one takes very long to end."""
-        self.reserved = True
+        self._reserved_at = time.monotonic()
         deadline = time.monotonic() + _LONGEST_DRAIN_S
         try:
             while self.busy and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, short, and lend stays plain
                 await asyncio.sleep(_DRAIN_LOOK_S)
             yield
         finally:
-            self.reserved = False
+            self._reserved_at = None
 
     def rest(self, reason: str | None) -> None:
         """Let it rest for this reason; None: it rests no more, and whatever it held or had proved before is gone."""

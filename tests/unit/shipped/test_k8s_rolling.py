@@ -118,6 +118,11 @@ def test_a_release_of_the_daemon_replaces_its_own_pods_and_no_engine_or_server(t
         assert "vllm" not in ours
 
 
+def test_where_the_daemons_image_brings_adapters_to_an_engine_a_release_replaces_that_too() -> None:
+    images = [each["image"] for each in containers(pods(on_the_base("object-storage"))["vllm"])]
+    assert [image for image in images if "semievol" in image] == ["semievol-daemon:0.1.0"]
+
+
 def test_the_version_on_a_pod_is_that_of_its_image() -> None:
     for where, objects in everything().items():
         for name, template in pods(objects).items():

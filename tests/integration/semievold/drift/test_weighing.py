@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -9,18 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from semievol.errors import TransientError
 from semievol.tasks.equality import AnswerEquality
 from semievol.tasks.task import Task
 from semievol.types import PseudoLabel, Query
 from semievold.config.daemon import DaemonConfig
 from semievold.drift.watch import FEW, DriftWatch
-from semievold.drift.weighing import Batch, WeigherApart
+from semievold.drift.weighing import Batch, NotApartError, Weighed, WeigherApart
 from semievold.rounds.lease import ControlLease
 from semievold.store.pseudo_labels import NewLabel
 from semievold.store.stores import Stores, open_stores
@@ -73,7 +74,12 @@ def looked(by: DriftWatch) -> None:
 
 
 def children() -> set[int]:
-    return {each.pid for each in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(each.cmdline())}
+    found = set()
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if "spawn_main" in " ".join(each.cmdline()):
+                found.add(each.pid)
+    return found
 
 
 def test_what_is_weighed_apart_says_what_it_says_here(tmp_path: Path) -> None:
@@ -123,10 +129,82 @@ def test_a_process_that_was_killed_is_told_of_and_begun_anew(tmp_path: Path) -> 
     assert first.read == 10
     (pid,) = children() - before
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(TransientError, match="has ended"):
+    with pytest.raises(NotApartError, match="has ended"):
         process.weigh(batch)
     assert process.weigh(batch) == first
     process.close()
+    stores.database.close()
+
+
+def test_what_cannot_be_weighed_apart_is_weighed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, stores = opened(tmp_path / "state")
+    nowhere = apart("nonsense://")  # its process ends before it can weigh
+    found = watch(stores, nowhere)
+    traffic(stores, range(4 * FEW))
+    looked(found)
+    assert stores.drift.detectors()["confidence|base|"]["seen"] == 4 * FEW
+    nowhere.close()
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr("semievold.drift.weighing.ProcessPoolExecutor", no_room)
+    traffic(stores, range(4 * FEW, 8 * FEW))
+    looked(found)
+    assert stores.drift.detectors()["confidence|base|"]["seen"] == 8 * FEW
+    stores.database.close()
+
+
+def test_a_new_reference_meanwhile_leaves_what_was_weighed_apart_to_be_weighed_anew(tmp_path: Path) -> None:
+    url, stores = opened(tmp_path / "state")
+    process = apart(url)
+
+    class Rearming:
+        """A person sets another reference while the other process weighs."""
+
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def weigh(self, batch: Batch) -> Weighed:
+            self.asked += 1
+            weighed = process.weigh(batch)
+            if self.asked == 1:
+                stores.drift.rearm("a person")
+            return weighed
+
+    found, between = watch(stores, process), Rearming()
+    found._apart = between  # type: ignore[assignment]  # the real one, with somebody in between
+    traffic(stores, range(4 * FEW))
+    looked(found)
+    assert between.asked >= 2
+    seen = stores.drift.detectors()
+    assert stores.drift.position().arming == 2
+    assert seen.get("confidence|base|", {"seen": 0})["seen"] <= 4 * FEW
+    process.close()
+    stores.database.close()
+
+
+async def test_the_process_ends_when_few_come_again_and_with_the_daemon(tmp_path: Path) -> None:
+    url, stores = opened(tmp_path / "state")
+    process, before, stop = apart(url), children(), asyncio.Event()
+    lease, equality = ControlLease(stores.leases, 10.0, exclusive=True), AnswerEquality(Task(CONFIG.task), None)
+    settings = CONFIG.drift.model_copy(update={"look_s": 0.2})
+    found = DriftWatch(settings, stores, lease, equality, len(LABELS), 1, stores.database.now, process)
+    tasks = [asyncio.create_task(lease.run(stop)), asyncio.create_task(found.run(stop))]
+
+    async def until_there_are(count: int) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while len(children() - before) != count:  # noqa: ASYNC110 - another process tells nobody
+                await asyncio.sleep(0.01)
+
+    await asyncio.to_thread(traffic, stores, range(3 * FEW))
+    await until_there_are(1)
+    await until_there_are(0)  # the next look finds none
+    await asyncio.to_thread(traffic, stores, range(3 * FEW, 6 * FEW))
+    await until_there_are(1)
+    stop.set()
+    await asyncio.gather(*tasks)
+    await until_there_are(0)
     stores.database.close()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from semievol.errors import AdapterError, TransientError
 from semievold.serving import replica as replica_module
 from semievold.serving.lending import ReservedError, RestingError
+from semievold.serving.replicas import ReplicaSet
 from tests.scripted_replicas import SERVERS, ScriptedServers, adapter, replica_set, until
 
 
@@ -98,23 +101,49 @@ async def test_one_that_fails_its_proof_after_a_rest_has_failed() -> None:
         assert not isinstance(failed.value, RestingError)
 
 
-async def test_while_who_holds_it_is_asked_alone_a_request_is_to_wait_and_nobody_has_failed() -> None:
+@asynccontextmanager
+async def proving_another(*, after_a_rest: bool = False) -> AsyncIterator[tuple[ReplicaSet, asyncio.Event]]:
+    """One replica, proved for the first version, that is asked alone for the second until the event is set."""
     servers, go_on = ScriptedServers(), asyncio.Event()
     servers.held["a:1"] |= {adapter(1).name, adapter(2).name}
     async with replica_set(servers, loads=False, replicas=["http://a:1"]) as follower:
         await follower.keep(adapter(1), None)
+        if after_a_rest:
+            follower.rest(["a:1"], "a test", 30)
+            follower.rest(())
+            await until(lambda: all(view.adapters for view in follower.show()))
         servers.before_answer["a:1"] = go_on.wait
         proving = asyncio.create_task(follower.load(adapter(2)))
-
-        async def is_reserved() -> None:
-            async with follower.lend(adapter(1).name):
-                pass
-
+        await until(lambda: follower.show()[0].state == "up")
         for _ in range(100):
             await asyncio.sleep(0)
-        with pytest.raises(ReservedError, match="alone for a moment"):
-            await is_reserved()
-        assert follower.defect is None  # or it would be taken out of its Service
+        yield follower, go_on
         go_on.set()
         await proving
-        await is_reserved()
+
+
+async def lent(replicas: ReplicaSet) -> str:
+    async with replicas.lend(adapter(1).name) as found:
+        return found.name
+
+
+@pytest.mark.parametrize("after_a_rest", [False, True])
+async def test_while_who_holds_it_is_asked_alone_a_request_is_to_wait_and_nobody_has_failed(after_a_rest: bool) -> None:
+    async with proving_another(after_a_rest=after_a_rest) as (follower, go_on):
+        with pytest.raises(ReservedError, match="alone for a moment"):
+            await lent(follower)
+        assert follower.defect is None  # or it would be taken out of its Service
+        go_on.set()
+        await until(lambda: len(follower.show()[0].adapters) == 2)
+        assert await lent(follower) == "a:1"
+
+
+async def test_one_that_is_asked_alone_for_ever_counts_as_one_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with proving_another() as (follower, _):
+        monkeypatch.setattr(replica_module, "RESERVED_S", 0.0)
+        with pytest.raises(TransientError, match="no replica can answer") as told:
+            await lent(follower)
+        assert not isinstance(told.value, ReservedError)
+        assert "no replica can answer" in str(follower.defect)

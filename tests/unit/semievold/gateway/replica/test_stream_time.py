@@ -1,10 +1,17 @@
 """How long a stream may take."""
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.streams import StreamReader
 
+from semievold.gateway.proxy import _next_events as next_events
+from semievold.gateway.proxy import _ReplicaFailed as ReplicaFailed
 from semievold.gateway.replica.stream_time import StreamTime
+from semievold.gateway.rewriting import StreamRewriter
 
 LONGER_S = 0.2
 
@@ -53,3 +60,22 @@ async def test_who_is_cancelled_from_outside_is_not_late() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert not time.slow
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_came_whole_before_the_deadline_is_passed_on_after_it(whole: bool) -> None:
+    loop = asyncio.get_running_loop()
+    content = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+    content.feed_data(b"data: [DONE]\n\n")
+    if whole:
+        content.feed_eof()
+    answer: Any = SimpleNamespace(content=content)
+    time = begin(0.0)
+    async with time:
+        await asyncio.sleep(0.01)  # for a client that is slow to take what came before
+        assert time.over
+        if whole:
+            assert await next_events(answer, StreamRewriter(b'"x"', lambda payload: payload), time)
+        else:
+            with pytest.raises(ReplicaFailed, match="too slow"):
+                await next_events(answer, StreamRewriter(b'"x"', lambda payload: payload), time)
