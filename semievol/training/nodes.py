@@ -3,16 +3,22 @@
 Owns torchrun's agent on this machine (torch's elastic launch, at rest until all machines have met at the first one) and
 what its end means for whoever started it: to be tried again, or not. Owns not what the processes compute
 (training.lora). Invariants: the first machine's first process is the one that publishes; machines that lose one of them
-all end, and go on from the last checkpoint when all of them are started again.
+all end, and go on from the last checkpoint when all of them are started again; each meeting has a name, given by its
+first machine, and whoever came to one that is over ends: he would wait for it while it waits for him.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from semievol.durable_files import write_whole
 from semievol.errors import ConfigError
 from semievol.plain_lines import one_line
 from semievol.training.lora import BUSY_EXIT_CODE, LOST_EXIT_CODE, USAGE_EXIT_CODE
@@ -21,6 +27,12 @@ INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 """Kubernetes says by it which pod of an Indexed Job this is."""
 JOIN_S = 1800
 """How long the machines wait for each other: one of them may have to be bought first."""
+MEETING_FILE = "meeting"
+"""Of the work directory, which all machines see: the name of the meeting that the first machine holds."""
+WATCH_S = 0.5
+"""How often the others look whether it still is the one that they came to."""
+SETTLE_S = 4 * WATCH_S
+"""What they get to leave one that is over, before the next one begins at the same address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +64,12 @@ def this_machine(machines: int, processes: int, rendezvous: str, index: int | No
     return Machine(index, machines, processes, rendezvous)
 
 
-def train_together(arguments: Sequence[str], machine: Machine) -> int:
+def train_together(arguments: Sequence[str], work: Path, machine: Machine) -> int:
     """Run this machine's processes of the training to their end.
 
     Args:
         arguments: of `python -m semievol.training.lora`.
+        work: its work directory, on a volume that all machines share.
         machine: which one this is.
 
     Returns:
@@ -68,11 +81,16 @@ def train_together(arguments: Sequence[str], machine: Machine) -> int:
 
     # Read when torch is loaded. All cores for each process would be several times too many threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // machine.processes)))
+    try:
+        meeting = _call_meeting(work) if machine.index == 0 else _find_meeting(work)
+    except (OSError, TimeoutError) as error:
+        print(f"training cannot meet its other machines: {one_line(str(error))}", file=sys.stderr)
+        return LOST_EXIT_CODE
     settings = LaunchConfig(
         min_nodes=machine.machines,
         max_nodes=machine.machines,
         nproc_per_node=machine.processes,
-        run_id="training",
+        run_id=f"training-{meeting}",
         rdzv_backend="static",  # its numbers are the machines' own, so that the first one publishes
         rdzv_endpoint=machine.rendezvous,
         rdzv_configs={"rank": machine.index, "timeout": JOIN_S},
@@ -93,3 +111,44 @@ def train_together(arguments: Sequence[str], machine: Machine) -> int:
         print(f"training lost its other machines: {text}", file=sys.stderr)
         return LOST_EXIT_CODE
     return 0
+
+
+def _call_meeting(work: Path) -> str:
+    """Name the meeting that this first machine holds, so that whoever is at the one before leaves it."""
+    work.mkdir(parents=True, exist_ok=True)
+    name = secrets.token_hex(8)
+    write_whole(work / MEETING_FILE, name)
+    time.sleep(SETTLE_S)
+    return name
+
+
+def _find_meeting(work: Path) -> str:
+    """The meeting that the first machine holds; from now on this process ends when it holds another.
+
+    Raises:
+        TimeoutError: it holds none within JOIN_S.
+    """
+    give_up = time.monotonic() + JOIN_S
+    while not (name := _named(work)):
+        if time.monotonic() > give_up:
+            raise TimeoutError(
+                f"the first machine has not come within {JOIN_S} s, or --work {work} is on a volume that it does not "
+                "share with this one"
+            )
+        time.sleep(WATCH_S)
+
+    def watch() -> None:
+        while _named(work) in ("", name):  # a volume may be away for a moment
+            time.sleep(WATCH_S)
+        print("training lost its other machines: the first one has begun anew", file=sys.stderr, flush=True)
+        os._exit(LOST_EXIT_CODE)  # its processes end with it
+
+    threading.Thread(target=watch, name="meeting-watch", daemon=True).start()
+    return name
+
+
+def _named(work: Path) -> str:
+    try:
+        return (work / MEETING_FILE).read_text("utf-8")
+    except OSError:
+        return ""

@@ -122,7 +122,7 @@ def _add_roles(app: typer.Typer) -> None:
         arguments = ["--snapshot", str(snapshot), "--work", str(work), "--adapters", str(adapters)]
         if nodes == 1:
             raise SystemExit(train_main(arguments))
-        raise SystemExit(train_together(arguments, this_machine(nodes, processes, rendezvous, node)))
+        raise SystemExit(train_together(arguments, work, this_machine(nodes, processes, rendezvous, node)))
 
     @app.command(
         "sync-adapters", help="Keep a directory as object storage has the adapters: for engines without a volume."

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from semievol import adapter_directory
@@ -153,6 +154,25 @@ def test_a_pod_that_is_lost_costs_no_more_than_the_steps_since_the_last_checkpoi
     until(lambda: not pods.there, pods)
     assert (lost, -signal.SIGKILL) in pods.codes
     assert set(pods.codes) <= {(lost, -signal.SIGKILL), (0, LOST_EXIT_CODE), (1, LOST_EXIT_CODE), (0, 0), (1, 0)}
+    assert published(tmp_path)["resumed_from_step"] >= 20
+    assert losses(tmp_path) == pytest.approx(alone, rel=0.02, abs=1e-3)
+
+
+@pytest.mark.timeout(3 * PATIENCE_S)
+def test_a_pod_that_comes_back_before_the_others_know_that_it_was_lost_leaves_the_meeting_that_is_over(
+    model: Path, alone: list[float], pods: Pods, tmp_path: Path
+) -> None:
+    write_snapshot(tmp_path / "snapshot", long_job(model), ROWS)
+    pods.start(0)
+    pods.start(1)
+    until(lambda: (read_progress(tmp_path / "work") or {}).get("step", 0) > 30, pods)
+    (trainer,) = psutil.Process(pods.there[0].pid).children()
+    trainer.suspend()  # it does not notice
+    pods.lose(1)
+    until(lambda: pods.codes and 1 in pods.there and psutil.Process(pods.there[1].pid).children(), pods)
+    trainer.resume()
+    until(lambda: not pods.there, pods)
+    assert {(0, LOST_EXIT_CODE), (1, LOST_EXIT_CODE), (0, 0), (1, 0)} <= set(pods.codes)
     assert published(tmp_path)["resumed_from_step"] >= 20
     assert losses(tmp_path) == pytest.approx(alone, rel=0.02, abs=1e-3)
 
