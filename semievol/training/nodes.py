@@ -14,7 +14,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,9 @@ INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 JOIN_S = 1800
 """How long the machines wait for each other: one of them may have to be bought first."""
 MEETING_FILE = "meeting"
-"""Of the work directory, which all machines see: the name of the meeting that the first machine holds."""
+"""Of the work directory, which all machines see: the name of the meeting that the first machine holds. With `-N` behind
+it: the one that machine N has come to, and whether it has come again since."""
+_HERE, _OVER = "here", "over"
 WATCH_S = 0.5
 """How often the others look whether it still is the one that they came to."""
 SETTLE_S = 4 * WATCH_S
@@ -82,7 +84,7 @@ def train_together(arguments: Sequence[str], work: Path, machine: Machine) -> in
     # Read when torch is loaded. All cores for each process would be several times too many threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // machine.processes)))
     try:
-        meeting = _call_meeting(work) if machine.index == 0 else _find_meeting(work)
+        meeting = _call_meeting(work, machine.machines) if machine.index == 0 else _find_meeting(work, machine.index)
     except (OSError, TimeoutError) as error:
         print(f"training cannot meet its other machines: {one_line(str(error))}", file=sys.stderr)
         return LOST_EXIT_CODE
@@ -113,42 +115,64 @@ def train_together(arguments: Sequence[str], work: Path, machine: Machine) -> in
     return 0
 
 
-def _call_meeting(work: Path) -> str:
-    """Name the meeting that this first machine holds, so that whoever is at the one before leaves it."""
+# --- meetings -------------------------------------------------------------------------------------------------------
+
+
+def _call_meeting(work: Path, machines: int) -> str:
+    """Name the meeting that this first machine holds, so that whoever is at the one before leaves it; this process ends
+    when one that had come to it comes again: what it was when it came is lost, and would be waited for.
+    """
     work.mkdir(parents=True, exist_ok=True)
     name = secrets.token_hex(8)
     write_whole(work / MEETING_FILE, name)
     time.sleep(SETTLE_S)
+    others = [_place_of(work, index) for index in range(1, machines)]
+    _end_when(lambda: any(_said(other) == f"{name} {_OVER}" for other in others), "one of them was started again")
     return name
 
 
-def _find_meeting(work: Path) -> str:
-    """The meeting that the first machine holds; from now on this process ends when it holds another.
+def _find_meeting(work: Path, index: int) -> str:
+    """The meeting that the first machine holds, to which this one has not come before; this process ends when it holds
+    another.
 
     Raises:
         TimeoutError: it holds none within JOIN_S.
     """
-    give_up = time.monotonic() + JOIN_S
-    while not (name := _named(work)):
+    give_up, place = time.monotonic() + JOIN_S, _place_of(work, index)
+    while True:
+        name, said = _said(work / MEETING_FILE), _said(place)
+        if name and not said.startswith(name):
+            break
+        if name and said == f"{name} {_HERE}":
+            write_whole(place, f"{name} {_OVER}")
         if time.monotonic() > give_up:
             raise TimeoutError(
                 f"the first machine has not come within {JOIN_S} s, or --work {work} is on a volume that it does not "
                 "share with this one"
             )
         time.sleep(WATCH_S)
-
-    def watch() -> None:
-        while _named(work) in ("", name):  # a volume may be away for a moment
-            time.sleep(WATCH_S)
-        print("training lost its other machines: the first one has begun anew", file=sys.stderr, flush=True)
-        os._exit(LOST_EXIT_CODE)  # its processes end with it
-
-    threading.Thread(target=watch, name="meeting-watch", daemon=True).start()
+    write_whole(place, f"{name} {_HERE}")
+    # A volume may be away for a moment.
+    _end_when(lambda: _said(work / MEETING_FILE) not in ("", name), "the first one has begun anew")
     return name
 
 
-def _named(work: Path) -> str:
+def _end_when(over: Callable[[], bool], why: str) -> None:
+    def watch() -> None:
+        while not over():
+            time.sleep(WATCH_S)
+        print(f"training lost its other machines: {why}", file=sys.stderr, flush=True)
+        os._exit(LOST_EXIT_CODE)  # its processes end with it
+
+    threading.Thread(target=watch, name="meeting-watch", daemon=True).start()
+
+
+def _place_of(work: Path, index: int) -> Path:
+    return work / f"{MEETING_FILE}-{index}"
+
+
+def _said(file: Path) -> str:
     try:
-        return (work / MEETING_FILE).read_text("utf-8")
+        return file.read_text("utf-8")
     except OSError:
         return ""
