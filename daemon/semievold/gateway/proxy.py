@@ -25,6 +25,17 @@ from semievold.config.fronts import GatewayConfig
 from semievold.gateway.call import ASKED, BROKE_OFF, Call, presentable, refusal
 from semievold.gateway.dialect.fields import ClientMistake
 from semievold.gateway.plain_messages import neutral_call, taken_by_vllm
+from semievold.gateway.replica.answers import (
+    ANSWER_BYTES,
+    SLOW,
+    Mistaken,
+    ReplicaFailed,
+    TooLarge,
+    first_events,
+    in_short,
+    next_events,
+    whole_body,
+)
 from semievold.gateway.replica.errors import ReplicaError, context_in, replica_error
 from semievold.gateway.replica.fields import ServerFields
 from semievold.gateway.replica.stream_time import StreamTime
@@ -32,11 +43,9 @@ from semievold.gateway.rewriting import (
     StreamRewriter,
     StreamText,
     answer_id,
-    begins_with_error,
     quoted,
     replace_model,
     text_of,
-    was_aborted,
 )
 from semievold.gateway.usage import StreamMeter, asking_for_usage, usage_in
 from semievold.monitoring.metrics import Metrics
@@ -49,31 +58,8 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 3.0
 WAIT_S = 0.05
 """How often a request that waits for a replica asks for one."""
-_SLOW = "too slow"
 _LARGE_BYTES = 1024 * 1024
 _ERROR_BYTES = 65_536
-_ANSWER_BYTES = 128 * 1024 * 1024
-"""Of an answer that is not streamed: it is held in memory, and read as JSON."""
-
-
-class _Mistaken(Exception):  # noqa: N818 - named by meaning
-    """The client's request is at fault, as the replica says where its stream would have begun."""
-
-    def __init__(self, said: Mapping[str, str | None]) -> None:
-        super().__init__(said["message"])
-        self.said = said
-
-
-class _ReplicaFailed(Exception):  # noqa: N818 - named by meaning
-    """This replica did not answer, and the client got no byte; `down`: it should get no other request either.
-
-    of_request: what it said, where the request itself may be what it failed on.
-    """
-
-    def __init__(self, reason: str, *, down: bool, of_request: str | None = None) -> None:
-        super().__init__(reason)
-        self.down = down
-        self.of_request = of_request
 
 
 class _ShortContext(Exception):  # noqa: N818 - named by meaning
@@ -82,10 +68,6 @@ class _ShortContext(Exception):  # noqa: N818 - named by meaning
     def __init__(self, tokens: int) -> None:
         super().__init__(tokens)
         self.tokens = tokens
-
-
-class _TooLarge(Exception):  # noqa: N818 - named by meaning
-    """The answer is larger than any that is held in memory."""
 
 
 class ProxyBackend:
@@ -133,7 +115,7 @@ class ProxyBackend:
                         return await self._within_limits(call, replica)
                     except ClientMistake as mistake:
                         return refusal(400, mistake.code, str(mistake), call, replica.name, param=mistake.param)
-                    except _ReplicaFailed as failure:
+                    except ReplicaFailed as failure:
                         self._count(replica, failure, "did not answer a request")
                         failed.append(replica.name)
                         if failure.of_request is not None and failure.of_request in reasons:
@@ -171,7 +153,7 @@ class ProxyBackend:
         """One attempt.
 
         Raises:
-            _ReplicaFailed: the client got no byte.
+            ReplicaFailed: the client got no byte.
         """
         call.request[ASKED] = True
         answer: aiohttp.ClientResponse | None = None
@@ -185,23 +167,23 @@ class ProxyBackend:
                     if answer.content_type == "text/event-stream":
                         on_error = functools.partial(_error_event, call, replica)
                         rewriter = StreamRewriter(quoted(call.alias or ""), on_error)
-                    begin = await _whole(answer) if rewriter is None else await _first_events(answer, rewriter)
-            except _Mistaken as mistake:
+                    begin = await whole_body(answer) if rewriter is None else await first_events(answer, rewriter)
+            except Mistaken as mistake:
                 code = mistake.said["code"] or "bad_request"
                 return refusal(400, code, str(mistake), call, replica.name, param=mistake.said["param"])
-            except _TooLarge:
+            except TooLarge:
                 why = (
-                    f"the answer has more than {_ANSWER_BYTES} bytes; ask for fewer answers, tokens, inputs or logprobs"
+                    f"the answer has more than {ANSWER_BYTES} bytes; ask for fewer answers, tokens, inputs or logprobs"
                 )
                 return refusal(502, "answer_too_large", why, call, replica.name)
             except TimeoutError as failure:
                 late = "it answered" if answer is None else "its first byte"
-                raise _ReplicaFailed(f"timed out before {late}", down=True) from failure
+                raise ReplicaFailed(f"timed out before {late}", down=True) from failure
             except (aiohttp.ClientError, OSError, ValueError) as failure:
                 if answer is None and not isinstance(failure, (aiohttp.ClientError, OSError)):
                     raise  # of a request that cannot be written no replica is to blame
                 when = "connection failed" if answer is None else "broke off before its first byte"
-                raise _ReplicaFailed(f"{when}: {_short(failure)}", down=True) from failure
+                raise ReplicaFailed(f"{when}: {in_short(failure)}", down=True) from failure
             headers = call.headers(answer_id(begin), replica.name)
             if rewriter is not None:
                 return await self._stream(call, replica, answer, rewriter, begin, headers)
@@ -254,29 +236,29 @@ class ProxyBackend:
                     if said is not None:
                         said.feed(events)
                     await response.write(events if meter is None else meter.feed(events))
-                    events = await _next_events(answer, rewriter, time)
+                    events = await next_events(answer, rewriter, time)
                 if said is not None:
                     call.tell_answer(headers, said.text())
                 if call.spent is not None and meter is not None and meter.tokens is not None:
                     call.spent(meter.tokens)
                 await response.write_eof()
-        except _ReplicaFailed as failure:
+        except ReplicaFailed as failure:
             await self._break_off(call, replica, response, failure)
         except (ConnectionResetError, TimeoutError):
             if time.slow:
-                await self._break_off(call, replica, response, _ReplicaFailed(_SLOW, down=False))
+                await self._break_off(call, replica, response, ReplicaFailed(SLOW, down=False))
             else:
                 _hang_up(call.request)  # the client has left, or does not read
         return response
 
     async def _break_off(
-        self, call: Call, replica: ServerAddress, response: web.StreamResponse, failure: _ReplicaFailed
+        self, call: Call, replica: ServerAddress, response: web.StreamResponse, failure: ReplicaFailed
     ) -> None:
         call.request[BROKE_OFF] = True
         self._count(replica, failure, "broke off a stream")
         await _end_with_error(response)
 
-    def _count(self, replica: ServerAddress, failure: _ReplicaFailed, what: str) -> None:
+    def _count(self, replica: ServerAddress, failure: ReplicaFailed, what: str) -> None:
         self._contexts.pop(replica.name, None)  # it may come back with another
         self._fields.forget(replica.name)
         log.warning("replica %s %s: %s", replica.name, what, failure)
@@ -298,77 +280,11 @@ class OneServer:
         """It is tried again."""
 
 
-async def _first_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter) -> bytes:
-    """The first whole events of a stream.
-
-    Raises:
-        _Mistaken: the stream begins with an error that is the client's.
-        _ReplicaFailed: it begins with another error, or is cut off or ends before it begins.
-    """
-    while chunk := await answer.content.readany():
-        if events := rewriter.feed(chunk):
-            _check_not_cut_off(events)
-            if begins_with_error(events):
-                said = json.loads(events.partition(b"\n")[0].removeprefix(b"data:"))["error"]
-                if said["type"] == "invalid_request_error":
-                    raise _Mistaken(said)
-                raise _ReplicaFailed("its stream began with an error", down=False, of_request=said["message"])
-            return events
-    raise _ReplicaFailed("its stream ended before it began", down=True)
-
-
-async def _whole(answer: aiohttp.ClientResponse) -> bytes:
-    """The body of an answer.
-
-    Raises:
-        _ReplicaFailed: its engine has cut it off.
-        _TooLarge: it is not read to its end.
-    """
-    parts, size = [], 0
-    while chunk := await answer.content.readany():
-        size += len(chunk)
-        if size > _ANSWER_BYTES:
-            raise _TooLarge
-        parts.append(chunk)
-    body = b"".join(parts)
-    _check_not_cut_off(body)
-    return body
-
-
-async def _next_events(answer: aiohttp.ClientResponse, rewriter: StreamRewriter, time: StreamTime) -> bytes:
-    """The next whole events of a stream, however many have come; nothing at its end.
-
-    Raises:
-        _ReplicaFailed: it broke off, was cut off, or took too long.
-    """
-    if time.over and not answer.content.is_eof():  # what has come whole in time is passed on
-        raise _ReplicaFailed(_SLOW, down=False)
-    time.reading = True
-    try:
-        while chunk := await answer.content.readany():
-            if events := rewriter.feed(chunk):
-                _check_not_cut_off(events)
-                return events
-    except TimeoutError as failure:
-        raise _ReplicaFailed("silent within a stream", down=True) from failure
-    except (aiohttp.ClientError, OSError, ValueError) as failure:
-        raise _ReplicaFailed(_short(failure), down=True) from failure
-    finally:
-        time.reading = False
-    return rewriter.end()
-
-
-def _check_not_cut_off(answer: bytes) -> None:
-    """A server that is told to sleep, or to stop, ends so what waits or runs there; the next one may answer."""
-    if was_aborted(answer):
-        raise _ReplicaFailed("cut off its answer", down=False)
-
-
 async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientResponse) -> web.Response:
     """What the client did wrong, in the replica's words.
 
     Raises:
-        _ReplicaFailed: it is the replica's fault.
+        ReplicaFailed: it is the replica's fault.
         _ShortContext: it cannot hold as many tokens as the gateway allowed.
     """
     body = await answer.content.read(_ERROR_BYTES)
@@ -376,11 +292,11 @@ async def _refused(call: Call, replica: ServerAddress, answer: aiohttp.ClientRes
     if not 400 <= status < 500:
         # A request may be what made it fail: 500 alone does not take the replica from the others.
         said = _explained(body, status, call, replica).message if status == 500 else None
-        raise _ReplicaFailed(f"answered {status}", down=status != 500, of_request=said)
+        raise ReplicaFailed(f"answered {status}", down=status != 500, of_request=said)
     if status in (401, 403):
-        raise _ReplicaFailed(f"answered {status}: it does not accept our token", down=True)
+        raise ReplicaFailed(f"answered {status}: it does not accept our token", down=True)
     if status == 404 and call.alias is not None and (call.adapter or replica.base_model).encode() in body:
-        raise _ReplicaFailed(f"does not have {call.adapter or replica.base_model}", down=True)
+        raise ReplicaFailed(f"does not have {call.adapter or replica.base_model}", down=True)
     if call.limited and (context := context_in(body, call.body)) is not None:
         raise _ShortContext(context)
     told = _explained(body, status, call, replica)
@@ -416,7 +332,3 @@ async def _end_with_error(response: web.StreamResponse) -> None:
 def _hang_up(request: web.Request) -> None:
     if request.transport is not None:
         request.transport.abort()
-
-
-def _short(failure: BaseException) -> str:
-    return f"{type(failure).__name__}: {str(failure)[:200]}"

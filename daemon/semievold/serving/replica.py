@@ -100,7 +100,7 @@ class Replica:
         return self._reserved_at is None and self.able(adapter)
 
     def able(self, adapter: str | None) -> bool:
-        """The same, but for the moment in which its base model is asked alone; one that is as long is a hang."""
+        """The same, but for the moment in which its base model is asked alone; after RESERVED_S that is a hang."""
         if self._reserved_at is not None and time.monotonic() > self._reserved_at + RESERVED_S:
             return False
         return (

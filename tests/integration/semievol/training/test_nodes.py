@@ -123,6 +123,14 @@ def until(condition: Any, pods: Pods) -> None:
         pods.look()
 
 
+def to_the_middle(model: Path, pods: Pods, place: Path) -> None:
+    """Both pods train, and have left checkpoints behind."""
+    write_snapshot(place / "snapshot", long_job(model), ROWS)
+    pods.start(0)
+    pods.start(1)
+    until(lambda: (read_progress(place / "work") or {}).get("step", 0) > 30, pods)
+
+
 def published(place: Path) -> dict[str, Any]:
     (path,) = (place / "adapters").glob("tiny-r0001-*")
     return dict(adapter_directory.verify(path).training)
@@ -146,10 +154,7 @@ def test_two_pods_train_by_the_curve_of_one_process(
 def test_a_pod_that_is_lost_costs_no_more_than_the_steps_since_the_last_checkpoint(
     model: Path, alone: list[float], pods: Pods, tmp_path: Path, lost: int
 ) -> None:
-    write_snapshot(tmp_path / "snapshot", long_job(model), ROWS)
-    pods.start(0)
-    pods.start(1)
-    until(lambda: (read_progress(tmp_path / "work") or {}).get("step", 0) > 30, pods)
+    to_the_middle(model, pods, tmp_path)
     pods.lose(lost)
     until(lambda: not pods.there, pods)
     assert (lost, -signal.SIGKILL) in pods.codes
@@ -162,10 +167,7 @@ def test_a_pod_that_is_lost_costs_no_more_than_the_steps_since_the_last_checkpoi
 def test_a_pod_that_comes_back_before_the_others_know_that_it_was_lost_leaves_the_meeting_that_is_over(
     model: Path, alone: list[float], pods: Pods, tmp_path: Path
 ) -> None:
-    write_snapshot(tmp_path / "snapshot", long_job(model), ROWS)
-    pods.start(0)
-    pods.start(1)
-    until(lambda: (read_progress(tmp_path / "work") or {}).get("step", 0) > 30, pods)
+    to_the_middle(model, pods, tmp_path)
     (trainer,) = psutil.Process(pods.there[0].pid).children()
     trainer.suspend()  # it does not notice
     pods.lose(1)

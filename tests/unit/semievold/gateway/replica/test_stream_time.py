@@ -8,8 +8,7 @@ import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
 
-from semievold.gateway.proxy import _next_events as next_events
-from semievold.gateway.proxy import _ReplicaFailed as ReplicaFailed
+from semievold.gateway.replica.answers import ReplicaFailed, next_events
 from semievold.gateway.replica.stream_time import StreamTime
 from semievold.gateway.rewriting import StreamRewriter
 
