@@ -16,7 +16,7 @@ import pytest
 from tests.cluster import HERE
 from tests.cluster.cluster import NAMESPACE
 from tests.cluster.commands import waited
-from tests.cluster.load import CLIENTS, STRANGERS, Load, python_pod
+from tests.cluster.load import CLIENTS, STRANGERS, WORKERS, Load, python_pod
 from tests.cluster.machine import STATE
 from tests.cluster.reach import CLIENTS as CLIENTS_EDGE
 from tests.cluster.reach import TARGETS, addresses, allowed, standing, tried
@@ -131,7 +131,9 @@ def test_under_load_nothing_fails_whatever_is_rolled_lost_or_restarted(story: St
     load = Load(node)
     load.start(base64.b64decode(token).decode())
     load.at_least(50, 300)
-    told.say("Four workers ask through the Service `gateway`, from a pod of another namespace, and try nothing again.")
+    told.say(
+        f"{WORKERS} workers ask through the Service `gateway`, from a pod of another namespace, and try nothing again."
+    )
 
     told.say("The gateways are rolled:")
     told.shell("kubectl rollout restart deployment/gateway && kubectl rollout status deployment/gateway", timeout_s=600)

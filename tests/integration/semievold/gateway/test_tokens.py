@@ -225,7 +225,7 @@ async def test_no_answer_of_more_log_probabilities_than_are_held_is_asked_for(pa
 
 
 async def test_an_answer_beyond_what_is_held_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semievold.gateway.proxy._ANSWER_BYTES", 10)
+    monkeypatch.setattr("semievold.gateway.replica.answers.ANSWER_BYTES", 10)
     async with front([Double("a"), Double("b")]) as it:
         async with it.ask() as response:
             assert response.status == 502
