@@ -17,7 +17,8 @@ from semievold.errors import StoreError, TransientStoreError
 from semievold.store import database as database_module
 from semievold.store.database import Database
 from semievold.store.leases import LeaseStore
-from semievold.store.tables import stream_offsets
+from semievold.store.retention import ROWS_OF_ROUNDS
+from semievold.store.tables import pseudo_label_history, pseudo_labels, stream_offsets
 from tests.servers.postgres import PASSWORD, PostgresServer
 
 ROW = {"group": "g", "topic": "t", "partition": 0, "next_offset": 1}
@@ -286,3 +287,11 @@ def test_the_clock_is_the_servers_and_moves_within_a_transaction(db: Database) -
         second = connection.execute(sa.select(db.clock())).scalar_one()
     assert first < second
     assert abs(second - time.time()) < 60
+
+
+def test_what_retention_deletes_from_is_vacuumed_sooner_than_the_server_would(db: Database) -> None:
+    options = sa.text("select relname from pg_class where reloptions @> '{autovacuum_vacuum_scale_factor=0.05}'")
+    with db.read() as connection:
+        found = set(connection.execute(options).scalars())
+    deleted_from = (pseudo_labels, pseudo_label_history, *(table for table, _ in ROWS_OF_ROUNDS))
+    assert found == {table.name for table in deleted_from}
