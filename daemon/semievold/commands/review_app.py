@@ -15,7 +15,7 @@ import typer
 
 from semievol.errors import ConfigError
 from semievold.commands import output
-from semievold.commands.cli import DEFAULT_CONFIG, ConfigPath, Output, opened
+from semievold.commands.options import DEFAULT_CONFIG, ConfigPath, Output, opened
 
 if TYPE_CHECKING:
     from semievold.review.answering import Reviewers, Which

@@ -123,7 +123,7 @@ class Database:
     @property
     def file(self) -> Path | None:
         """The SQLite file; None for a server."""
-        return Path(self._url.database) if self._is_sqlite and self._url.database else None
+        return _file_of(self._url)
 
     @property
     def description(self) -> str:
@@ -382,6 +382,19 @@ def checked_url(url: str) -> URL:
     if backend == "sqlite":  # escapes are SQLAlchemy's or not, by its version
         return parsed.set(database=unquote(url.partition(":///")[2].partition("?")[0]))
     return parsed
+
+
+def file_of(url: str) -> Path | None:
+    """The SQLite file of a URL; None for a server.
+
+    Raises:
+        ConfigError: the URL cannot work.
+    """
+    return _file_of(checked_url(url))
+
+
+def _file_of(url: URL) -> Path | None:
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
 def _lock_key(workload: str) -> int:
