@@ -107,6 +107,14 @@ def one_round(daemon: DaemonProcess, number: int, asked: int) -> str:
     return str(round_["state"])
 
 
+def progress(seen: Sequence[dict[str, float]], states: Mapping[str, int], began: float) -> None:
+    """A line after every tenth round: a soak takes hours."""
+    if len(seen) % 10 == 0:
+        resident = ", ".join(f"{name} {value:.0f}" for name, value in seen[-1].items() if name.endswith("resident MiB"))
+        minutes = (time.monotonic() - began) / 60
+        print(f"{len(seen)} rounds in {minutes:.0f} minutes: {dict(states)}; {resident}", flush=True)
+
+
 def slope(values: Sequence[float]) -> tuple[float, float, float]:
     """Least squares over the numbers of the values: slope for 100 rounds, and its interval of 95 %."""
     fitted = stats.linregress(range(len(values)), values)
@@ -136,6 +144,7 @@ def show(seen: Sequence[dict[str, float]]) -> list[str]:
 
 def whole(rounds: int, deadline: float, seen: list[dict[str, float]], states: Counter[str], replicas: int = 0) -> int:
     """Rounds of a whole daemon, on so many vLLM servers (0: its own engine); how often the alias has moved."""
+    began = time.monotonic()
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         servers: list[VllmServer] = []
@@ -155,6 +164,7 @@ def whole(rounds: int, deadline: float, seen: list[dict[str, float]], states: Co
             for number in range(1, rounds + 1):
                 states[one_round(daemon, number, number * QUERIES)] += 1
                 seen.append(noted({"daemon": daemon.pid, **engines}, database, daemon.data))
+                progress(seen, states, began)
                 if time.monotonic() > deadline:
                     break
             database.close()
@@ -165,6 +175,7 @@ def whole(rounds: int, deadline: float, seen: list[dict[str, float]], states: Co
 
 def scripted(rounds: int, deadline: float, seen: list[dict[str, float]], states: Counter[str]) -> int:
     """Rounds of two controllers; how often the alias has moved."""
+    began = time.monotonic()
     server = PostgresServer()
     try:
         server.start()
@@ -181,6 +192,7 @@ def scripted(rounds: int, deadline: float, seen: list[dict[str, float]], states:
                     leader = candidates.leader()
                     pids = {"leader" if each is leader else "standby": each.pid for each in candidates.processes}
                     seen.append(noted(pids, candidates.stores.database, Path(directory)))
+                    progress(seen, states, began)
                     if time.monotonic() > deadline:
                         break
                 return candidates.stores.alias.get().generation
