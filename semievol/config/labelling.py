@@ -59,6 +59,8 @@ class ConsensusConfig(Section):
     sharpness: float = Field(default=35.0, gt=0, le=50)
     """centres: the score of an answer is this times the cosine of the query and the answer's centre. Sharper ones would
     give many queries the share 1, which no threshold parts."""
+    words: float = Field(default=0.2, ge=0, le=5)
+    """centres: how much a query's words count beside its vector, as nats of a naive Bayes classifier; 0: not at all."""
     weight: float = Field(default=0.7, ge=0, lt=1)
     """spreading: how much the neighbours' answers count against a query's own."""
     neighbours: int = Field(default=10, ge=1)
@@ -70,7 +72,7 @@ class ConsensusConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ConsensusConfig:
-        idle = ("weight", "neighbours", "power") if self.method == "centres" else ("votes", "sharpness")
+        idle = ("weight", "neighbours", "power") if self.method == "centres" else ("votes", "sharpness", "words")
         for name in idle:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: is for another method than {self.method}; remove it, or set method")

@@ -4,8 +4,8 @@ The model answers each query alone; queries that lie close together mostly have 
 
 - centres: a mixture with one von Mises-Fisher component an answer (after Banerjee et al., 2005, Clustering on the unit
   hypersphere; here one fixed concentration and equal proportions), seeded with the examples, whose answers stay (Basu
-  et al., 2002). The model's own answers count as further evidence of each query. Every query helps to place the
-  centres, which is what a few examples cannot.
+  et al., 2002). The words of a query (see words) and the model's own answers count as further evidence of it. Every
+  query helps to place the centres and to learn the words, which is what a few examples cannot.
 - spreading: label spreading over the graph of nearest neighbours (after Zhou et al., 2004, Learning with local and
   global consistency; here the weights of a row add up to one, and the examples' labels are clamped, as in label
   propagation). For answers whose queries lie in several places.
@@ -23,10 +23,13 @@ import numpy as np
 
 from semievol.config.method import ConsensusConfig
 from semievol.labelling import confidence
+from semievol.labelling.words import Words
 from semievol.protocols import Vectors
 from semievol.types import Example, PseudoLabel
 
 _BLOCK_ROWS = 1024
+_TOGETHER = 2.0
+"""Of a query whose words count too, all evidence is divided by this at the end: much of it is said twice."""
 _LEAST_MASS = 0.5
 """What an answer without an example must have been given in all, in sure answers, to get a centre."""
 
@@ -69,7 +72,8 @@ def agree(
         own[row, column[example.answer]] = 1.0
     every = np.concatenate([vectors, example_vectors]) if len(examples) else vectors
     if config.method == "centres":
-        masses = _near_centres(own, len(labels), every, config)
+        texts = [label.query.question for label in labels] + [example.query.question for example in examples]
+        masses = _near_centres(own, len(labels), every, texts, config)
     else:
         masses = _spread(own, len(labels), *_neighbours(every, config), config)
     return [_concluded(label, row, names) for label, row in zip(labels, masses[: len(labels)], strict=True)]
@@ -90,7 +94,9 @@ def _own_votes(label: PseudoLabel, column: Mapping[str, int], weights: Mapping[s
 # --- centres --------------------------------------------------------------------------------------------------------
 
 
-def _near_centres(own: np.ndarray, queries: int, vectors: Vectors, config: ConsensusConfig) -> np.ndarray:
+def _near_centres(
+    own: np.ndarray, queries: int, vectors: Vectors, texts: Sequence[str], config: ConsensusConfig
+) -> np.ndarray:
     """Shares of the answers, rows adding up to 1: expectation and maximisation in turns, shape of `own`."""
     # An answer that no example has starts where the model gave it, if it did so as surely as one example would say it:
     # a centre has the same length however little it was made of, and would draw the queries that it lies on.
@@ -102,15 +108,25 @@ def _near_centres(own: np.ndarray, queries: int, vectors: Vectors, config: Conse
     if silent.all():
         return np.zeros_like(own)
     shares[:, silent] = 0.0
+    words = Words(texts) if config.words else None
+    scores = np.zeros((queries, own.shape[1]))
     for _ in range(config.steps + 1):
         centres = shares.T @ vectors
         lengths = np.linalg.norm(centres, axis=1, keepdims=True)
         centres = np.divide(centres, lengths, out=np.zeros_like(centres), where=lengths > 0)
         scores = config.sharpness * (vectors[:queries] @ centres.T) + config.votes * own[:queries]
+        if words is not None:
+            scores += config.words * words.evidence(shares)[:queries]
         scores[:, silent] = -np.inf
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares[:queries] = scores / scores.sum(axis=1, keepdims=True)
+        shares[:queries] = _softmax(scores)
+    if words is not None:
+        shares[:queries] = _softmax(scores / np.where(words.known[:queries, None], _TOGETHER, 1.0))
     return shares
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 # --- spreading ------------------------------------------------------------------------------------------------------

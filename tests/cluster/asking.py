@@ -1,6 +1,7 @@
-"""A client of the gateway, run in a pod of its own by the daemon's image: asks without pause until /tmp/stop is there.
+"""A client of the gateway, run in a pod of its own by the daemon's image: asks until /tmp/stop is there.
 
-`asking.py URL WORKERS QUESTIONS TOKEN_FILE`; no request is tried again. Prints each failure as it comes, a line of
+`asking.py URL WORKERS PACE_S QUESTIONS TOKEN_FILE`; a worker asks once in so many seconds, or as soon as it has its
+answer where that takes longer; no request is tried again. Prints each failure as it comes, a line of
 counts every few seconds, and one JSON object at the end. It imports nothing of the project, since it is a client.
 """
 
@@ -28,6 +29,7 @@ def stopped() -> bool:
 
 async def ask(client: httpx.AsyncClient, questions: list[str], place: int, step: int, seen: Counter[str]) -> None:
     """One worker: one request after the other, over connections that are kept as clients keep them."""
+    await asyncio.sleep(PACE_S * place / step)
     while not stopped():
         question = questions[place % len(questions)]
         place += step
@@ -48,6 +50,7 @@ async def ask(client: httpx.AsyncClient, questions: list[str], place: int, step:
             seen[f"adapter {answer.headers.get('x-semievol-adapter', '-')}"] += 1
             seen[f"replica {answer.headers.get('x-semievol-replica', '-')}"] += 1
             seen["slowest_ms"] = max(seen["slowest_ms"], int(1e3 * (time.monotonic() - begun)))
+        await asyncio.sleep(max(0.0, begun + PACE_S - time.monotonic()))
 
 
 async def admitted(client: httpx.AsyncClient) -> None:
@@ -74,6 +77,7 @@ async def main(url: str, step: int, questions: list[str], token: str) -> None:
     print(json.dumps(dict(sorted(seen.items()))), flush=True)
 
 
-URL, WORKERS, QUESTIONS, TOKEN = sys.argv[1:]
+URL, WORKERS, PACE, QUESTIONS, TOKEN = sys.argv[1:]
+PACE_S = float(PACE)
 ASKED = [json.loads(line)["question"] for line in Path(QUESTIONS).read_text().splitlines()]
 asyncio.run(main(URL, int(WORKERS), ASKED, Path(TOKEN).read_text().strip()))

@@ -1,4 +1,4 @@
-"""A client that asks the gateway without pause, from a pod of its own, while the story goes on."""
+"""A client that asks the gateway again and again, from a pod of its own, while the story goes on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.cluster.node import Node
 CLIENTS, STRANGERS = "shop", "strangers"
 IMAGE = "semievol-daemon:0.1.0"
 WORKERS = 12
+PACE_S = 5.0
+"""Of each: two cores answer some four requests a second, and have a cluster to run and new pods to start besides."""
 
 
 def python_pod(name: str, namespace: str, command: list[str], secret: str | None = None) -> dict[str, Any]:
@@ -68,8 +70,8 @@ class Load:
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _named("asking"), "data": data},
             {"apiVersion": "v1", "kind": "Secret", "metadata": _named("token"), "stringData": {"token": token}},
             python_pod("load", CLIENTS, [
-                "python", "/asking/asking.py", "http://gateway.semievol.svc.cluster.local:8320", str(WORKERS),
-                "/asking/questions.jsonl", "/token/token"], secret="token"),
+                "python", "/asking/asking.py", "http://gateway.semievol.svc.cluster.local:8320",
+                str(WORKERS), str(PACE_S), "/asking/questions.jsonl", "/token/token"], secret="token"),
         )  # fmt: skip
 
     def asked(self) -> tuple[int, int]:

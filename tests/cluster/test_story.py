@@ -16,7 +16,7 @@ import pytest
 from tests.cluster import HERE
 from tests.cluster.cluster import NAMESPACE
 from tests.cluster.commands import waited
-from tests.cluster.load import CLIENTS, STRANGERS, WORKERS, Load, python_pod
+from tests.cluster.load import CLIENTS, PACE_S, STRANGERS, WORKERS, Load, python_pod
 from tests.cluster.machine import STATE
 from tests.cluster.reach import CLIENTS as CLIENTS_EDGE
 from tests.cluster.reach import TARGETS, addresses, allowed, standing, tried
@@ -132,7 +132,8 @@ def test_under_load_nothing_fails_whatever_is_rolled_lost_or_restarted(story: St
     load.start(base64.b64decode(token).decode())
     load.at_least(50, 300)
     told.say(
-        f"{WORKERS} workers ask through the Service `gateway`, from a pod of another namespace, and try nothing again."
+        f"{WORKERS} workers ask through the Service `gateway`, from a pod of another namespace, each once in "
+        f"{PACE_S:g} s (or as soon as it has its answer, where that takes longer), and try nothing again."
     )
 
     told.say("The gateways are rolled:")

@@ -44,7 +44,7 @@ WAITING = ("start", "lease", "round", "evidence", "approval", "canary", "answers
 """What a controller can wait for; `round`: for the open one; `evidence`: for labels that prove its candidate;
 `approval`: for a person's word for it; `canary`: for the time of a canary's stage; `answers`: for more of its answers,
 or of what serves beside it; `frozen`: for the end of a freeze."""
-REPLICA_STATES = ("up", "warming", "quarantined", "asleep", "down")
+REPLICA_STATES = ("up", "leaving", "warming", "quarantined", "asleep", "down")
 ANSWERS = ("answered", "failed", "gone", "resting")
 """What becomes of an admitted request; `gone`: the client did not wait."""
 YES_NO = ("yes", "no")

@@ -71,12 +71,12 @@ class Lending:
     @property
     def resting(self) -> str | None:
         """Why there is nobody to lend: all that answer rest; None: somebody does not."""
-        reasons = {replica.resting for replica in self._members.replicas if replica.answers}
+        reasons = {replica.resting for replica in self._members.with_leaving if replica.answers}
         return None if None in reasons else next(iter(reasons), None)
 
     def _all_away(self, adapter: str | None) -> bool:
         """Whether all that answer rest, or are on their way back from it."""
-        answering = [replica for replica in self._members.replicas if replica.answers]
+        answering = [replica for replica in self._members.with_leaving if replica.answers]
         return bool(answering) and all(replica.is_away(adapter) for replica in answering)
 
     @property
@@ -85,9 +85,9 @@ class Lending:
         name = self._wanted.serving
         if self._all_away(name):  # on purpose, and not for long: the gateway says so itself
             return None
-        if any(replica.able(name) for replica in self._members.replicas):
+        if any(replica.able(name) for replica in self._members.with_leaving):
             return None
-        return f"no replica can answer with {name or 'the base model'}: {states_of(self._members.replicas)}"
+        return f"no replica can answer with {name or 'the base model'}: {states_of(self._members.with_leaving)}"
 
     def lend(self, adapter: str | None, *, avoid: Collection[str] = ()) -> AbstractAsyncContextManager[ServerAddress]:
         """See ReplicaPool. An adapter that nobody is to have is an AdapterError, not a matter of time."""
@@ -95,20 +95,20 @@ class Lending:
 
     def choose(self, adapter: str | None, avoid: Collection[str]) -> Replica:
         """Who gets a request now; see `lend`."""
-        able = [replica for replica in self._members.replicas if replica.takes(adapter)]
+        able = [replica for replica in self._members.with_leaving if replica.takes(adapter)]
         if not able:
             if adapter is not None and adapter not in self._wanted:
                 raise AdapterError(f"adapter {adapter} is not loaded")
             if (resting := self.resting) is not None:
                 raise RestingError(f"no replica can answer now: {resting}", self.ask_again_s)
-            if any(replica.able(adapter) for replica in self._members.replicas):
+            if any(replica.able(adapter) for replica in self._members.with_leaving):
                 raise ReservedError(f"who holds {adapter or 'the base model'} is asked alone for a moment")
             if self._all_away(adapter):
                 text = "no replica can answer now: those that rested prove what they hold anew"
                 raise RestingError(text, self.ask_again_s, returns=True)
-            states = states_of(self._members.replicas)
+            states = states_of(self._members.with_leaving)
             raise TransientError(f"no replica can answer with {adapter or 'the base model'} now: {states}")
-        return min(able, key=lambda each: (each.name in avoid, each.busy, random.random()))
+        return min(able, key=lambda each: (each.name in avoid, each.left_at is not None, each.busy, random.random()))
 
     def failed(self, name: str, reason: str) -> None:
         """See ReplicaPool."""

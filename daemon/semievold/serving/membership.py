@@ -1,7 +1,9 @@
 """Who the replicas are: a list of addresses, or a DNS name that is resolved again and again.
 
 Owns the set of them, a task for each that has it looked at again and again, and waiting for what such a look shows. Not
-what a look does: its owner says that. Invariant: the replicas known so far stay while their name cannot be resolved.
+what a look does: its owner says that. Invariants: the replicas known so far stay while their name cannot be resolved;
+one that its name stands for no more stays for a while if it answers, for those that nobody else can answer. A name
+loses all its addresses, one by one, when the agent of their node is restarted, and has them again within a minute.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from semievold.config.generation import GenerationConfig
 from semievold.serving.replica import Replica
 
 log = logging.getLogger(__name__)
+
+LEAVING_S = 60.0
+"""So long one that answers stays, after its name has ceased to stand for it."""
 
 
 class Membership:
@@ -40,6 +45,12 @@ class Membership:
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
+        """All that are configured, or that the name stands for."""
+        return tuple(replica for replica in self._replicas.values() if replica.left_at is None)
+
+    @property
+    def with_leaving(self) -> tuple[Replica, ...]:
+        """These, and those that leave."""
         return tuple(self._replicas.values())
 
     def get(self, name: str) -> Replica | None:
@@ -108,15 +119,29 @@ class Membership:
                 "generation.dns: %s cannot be resolved (%s); the replicas known so far stay", self._config.dns, error
             )
             return
-        for name in self._replicas.keys() - {address.name for address in found}:
-            log.info("replica %s is gone from the name's addresses", name)
-            self._tasks.pop(name).cancel()
-            del self._replicas[name]
+        self._let_leave({address.name for address in found})
         for address in found:
             if address.name not in self._replicas:
                 replica = self._replicas[address.name] = Replica(address)
                 task = asyncio.create_task(self._care_for(replica), name=f"replica-{address.name}")
                 self._tasks[address.name] = task
+
+    def _let_leave(self, listed: set[str]) -> None:
+        """Part with who is not listed: at once if it does not answer, else after a while."""
+        now = time.monotonic()
+        for name, replica in list(self._replicas.items()):
+            if name in listed:
+                if replica.left_at is not None:
+                    log.info("replica %s is among the name's addresses again", name)
+                replica.left_at = None
+                continue
+            if replica.left_at is None and replica.answers:
+                log.info("replica %s is gone from the name's addresses; it is asked what no other can answer", name)
+                replica.left_at = now
+            if not replica.answers or replica.left_at is None or now > replica.left_at + LEAVING_S:
+                log.info("replica %s is gone", name)
+                self._tasks.pop(name).cancel()
+                del self._replicas[name]
 
     async def _care_for(self, replica: Replica) -> None:
         """Look at it again and again; at once when it is woken."""

@@ -43,7 +43,7 @@ class ReplicaView:
 
     name: str
     state: str
-    """up, warming, quarantined, asleep or down."""
+    """up, leaving, warming, quarantined, asleep or down."""
     reason: str
     running: int
     adapters: Mapping[str, Attestation]
@@ -81,6 +81,8 @@ class Replica:
         """How many in a row got no answer in time."""
         self.looks = 0
         """How often it was looked at."""
+        self.left_at: float | None = None
+        """When its name ceased to stand for it (monotonic seconds): it is asked what no other can answer."""
         self.wake = asyncio.Event()
 
     @property
@@ -199,6 +201,8 @@ class Replica:
             state, reason = "quarantined", self.blamed
         elif not self.warm:
             state, reason = "warming", "it has not answered a request since it started"
+        elif self.left_at is not None:
+            state, reason = "leaving", "its name stands for it no more"
         else:
             state, reason = "up", ""
         failed = {name: fault.attestation for name, fault in self.faults.items()}

@@ -72,7 +72,7 @@ class ReplicaSet:
 
     def show(self) -> list[ReplicaView]:
         """Every replica as it is now, for metrics and people."""
-        return [replica.view() for replica in self._members.replicas]
+        return [replica.view() for replica in self._members.with_leaving]
 
     async def looked(self) -> None:
         """Wait until a look at some replica has ended."""
@@ -238,7 +238,7 @@ class ReplicaSet:
 
     async def loaded(self) -> frozenset[str]:
         """What any replica holds of this workload, also one that does not answer now: it may still read the files."""
-        replicas = self._members.replicas
+        replicas = self._members.with_leaving
         held = {name for replica in replicas for name in replica.adapters if self._reconciler.owns(name)}
         return frozenset(held | {adapter.name for adapter in self._wanted.in_order()})
 
@@ -252,7 +252,7 @@ class ReplicaSet:
         return await self.loaded()
 
     def _want(self, adapter: HeldAdapter) -> None:
-        self._wanted.add(adapter, lambda name: any(replica.running[name] for replica in self._members.replicas))
+        self._wanted.add(adapter, lambda name: any(replica.running[name] for replica in self._members.with_leaving))
         self._members.wake_all()
 
     async def _proof_within(self, name: str) -> Proof:

@@ -270,12 +270,16 @@ def test_the_grace_is_above_what_a_stop_may_take(name: str) -> None:
     for pod_name, pod in pods(objects).items():
         grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
         for container in pod["spec"]["containers"]:
-            drain = {"semievold": config["stop_deadline_s"]}.get(container["name"], 0)
+            variables = {each["name"]: each["value"] for each in container.get("env", ())}
+            deadline = float(variables.get("SEMIEVOL__STOP_DEADLINE_S", config["stop_deadline_s"]))
+            drain = {"semievold": deadline}.get(container["name"], 0)
+            if pod_name == "gateway":
+                admitted = DaemonConfig.model_fields["gateway"].default.timeout_s
+                assert admitted <= float(variables["SEMIEVOL__GATEWAY__DRAIN_S"]) < deadline
             flags = [each for each in container.get("args", ()) if each.startswith("--shutdown-timeout=")]
             drain = max([drain, *(int(flag.partition("=")[2]) for flag in flags)])
             assert container["name"] != "vllm" or flags, pod_name
             assert grace > seconds_to_stop(container) + drain, pod_name
-    assert DaemonConfig.model_fields["gateway"].default.drain_s < config["stop_deadline_s"]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
