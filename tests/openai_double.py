@@ -286,6 +286,7 @@ async def front(
         try:
             yield made
         finally:
+            await session.close()  # a stop waits a while for who keeps a connection
             made.stop.set()
             await running
 

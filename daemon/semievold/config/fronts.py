@@ -165,7 +165,8 @@ class GatewayConfig(ServerConfig):
     replica_wait_s: float = Field(default=5.0, ge=0)
     """While no replica can answer with the version of a request, it waits so long for one; then 503."""
     drain_s: float = Field(default=20.0, ge=0)
-    """What running requests get to finish after a stop; keep it below stop_deadline_s. New ones are answered 503."""
+    """What running requests get to finish after a stop; keep it below stop_deadline_s. Those that come within the first
+    five seconds are answered too, each on its connection's last turn; later nobody is let in."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://app.example.org) whose pages may ask from a browser; "*": all. Empty: none. A page that asks
     holds the token, so that everybody who may open the page has it."""

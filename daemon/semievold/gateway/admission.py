@@ -1,12 +1,11 @@
-"""Who comes in at the gateway: how many requests at once, what one may ask for, and nobody new during the stop.
+"""Who comes in at the gateway: how many requests at once, and what one may ask for.
 
 Owns the count of requests in flight and the checks of a body before anything is bound to it; its size is limited in
-`semievold.web.body_limits`. Invariant: what was admitted is counted until it ends, so that the stop can wait for it.
+`semievold.web.body_limits`. Invariant: what was admitted is counted until it ends.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -29,15 +28,12 @@ _FIGURES = ("n", "best_of", *LIMIT_NAMES, "top_logprobs", "logprobs", "prompt_lo
 
 
 class Admission:
-    """Lets requests in, and at the stop no more."""
+    """Lets requests in."""
 
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
         self._quotas = Quotas(config.tokens, time.monotonic)
         self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._draining = False
         most = dict.fromkeys(("n", "best_of"), config.max_n)
         most |= dict.fromkeys(("max_tokens", "max_completion_tokens", "min_tokens"), config.max_tokens)
         self._most = {**most, "max_output_tokens": config.max_tokens}
@@ -79,34 +75,12 @@ class Admission:
     def began(self, holder: str, count: int) -> None:
         """See `counted`."""
         self._in_flight += count
-        self._idle.clear()
         self._quotas.began(holder, count)
 
     def ended(self, holder: str, count: int) -> None:
         """See `counted`."""
         self._quotas.ended(holder, count)
         self._in_flight -= count
-        if self._in_flight == 0:
-            self._idle.set()
-
-    async def drained(self) -> None:
-        """Let nobody new in, and wait `drain_s` for those who are; what still runs then is cut."""
-        self._draining = True
-        try:
-            async with asyncio.timeout(self._config.drain_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return
-
-    @web.middleware
-    async def open_to_new(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """While draining, send the client to another gateway, on another connection."""
-        gone = self._draining
-        response: web.StreamResponse
-        response = error(503, "stopping", "this gateway is stopping; ask again") if gone else await handler(request)
-        if self._draining and not response.prepared:
-            response.force_close()
-        return response
 
     async def read_object(self, request: web.Request) -> dict[str, Any]:
         """The body, as `read_json` has it.

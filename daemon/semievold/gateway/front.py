@@ -12,6 +12,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +58,7 @@ from semievold.tracing import PARENT, STATE, Span, Tracing
 from semievold.web.access import guarded
 from semievold.web.body_limits import BODY_BYTES, limited_app
 from semievold.web.errors import error, retry_later
-from semievold.web.server import serve
+from semievold.web.server import serve, take_leave
 from semievold.web.tokens import HOLDER, Tokens
 
 OPEN_PATHS = frozenset({"/healthz"})
@@ -113,13 +114,17 @@ class Gateway:
         self._created = int(time.time())
 
     async def run(self, bound: Callable[[str, int], None], stop: asyncio.Event) -> None:
-        """An eternal task: serve until `stop`, then let running requests finish while new ones are sent away."""
+        """An eternal task: serve until `stop`, then take leave, and let finish what was asked; what still runs after
+        `drain_s` is cut.
+        """
         runner = await serve(
             self.app(), self._config, "gateway", bound, cancel_when_gone=True, shutdown_timeout_s=LAST_BYTES_S
         )
         try:
             await stop.wait()
-            await self._admission.drained()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._config.drain_s):
+                    await take_leave(runner)
         finally:
             await runner.cleanup()
 
@@ -129,7 +134,7 @@ class Gateway:
         others = {} if own is None else {FEEDBACK_PATH: Tokens({DEFAULT: own})}
         access = guarded(Tokens(self._config.secrets(self._token)), OPEN_PATHS, presentable, others)
         preflight = [headers.preflight] if self._config.cors_origins else []
-        middlewares = [self._measured, *preflight, access, self._admission.open_to_new]
+        middlewares = [self._measured, *preflight, access]
         app = limited_app(self._config, middlewares)
         app.on_response_prepare.append(headers.put)
         add = app.router

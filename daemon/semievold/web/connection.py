@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from contextlib import suppress
 from typing import cast
 
@@ -181,6 +182,17 @@ class Connection(web.RequestHandler):
         """Whether a client that showed no token sent several requests at once: it is answered one of them."""
         return not self._known and bool(self._messages)
 
+    def close_unless_asked(self) -> None:
+        """Close it after what it is at work on; what has come and was not read yet is a request, and the last one."""
+        if self._waiter is None or self._waiter.done():
+            self.close()
+        elif self._wire is not None and not _has_come(self._wire):
+            self.force_close()  # aiohttp's `close` ends the waiting alone, and leaves the connection open
+
+    def parts(self) -> bool:
+        """Whether the front stops: this answer is the connection's last."""
+        return self._connections.parting
+
     async def finish(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Send an answer whose request has a body that nobody read, and close: the rest is dropped as it comes.
 
@@ -233,6 +245,16 @@ class Connection(web.RequestHandler):
             response = error(status, "internal_error", "an unexpected error; the daemon's log has it")
         response.force_close()
         return response
+
+
+def _has_come(wire: asyncio.Transport) -> bool:
+    """Whether the kernel has bytes of the client that the loop has not seen."""
+    descriptor = wire.get_extra_info("socket").fileno()
+    if descriptor < 0 or not hasattr(select, "poll"):  # it is closed, or this is Windows
+        return False
+    looked = select.poll()
+    looked.register(descriptor, select.POLLIN)
+    return bool(looked.poll(0))
 
 
 def _printable(text: str) -> str:

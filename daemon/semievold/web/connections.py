@@ -36,6 +36,10 @@ class Waiting(Protocol):
         """Close it at once."""
         ...
 
+    def close_unless_asked(self) -> None:
+        """Close it after what it is at work on; not where something has come that is to be answered yet."""
+        ...
+
     def overdue(self, now: float) -> bool:
         """Whether its client had its time."""
         ...
@@ -55,6 +59,12 @@ class Connections:
         """By address, those that wait longest first."""
         self._held = 0
         self._sweeping: asyncio.TimerHandle | None = None
+        self.parting = False
+        """Each is closed with its next answer."""
+
+    def waiting(self) -> list[Waiting]:
+        """Those that wait, of all addresses."""
+        return [connection for crowd in self._waiting.values() for connection in crowd]
 
     def __len__(self) -> int:
         return len(self._all)

@@ -27,6 +27,9 @@ BACKLOG = 1_024
 """Connections that the kernel keeps until they are taken. When it has no room it drops the first packet, and a client
 tries again after a second."""
 NO_DESCRIPTOR_S = 0.05
+PARTING_S = 5.0
+"""At a stop, clients get so long to ask once more on the connections that they keep."""
+_PARTING_LOOK_S = 0.02
 
 
 async def serve(
@@ -65,6 +68,16 @@ async def serve(
     bound(host, port)
     log.info("%s listens on %s:%d for up to %d connections", name, host, port, site.connections.most)
     return runner
+
+
+async def take_leave(runner: web.AppRunner) -> None:
+    """Until all connections are closed, and no client has failed for it: each is closed with its next answer, and one
+    on which nothing is asked for PARTING_S is closed then; nobody new is let in from that moment on.
+
+    Few clients ask again when they are told to, or find the connection that they kept closed just as they ask.
+    """
+    sites = [site for site in runner.sites if isinstance(site, _Site)]
+    await asyncio.gather(*(site.take_leave() for site in sites))
 
 
 async def run_server(
@@ -123,14 +136,29 @@ class _Site(web.BaseSite):
         host, port = self._listeners[0].getsockname()[:2]
         return host, port
 
+    async def take_leave(self) -> None:
+        """See the function of this name."""
+        self.connections.parting = True
+        deadline = self._loop.time() + PARTING_S
+        while len(self.connections) and self._loop.time() < deadline:  # noqa: ASYNC110 - at a stop alone
+            await asyncio.sleep(_PARTING_LOOK_S)
+        await self._take_no_more()
+        for connection in self.connections.waiting():
+            connection.close_unless_asked()
+        while len(self.connections):  # noqa: ASYNC110
+            await asyncio.sleep(_PARTING_LOOK_S)
+
     async def stop(self) -> None:
         self.connections.stop()
+        await self._take_no_more()
+        await super().stop()
+
+    async def _take_no_more(self) -> None:
         for task in self._taking:
             task.cancel()
         await asyncio.gather(*self._taking, return_exceptions=True)
         for listener in self._listeners:
             listener.close()
-        await super().stop()
 
     async def _take(self, listener: socket.socket, server: web.Server) -> None:
         while True:
@@ -160,7 +188,7 @@ def _framed(handle: Handle) -> Handle:
                 response = await _without_expectation(request, expected, connection, handle)
             if connection is not None and connection.unread(request):
                 await connection.finish(request, response)
-            elif connection is not None and connection.crowded():
+            elif connection is not None and (connection.crowded() or connection.parts()):
                 response.force_close()
             return response
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import aiohttp
 import pytest
 
 from semievol.http.server_address import ServerAddress
-from tests.openai_double import ALIAS, GATEWAY_TOKEN, REPLICA_TOKEN, WORDS, Double, events, front
+from tests.openai_double import ALIAS, GATEWAY_TOKEN, REPLICA_TOKEN, WORDS, Double, Front, events, front
 
 
 async def until(what: Callable[[], Any], timeout_s: float = 5.0) -> None:
@@ -317,7 +318,7 @@ async def test_requests_beyond_the_limit_are_told_to_come_back() -> None:
         await first
 
 
-async def test_at_the_stop_running_requests_finish_and_new_ones_are_sent_away() -> None:
+async def test_at_the_stop_running_requests_finish_and_those_who_kept_a_connection_are_answered_once_more() -> None:
     async with front([Double("a", pause_s=0.3)]) as it:
         async with it.session.get(f"{it.url}/healthz") as response:
             assert response.status == 200
@@ -326,10 +327,46 @@ async def test_at_the_stop_running_requests_finish_and_new_ones_are_sent_away() 
         it.stop.set()
         await asyncio.sleep(0)
         async with it.ask() as response:
-            assert response.status == 503
+            assert response.status == 200
             assert response.headers["Connection"] == "close"
         _, body = await running
         assert events(body)[-1] == "[DONE]"
+
+
+async def test_no_client_fails_for_a_stop_while_another_gateway_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that keep a connection each and try nothing again, as behind a Service: new ones go to the other one."""
+    monkeypatch.setattr("semievold.web.server.PARTING_S", 0.3)
+    asked: Counter[str] = Counter()
+    over = asyncio.Event()
+
+    async def client(old: Front, new: Front, pause_s: float) -> None:
+        asking = {"model": ALIAS, "messages": [{"role": "user", "content": "hello"}]}
+        connector = aiohttp.TCPConnector(limit=1)
+        async with aiohttp.ClientSession(connector=connector, headers=old.session.headers) as session:
+            place = old
+            while not over.is_set():
+                if old.stop.is_set() and not any(connector._conns.values()):
+                    place = new
+                try:
+                    async with session.post(f"{place.url}/v1/chat/completions", json=asking) as response:
+                        assert response.status == 200
+                except aiohttp.ClientConnectorError:  # what it kept is closed, and a Service would connect it elsewhere
+                    assert place is old
+                    assert old.stop.is_set()
+                    place = new
+                    continue
+                asked[place.url] += 1
+                await asyncio.sleep(pause_s)
+
+    async with front([Double("a", pause_s=0.02)]) as old, front([Double("b", pause_s=0.02)]) as new:
+        # Some ask again within the time that they get, and some later.
+        clients = [asyncio.create_task(client(old, new, pause_s)) for pause_s in (0.0, 0.01, 0.1, 1.7, 2.3)]
+        await until(lambda: asked[old.url] > 50)
+        old.stop.set()
+        await until(lambda: asked[new.url] > 50)
+        await asyncio.sleep(2.5)
+        over.set()
+        await asyncio.gather(*clients)
 
 
 async def test_a_stop_does_not_wait_for_ever() -> None:
