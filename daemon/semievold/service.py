@@ -295,7 +295,7 @@ class Service:
             parts.rests = RestFollower(parts.stores.rests, engine.replicas, all_share=all_share)
             # Before anything is asked of a replica: one that sleeps would answer when it wakes.
             await waited_for("state", parts.rests.look, parts.supervisor)
-            parts.supervisor.add("rests", parts.rests.run, stage=1)
+            parts.supervisor.add("rests", parts.rests.run, stage=3)  # the gateway answers on for a while
         storage = open_storage(config.artifacts.storage)
         parts.fleet = AdapterFleet(stores, engine.servers, parts.alias, place_of(config).adapters, storage)
         if parts.index is not None:
@@ -319,7 +319,7 @@ class Service:
         parts.follower = StateFollower(
             parts.stores, parts.alias, parts.fleet, lambda: control is not None and control.leads
         )
-        parts.supervisor.add("follower", parts.follower.run, stage=1)
+        parts.supervisor.add("follower", parts.follower.run, stage=3)
         # Before any front listens: the first request must find its adapter.
         await waited_for("engine", parts.fleet.settle, parts.supervisor)
 

@@ -46,17 +46,6 @@ logger = logging.getLogger(__name__)
 _WINDOW_BATCHES = 4
 
 
-def _pass_on(tell: Tell, place: int, future: asyncio.Future[Any]) -> None:
-    """Tell of an answer or a refusal; errors of the whole call are for the caller."""
-    if future.cancelled():
-        return
-    error = future.exception()
-    if error is None:
-        tell(place, future.result())
-    elif isinstance(error, DataError):
-        tell(place, Refused(str(error), too_long=isinstance(error, TooLongError)))
-
-
 @dataclass(frozen=True, slots=True)
 class Serving:
     """How clients are served.
@@ -131,8 +120,7 @@ class LocalGenerator(Generator):
         self._check_room(asked)
         jobs = [QueuedRequest(request, Answer()) for request in requests]
         futures = [job.answer.future for job in jobs]
-        for place, future in enumerate(futures):
-            future.add_done_callback(functools.partial(_pass_on, tell, place))
+        untold = _passed_on(futures, tell)
         self._ensure_thread()
         self._asked += asked
         try:
@@ -143,6 +131,8 @@ class LocalGenerator(Generator):
             self._asked -= asked
             for future in futures:
                 future.cancel()
+        if untold:  # nobody would wait for the others any more
+            raise untold[0]
         failures = (future.exception() for future in futures)
         if (failure := next((each for each in failures if each and not isinstance(each, DataError)), None)) is not None:
             raise failure
@@ -367,3 +357,30 @@ def _translate(error: Exception) -> Exception:
         return TransientError(f"the model ran out of memory: {error}")
     logger.error("generation failed", exc_info=error)
     return error
+
+
+def _passed_on(futures: Sequence[asyncio.Future[Any]], tell: Tell) -> list[Exception]:
+    """Have each answer or refusal told as it comes; errors of the whole call are for the caller.
+
+    Returns:
+        What `tell` raised, as on a full disk, where it writes answers down; all that are not told yet are cancelled.
+    """
+    untold: list[Exception] = []
+
+    def pass_on(place: int, future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        try:
+            if error is None:
+                tell(place, future.result())
+            elif isinstance(error, DataError):
+                tell(place, Refused(str(error), too_long=isinstance(error, TooLongError)))
+        except Exception as failure:  # raised by who asked, in the name of this callback, it would be logged alone
+            untold.append(failure)
+            for each in futures:
+                each.cancel()
+
+    for place, future in enumerate(futures):
+        future.add_done_callback(functools.partial(pass_on, place))
+    return untold

@@ -29,7 +29,7 @@ from semievol.types import Example, PseudoLabel
 
 _BLOCK_ROWS = 1024
 _TOGETHER = 2.0
-"""Of a query whose words count too, all evidence is divided by this at the end: much of it is said twice."""
+"""Where words count too, all evidence is divided by this at the end: much of it is said twice."""
 _LEAST_MASS = 0.5
 """What an answer without an example must have been given in all, in sure answers, to get a centre."""
 
@@ -46,7 +46,8 @@ def agree(
 
     An answer may change to one that was given near the query only; its agreement is then 0, and its entropy that of all
     the query's candidates. Spreading takes time in the square of the number of queries (4,500: about a second), centres
-    in queries times answers; either needs about five arrays of that size, in float64.
+    in queries times answers; either needs about five arrays of that size, in float64, and words two of up to 50,000
+    times answers.
 
     Args:
         labels: of one task with a closed set of answers.
@@ -120,7 +121,7 @@ def _near_centres(
         scores[:, silent] = -np.inf
         shares[:queries] = _softmax(scores)
     if words is not None:
-        shares[:queries] = _softmax(scores / np.where(words.known[:queries, None], _TOGETHER, 1.0))
+        shares[:queries] = _softmax(scores / _TOGETHER)
     return shares
 
 

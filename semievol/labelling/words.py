@@ -10,16 +10,20 @@ the set of texts, not on their order.
 
 from __future__ import annotations
 
+import functools
 import re
+import unicodedata
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import islice, pairwise
 
 import numpy as np
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Scripts that write no spaces between words: each of their characters counts as a word."""
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
+_READ = 64
+"""Of a text its first so many words are read: it counts as _MOST of them, and 20,000 texts have millions."""
 _PRIOR = 100.0
 """An answer is as if it had said so many words more, as often each as all texts together say it: what few examples
 have not said they have not denied."""
@@ -39,22 +43,21 @@ class Words:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        said = [sorted(set(_terms(text))) for text in texts]
-        frequent = Counter(term for terms in said for term in terms)
+        frequent = Counter(term for text in texts for term in _terms(text))
         known = sorted((term for term, n in frequent.items() if n > 1), key=lambda term: (-frequent[term], term))
         column = {term: place for place, term in enumerate(known[:_VOCABULARY])}
-        rows = [(row, column[term]) for row, terms in enumerate(said) for term in terms if term in column]
-        of_rows, of_columns = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+        rows, columns = array("i"), array("i")
+        for row, text in enumerate(texts):
+            its_own = array("i", sorted(column[term] for term in _terms(text) if term in column))
+            rows.extend([row] * len(its_own))
+            columns.extend(its_own)
+        of_rows, of_columns = np.array(rows, dtype=np.int32), np.array(columns, dtype=np.int32)
         self._texts, self._terms = len(texts), len(column)
         self._by_text = _Groups(of_rows, of_columns)
         by_term = np.lexsort((of_rows, of_columns))
         self._by_term = _Groups(of_columns[by_term], of_rows[by_term])
-        lengths = np.bincount(of_rows, minlength=len(texts))
-        self.known = lengths > 0
-        """Of which texts a word or pair counts, shape (texts,)."""
-        self._scales = np.minimum(1.0, _MOST / np.maximum(lengths, 1))
-        counts = np.bincount(of_columns, minlength=len(column))
-        self._usual = counts / max(1, len(rows))
+        self._scales = np.minimum(1.0, _MOST / np.maximum(np.bincount(of_rows, minlength=len(texts)), 1))
+        self._usual = np.bincount(of_columns, minlength=len(column)) / max(1, len(rows))
 
     def evidence(self, shares: np.ndarray) -> np.ndarray:
         """How much likelier the words of each text are with each answer than at large, in nats.
@@ -98,9 +101,15 @@ class _Groups:
         return sums
 
 
-def _terms(text: str) -> Iterator[str]:
-    """The words of a text, and its pairs of adjacent words."""
-    words = _WORD.findall(text.lower())
-    yield from words
-    for pair in pairwise(words):
-        yield " ".join(pair)
+def _terms(text: str) -> set[str]:
+    """The first words of a text, and the pairs of them that are adjacent."""
+    found = islice(_word().finditer(unicodedata.normalize("NFC", text).lower()), _READ)
+    words = [match.group() for match in found]
+    return {*words, *(" ".join(pair) for pair in pairwise(words))}
+
+
+@functools.cache
+def _word() -> re.Pattern[str]:
+    """Letters, digits and the marks on them: vowel signs and accents, which the class of word characters leaves out."""
+    signs = (character for character in map(chr, range(0x300, 0x20000)) if unicodedata.category(character)[0] == "M")
+    return re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[\w{''.join(signs)}])+")

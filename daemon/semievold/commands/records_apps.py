@@ -121,7 +121,7 @@ def offsets_app() -> typer.Typer:
     ) -> None:
         from semievold.intake import reading
 
-        with opened(config) as (settings, stores, _place):
+        with opened(config, new=True) as (settings, stores, _place):
             output.show(reading.reset(settings, stores, role, to), output_format)
 
     return app

@@ -57,6 +57,7 @@ from semievold.serving.lending import RestingError
 from semievold.tracing import PARENT, STATE, Span, Tracing
 from semievold.web.access import guarded
 from semievold.web.body_limits import BODY_BYTES, limited_app
+from semievold.web.connection import connection_of
 from semievold.web.errors import error, retry_later
 from semievold.web.server import serve, take_leave
 from semievold.web.tokens import HOLDER, Tokens
@@ -170,7 +171,10 @@ class Gateway:
             if ADMITTED in request:
                 self._metrics.answered(int(code), resting=request.get(RESTING, False))
 
-    async def _healthz(self, _request: web.Request) -> web.Response:
+    async def _healthz(self, request: web.Request) -> web.Response:
+        connection = connection_of(request)
+        if connection is not None and connection.parts():  # for a balancer that looks here
+            return web.json_response({"status": "stopping"}, status=503)
         return web.json_response({"status": "ok"})
 
     async def _models(self, _request: web.Request) -> web.Response:

@@ -91,7 +91,7 @@ class ReplicaSet:
     @property
     def names(self) -> tuple[str, ...]:
         """Of all replicas that are known now."""
-        return tuple(replica.name for replica in self._members.replicas)
+        return tuple(replica.name for replica in self._members.with_leaving)
 
     @property
     def resting(self) -> str | None:
@@ -109,7 +109,7 @@ class ReplicaSet:
         """
         self._rests, self._why, self._all_rest = frozenset(names), why, who_joins_too
         self._lending.ask_again_s = ask_again_s
-        for replica in self._members.replicas:
+        for replica in self._members.with_leaving:
             if self._let_rest(replica):
                 replica.wake.set()
 
@@ -134,7 +134,7 @@ class ReplicaSet:
 
     def appearances(self) -> dict[str, int]:
         """Of each replica that answers: how often it has begun to."""
-        return {replica.name: replica.appearances for replica in self._members.replicas if replica.answers}
+        return {replica.name: replica.appearances for replica in self._members.with_leaving if replica.answers}
 
     async def sleepers(self, names: Collection[str]) -> tuple[frozenset[str], frozenset[str]]:
         """Which of these sleep, and which do not say whether they do; asked of who should not."""
@@ -177,7 +177,7 @@ class ReplicaSet:
         return failing
 
     def _named(self, names: Collection[str]) -> list[Replica]:
-        return [replica for replica in self._members.replicas if replica.name in names]
+        return [replica for replica in self._members.with_leaving if replica.name in names]
 
     def _let_rest(self, replica: Replica) -> bool:
         """As `rest` said last; whether that is news."""
@@ -219,7 +219,7 @@ class ReplicaSet:
 
     async def prove(self, adapter: HeldAdapter) -> Proof:
         self._want(adapter)
-        for replica in self._members.replicas:
+        for replica in self._members.with_leaving:
             replica.to_prove_again.add(adapter.name)
         return await self._proof_within(adapter.name)
 
@@ -278,7 +278,7 @@ class ReplicaSet:
     async def _look_at(self, replica: Replica) -> None:
         """Bring it nearer to what is wanted, and judge all anew."""
         await self._bring_nearer(replica)
-        take_out_wrong(self._members.replicas, self._wanted.serving)
+        take_out_wrong(self._members.with_leaving, self._wanted.serving)
 
     async def _bring_nearer(self, replica: Replica) -> None:
         self._let_rest(replica)  # also one that has just joined

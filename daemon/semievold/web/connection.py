@@ -183,10 +183,9 @@ class Connection(web.RequestHandler):
         return not self._known and bool(self._messages)
 
     def close_unless_asked(self) -> None:
-        """Close it after what it is at work on; what has come and was not read yet is a request, and the last one."""
-        if self._waiter is None or self._waiter.done():
-            self.close()
-        elif self._wire is not None and not _has_come(self._wire):
+        """Close it if it waits for a request of which nothing has come; one that has is the last (`parts`)."""
+        waits = self._waiter is not None and not self._waiter.done() and self._head_bytes == 0
+        if waits and self._wire is not None and not _has_come(self._wire):
             self.force_close()  # aiohttp's `close` ends the waiting alone, and leaves the connection open
 
     def parts(self) -> bool:

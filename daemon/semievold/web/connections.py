@@ -37,7 +37,7 @@ class Waiting(Protocol):
         ...
 
     def close_unless_asked(self) -> None:
-        """Close it after what it is at work on; not where something has come that is to be answered yet."""
+        """Close it if nothing has come that is to be answered."""
         ...
 
     def overdue(self, now: float) -> bool:

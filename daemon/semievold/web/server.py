@@ -54,6 +54,7 @@ async def serve(
     Raises:
         ConfigError: the port is taken.
     """
+    app.on_response_prepare.append(_say_that_it_parts)
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=shutdown_timeout_s, handler_cancellation=cancel_when_gone
     )
@@ -70,9 +71,17 @@ async def serve(
     return runner
 
 
+async def _say_that_it_parts(request: web.Request, response: web.StreamResponse) -> None:
+    """As aiohttp's signal `on_response_prepare`: a stream begins within its handler."""
+    connection = connection_of(request)
+    if connection is not None and connection.parts():
+        response.headers[hdrs.CONNECTION] = "close"
+        response.force_close()
+
+
 async def take_leave(runner: web.AppRunner) -> None:
-    """Until all connections are closed, and no client has failed for it: each is closed with its next answer, and one
-    on which nothing is asked for PARTING_S is closed then; nobody new is let in from that moment on.
+    """Until all connections are closed, and no client has failed for it: each is closed with its next answer, which
+    says so, and one on which nothing is asked for PARTING_S is closed then; nobody new is let in from that moment on.
 
     Few clients ask again when they are told to, or find the connection that they kept closed just as they ask.
     """
@@ -143,9 +152,9 @@ class _Site(web.BaseSite):
         while len(self.connections) and self._loop.time() < deadline:  # noqa: ASYNC110 - at a stop alone
             await asyncio.sleep(_PARTING_LOOK_S)
         await self._take_no_more()
-        for connection in self.connections.waiting():
-            connection.close_unless_asked()
-        while len(self.connections):  # noqa: ASYNC110
+        while len(self.connections):
+            for connection in self.connections.waiting():
+                connection.close_unless_asked()
             await asyncio.sleep(_PARTING_LOOK_S)
 
     async def stop(self) -> None:
@@ -188,7 +197,7 @@ def _framed(handle: Handle) -> Handle:
                 response = await _without_expectation(request, expected, connection, handle)
             if connection is not None and connection.unread(request):
                 await connection.finish(request, response)
-            elif connection is not None and (connection.crowded() or connection.parts()):
+            elif connection is not None and (connection.crowded() or (connection.parts() and not response.prepared)):
                 response.force_close()
             return response
         finally:

@@ -15,6 +15,7 @@ import yaml
 
 from semievol.config.file import load_config
 from semievold.config.daemon import ROLES, DaemonConfig
+from semievold.web.server import PARTING_S
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -95,7 +96,7 @@ def test_a_stop_lets_finish_what_runs() -> None:
     config = DaemonConfig.model_validate(yaml.safe_load((DEPLOY / "semievol.yaml").read_text("utf-8")))
     variables = SERVICES["gateway"]["environment"]
     drain_s = float(variables["SEMIEVOL__GATEWAY__DRAIN_S"])
-    assert config.gateway.timeout_s <= drain_s < float(variables["SEMIEVOL__STOP_DEADLINE_S"])
+    assert config.gateway.timeout_s + PARTING_S < drain_s < float(variables["SEMIEVOL__STOP_DEADLINE_S"])
     for name, service in SERVICES.items():
         grace_s = float(service.get("stop_grace_period", "10s").removesuffix("s"))
         if "intake" in service.get("command", []) or name in ("gateway", "labels") or name.startswith("control-"):

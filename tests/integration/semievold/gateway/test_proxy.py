@@ -329,6 +329,11 @@ async def test_at_the_stop_running_requests_finish_and_those_who_kept_a_connecti
         async with it.ask() as response:
             assert response.status == 200
             assert response.headers["Connection"] == "close"
+        async with it.ask(stream=True) as response:
+            assert response.status == 200
+            assert response.headers["Connection"] == "close"
+        async with it.session.get(f"{it.url}/healthz") as response:
+            assert response.status == 503
         _, body = await running
         assert events(body)[-1] == "[DONE]"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import warnings
@@ -148,6 +149,18 @@ async def test_a_prompt_that_is_too_long_is_refused_and_disturbs_nobody(generato
     assert not isinstance(good, BaseException)
     assert isinstance(bad, DataError)
     assert "263 tokens, the limit is 250" in str(bad)
+
+
+async def test_what_cannot_be_told_ends_the_call(generator: LocalGenerator) -> None:
+    """As an answer that a full disk has no room for: it must not be lost, nor waited for."""
+
+    def full(place: int, reply: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "answers.jsonl")
+
+    with pytest.raises(OSError, match="No space left"):
+        async with asyncio.timeout(60.0):
+            await generator.answer([request(f"red {number}") for number in range(8)], full)
+    assert len(await generator.generate([request("red 9")])) == 1
 
 
 def test_the_template_is_part_of_a_prompt(config: ModelConfig) -> None:

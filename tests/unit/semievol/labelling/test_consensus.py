@@ -125,7 +125,7 @@ def test_candidates_count_by_the_weight_of_their_configuration_and_their_likelih
     examples = [Example(Query("e1", "e1"), "a"), Example(Query("e2", "e2"), "b")]
     between, ends = vectors((1, 1)), vectors((1, 0), (0, 1))
     torn = label("q1", ("a", 0.1), ("b", 0.1))
-    config = ConsensusConfig(votes=2.0, steps=1)
+    config = ConsensusConfig(votes=2.0, words=0.0, steps=1)
     for weights, answer in (({"c0": 2.0}, "a"), ({"c1": 2.0}, "b"), ({"c0": 0.0}, "b")):
         assert agree([torn], between, examples, ends, config, weights)[0].answer == answer
     (alone,) = agree([torn], between, examples, ends, config.model_copy(update={"steps": 0}), {"c1": 0.0})

@@ -1,6 +1,8 @@
 """What the words of a question say about its answer."""
 
 import math
+import unicodedata
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from semievol.config.method import ConsensusConfig
 from semievol.labelling import words as module
 from semievol.labelling.consensus import agree
-from semievol.labelling.words import Words
+from semievol.labelling.words import Words, _terms
 from semievol.types import CandidateAnswer, Example, PseudoLabel, Query
 
 PRIOR = 100.0
@@ -22,7 +24,7 @@ def test_the_evidence_is_the_log_ratio_of_smoothed_frequencies() -> None:
     more, less = math.log(said / 0.5), math.log(unsaid / 0.5)
     expected = [[more, less], [more, less], [less, more], [less, more], [0.0, 0.0]]
     assert words.evidence(shares) == pytest.approx(np.array(expected))
-    assert words.known.tolist() == [True, True, True, True, False]  # what one text alone has says nothing
+    # What one text alone has says nothing.
 
 
 def test_pairs_of_adjacent_words_count_and_letters_case_does_not() -> None:
@@ -45,11 +47,11 @@ def test_scripts_without_spaces_are_read_by_their_characters(asked: str, known: 
     assert evidence[0] > evidence[1]
 
 
-@pytest.mark.parametrize(("words", "counted"), [(10, 19), (200, 32)])
+@pytest.mark.parametrize(("words", "counted"), [(10, 19), (60, 32), (200, 32)])
 def test_a_text_counts_as_32_words_and_pairs_at_most(words: int, counted: int) -> None:
     text, other = (" ".join(f"{letter}{n}" for n in range(words)) for letter in "ab")
     evidence = Words([text, text, other, other]).evidence(np.array([[1.0, 0.0], [0, 0], [0, 1.0], [0, 0]]))
-    terms = 2 * words - 1
+    terms = 2 * min(words, 64) - 1
     usual = 1 / (2 * terms)  # all are as frequent
     ratio = math.log((1 + PRIOR * usual) / (terms + PRIOR) / usual)
     assert evidence[1, 0] == pytest.approx(counted * ratio)
@@ -64,6 +66,14 @@ def test_parts_give_what_one_part_gives(monkeypatch: pytest.MonkeyPatch) -> None
     assert Words(texts).evidence(shares) == pytest.approx(whole)
     order = random.permutation(50)
     assert Words([texts[n] for n in order]).evidence(shares[order]) == pytest.approx(whole[order])
+
+
+@pytest.mark.parametrize("words", ["हिन्दी में बताओ", "مَرْحَبًا بِكَ", "Passwort für später"])
+def test_marks_belong_to_their_words_however_they_are_written(words: str) -> None:
+    parts = words.lower().split()
+    said = {*parts, *(" ".join(pair) for pair in pairwise(parts))}
+    for form in ("NFC", "NFD"):
+        assert _terms(unicodedata.normalize(form, words)) == {unicodedata.normalize("NFC", term) for term in said}
 
 
 def test_no_word_is_known_to_no_text() -> None:

@@ -15,7 +15,7 @@ from semievol.training import fitting
 from semievold.commands import replaying
 from semievold.errors import StateConflict
 from semievold.round_states import RoundState as S
-from semievold.rounds.planning.replay import again, trained_again
+from semievold.rounds.planning.replay import _config_of_then, again, trained_again
 from semievold.rounds.pool import DOUBTED, QUARANTINED
 from semievold.store.examples import FEEDBACK
 from semievold.store.feedback import Outcome, Said
@@ -73,6 +73,18 @@ async def test_other_settings_of_today_do_not_count(open_world: OpenWorld) -> No
     await evolved(world)
     today = world.config.model_copy(update={"selection": world.config.selection.model_copy(update={"theta": 0.1})})
     assert again(world.stores, today, world.place, 1).report()["rows"]["equal"]
+
+
+async def test_a_consensus_from_before_it_heard_words_hears_none(open_world: OpenWorld) -> None:
+    world = open_world(selection=RULE)
+    round_ = await evolved(world)
+    snapshot = round_.snapshot or {}
+    for kept, words in (({"votes": 2.5}, 0.0), ({"votes": 2.5, "words": 0.3}, 0.3)):
+        section = {**snapshot["config"]["labelling"], "consensus": dict(kept)}
+        older = replace(round_, snapshot={**snapshot, "config": {**snapshot["config"], "labelling": section}})
+        consensus = _config_of_then(world.config, older).labelling.consensus
+        assert consensus is not None
+        assert (consensus.votes, consensus.words) == (2.5, words)
 
 
 async def test_numbers_that_a_rule_chose_are_those_of_then(
