@@ -186,7 +186,8 @@ def test_a_round_on_its_own_traffic_ends(story: Story) -> None:
     }
     assert {name: count for name, count in restarts.items() if count} == {}
     told.title("Its end")
-    told.shell(f"kubectl delete namespace {NAMESPACE} --timeout=170s", timeout_s=200)
+    # Namespaces are looked at again after half of the longest grace of their pods.
+    told.shell(f"kubectl delete namespace {NAMESPACE} --timeout=300s", timeout_s=330)
     story.finished = True
 
 
