@@ -127,7 +127,7 @@ class Membership:
                 self._tasks[address.name] = task
 
     def _let_leave(self, listed: set[str]) -> None:
-        """Part with who is not listed: at once if it does not answer, else after a while."""
+        """Part with who is not listed: at once if it does not answer, or rests, else after a while."""
         now = time.monotonic()
         for name, replica in list(self._replicas.items()):
             if name in listed:
@@ -135,10 +135,11 @@ class Membership:
                     log.info("replica %s is among the name's addresses again", name)
                 replica.left_at = None
                 continue
-            if replica.left_at is None and replica.answers:
+            of_use = replica.answers and replica.resting is None
+            if replica.left_at is None and of_use:
                 log.info("replica %s is gone from the name's addresses; it is asked what no other can answer", name)
                 replica.left_at = now
-            if not replica.answers or replica.left_at is None or now > replica.left_at + LEAVING_S:
+            if not of_use or replica.left_at is None or now > replica.left_at + LEAVING_S:
                 log.info("replica %s is gone", name)
                 self._tasks.pop(name).cancel()
                 del self._replicas[name]
