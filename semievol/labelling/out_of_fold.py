@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -96,6 +96,7 @@ async def lesson_of(
     folds: int,
     taught: Taught | None,
     probe: FittedProbe | None,
+    pool: Sequence[PseudoLabel] = (),
 ) -> Lesson:
     """What the examples teach about being right.
 
@@ -105,6 +106,8 @@ async def lesson_of(
         folds: how many.
         taught: makes a fold's adapter; None: the base model answers.
         probe: of the examples, by the same folds.
+        pool: whose questions each fold's consensus knows, as the one that labels them does; not what was answered to
+            them: what answered was taught the fold's truth, and was shown it as a neighbour.
 
     Raises:
         DataError: no two of them ask different questions.
@@ -112,6 +115,7 @@ async def lesson_of(
     """
     of = folds_of(examples, folds)
     lessons: list[Lesson] = []
+    questions = [replace(label, answer=None, candidates=()) for label in pool]
     for fold in range(folds):
         inside = [example for example, place in zip(examples, of, strict=True) if place == fold]
         others = [example for example, place in zip(examples, of, strict=True) if place != fold]
@@ -129,7 +133,7 @@ async def lesson_of(
                 await taught.forget(adapter)
         own = [outcome for outcome in outcomes if isinstance(outcome, PseudoLabel) and outcome.answer is not None]
         known = None if probe is None else probe.by_fold[fold]
-        lessons.append(await asyncio.to_thread(_of_fold, views, own, inside, others, known, fold))
+        lessons.append(await asyncio.to_thread(_of_fold, views, own, questions, inside, others, known, fold))
     if not lessons:
         raise DataError(too_few(0))
     return Lesson.together(lessons)
@@ -138,13 +142,13 @@ async def lesson_of(
 def _of_fold(
     views: Views,
     own: Sequence[PseudoLabel],
+    questions: Sequence[PseudoLabel],
     inside: Sequence[Example],
     others: Sequence[Example],
     probe: Probe | None,
     fold: int,
 ) -> Lesson:
-    # Not beside the pool: what answered that was taught the fold's truth, and was shown it as a neighbour.
-    listened = heard(own, others, views.labelling, views.embedder, probe)
+    listened = heard([*own, *questions], others, views.labelling, views.embedder, probe)[: len(own)]
     names, rows = evidence(listened, views.labelling, views.near(listened, others, probe))
     truth = {example.id: example for example in inside}
     golds = [gold for example in inside for gold in example.answers]
@@ -172,7 +176,7 @@ async def sure(
     if len(examples) < LEAST:
         raise DataError(too_few(len(examples)))
     probe = await asyncio.to_thread(views.probe, examples, folds)
-    found = learned(await lesson_of(views, examples, folds, taught, probe))
+    found = learned(await lesson_of(views, examples, folds, taught, probe, pool))
     whole = None if probe is None else probe.whole
 
     def judged() -> list[PseudoLabel]:
