@@ -115,7 +115,8 @@ async def lesson_of(
     """
     of = folds_of(examples, folds)
     lessons: list[Lesson] = []
-    questions = [replace(label, answer=None, candidates=()) for label in pool]
+    listens = views.labelling.consensus is not None
+    questions = [replace(label, answer=None, candidates=()) for label in pool if listens]
     for fold in range(folds):
         inside = [example for example, place in zip(examples, of, strict=True) if place == fold]
         others = [example for example, place in zip(examples, of, strict=True) if place != fold]

@@ -202,7 +202,8 @@ def _config_of_then(config: DaemonConfig, round_: Round) -> DaemonConfig:
     today = config.model_dump(mode="json")
     kept = (round_.snapshot or {}).get("config") or {}
     of_then = {name: _with_secrets(kept[name], today.get(name)) for name in OF_THEN if name in kept}
-    if consensus := of_then.get("labelling", {}).get("consensus"):
+    consensus = of_then.get("labelling", {}).get("consensus")
+    if consensus and consensus.get("method", "centres") == "centres":  # spreading takes no word of it
         consensus.setdefault("words", 0.0)  # a round from before it heard them
     found = (round_.snapshot or {}).get("training")
     if found and "auto" in of_then.get("training", {}).values():  # the rule behind it may be another one today

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from semievol.config import labelling
+from semievol.config.labelling import ConsensusConfig
 from semievol.errors import ConfigError
 from semievol.examples.split import HoldoutRule
 from semievol.training import fitting
@@ -79,12 +80,18 @@ async def test_a_consensus_from_before_it_heard_words_hears_none(open_world: Ope
     world = open_world(selection=RULE)
     round_ = await evolved(world)
     snapshot = round_.snapshot or {}
-    for kept, words in (({"votes": 2.5}, 0.0), ({"votes": 2.5, "words": 0.3}, 0.3)):
+    words_today = ConsensusConfig().words
+    for kept, words in (
+        ({"votes": 2.5}, 0.0),
+        ({"votes": 2.5, "words": 0.3}, 0.3),
+        ({"method": "spreading", "steps": 5}, words_today),  # and of no use
+    ):
         section = {**snapshot["config"]["labelling"], "consensus": dict(kept)}
         older = replace(round_, snapshot={**snapshot, "config": {**snapshot["config"], "labelling": section}})
         consensus = _config_of_then(world.config, older).labelling.consensus
         assert consensus is not None
-        assert (consensus.votes, consensus.words) == (2.5, words)
+        assert consensus.words == words
+        assert {name: getattr(consensus, name) for name in kept} == kept
 
 
 async def test_numbers_that_a_rule_chose_are_those_of_then(
