@@ -44,6 +44,7 @@ EXAMPLES = 40
 QUERIES = 12
 FOR_EVER = frozenset({"rounds", "round_events", "adapters", "operator_requests"})
 """Tables that keep something of each round; requests stay for 90 days."""
+STATE = "bytes of the state, with these"
 GROWS = 0.02
 BOUNDS = ("min_answers", "min_real_share", "max_depth", "max_anchor_disagreement", "max_duplicates")
 
@@ -82,12 +83,12 @@ def noted(processes: Mapping[str, int], database: Database, data: Path) -> dict[
     for place in ("rounds", "adapters"):
         seen[f"bytes of {place}/"] = bytes_under(data / place)
     if database.file is not None:
-        seen["bytes of the state"] = bytes_of(database.file.parent.glob(f"{database.file.name}*"))
+        seen[STATE] = bytes_of(database.file.parent.glob(f"{database.file.name}*"))
     for size in sizes(database, WORKLOAD if database.file is None else "tiny"):
         if size.rows:
             seen[f"rows of {size.table}"] = size.rows
-        if database.file is None and size.table not in FOR_EVER:
-            seen["bytes of the tables"] = seen.get("bytes of the tables", 0.0) + (size.bytes or 0)
+        if size.table not in FOR_EVER:
+            seen["bytes of the other tables"] = seen.get("bytes of the other tables", 0.0) + (size.bytes or 0)
     return seen
 
 
@@ -133,7 +134,7 @@ def show(seen: Sequence[dict[str, float]]) -> list[str]:
         values = [each.get(name, 0.0) for each in half]
         middle = statistics.median(values)
         more, low, high = slope(values)
-        kept = name.removeprefix("rows of ") in FOR_EVER
+        kept = name == STATE or name.removeprefix("rows of ") in FOR_EVER
         grows = low > 0 and more > GROWS * max(middle, 1.0) and not kept
         if grows:
             growing.append(name)

@@ -166,7 +166,9 @@ def provide(say: Callable[[str], None]) -> None:
             say(f"building {image.name}")
             noted.unlink(missing_ok=True)
             prepare(image)
-            run(*CTR, "images", "remove", name, timeout_s=LOAD_S, check=False)
+            # The one before: gigabytes of a trainer, here and there.
+            run(*CTR, "images", "remove", "--sync", name, timeout_s=LOAD_S, check=False)
+            run("buildah", *STORE, "rmi", "--prune", timeout_s=LOAD_S, check=False)
             noted.parent.mkdir(exist_ok=True)
             noted.write_text(wanted, "ascii")
         if name not in run(*CTR, "images", "list", "--quiet").split():

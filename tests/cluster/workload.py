@@ -1,7 +1,8 @@
 """The workload of the story: the demo's support desk, written as k8s/README.md tells a user to write theirs.
 
 A copy of k8s/ gets the task and, on a machine with fewer cores than overlays/try is made for, smaller requests of
-processor time. Nothing else is changed.
+processor time, which keep the order of the shipped ones: who answers goes before who trains, and both before the
+rest. Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def write_workload(folder: Path) -> None:
     config = folder / "k8s" / "base" / "semievol.yaml"
     config.write_text(yaml.safe_dump(_merged(yaml.safe_load(config.read_text("utf-8")), _own()), sort_keys=False))
     if (os.cpu_count() or 1) < CORES:
-        _lower_requests(folder / "k8s" / "overlays" / "try" / "kustomization.yaml")
+        _lower_requests(folder / "k8s")
     data = support_desk.generate(SEED, labelled_per_intent=EXAMPLES_PER_INTENT, unlabeled=QUERIES, test=0)
     _write(folder / "examples.jsonl", [{"question": e.query.question, "answer": e.answer} for e in data.examples])
     _write(folder / "queries.jsonl", [{"question": query.question} for query in data.queries])
@@ -62,12 +63,20 @@ def _merged(shipped: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return shipped | {name: {**shipped.get(name, {}), **section} for name, section in own.items()}
 
 
-def _lower_requests(kustomization: Path) -> None:
+def _lower_requests(folder: Path) -> None:
+    """Where the cores are full they are shared by these, so that a training does not starve the engines."""
+    kustomization = folder / "overlays" / "try" / "kustomization.yaml"
     text = kustomization.read_text("utf-8")
     assert list(yaml.safe_load(text))[-1] == "patches", f"{kustomization} does not end with its patches any more"
-    lowered = "      - {op: replace, path: /spec/template/spec/containers/0/resources/requests/cpu, value: 20m}\n"
-    kinds = "".join(f"  - target: {{kind: {kind}}}\n    patch: |\n{lowered}" for kind in ("Deployment", "StatefulSet"))
-    kustomization.write_text(f"{text.rstrip()}\n{kinds}", "utf-8")
+    targets = {"kind: Deployment": "20m", "kind: StatefulSet": "20m", "kind: StatefulSet, name: vllm": "200m"}
+    for target, cpu in targets.items():
+        lowered = f"{{op: replace, path: /spec/template/spec/containers/0/resources/requests/cpu, value: {cpu}}}"
+        text = f"{text.rstrip()}\n  - target: {{{target}}}\n    patch: |\n      - {lowered}\n"
+    kustomization.write_text(text, "utf-8")
+    job = folder / "components" / "training-jobs" / "job.yaml"
+    asked = job.read_text("utf-8")
+    assert asked.count("cpu: 500m") == 1, f"{job} asks for another share of a processor now"
+    job.write_text(asked.replace("cpu: 500m", "cpu: 100m"), "utf-8")
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:

@@ -51,7 +51,7 @@ class GenerationConfig(MethodGenerationConfig):
     that has half of them."""
     dns: str | None = None
     """vllm only, instead of replicas: `http://name:port`, where the name stands for all of them (headless Service)."""
-    dns_interval_s: float = Field(default=5.0, gt=0)
+    dns_interval_s: float = Field(default=2.0, gt=0)
     """vllm only: how often the name is resolved again, seconds."""
     max_adapters: int = Field(default=3, ge=3)
     """vllm only: versions of this workload on a replica at a time: serving, candidate, previous; with 4 the gate may

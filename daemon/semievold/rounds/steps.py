@@ -169,8 +169,16 @@ class RoundEngine:
             await self._tools.fleet.follow()
             await asyncio.sleep(2 * FOLLOW_S)  # other processes follow too, before it is gone from under their requests
         await self._tools.fleet.release(self._config.rollout.drain_s)
+        await self._delete_old()
         await self.tidy()
         return moved
+
+    async def _delete_old(self) -> None:
+        """However a round ended: a daemon whose rounds are all rejected keeps no more versions than another."""
+        try:
+            await self._tools.fleet.delete_old(self._config.artifacts.keep_adapters)
+        except TransientError as error:  # the end of the next round tries it again
+            log.warning("old adapters stay for now: %s", error)
 
     async def _choose(self, round_: Round) -> Round:
 
@@ -385,7 +393,7 @@ class RoundEngine:
             await asyncio.sleep(min(left_s, 1.0))
         await self._tools.fleet.release(rollout.drain_s)
         moved = await asyncio.to_thread(self._rounds.transition, round_.number, RoundState.PROMOTED, RoundState.SETTLED)
-        await self._tools.fleet.delete_old(self._config.artifacts.keep_adapters)
+        await self._delete_old()
         await self.tidy()
         return moved
 

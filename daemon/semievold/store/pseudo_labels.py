@@ -107,9 +107,8 @@ class PseudoLabelStore:
         self._tally = LabelTally(database, workload)
         # Built once: the intake runs them for every batch.
         c = pseudo_labels.c
-        ids: sa.BindParameter[Sequence[str]] = sa.bindparam("ids", expanding=True)
-        self._hashes_of = sa.select(c.query_id, c.content_hash).where(self._mine(), c.query_id.in_(ids))
-        self._publish_ids = sa.update(pseudo_labels).where(self._mine(), c.query_id.in_(ids)).values(published=True)
+        self._hashes_of = sa.select(c.query_id, c.content_hash).where(self._these())
+        self._publish_ids = sa.update(pseudo_labels).where(self._these()).values(published=True)
 
     # --- the intake's side --------------------------------------------------------------------------------------
 
@@ -159,7 +158,7 @@ class PseudoLabelStore:
         found: dict[Place, PseudoLabel] = {}
         with self._database.read() as connection:
             for some in chunks(ids):
-                statement = sa.select(pseudo_labels).where(self._mine(), c.published.is_(False), c.query_id.in_(some))
+                statement = sa.select(pseudo_labels).where(self._these(some), c.published.is_(False))
                 for row in connection.execute(statement).mappings():
                     found[row["topic"], row["partition"], row["offset"]] = label_of(row, question_needed=False)
         return found
@@ -186,7 +185,7 @@ class PseudoLabelStore:
         found: dict[str, PoolRow] = {}
         with self._database.read() as connection:
             for some in chunks(ids):
-                statement = sa.select(*_POOL_COLUMNS).where(self._mine(), pseudo_labels.c.query_id.in_(some))
+                statement = sa.select(*_POOL_COLUMNS).where(self._these(some))
                 found.update((row[0], PoolRow(*row)) for row in connection.execute(statement))
         return found
 
@@ -227,7 +226,7 @@ class PseudoLabelStore:
         columns = pseudo_labels.c["query_id", "query"]
         with self._database.read() as connection:
             for some in chunks(ids):
-                statement = sa.select(*columns).where(self._mine(), pseudo_labels.c.query_id.in_(some))
+                statement = sa.select(*columns).where(self._these(some))
                 for row in connection.execute(statement):
                     with suppress(DataError, TypeError):
                         found[row.query_id] = of(stored_query(row.query, row.query_id))
@@ -238,7 +237,7 @@ class PseudoLabelStore:
         found: dict[str, PseudoLabel] = {}
         with self._database.read() as connection:
             for some in chunks(ids):
-                statement = sa.select(pseudo_labels).where(self._mine(), pseudo_labels.c.query_id.in_(some))
+                statement = sa.select(pseudo_labels).where(self._these(some))
                 found.update(readable_labels(connection.execute(statement).mappings()))
         return [found[query_id] for query_id in ids if query_id in found]
 
@@ -267,10 +266,7 @@ class PseudoLabelStore:
         c = pseudo_labels.c
         columns = sa.select(*c["query_id", "revision", "updated_at", *_HISTORY])
         ids = [label.query.id for label in labels]
-        present = {
-            row["query_id"]: row
-            for row in connection.execute(columns.where(self._mine(), c.query_id.in_(ids))).mappings()
-        }
+        present = {row["query_id"]: row for row in connection.execute(columns.where(self._these(ids))).mappings()}
         history, updates = [], []
         for label in labels:
             old = present.get(label.query.id)
@@ -341,6 +337,10 @@ class PseudoLabelStore:
 
     def _mine(self) -> sa.ColumnElement[bool]:
         return pseudo_labels.c.workload == self.workload
+
+    def _these(self, ids: Sequence[str] | None = None) -> sa.ColumnElement[bool]:
+        """Those of these queries; None: of the parameter `ids`."""
+        return self._mine() & self._database.among(pseudo_labels.c.query_id, ids)
 
     def _mark_published(self, connection: Connection, ids: Sequence[str]) -> None:
         for some in chunks(ids):

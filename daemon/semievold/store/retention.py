@@ -105,9 +105,13 @@ class RetentionStore:
     def oldest_kept(self, keep: int) -> float:
         """When the oldest of the newest `keep` pseudo-labels was made, UTC seconds; 0 where there are no more."""
         c = pseudo_labels.c
-        newest_first = sa.select(c.created_at).where(c.workload == self._workload).order_by(c.created_at.desc())
         with self._database.read() as connection:
-            return connection.execute(newest_first.offset(keep - 1).limit(1)).scalar() or 0.0
+            # Counted from the oldest: what is too many is little, what is kept may be millions.
+            over = self._tally.read(connection).stored - keep
+            if over <= 0:
+                return 0.0
+            first = sa.select(c.created_at).where(c.workload == self._workload).order_by(c.created_at)
+            return connection.execute(first.offset(over).limit(1)).scalar() or 0.0
 
     def sweep(self, place: Place, before: float) -> Swept:
         """Delete what the next BATCH pseudo-labels have that may go, with their history.
@@ -118,26 +122,30 @@ class RetentionStore:
             place: where the pass is; `Place()` at its begin.
             before: UTC seconds; only what was first labelled earlier goes.
         """
-        c = pseudo_labels.c
-        later = sa.or_(
-            c.created_at > place.created_at, (c.created_at == place.created_at) & (c.query_id > place.query_id)
-        )
-        some = (
-            sa.select(*c["query_id", "created_at", "published"], c.answer.is_(None).label("unparsed"))
-            .where(c.workload == self._workload, later, c.created_at < before)
-            .order_by(c.created_at, c.query_id)
-            .limit(BATCH)
-        )
+        c, m = pseudo_labels.c, round_members.c
+        here = sa.tuple_(c.created_at, c.query_id)
+        # The first of the conditions on time is what the index of SQLite knows, the second is the place itself.
+        left = [
+            c.workload == self._workload,
+            c.created_at >= place.created_at,
+            here > sa.tuple_(place.created_at, place.query_id),
+            c.created_at < before,
+        ]
+        ordered = sa.select(*c["created_at", "query_id"]).where(*left).order_by(c.created_at, c.query_id)
         with self._database.write() as connection:
             if self._is_choosing(connection):
                 return Swept(0, None)
-            rows = connection.execute(some).all()
-            held = self._members([row.query_id for row in rows], connection)
-            going = [row for row in rows if row.published and row.query_id not in held]
-            self._delete(connection, [row.query_id for row in going])
-            self._tally.delete(connection, len(going), sum(row.unparsed for row in going))
-        last = rows[-1] if len(rows) == BATCH else None
-        return Swept(len(going), None if last is None else Place(last.created_at, last.query_id))
+            last = connection.execute(ordered.offset(BATCH - 1).limit(1)).first()
+            needed = self._needed(connection)
+            held = sa.exists().where(m.workload == c.workload, m.query_id == c.query_id, m.number.in_(needed))
+            # By the range that they are in, not by their names: hundreds of names in a statement cost more than it.
+            until = sa.true() if last is None else sa.and_(c.created_at <= last.created_at, here <= sa.tuple_(*last))
+            going = sa.delete(pseudo_labels).where(*left, until, c.published, ~held if needed else sa.true())
+            # The answer itself: SQLite (3.40) gets `answer IS NULL` wrong in a RETURNING.
+            gone = connection.execute(going.returning(c.query_id, c.answer)).all()
+            self._forget_history(connection, [row.query_id for row in gone])
+            self._tally.delete(connection, len(gone), sum(row.answer is None for row in gone))
+        return Swept(len(gone), None if last is None else Place(last.created_at, last.query_id))
 
     def _is_choosing(self, connection: Connection) -> bool:
         """Whether a round is planned: what it will learn from is not written down yet."""
@@ -145,21 +153,12 @@ class RetentionStore:
         planned = sa.select(r.number).where(r.workload == self._workload, r.state == RoundState.PLANNED.value)
         return connection.execute(planned.limit(1)).first() is not None
 
-    def _members(self, ids: list[str], connection: Connection) -> set[str]:
-        """Those that a needed round had in its pool."""
-        m = round_members.c
-        found = sa.select(*m["query_id", "number"]).where(m.workload == self._workload, m.query_id.in_(ids))
-        rows = connection.execute(found).all() if ids else ()
-        needed = self._needed(connection) if rows else set()
-        return {row.query_id for row in rows if row.number in needed}
-
-    def _delete(self, connection: Connection, ids: list[str]) -> None:
+    def _forget_history(self, connection: Connection, ids: list[str]) -> None:
         """What people said of a query stays: it is about what was asked, and may be asked again."""
-        if not ids:
-            return
-        for table in (pseudo_label_history, pseudo_labels):
-            mine = (table.c.workload == self._workload) & table.c.query_id.in_(ids)
-            connection.execute(sa.delete(table).where(mine))
+        c = pseudo_label_history.c
+        if ids:
+            mine = (c.workload == self._workload) & self._database.among(c.query_id, ids)
+            connection.execute(sa.delete(pseudo_label_history).where(mine))
 
     def forget_rounds(self, needed: Sequence[int], keep: int) -> int:
         """Delete BATCH rows of what was asked and answered in rounds older than the newest `keep` which nothing needs;
@@ -185,7 +184,7 @@ class RetentionStore:
     def _delete_some(self, connection: Connection, table: sa.Table, number: int, column: str) -> int:
         mine = (table.c.workload == self._workload) & (table.c.number == number)
         ids = connection.execute(sa.select(table.c[column]).where(mine).distinct().limit(BATCH)).scalars().all()
-        return connection.execute(sa.delete(table).where(mine, table.c[column].in_(ids))).rowcount
+        return connection.execute(sa.delete(table).where(mine, self._database.among(table.c[column], ids))).rowcount
 
     def forget_requests(self, before: float) -> int:
         """Delete answered requests of operators that were made earlier; how many.

@@ -126,6 +126,34 @@ def test_insert_new_returns_the_rows_that_were_free(db: Database) -> None:
         assert db.insert_new(connection, stream_offsets, [], stream_offsets.c.group) == set()
 
 
+AMONG = {"plain": "g3", "quoted": "g\"3'", "a brace": "{g3,g4}", "an escape": "g\\3\n", "far away": "géné 例 😀"}
+
+
+@pytest.mark.parametrize("group", AMONG.values(), ids=AMONG)
+def test_among_finds_those_that_are_named_however_many_there_are(db: Database, group: str) -> None:
+    names = [group, *(f"other {n}" for n in range(5))]
+    with db.write() as connection:
+        db.insert_new(connection, stream_offsets, [offset_row(name, 1) for name in names], stream_offsets.c.group)
+    asked = [group, names[2], *(f"missing {n}" for n in range(40_000))]
+    c = stream_offsets.c
+    later = sa.select(c.group).where(db.among(c.group))
+    with db.read() as connection:
+        now = connection.execute(sa.select(c.group).where(db.among(c.group, asked))).scalars().all()
+        assert sorted(now) == sorted([group, names[2]])
+        assert sorted(connection.execute(later, {"ids": asked}).scalars()) == sorted(now)
+        assert connection.execute(later, {"ids": []}).scalars().all() == []
+
+
+def test_among_does_not_take_a_name_for_another_that_a_nul_ends(tmp_path: Path) -> None:
+    mine = database(tmp_path)
+    mine.migrate()
+    c = stream_offsets.c
+    with mine.write() as connection:
+        mine.insert_new(connection, stream_offsets, [offset_row("g", 1)], c.group)
+        assert connection.execute(sa.select(c.group).where(mine.among(c.group, ["g\0x"]))).scalars().all() == []
+    mine.close()
+
+
 def test_threads_that_read_then_write_do_not_lose_updates(db: Database, store_url: str) -> None:
     with db.write() as connection:
         db.upsert(connection, stream_offsets, [offset_row("g", 0)], ["next_offset"])

@@ -118,6 +118,25 @@ def test_what_is_older_goes_by_age(new_world: NewWorld) -> None:
 
 
 @pytest.mark.usefixtures("small_batches")
+def test_labels_of_one_moment_go_batch_by_batch_but_for_those_that_are_held(new_world: NewWorld) -> None:
+    world = new_world()
+    ids = add(world, 40)
+    with world.database.write() as connection:
+        old = pseudo_labels.c.query_id.in_(ids[:30])
+        connection.execute(sa.update(pseudo_labels).where(old).values(created_at=1000.0))
+    held = [ids[place] for place in (0, 6, 7, 13, 14, 29)]
+    ended_round(world, 0, held, "w-r0000-1")
+    store, labels = RetentionStore(world.database, world.labels.workload), world.labels
+    assert sweep(store, keep=10) == 24
+    assert left(world) == sorted([*held, *ids[30:]])
+    assert labels.counts().total == 16
+    # What is held counts among those that are kept: the oldest of them is the one that is held.
+    assert store.oldest_kept(16) == 0.0
+    assert store.oldest_kept(15) == 1000.0
+    assert store.oldest_kept(10) == 1030.0
+
+
+@pytest.mark.usefixtures("small_batches")
 def test_a_label_goes_with_its_history_and_another_workloads_stays(new_world: NewWorld) -> None:
     world = new_world()
     ids = add(world, 10)

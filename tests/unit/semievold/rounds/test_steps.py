@@ -312,6 +312,33 @@ async def test_a_round_that_settles_unloads_and_deletes_what_nobody_keeps(open_w
     assert {path.name for path in world.place.adapters.iterdir()} == {old[1], old[2], settled.adapter}
 
 
+async def test_rounds_that_are_all_rejected_leave_no_more_versions_than_are_kept(open_world: OpenWorld) -> None:
+    world = await leading(open_world(artifacts={"keep_adapters": 2}))
+    world.trainer.right = 0
+    rejected = [(await world.advance(await world.plan(), S.REJECTED)).adapter or "" for _ in range(4)]
+    assert list(adapters(world).values()) == ["deleted", "deleted", "rejected", "rejected"]
+    assert {path.name for path in world.place.adapters.iterdir()} == set(rejected[2:])
+
+
+async def test_old_versions_stay_while_nobody_says_which_are_loaded(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await leading(open_world(artifacts={"keep_adapters": 2}))
+    world.trainer.right = 0
+
+    async def away(_keep: int) -> None:
+        raise TransientError("the replicas are away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.here.fleet, "delete_old", away)
+        for _ in range(3):
+            await world.advance(await world.plan(), S.REJECTED)
+    assert list(adapters(world).values()) == ["rejected"] * 3
+    assert "old adapters stay for now: the replicas are away" in caplog.text
+    await world.advance(await world.plan(), S.REJECTED)
+    assert list(adapters(world).values()) == ["deleted", "deleted", "rejected", "rejected"]
+
+
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_what_a_killed_publication_left_is_removed_unless_a_round_may_finish_it(
     open_world: OpenWorld, is_open: bool
