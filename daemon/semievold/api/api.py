@@ -18,6 +18,7 @@ from semievol.examples.json_values import id_problem
 from semievold.api import drift, lineage, operations
 from semievold.api.asking import asked
 from semievold.api.deliveries import read_delivery
+from semievold.api.limits import LISTED, MOST_LISTED, read_limit
 from semievold.api.reviewing import answered, read_which
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
@@ -41,6 +42,8 @@ REQUEST_WAIT_S = 15.0
 WITH_TOKEN = "ask with the token to see why"
 PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "/v1/explain/{id}": ("descendants",),
+    "/v1/rounds": ("limit",),
+    "/v1/adapters": ("limit",),
     "/v1/review": ("purpose", "limit"),
     "/v1/queries": ("skip_invalid",),
     "/v1/labels": ("skip_invalid",),
@@ -135,14 +138,17 @@ class Api:
         held = {**seen["held"], **self._tools.held()}
         return web.json_response({**seen, **self._tools.process(), "held": held, "replicas": replicas})
 
-    async def _rounds(self, _request: web.Request) -> web.Response:
-        return await self._view(operations.rounds, self._tools.place)
+    async def _rounds(self, request: web.Request) -> web.Response:
+        return await self._listed(operations.rounds, request)
 
     async def _round(self, request: web.Request) -> web.Response:
         return await self._view(operations.round_detail, _round_number(request))
 
-    async def _adapters(self, _request: web.Request) -> web.Response:
-        return await self._view(operations.adapters, self._tools.place)
+    async def _adapters(self, request: web.Request) -> web.Response:
+        return await self._listed(operations.adapters, request)
+
+    async def _listed(self, view: Callable[..., Any], request: web.Request) -> web.Response:
+        return await self._view(view, self._tools.place, read_limit(request.query, LISTED, MOST_LISTED))
 
     async def _adapter(self, request: web.Request) -> web.Response:
         return await self._view(operations.adapter_detail, self._tools.place, _name(request, "name"))

@@ -15,6 +15,7 @@ from semievol.examples.json_values import fault_of
 from semievol.training.progress import read_progress
 from semievold.api import drift
 from semievold.api.known import known_adapter, known_round
+from semievold.api.limits import LISTED
 from semievold.api.lineage import as_json
 from semievold.config.daemon import DaemonConfig
 from semievold.errors import StateConflict
@@ -209,12 +210,14 @@ def round_detail(stores: Stores, number: int) -> dict[str, Any]:
     return {**detail, "events": stores.rounds.events(number)}
 
 
-def rounds(stores: Stores, place: RoundPlace) -> list[dict[str, Any]]:
-    return [round_summary(round_, place) for round_ in stores.rounds.all()]
+def rounds(stores: Stores, place: RoundPlace, limit: int = LISTED) -> list[dict[str, Any]]:
+    """The newest, newest first."""
+    return [round_summary(round_, place) for round_ in stores.rounds.all(limit)]
 
 
-def adapters(stores: Stores, place: RoundPlace) -> list[dict[str, Any]]:
-    return [_version(version, place) for version in stores.adapters.all()]
+def adapters(stores: Stores, place: RoundPlace, limit: int = LISTED) -> list[dict[str, Any]]:
+    """The newest, oldest first."""
+    return [_version(version, place) for version in stores.adapters.all(limit)]
 
 
 def _version(version: AdapterVersion, place: RoundPlace) -> dict[str, Any]:

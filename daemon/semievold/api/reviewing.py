@@ -10,6 +10,7 @@ from typing import Any
 
 from semievol.errors import DataError
 from semievol.examples.json_values import fault_of
+from semievold.api.limits import read_limit
 from semievold.review.answering import KINDS, MOST_SHOWN, Reviewers, Which
 
 FIELDS = ("answer", "skip", "undo")
@@ -21,13 +22,11 @@ def read_which(query: Mapping[str, str]) -> tuple[Which | None, int]:
     Raises:
         DataError: naming the parameter and the fix.
     """
-    purpose, limit = query.get("purpose"), query.get("limit", "50")
+    purpose = query.get("purpose")
     kind = next((each for each in KINDS if each == purpose), None)
     if purpose is not None and kind is None:
         raise DataError(f"purpose: {purpose[:40]!r} is none of {', '.join(KINDS)}")
-    if not (limit.isascii() and limit.isdigit()) or not 0 < int(limit[:9]) <= MOST_SHOWN:
-        raise DataError(f"limit: {limit[:20]!r} is no number from 1 to {MOST_SHOWN}")
-    return kind, int(limit)
+    return kind, read_limit(query, 50, MOST_SHOWN)
 
 
 async def answered(reviewers: Reviewers, key: str, body: Mapping[str, Any]) -> dict[str, Any]:

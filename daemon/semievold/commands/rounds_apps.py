@@ -11,19 +11,22 @@ from typing import Annotated
 import typer
 
 from semievol.errors import ConfigError
+from semievold.api.limits import LISTED, MOST_LISTED
 from semievold.commands import output
 from semievold.commands.options import DEFAULT_CONFIG, ConfigPath, Output, ask, opened
+
+Limit = Annotated[int, typer.Option(min=1, max=MOST_LISTED, help="So many at most.")]
 
 
 def rounds_app() -> typer.Typer:
     app = typer.Typer(help="Rounds: list, show, replay, start, cancel, approve, refuse, advance.", no_args_is_help=True)
 
-    @app.command("list", help="All rounds, newest first.")
-    def list_(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+    @app.command("list", help="The newest rounds, newest first.")
+    def list_(config: ConfigPath = DEFAULT_CONFIG, limit: Limit = LISTED, output_format: Output = "table") -> None:
         from semievold.api import operations
 
         with opened(config) as (_, stores, place):
-            output.show(operations.rounds(stores, place), output_format, columns=output.ROUND_COLUMNS)
+            output.show(operations.rounds(stores, place, limit), output_format, columns=output.ROUND_COLUMNS)
 
     @app.command(help="Everything known of one round.")
     def show(number: int, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
@@ -92,12 +95,12 @@ def rounds_app() -> typer.Typer:
 def adapters_app() -> typer.Typer:
     app = typer.Typer(help="Adapter versions: list, show, promote, rollback.", no_args_is_help=True)
 
-    @app.command("list", help="All versions, oldest first.")
-    def list_(config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:
+    @app.command("list", help="The newest versions, oldest first.")
+    def list_(config: ConfigPath = DEFAULT_CONFIG, limit: Limit = LISTED, output_format: Output = "table") -> None:
         from semievold.api import operations
 
         with opened(config) as (_, stores, place):
-            output.show(operations.adapters(stores, place), output_format, columns=output.ADAPTER_COLUMNS)
+            output.show(operations.adapters(stores, place, limit), output_format, columns=output.ADAPTER_COLUMNS)
 
     @app.command(help="One version and the round that made it.")
     def show(name: str, config: ConfigPath = DEFAULT_CONFIG, output_format: Output = "table") -> None:

@@ -55,13 +55,13 @@ class AdapterStore:
         self._database = database
         self._workload = workload
 
-    def all(self) -> list[AdapterVersion]:
-        """Oldest first."""
-        statement = (
-            select(adapters).where(adapters.c.workload == self._workload).order_by(adapters.c.round, adapters.c.name)
-        )
+    def all(self, newest: int | None = None) -> list[AdapterVersion]:
+        """Oldest first; with `newest`, no more than so many."""
+        a = adapters.c
+        newest_first = select(adapters).where(a.workload == self._workload).order_by(a.round.desc(), a.name.desc())
         with self._database.read() as connection:
-            return [_version(row) for row in connection.execute(statement).mappings()]
+            found = connection.execute(newest_first.limit(newest)).mappings().all()
+        return [_version(row) for row in reversed(found)]
 
     def served_before(self, name: str, serving: str | None) -> str | None:
         """The version that somebody wants to go back to; None: the base model, which is called `base`.

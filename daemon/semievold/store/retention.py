@@ -136,10 +136,13 @@ class RetentionStore:
             if self._is_choosing(connection):
                 return Swept(0, None)
             last = connection.execute(ordered.offset(BATCH - 1).limit(1)).first()
-            needed = self._needed(connection)
-            held = sa.exists().where(m.workload == c.workload, m.query_id == c.query_id, m.number.in_(needed))
             # By the range that they are in, not by their names: hundreds of names in a statement cost more than it.
             until = sa.true() if last is None else sa.and_(c.created_at <= last.created_at, here <= sa.tuple_(*last))
+            member = sa.and_(m.workload == c.workload, m.query_id == c.query_id)
+            some = sa.select(m.number).join(pseudo_labels, member).where(*left, until).distinct()
+            pools = set(connection.execute(some).scalars())
+            needed = sorted(pools & self._needed(connection)) if pools else []
+            held = sa.exists().where(member, m.number.in_(needed))
             going = sa.delete(pseudo_labels).where(*left, until, c.published, ~held if needed else sa.true())
             # The answer itself: SQLite (3.40) gets `answer IS NULL` wrong in a RETURNING.
             gone = connection.execute(going.returning(c.query_id, c.answer)).all()

@@ -141,11 +141,26 @@ async def test_what_there_is_not_is_not_found(open_world: OpenWorld) -> None:
             assert (await client.get(path)).status == 404
 
 
+async def test_lists_show_the_newest(open_world: OpenWorld) -> None:
+    world = open_world()
+    await world.here.take_lease()
+    names = [await world.version() for _ in range(3)]
+    async with Roles(world).api() as client:
+        rounds = await (await client.get("/v1/rounds?limit=2")).json()
+        assert [each["number"] for each in rounds] == [2, 1]
+        versions = await (await client.get("/v1/adapters?limit=2")).json()
+        assert [each["name"] for each in versions] == names[1:]
+        assert len(await (await client.get("/v1/rounds")).json()) == 3
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
         ("/v1/status?verbose=1", "verbose: unknown parameter; none is known here"),
-        ("/v1/rounds?limit=-5", "limit: unknown parameter; none is known here"),
+        ("/v1/rounds/0?limit=5", "limit: unknown parameter; none is known here"),
+        ("/v1/rounds?limit=-5", "limit: '-5' is no number from 1 to 1000"),
+        ("/v1/adapters?limit=all", "limit: 'all' is no number from 1 to 1000"),
+        ("/v1/rounds?limt=5", "limt: unknown parameter; known: limit"),
         ("/v1/review?kind=gate", "kind: unknown parameter; known: purpose, limit"),
         ("/v1/explain/q1?descendant=1", "descendant: unknown parameter; known: descendants"),
     ],
