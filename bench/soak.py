@@ -44,7 +44,6 @@ EXAMPLES = 40
 QUERIES = 12
 FOR_EVER = frozenset({"rounds", "round_events", "adapters", "operator_requests"})
 """Tables that keep something of each round; requests stay for 90 days."""
-STATE = "bytes of the state, with these"
 GROWS = 0.02
 BOUNDS = ("min_answers", "min_real_share", "max_depth", "max_anchor_disagreement", "max_duplicates")
 
@@ -82,13 +81,18 @@ def noted(processes: Mapping[str, int], database: Database, data: Path) -> dict[
         seen[f"{called}: children"] = len(family) - 1
     for place in ("rounds", "adapters"):
         seen[f"bytes of {place}/"] = bytes_under(data / place)
-    if database.file is not None:
-        seen[STATE] = bytes_of(database.file.parent.glob(f"{database.file.name}*"))
-    for size in sizes(database, WORKLOAD if database.file is None else "tiny"):
+    tables = sizes(database, WORKLOAD if database.file is None else "tiny")
+    by_name = {size.table: size.bytes for size in tables}
+    for size in tables:
         if size.rows:
             seen[f"rows of {size.table}"] = size.rows
-        if size.table not in FOR_EVER:
-            seen["bytes of the other tables"] = seen.get("bytes of the other tables", 0.0) + (size.bytes or 0)
+    if None in by_name.values():
+        raise SystemExit("this SQLite does not tell the bytes of a table: it was built without dbstat")
+    kept = sum(by_name[name] or 0 for name in FOR_EVER)
+    whole = sum(size or 0 for size in by_name.values())
+    if database.file is not None:  # with its log, and what is free in it
+        whole = bytes_of(database.file.parent.glob(f"{database.file.name}*"))
+    seen["bytes of the state but for these"] = whole - kept
     return seen
 
 
@@ -134,7 +138,7 @@ def show(seen: Sequence[dict[str, float]]) -> list[str]:
         values = [each.get(name, 0.0) for each in half]
         middle = statistics.median(values)
         more, low, high = slope(values)
-        kept = name == STATE or name.removeprefix("rows of ") in FOR_EVER
+        kept = name.removeprefix("rows of ") in FOR_EVER
         grows = low > 0 and more > GROWS * max(middle, 1.0) and not kept
         if grows:
             growing.append(name)

@@ -122,6 +122,11 @@ def built() -> set[str]:
     return set(run("buildah", *STORE, "images", "--noheading", "--format", "{{.Name}}:{{.Tag}}", check=False).split())
 
 
+def number_of(name: str) -> str:
+    """The id of what has that name now; empty: nothing."""
+    return run("buildah", *STORE, "images", "--quiet", "--no-trunc", name, check=False).strip()
+
+
 def prepare(image: Image) -> None:
     """Build one image from its files as they are now."""
     context = PLACE / "context"
@@ -165,10 +170,12 @@ def provide(say: Callable[[str], None]) -> None:
         if not noted.exists() or noted.read_text("ascii") != wanted or name not in built():
             say(f"building {image.name}")
             noted.unlink(missing_ok=True)
+            before = number_of(name)
             prepare(image)
-            # The one before: gigabytes of a trainer, here and there.
+            # The one before is gigabytes of a trainer, here and there. Its layers that a build may use again stay.
             run(*CTR, "images", "remove", "--sync", name, timeout_s=LOAD_S, check=False)
-            run("buildah", *STORE, "rmi", "--prune", timeout_s=LOAD_S, check=False)
+            if before and before != number_of(name):
+                run("buildah", *STORE, "rmi", before, timeout_s=LOAD_S, check=False)
             noted.parent.mkdir(exist_ok=True)
             noted.write_text(wanted, "ascii")
         if name not in run(*CTR, "images", "list", "--quiet").split():

@@ -1,8 +1,8 @@
 """The workload of the story: the demo's support desk, written as k8s/README.md tells a user to write theirs.
 
 A copy of k8s/ gets the task and, on a machine with fewer cores than overlays/try is made for, smaller requests of
-processor time, which keep the order of the shipped ones: who answers goes before who trains, and both before the
-rest. Nothing else is changed.
+processor time: where the cores are full, vLLM goes before what trains and what embeds, and these before the rest.
+Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def _lower_requests(folder: Path) -> None:
     kustomization = folder / "overlays" / "try" / "kustomization.yaml"
     text = kustomization.read_text("utf-8")
     assert list(yaml.safe_load(text))[-1] == "patches", f"{kustomization} does not end with its patches any more"
-    targets = {"kind: Deployment": "20m", "kind: StatefulSet": "20m", "kind: StatefulSet, name: vllm": "200m"}
+    targets = {"kind: Deployment": "20m", "kind: StatefulSet": "20m", "kind: StatefulSet, name: vllm": "200m",
+               "kind: Deployment, name: embedding": "100m"}  # fmt: skip
     for target, cpu in targets.items():
         lowered = f"{{op: replace, path: /spec/template/spec/containers/0/resources/requests/cpu, value: {cpu}}}"
         text = f"{text.rstrip()}\n  - target: {{{target}}}\n    patch: |\n      - {lowered}\n"

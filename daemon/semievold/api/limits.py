@@ -9,6 +9,7 @@ from semievol.errors import DataError
 LISTED = 100
 """Rounds, or versions, by default."""
 MOST_LISTED = 1_000
+_DIGITS = 9
 
 
 def read_limit(query: Mapping[str, str], default: int, most: int) -> int:
@@ -17,7 +18,8 @@ def read_limit(query: Mapping[str, str], default: int, most: int) -> int:
     Raises:
         DataError: naming the parameter and the fix.
     """
-    limit = query.get("limit", str(default))
-    if not (limit.isascii() and limit.isdigit()) or not 0 < int(limit[:9]) <= most:
-        raise DataError(f"limit: {limit[:20]!r} is no number from 1 to {most}")
-    return int(limit)
+    text = query.get("limit", str(default))
+    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else 0
+    if not 0 < limit <= most:
+        raise DataError(f"limit: {text[:20]!r} is no number from 1 to {most}")
+    return limit

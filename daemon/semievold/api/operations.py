@@ -216,8 +216,8 @@ def rounds(stores: Stores, place: RoundPlace, limit: int = LISTED) -> list[dict[
 
 
 def adapters(stores: Stores, place: RoundPlace, limit: int = LISTED) -> list[dict[str, Any]]:
-    """The newest, oldest first."""
-    return [_version(version, place) for version in stores.adapters.all(limit)]
+    """All that are there and the newest of those that were deleted, oldest first."""
+    return [_version(version, place) for version in stores.adapters.listed(limit)]
 
 
 def _version(version: AdapterVersion, place: RoundPlace) -> dict[str, Any]:

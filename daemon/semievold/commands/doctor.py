@@ -58,6 +58,7 @@ def examine(config: DaemonConfig) -> list[Finding]:
         ("index", _index),
         ("api", lambda c: _port(c, c.api, "api")),
         ("gateway", lambda c: _port(c, c.gateway, "gateway")),
+        ("stop", _stop),
         ("control texts", _control_texts),
     ]
     findings = []
@@ -86,6 +87,19 @@ def _packages(config: DaemonConfig) -> str:
     if absent := _missing(TRAINING):
         return f"{', '.join(absent)} missing: the process with the control role trains, and needs semievol[train]"
     return f"{', '.join(dict.fromkeys((*TRAINING, *wanted)))} are installed"
+
+
+def _stop(config: DaemonConfig) -> str:
+    """What a role finishes after a stop must fit into what the process gets: no sum, since all stop together."""
+    deadline_s = config.stop_deadline_s
+    waits = {"gateway.drain_s": config.gateway.drain_s, "intake.stop_timeout_s": config.intake.stop_timeout_s}
+    for setting, wait_s in waits.items():
+        if wait_s >= deadline_s:
+            raise SemiEvolError(
+                f"{setting} is {wait_s:g} and stop_deadline_s {deadline_s:g}: what runs at a stop is cut after "
+                f"{deadline_s:g} s; set stop_deadline_s above {wait_s:g} where that role runs"
+            )
+    return f"what runs is finished within {max(waits.values()):g} s of {deadline_s:g}"
 
 
 def _missing(names: Sequence[str]) -> list[str]:

@@ -95,7 +95,7 @@ def rounds_app() -> typer.Typer:
 def adapters_app() -> typer.Typer:
     app = typer.Typer(help="Adapter versions: list, show, promote, rollback.", no_args_is_help=True)
 
-    @app.command("list", help="The newest versions, oldest first.")
+    @app.command("list", help="Versions, oldest first: all that are there, and the newest of those that were deleted.")
     def list_(config: ConfigPath = DEFAULT_CONFIG, limit: Limit = LISTED, output_format: Output = "table") -> None:
         from semievold.api import operations
 

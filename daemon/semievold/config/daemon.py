@@ -229,7 +229,8 @@ class ArtifactsConfig(Section):
     `semievold sync-adapters` brings them to engines. Credentials are the driver's own (AWS_..., GOOGLE_...). None:
     every process and engine sees artifacts.directory."""
     keep_adapters: int = Field(default=5, ge=2)
-    """Retired and rejected adapter directories kept for inspection and rollback; older ones are deleted."""
+    """So many directories of retired adapters are kept, to go back to, and as many of rejected ones, to look into;
+    older ones are deleted as rounds end, but for the anchor's."""
     keep_rounds: int = Field(default=20, ge=1)
     """Of the newest this many rounds the snapshot (what was trained on) and the trainer's log are kept; older ones are
     deleted. Checkpoints and copies of the weights go when a round ends. What the state knows of a round stays."""

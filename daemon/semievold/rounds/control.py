@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from semievol.backoff import Backoff
@@ -382,8 +382,9 @@ class Control:
         if name == self._alias.adapter:
             raise StateConflict(f"adapter {name} serves already")
         await self._check_thawed()  # before the work; the move itself looks again, in its transaction
-        await self._load_attested(name)
-        return await self._move(name, request)
+        with self._fleet.sparing(name):
+            await self._load_attested(name)
+            return await self._move(name, request)
 
     async def _load_attested(self, name: str) -> None:
         await self._fleet.load(name)
@@ -406,11 +407,14 @@ class Control:
         back_to = state.previous
         if asked.adapter is not None:
             back_to = await asyncio.to_thread(self._stores.adapters.served_before, asked.adapter, state.adapter)
-        if back_to is not None and back_to == state.previous:
-            await self._fleet.load(back_to)  # it is attested: it served until now
-        elif back_to is not None:
-            await self._load_attested(back_to)
-        return await self._move(back_to, request, away=True)
+        if back_to is None:
+            return await self._move(None, request, away=True)
+        with self._fleet.sparing(back_to):
+            if back_to == state.previous:
+                await self._fleet.load(back_to)  # it is attested: it served until now
+            else:
+                await self._load_attested(back_to)
+            return await self._move(back_to, request, away=True)
 
     async def _end_canary(self, round_: Round, request: OperatorRequest) -> dict[str, Any]:
         """What is taken back is the version on trial; what serves goes on serving."""
@@ -424,17 +428,19 @@ class Control:
     async def _leave_unclean(self, request: OperatorRequest) -> dict[str, Any]:
         if await asyncio.to_thread(self._stores.retractions.unclean, self._alias.adapter) is None:
             raise StateConflict(f"{self._alias.adapter or 'base'} descends from no label that was taken back")
-        clean = await self._last_clean_attested()
         left = self._alias.adapter
-        moved = await self._move(clean, request, away=True)
+        with ExitStack() as spared:
+            clean = await self._last_clean_attested(spared)
+            moved = await self._move(clean, request, away=True)
         open_round = await asyncio.to_thread(self._stores.rounds.open)
         if open_round is not None and open_round.incumbent == left and open_round.state in CANCELLABLE:
             await self._cancel_round(CancelRound(round=open_round.number, reason=f"it was to replace {left}, now left"))
         return moved
 
-    async def _last_clean_attested(self) -> str | None:
+    async def _last_clean_attested(self, spared: ExitStack) -> str | None:
         """The newest clean version that can be served as it was trained; None: the base model."""
         for name in await asyncio.to_thread(self._stores.retractions.clean_versions):
+            spared.enter_context(self._fleet.sparing(name))
             try:
                 await self._load_attested(name)
             except AdapterError as error:

@@ -150,8 +150,7 @@ class RoundEngine:
         await self.tidy()
         if await asyncio.to_thread(self._rounds.open) is not None:
             return
-        versions = await asyncio.to_thread(self._tools.stores.adapters.all)
-        registered = {version.name for version in versions if version.state != "deleted"}
+        registered = {version.name for version in await asyncio.to_thread(self._tools.stores.adapters.there)}
         await asyncio.to_thread(
             adapter_directory.remove_unfinished, self.place.adapters, self._config.workload.name, registered
         )
@@ -404,7 +403,7 @@ class RoundEngine:
             self._rounds.roll_back, round_.number, alias, round_.incumbent, reason, generation
         )
         await self._tools.fleet.follow()
-        return moved
+        return await self._left(moved)
 
 
 def _exit_of(verdict: Verdict) -> RoundState:

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,16 @@ from semievold.serving.adapter_servers import AdapterServers, HeldAdapter
 from semievold.serving.alias import Alias
 from semievold.serving.attestation import FingerprintEntry, Proof
 from semievold.serving.storage.refusals import Refusals
-from semievold.store.adapters import AdapterVersion
+from semievold.store.adapters import DELETED, IDLE, AdapterVersion
 from semievold.store.stores import Stores
 
 if TYPE_CHECKING:
     from semievold.serving.storage.object_storage import AdapterStorage
 
 log = logging.getLogger(__name__)
+
+AT_ONCE = 20
+"""So many versions are deleted at the end of a round: each takes its moment, and the next round's end goes on."""
 
 
 class AdapterFleet:
@@ -59,6 +63,7 @@ class AdapterFleet:
         self._defect: str | None = None
         self._reconciled: int | None = None  # the alias's generation that was last brought to the servers
         self._candidate: str | None = None
+        self._spared: list[str] = []
 
     @property
     def defect(self) -> str | None:
@@ -70,9 +75,22 @@ class AdapterFleet:
         self._candidate = name
         self._protect()
 
+    @contextmanager
+    def sparing(self, name: str) -> Iterator[None]:
+        """Nobody unloads or deletes this version meanwhile: an operator is about to have it serve, while a round ends
+        beside.
+        """
+        self._spared.append(name)
+        self._protect()
+        try:
+            yield
+        finally:
+            self._spared.remove(name)
+            self._protect()
+
     def _protect(self) -> None:
         state = self._alias.state
-        names = (state.adapter, state.previous, self._alias.canary, self._candidate)
+        names = (state.adapter, state.previous, self._alias.canary, self._candidate, *self._spared)
         self._servers.protect(frozenset(name for name in names if name is not None))
 
     async def version(self, name: str) -> AdapterVersion:
@@ -197,30 +215,42 @@ class AdapterFleet:
         for name in await self._servers.loaded():
             if name in keep or name in (state.adapter, state.previous, self._alias.canary, self._candidate):
                 continue
-            if await self._alias.drained(name, drain_s):
+            drained = await self._alias.drained(name, drain_s)
+            if name in self._spared:
+                continue
+            if drained:
                 await self._servers.unload(name)
                 log.info("unloaded adapter %s", name)
             else:
                 log.warning("adapter %s still has running requests after %.0f s; it stays loaded", name, drain_s)
 
     async def delete_old(self, keep: int) -> None:
-        """Delete the directories of all but the newest `keep` retired and rejected versions; never the anchor's."""
+        """Delete the directories of retired versions but the newest `keep`, and of rejected ones likewise; never the
+        anchor's. No more than AT_ONCE of them: the next call goes on.
+
+        Each kind by itself: nights of rejected rounds are not to take what somebody may want to go back to.
+        """
         needed = {*await self._servers.loaded(), await asyncio.to_thread(self._stores.adapters.anchor)}
-        versions = await asyncio.to_thread(self._stores.adapters.all)
-        idle = [v for v in versions if v.state in ("retired", "rejected") and v.name not in needed]
-        for version in idle[: max(0, len(idle) - keep)]:
+        there = await asyncio.to_thread(self._stores.adapters.there)
+        old: list[AdapterVersion] = []
+        for state in IDLE:
+            idle = [version for version in there if version.state == state and version.name not in needed]
+            old += idle[: max(0, len(idle) - keep)]
+        for version in old[:AT_ONCE]:
             # The row first: a directory that outlives its row's state is harmless, the opposite is a broken rollback.
-            await asyncio.to_thread(self._stores.adapters.mark, version.name, "deleted")
-            await asyncio.to_thread(shutil.rmtree, version.found_in(self._directory).path, True)
-            log.info("deleted the directory of adapter %s", version.name)
+            if version.name not in self._spared and await asyncio.to_thread(
+                self._stores.adapters.mark, version.name, DELETED, IDLE
+            ):
+                await asyncio.to_thread(shutil.rmtree, version.found_in(self._directory).path, True)
+                log.info("deleted the directory of adapter %s", version.name)
         if self._storage is not None:
             await self._unpublish(self._storage)
 
     async def _unpublish(self, storage: AdapterStorage) -> None:
         """Delete from the storage what is deleted here, also what an earlier call did not get to."""
-        deleted = await self._deleted()
+        deleted = await asyncio.to_thread(self._stores.adapters.deleted)
         try:
-            for name in sorted(await asyncio.to_thread(storage.begun_names) & deleted):
+            for name in sorted(await asyncio.to_thread(storage.begun_names) & deleted)[:AT_ONCE]:
                 await asyncio.to_thread(storage.remove, name)
                 log.info("deleted adapter %s from %s", name, storage)
         except TransientError as error:  # the end of the next round tries it again
@@ -231,9 +261,5 @@ class AdapterFleet:
         if self._storage is None or not self._directory.is_dir():
             return
         needed = await self._servers.loaded()
-        for name in await self._deleted() - needed:
+        for name in await asyncio.to_thread(self._stores.adapters.deleted) - needed:
             await asyncio.to_thread(shutil.rmtree, self._directory / name, True)
-
-    async def _deleted(self) -> frozenset[str]:
-        versions = await asyncio.to_thread(self._stores.adapters.all)
-        return frozenset(version.name for version in versions if version.state == "deleted")

@@ -6,10 +6,11 @@ candidate -> serving -> previous -> retired -> deleted, or candidate -> rejected
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, select, true, update
 
 from semievold.errors import StateConflict
 from semievold.store.database import Database
@@ -17,6 +18,9 @@ from semievold.store.tables import adapters, rounds
 
 SERVED = ("serving", "previous", "retired")
 """States of versions that were promoted once and whose directory may be there."""
+IDLE = ("retired", "rejected")
+"""States of versions whose directory is kept for a while only."""
+DELETED = "deleted"
 BASE = "base"
 """What people call the model without an adapter."""
 
@@ -55,10 +59,31 @@ class AdapterStore:
         self._database = database
         self._workload = workload
 
-    def all(self, newest: int | None = None) -> list[AdapterVersion]:
-        """Oldest first; with `newest`, no more than so many."""
-        a = adapters.c
-        newest_first = select(adapters).where(a.workload == self._workload).order_by(a.round.desc(), a.name.desc())
+    def all(self) -> list[AdapterVersion]:
+        """Oldest first."""
+        return self._found(self._mine())
+
+    def there(self) -> list[AdapterVersion]:
+        """Those whose directory may be there, oldest first: so many as are kept, however many there ever were."""
+        return self._found(self._mine(), adapters.c.state != DELETED)
+
+    def listed(self, limit: int) -> list[AdapterVersion]:
+        """Oldest first: all that may be there, and of the deleted ones the newest, `limit` with these."""
+        there = self.there()
+        deleted = self._found(self._mine(), adapters.c.state == DELETED, newest=max(0, limit - len(there)))
+        return sorted([*deleted, *there], key=lambda version: (version.round, version.name))
+
+    def deleted(self) -> frozenset[str]:
+        """Names."""
+        gone = select(adapters.c.name).where(self._mine(), adapters.c.state == DELETED)
+        with self._database.read() as connection:
+            return frozenset(connection.execute(gone).scalars())
+
+    def _mine(self) -> ColumnElement[bool]:
+        return adapters.c.workload == self._workload
+
+    def _found(self, *which: ColumnElement[bool], newest: int | None = None) -> list[AdapterVersion]:
+        newest_first = select(adapters).where(*which).order_by(adapters.c.round.desc(), adapters.c.name.desc())
         with self._database.read() as connection:
             found = connection.execute(newest_first.limit(newest)).mappings().all()
         return [_version(row) for row in reversed(found)]
@@ -104,14 +129,15 @@ class AdapterStore:
             found = connection.execute(approved.limit(1)).scalar()
             return found if found is not None else connection.execute(warm.limit(1)).scalar()
 
-    def mark(self, name: str, state: str) -> None:
-        statement = (
-            update(adapters)
-            .where(adapters.c.workload == self._workload, adapters.c.name == name)
-            .values(state=state, updated_at=self._database.now())
-        )
+    def mark(self, name: str, state: str, of: Collection[str] | None = None) -> bool:
+        """Give it that state; with `of`, only from one of these. Whether it has it now."""
+        a = adapters.c
+        which = (self._mine(), a.name == name, true() if of is None else a.state.in_(of))
         with self._database.write() as connection:
-            connection.execute(statement)
+            marked = connection.execute(
+                update(adapters).where(*which).values(state=state, updated_at=self._database.now())
+            )
+            return marked.rowcount == 1
 
 
 def approve(connection: Connection, workload: str, name: str, at: float | None) -> None:

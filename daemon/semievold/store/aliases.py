@@ -15,7 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, null, select, update
 
-from semievold.store.adapters import approve
+from semievold.errors import StateConflict
+from semievold.store.adapters import DELETED, approve
 from semievold.store.database import Database
 from semievold.store.freezes import check_thawed
 from semievold.store.requests import answer_request
@@ -142,11 +143,14 @@ class AliasStore:
         `away`: it is moved for what serves so far is no good, which is allowed while rounds are frozen too.
 
         Raises:
-            StateConflict: rounds are frozen.
+            StateConflict: rounds are frozen, or the version's directory was deleted meanwhile.
         """
         with self._database.write() as connection:
             if not away:
                 check_thawed(connection, self._workload)
+            mine = (adapters.c.workload == self._workload, adapters.c.name == adapter)
+            if connection.execute(select(adapters.c.state).where(*mine)).scalar() == DELETED:
+                raise StateConflict(f"the directory of adapter {adapter!r} was deleted (artifacts.keep_adapters)")
             before = read_alias(connection, self._workload).adapter
             now = self._database.now()
             moved = move_alias(connection, self._workload, self._alias, adapter, now)

@@ -83,7 +83,7 @@ _REFUSALS = (
 
 
 def chunks(items: Sequence[_T], size: int = 500) -> Iterator[Sequence[_T]]:
-    """Slices small enough for the bound parameters of one `IN (...)`."""
+    """Slices small enough for one statement: for bound parameters of an `IN (...)`, and for rows held at once."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 

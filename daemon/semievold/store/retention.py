@@ -139,9 +139,9 @@ class RetentionStore:
             # By the range that they are in, not by their names: hundreds of names in a statement cost more than it.
             until = sa.true() if last is None else sa.and_(c.created_at <= last.created_at, here <= sa.tuple_(*last))
             member = sa.and_(m.workload == c.workload, m.query_id == c.query_id)
-            some = sa.select(m.number).join(pseudo_labels, member).where(*left, until).distinct()
-            pools = set(connection.execute(some).scalars())
-            needed = sorted(pools & self._needed(connection)) if pools else []
+            # By label, each of which the index of the members knows: a join would be planned the other way round.
+            met = sa.select(c.query_id).where(*left, until, sa.exists().where(member)).limit(1)
+            needed = sorted(self._needed(connection)) if connection.execute(met).first() is not None else []
             held = sa.exists().where(member, m.number.in_(needed))
             going = sa.delete(pseudo_labels).where(*left, until, c.published, ~held if needed else sa.true())
             # The answer itself: SQLite (3.40) gets `answer IS NULL` wrong in a RETURNING.
@@ -153,8 +153,8 @@ class RetentionStore:
     def _is_choosing(self, connection: Connection) -> bool:
         """Whether a round is planned: what it will learn from is not written down yet."""
         r = rounds.c
-        planned = sa.select(r.number).where(r.workload == self._workload, r.state == RoundState.PLANNED.value)
-        return connection.execute(planned.limit(1)).first() is not None
+        newest = sa.select(r.state).where(r.workload == self._workload).order_by(r.number.desc()).limit(1)
+        return connection.execute(newest).scalar() == RoundState.PLANNED.value
 
     def _forget_history(self, connection: Connection, ids: list[str]) -> None:
         """What people said of a query stays: it is about what was asked, and may be asked again."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, func, insert, select, update
 
 from semievol.examples.json_values import mended_text
 from semievold.errors import StateConflict
@@ -101,6 +101,10 @@ class RoundStore:
     def _mine(self, number: int) -> Any:
         return and_(rounds.c.workload == self._workload, rounds.c.number == number)
 
+    def _newest(self, *what: Any) -> Select[Any]:
+        """Of the newest round alone, however many there were: only that one can be open."""
+        return select(*what).where(rounds.c.workload == self._workload).order_by(rounds.c.number.desc()).limit(1)
+
     def plan(
         self, kind: RoundKind, trigger: str, seed: int, incumbent: str | None, options: Mapping[str, Any]
     ) -> Round:
@@ -111,15 +115,10 @@ class RoundStore:
         """
         now = self._database.now()
         with self._database.write() as connection:
-            is_open = select(rounds.c.number).where(
-                rounds.c.workload == self._workload, rounds.c.state.not_in([s.value for s in ENDED])
-            )
-            if (number := connection.execute(is_open).scalar()) is not None:
-                raise StateConflict(f"round {number} is still open; cancel it or wait until it ends")
-            last = connection.execute(
-                select(func.max(rounds.c.number)).where(rounds.c.workload == self._workload)
-            ).scalar()
-            number = 0 if last is None else last + 1
+            last = connection.execute(self._newest(rounds.c.number, rounds.c.state)).first()
+            if last is not None and RoundState(last.state) not in ENDED:
+                raise StateConflict(f"round {last.number} is still open; cancel it or wait until it ends")
+            number = 0 if last is None else last.number + 1
             connection.execute(
                 insert(rounds).values(
                     workload=self._workload,
@@ -146,13 +145,10 @@ class RoundStore:
         return None if row is None else _round(row)
 
     def open(self) -> Round | None:
-        """The round that has not ended, if there is one."""
-        statement = select(rounds).where(
-            rounds.c.workload == self._workload, rounds.c.state.not_in([s.value for s in ENDED])
-        )
+        """The round that has not ended, if there is one: no other than the newest."""
         with self._database.read() as connection:
-            row = connection.execute(statement).mappings().first()
-        return None if row is None else _round(row)
+            row = connection.execute(self._newest(rounds)).mappings().first()
+        return None if row is None or RoundState(row["state"]) in ENDED else _round(row)
 
     def all(self, limit: int = 1000, *, first: int = 0) -> list[Round]:
         """Newest first, down to the number `first`."""

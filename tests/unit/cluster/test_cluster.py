@@ -54,7 +54,8 @@ def test_the_copy_renders_with_the_workload_and_smaller_requests(
     for name, pod in pods(found).items():
         own, its = pod["spec"]["containers"][0]["resources"], pods(shipped)[name]["spec"]["containers"][0]["resources"]
         others = "20m" if name in standing() else its["requests"]["cpu"]
-        assert own["requests"].pop("cpu") == {"vllm": "200m", "training": "100m"}.get(name, others), name
+        lowered = {"vllm": "200m", "training": "100m", "embedding": "100m"}.get(name, others)
+        assert own["requests"].pop("cpu") == lowered, name
         assert own["limits"] == its["limits"]
         assert own["requests"].items() <= its["requests"].items()
     (text,) = [each["data"]["semievol.yaml"] for each in of_kind(found, "ConfigMap") if "semievol.yaml" in each["data"]]

@@ -270,3 +270,14 @@ def test_a_file_in_place_of_the_directory_is_named(found: Callable[..., dict[str
     for directory in (tmp_path / "data", tmp_path / "data" / "below"):
         seen = found(artifacts={"directory": directory})["artifacts"]
         assert (seen.ok, f"{tmp_path / 'data'} is no directory" in seen.detail) == (False, True)
+
+
+@pytest.mark.parametrize("setting", ["gateway.drain_s", "intake.stop_timeout_s"])
+def test_a_stop_that_cuts_what_it_waits_for_is_named(found: Callable[..., dict[str, Finding]], setting: str) -> None:
+    section, name = setting.split(".")
+    kept = found(stop_deadline_s=40, **{section: {name: 39}})["stop"]
+    assert kept == Finding("stop", True, "what runs is finished within 39 s of 40")
+    cut = found(stop_deadline_s=40, **{section: {name: 40}})["stop"]
+    assert not cut.ok
+    assert cut.detail.startswith(f"{setting} is 40 and stop_deadline_s 40: ")
+    assert cut.detail.endswith("set stop_deadline_s above 40 where that role runs")

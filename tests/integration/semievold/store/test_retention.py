@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -317,3 +318,29 @@ def test_a_pass_deletes_what_is_old_and_not_needed_and_nothing_else(
     assert sweep(store, before=before or 0.0, keep=keep) == len(expected)
     assert set(labels.known(ids)) == {ids[n] for n in range(30) if n not in expected}
     assert labels.labelled() == 30
+
+
+def test_a_batch_is_found_by_indexes_however_many_labels_and_members_there_are(tmp_path: Path) -> None:
+    """Asked of SQLite, which has no figures of its tables unless somebody has it take them."""
+    database = Database(f"sqlite:///{tmp_path / 'state.db'}", "w")
+    database.migrate()
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
+        if "pseudo_label" in statement or "FROM rounds" in statement:
+            asked.append((statement, parameters))
+
+    sa.event.listen(database._engine, "before_cursor_execute", note)
+    RetentionStore(database, "w").sweep(Place(3.0, "q"), 9.0)
+    sa.event.remove(database._engine, "before_cursor_execute", note)
+    assert len(asked) == 4  # whether a round chooses, where the batch ends, which pools it meets, what goes
+    with database.read() as connection:
+        for statement, parameters in asked:
+            plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            for step in plan:
+                assert "SCAN" not in step, plan
+                if "pseudo_labels" in step:
+                    assert "ix_pseudo_labels_created (workload=? AND created_at>? AND created_at<?)" in step, plan
+                if "round_members" in step:
+                    assert "(workload=? AND query_id=?)" in step, plan
+    database.close()

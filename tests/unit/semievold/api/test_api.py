@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient
 
 from semievol.errors import TransientError
 from semievold.api.api import REQUEST_WAIT_S
@@ -141,6 +143,10 @@ async def test_what_there_is_not_is_not_found(open_world: OpenWorld) -> None:
             assert (await client.get(path)).status == 404
 
 
+async def listed(client: TestClient[Any, Any], limit: int) -> list[str]:
+    return [each["name"] for each in await (await client.get(f"/v1/adapters?limit={limit}")).json()]
+
+
 async def test_lists_show_the_newest(open_world: OpenWorld) -> None:
     world = open_world()
     await world.here.take_lease()
@@ -148,8 +154,11 @@ async def test_lists_show_the_newest(open_world: OpenWorld) -> None:
     async with Roles(world).api() as client:
         rounds = await (await client.get("/v1/rounds?limit=2")).json()
         assert [each["number"] for each in rounds] == [2, 1]
-        versions = await (await client.get("/v1/adapters?limit=2")).json()
-        assert [each["name"] for each in versions] == names[1:]
+        assert await listed(client, 1) == names  # what is there is never left out
+        for deleted in names[:2]:
+            world.stores.adapters.mark(deleted, "deleted")
+        assert await listed(client, 2) == names[1:]
+        assert await listed(client, 1) == names[2:]
         assert len(await (await client.get("/v1/rounds")).json()) == 3
 
 
@@ -160,6 +169,8 @@ async def test_lists_show_the_newest(open_world: OpenWorld) -> None:
         ("/v1/rounds/0?limit=5", "limit: unknown parameter; none is known here"),
         ("/v1/rounds?limit=-5", "limit: '-5' is no number from 1 to 1000"),
         ("/v1/adapters?limit=all", "limit: 'all' is no number from 1 to 1000"),
+        ("/v1/rounds?limit=00000000100000", "limit: '00000000100000' is no number from 1 to 1000"),
+        ("/v1/review?limit=0000000001", "limit: '0000000001' is no number from 1 to 500"),
         ("/v1/rounds?limt=5", "limt: unknown parameter; known: limit"),
         ("/v1/review?kind=gate", "kind: unknown parameter; known: purpose, limit"),
         ("/v1/explain/q1?descendant=1", "descendant: unknown parameter; known: descendants"),

@@ -320,21 +320,21 @@ async def test_rounds_that_are_all_rejected_leave_no_more_versions_than_are_kept
     assert {path.name for path in world.place.adapters.iterdir()} == set(rejected[2:])
 
 
-async def test_old_versions_stay_while_nobody_says_which_are_loaded(
+async def test_old_versions_stay_when_they_cannot_be_deleted_and_go_with_the_next_round(
     open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = await leading(open_world(artifacts={"keep_adapters": 2}))
     world.trainer.right = 0
 
     async def away(_keep: int) -> None:
-        raise TransientError("the replicas are away")
+        raise TransientError("the engine is away")
 
     with monkeypatch.context() as patched:
         patched.setattr(world.here.fleet, "delete_old", away)
         for _ in range(3):
             await world.advance(await world.plan(), S.REJECTED)
     assert list(adapters(world).values()) == ["rejected"] * 3
-    assert "old adapters stay for now: the replicas are away" in caplog.text
+    assert "old adapters stay for now: the engine is away" in caplog.text
     await world.advance(await world.plan(), S.REJECTED)
     assert list(adapters(world).values()) == ["deleted", "deleted", "rejected", "rejected"]
 

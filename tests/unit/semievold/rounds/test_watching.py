@@ -87,6 +87,8 @@ async def test_a_version_that_gives_one_answer_to_everything_is_rolled_back_with
 ) -> None:
     world = await promoted(open_world, OneAnswer(10, 0.2))
     warm, bad = world.round(0).adapter, world.round(1).adapter
+    left = world.place.training(world.round(1)).work / "checkpoints"
+    left.mkdir(parents=True, exist_ok=True)
     for asked in range(100, 200, 2):
         world.ask((asked, asked + 1))
         await world.passes(0.5)
@@ -95,6 +97,7 @@ async def test_a_version_that_gives_one_answer_to_everything_is_rolled_back_with
     ended = await world.ended(1)
     assert ended.state is S.ROLLED_BACK
     assert pairs(world) <= 50
+    assert not left.exists(), "it is tidied as any round that ends"
     assert (ended.reason or "").startswith("concentration: 'even' is the answer to ")
     assert watch(world)["breach"] == ended.reason
     assert watch(world)["concentration"]["evidence"] >= ALARM

@@ -9,12 +9,14 @@ import logging
 import pytest
 
 from semievol.errors import AdapterError, TransientError
-from semievold.errors import LeaseLost
+from semievold.errors import LeaseLost, StateConflict
 from semievold.round_states import RoundState
+from semievold.serving import fleet
 from semievold.serving.adapter_servers import HeldAdapter
 from semievold.serving.alias import Alias
 from semievold.serving.attestation import Proof
 from semievold.serving.fleet import AdapterFleet
+from semievold.store.adapters import IDLE
 from semievold.store.aliases import AliasState
 from tests.control_world import ControlWorld, OpenWorld, failing
 
@@ -274,6 +276,57 @@ async def test_a_version_that_is_loaded_is_not_deleted(open_world: OpenWorld) ->
     await world.here.fleet.delete_old(0)
     assert states(world) == ["rejected", "deleted"]
     assert [path.name for path in world.place.adapters.iterdir()] == [held]
+
+
+async def test_nights_of_rejected_rounds_take_nothing_that_served(open_world: OpenWorld) -> None:
+    world = open_world()
+    names = await versions(world, 1, 2, 3, 4, 5, 6, 7)
+    for name in (names[0], names[1]):
+        world.here.stores.adapters.mark(name, "retired")
+    await world.here.fleet.delete_old(2)
+    assert states(world) == ["retired", "retired", "deleted", "deleted", "deleted", "rejected", "rejected"]
+    await world.here.fleet.delete_old(1)
+    assert states(world) == ["deleted", "retired", "deleted", "deleted", "deleted", "deleted", "rejected"]
+
+
+async def test_many_old_versions_are_deleted_some_at_a_time(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "AT_ONCE", 3)
+    world = open_world()
+    await versions(world, 1, 2, 3, 4, 5)
+    await world.here.fleet.delete_old(0)
+    assert states(world) == ["deleted", "deleted", "deleted", "rejected", "rejected"]
+    await world.here.fleet.delete_old(0)
+    assert states(world) == ["deleted"] * 5
+
+
+async def test_what_an_operator_is_about_to_have_serve_is_neither_unloaded_nor_deleted(open_world: OpenWorld) -> None:
+    world = open_world()
+    (name,) = await versions(world, 3)
+    with world.here.fleet.sparing(name):
+        await world.here.fleet.delete_old(0)
+        await world.here.fleet.load(name)
+        await world.here.fleet.release(0.0)
+        assert await loaded(world) == {name}
+    await world.here.fleet.release(0.0)
+    await world.here.fleet.delete_old(0)
+    assert (await loaded(world), states(world)) == (set(), ["deleted"])
+
+
+async def test_a_version_that_serves_by_now_is_not_marked_and_a_deleted_one_does_not_serve(
+    open_world: OpenWorld,
+) -> None:
+    world = open_world()
+    first, second = await versions(world, 3, 5)
+    world.here.stores.alias.move(first)
+    adapters = world.here.stores.adapters
+    assert not adapters.mark(first, "deleted", IDLE)
+    assert adapters.mark(second, "deleted", IDLE)
+    assert states(world) == ["serving", "deleted"]
+    with pytest.raises(StateConflict, match=r"the directory of adapter .* was deleted"):
+        world.here.stores.alias.move(second)
+    assert world.stores.alias.get().adapter == first
 
 
 async def test_a_version_is_marked_as_deleted_before_its_directory_goes(open_world: OpenWorld) -> None:
