@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from semievold.config.daemon import DaemonConfig
@@ -36,6 +38,10 @@ class Fleet:
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
+
+    @contextmanager
+    def sparing(self, name: str) -> Iterator[None]:
+        yield
 
     async def load(self, name: str) -> None:
         if self.failure is not None:

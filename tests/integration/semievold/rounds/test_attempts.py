@@ -59,6 +59,9 @@ class Fleet:
     async def release(self, drain_s: float) -> None:
         pass
 
+    async def delete_old(self, keep: int) -> None:
+        pass
+
 
 def engine_of(stores: Stores, launcher: Launcher, tmp_path: Path) -> RoundEngine:
     config = DaemonConfig.model_validate({"workload": "w", "model": {"name": "m"}})

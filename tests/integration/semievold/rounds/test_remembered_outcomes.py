@@ -56,6 +56,9 @@ class Fleet:
     async def release(self, drain_s: float) -> None:
         pass
 
+    async def delete_old(self, keep: int) -> None:
+        pass
+
 
 def engine_of(stores: Stores, generator: Answering, tmp_path: Path, max_answer_tokens: int = 8) -> RoundEngine:
     task = {"labels": ["yes", "no"], "max_answer_tokens": max_answer_tokens}
