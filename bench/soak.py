@@ -12,7 +12,8 @@ seconds. Over the second half of the rounds a line is fitted to each; its slope 
 interval of 95 %.
 
 The claim: no slope but of what is kept of each round for ever (its row, events and counts, the row of its adapter).
-Something counts as growing where its interval lies above 0 and 100 rounds would add more than 2 %.
+Something counts as growing where its interval lies above 0 and 100 rounds would add more than 2 %, and more than one
+(a thread, a connection, a MiB).
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def show(seen: Sequence[dict[str, float]]) -> list[str]:
         middle = statistics.median(values)
         more, low, high = slope(values)
         kept = name.removeprefix("rows of ") in FOR_EVER
-        grows = low > 0 and more > GROWS * max(middle, 1.0) and not kept
+        grows = low > 0 and more > max(GROWS * middle, 1.0) and not kept
         if grows:
             growing.append(name)
         said = "  grows" if grows else "  kept for ever" if kept else ""

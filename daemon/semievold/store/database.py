@@ -355,7 +355,8 @@ class Database:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA journal_size_limit = 67108864")
-        connection.execute("PRAGMA cache_size = -16384")
+        # KiB, of each connection: what it has read stays with it, and four times as much made nothing faster.
+        connection.execute("PRAGMA cache_size = -4096")
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
         """Two processes that open a new file together race for this switch, and SQLite does not wait in it."""

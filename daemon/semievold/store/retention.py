@@ -47,10 +47,9 @@ GONE = ("deleted",)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far a pass over the pseudo-labels has come."""
+    """How far a pass over the pseudo-labels has come: through all that were made until then, UTC seconds."""
 
     created_at: float = 0.0
-    query_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,8 @@ class RetentionStore:
             return connection.execute(first.offset(over).limit(1)).scalar() or 0.0
 
     def sweep(self, place: Place, before: float) -> Swept:
-        """Delete what the next BATCH pseudo-labels have that may go, with their history.
+        """Delete what the next BATCH pseudo-labels have that may go, with their history; more, where more than so many
+        were made at one moment, which is as many as one call of the intake stores.
 
         What rounds need is asked in the same transaction, and while a round is choosing its pool nothing is deleted.
 
@@ -123,32 +123,32 @@ class RetentionStore:
             before: UTC seconds; only what was first labelled earlier goes.
         """
         c, m = pseudo_labels.c, round_members.c
-        here = sa.tuple_(c.created_at, c.query_id)
-        # The first of the conditions on time is what the index of SQLite knows, the second is the place itself.
-        left = [
-            c.workload == self._workload,
-            c.created_at >= place.created_at,
-            here > sa.tuple_(place.created_at, place.query_id),
-            c.created_at < before,
-        ]
-        ordered = sa.select(*c["created_at", "query_id"]).where(*left).order_by(c.created_at, c.query_id)
+        left = (c.workload == self._workload, c.created_at > place.created_at, c.created_at < before)
+        # In the order of their index alone: a database that knows little of the table would sort all of it else.
+        times = sa.select(c.created_at).where(*left).order_by(c.created_at).limit(BATCH)
         with self._database.write() as connection:
             if self._is_choosing(connection):
                 return Swept(0, None)
-            last = connection.execute(ordered.offset(BATCH - 1).limit(1)).first()
+            found = connection.execute(times).scalars().all()
+            if not found:
+                return Swept(0, None)
+            # Those of one moment stand together: the last moment, which may be cut, is left to the next batch.
+            until = (
+                next((at for at in reversed(found) if at < found[-1]), found[-1]) if len(found) == BATCH else found[-1]
+            )
             # By the range that they are in, not by their names: hundreds of names in a statement cost more than it.
-            until = sa.true() if last is None else sa.and_(c.created_at <= last.created_at, here <= sa.tuple_(*last))
+            here = (c.workload == self._workload, c.created_at > place.created_at, c.created_at <= until)
             member = sa.and_(m.workload == c.workload, m.query_id == c.query_id)
             # By label, each of which the index of the members knows: a join would be planned the other way round.
-            met = sa.select(c.query_id).where(*left, until, sa.exists().where(member)).limit(1)
+            met = sa.select(c.query_id).where(*here, sa.exists().where(member)).limit(1)
             needed = sorted(self._needed(connection)) if connection.execute(met).first() is not None else []
             held = sa.exists().where(member, m.number.in_(needed))
-            going = sa.delete(pseudo_labels).where(*left, until, c.published, ~held if needed else sa.true())
+            going = sa.delete(pseudo_labels).where(*here, c.published, ~held if needed else sa.true())
             # The answer itself: SQLite (3.40) gets `answer IS NULL` wrong in a RETURNING.
             gone = connection.execute(going.returning(c.query_id, c.answer)).all()
             self._forget_history(connection, [row.query_id for row in gone])
             self._tally.delete(connection, len(gone), sum(row.answer is None for row in gone))
-        return Swept(len(gone), None if last is None else Place(last.created_at, last.query_id))
+        return Swept(len(gone), Place(until) if len(found) == BATCH else None)
 
     def _is_choosing(self, connection: Connection) -> bool:
         """Whether a round is planned: what it will learn from is not written down yet."""

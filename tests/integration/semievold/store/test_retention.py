@@ -324,6 +324,9 @@ def test_a_batch_is_found_by_indexes_however_many_labels_and_members_there_are(t
     """Asked of SQLite, which has no figures of its tables unless somebody has it take them."""
     database = Database(f"sqlite:///{tmp_path / 'state.db'}", "w")
     database.migrate()
+    PseudoLabelStore(database, "w").add([NewLabel(pseudo_label(Query("q", "?")), "h")])
+    with database.write() as connection:
+        connection.execute(sa.update(pseudo_labels).values(created_at=5.0))
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
@@ -331,7 +334,7 @@ def test_a_batch_is_found_by_indexes_however_many_labels_and_members_there_are(t
             asked.append((statement, parameters))
 
     sa.event.listen(database._engine, "before_cursor_execute", note)
-    RetentionStore(database, "w").sweep(Place(3.0, "q"), 9.0)
+    RetentionStore(database, "w").sweep(Place(3.0), 9.0)
     sa.event.remove(database._engine, "before_cursor_execute", note)
     assert len(asked) == 4  # whether a round chooses, where the batch ends, which pools it meets, what goes
     with database.read() as connection:
