@@ -89,19 +89,6 @@ def _packages(config: DaemonConfig) -> str:
     return f"{', '.join(dict.fromkeys((*TRAINING, *wanted)))} are installed"
 
 
-def _stop(config: DaemonConfig) -> str:
-    """What a role finishes after a stop must fit into what the process gets: no sum, since all stop together."""
-    deadline_s = config.stop_deadline_s
-    waits = {"gateway.drain_s": config.gateway.drain_s, "intake.stop_timeout_s": config.intake.stop_timeout_s}
-    for setting, wait_s in waits.items():
-        if wait_s >= deadline_s:
-            raise SemiEvolError(
-                f"{setting} is {wait_s:g} and stop_deadline_s {deadline_s:g}: what runs at a stop is cut after "
-                f"{deadline_s:g} s; set stop_deadline_s above {wait_s:g} where that role runs"
-            )
-    return f"what runs is finished within {max(waits.values()):g} s of {deadline_s:g}"
-
-
 def _missing(names: Sequence[str]) -> list[str]:
     return [name for name in names if importlib.util.find_spec(name) is None]
 
@@ -330,6 +317,19 @@ def _port(config: DaemonConfig, server: ServerConfig, name: str) -> str:
                 f"{name}.port: {server.host}:{server.port} cannot be taken ({error.strerror}); free it, or set another"
             ) from error
     return f"{server.host}:{server.port} is free"
+
+
+def _stop(config: DaemonConfig) -> str:
+    """What a role finishes after a stop must fit into what the process gets: no sum, since all stop together."""
+    deadline_s = config.stop_deadline_s
+    waits = {"gateway.drain_s": config.gateway.drain_s, "intake.stop_timeout_s": config.intake.stop_timeout_s}
+    for setting, wait_s in waits.items():
+        if wait_s >= deadline_s:
+            raise SemiEvolError(
+                f"{setting} is {wait_s:g} and stop_deadline_s {deadline_s:g}: what runs at a stop is cut after "
+                f"{deadline_s:g} s; set stop_deadline_s above {wait_s:g} where that role runs"
+            )
+    return f"what runs is finished within {max(waits.values()):g} s of {deadline_s:g}"
 
 
 def _control_texts(config: DaemonConfig) -> str:

@@ -168,16 +168,16 @@ class RoundEngine:
             await self._tools.fleet.follow()
             await asyncio.sleep(2 * FOLLOW_S)  # other processes follow too, before it is gone from under their requests
         await self._tools.fleet.release(self._config.rollout.drain_s)
-        await self._delete_old()
-        await self.tidy()
+        await self._clean_up()
         return moved
 
-    async def _delete_old(self) -> None:
+    async def _clean_up(self) -> None:
         """However a round ended: a daemon whose rounds are all rejected keeps no more versions than another."""
         try:
             await self._tools.fleet.delete_old(self._config.artifacts.keep_adapters)
         except TransientError as error:  # the end of the next round tries it again
             log.warning("old adapters stay for now: %s", error)
+        await self.tidy()
 
     async def _choose(self, round_: Round) -> Round:
 
@@ -392,8 +392,7 @@ class RoundEngine:
             await asyncio.sleep(min(left_s, 1.0))
         await self._tools.fleet.release(rollout.drain_s)
         moved = await asyncio.to_thread(self._rounds.transition, round_.number, RoundState.PROMOTED, RoundState.SETTLED)
-        await self._delete_old()
-        await self.tidy()
+        await self._clean_up()
         return moved
 
     async def _roll_back(self, round_: Round, reason: str, generation: int) -> Round:

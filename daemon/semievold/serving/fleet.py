@@ -24,7 +24,7 @@ from semievold.serving.adapter_servers import AdapterServers, HeldAdapter
 from semievold.serving.alias import Alias
 from semievold.serving.attestation import FingerprintEntry, Proof
 from semievold.serving.storage.refusals import Refusals
-from semievold.store.adapters import DELETED, IDLE, AdapterVersion
+from semievold.store.adapters import DELETED, IDLE, AdapterVersion, deleted_text
 from semievold.store.stores import Stores
 
 if TYPE_CHECKING:
@@ -89,9 +89,13 @@ class AdapterFleet:
             self._protect()
 
     def _protect(self) -> None:
+        self._servers.protect(self._in_use())
+
+    def _in_use(self) -> frozenset[str]:
+        """What nobody unloads now."""
         state = self._alias.state
         names = (state.adapter, state.previous, self._alias.canary, self._candidate, *self._spared)
-        self._servers.protect(frozenset(name for name in names if name is not None))
+        return frozenset(name for name in names if name is not None)
 
     async def version(self, name: str) -> AdapterVersion:
         """The registry's row of `name`.
@@ -102,8 +106,8 @@ class AdapterFleet:
         found = await asyncio.to_thread(self._stores.adapters.get, name)
         if found is None:
             raise AdapterError(f"there is no adapter {name!r}; `semievol adapters list` shows them")
-        if found.state == "deleted":
-            raise AdapterError(f"the directory of adapter {name!r} was deleted (artifacts.keep_adapters)")
+        if found.state == DELETED:
+            raise AdapterError(deleted_text(name))
         return found.found_in(self._directory)
 
     async def load(self, name: str) -> None:
@@ -210,13 +214,10 @@ class AdapterFleet:
         self._refused.forget(name)
 
     async def release(self, drain_s: float, keep: frozenset[str] = frozenset()) -> None:
-        """Unload every version that is neither serving, previous nor in `keep`, once its requests have ended."""
-        state = self._alias.state
-        for name in await self._servers.loaded():
-            if name in keep or name in (state.adapter, state.previous, self._alias.canary, self._candidate):
-                continue
+        """Unload every version that is neither in use nor in `keep`, once its requests have ended."""
+        for name in await self._servers.loaded() - keep - self._in_use():
             drained = await self._alias.drained(name, drain_s)
-            if name in self._spared:
+            if name in self._in_use():  # by now
                 continue
             if drained:
                 await self._servers.unload(name)

@@ -21,6 +21,7 @@ SERVED = ("serving", "previous", "retired")
 IDLE = ("retired", "rejected")
 """States of versions whose directory is kept for a while only."""
 DELETED = "deleted"
+"""Of those whose directory is gone, and from which nothing descends any more."""
 BASE = "base"
 """What people call the model without an adapter."""
 
@@ -138,6 +139,11 @@ class AdapterStore:
                 update(adapters).where(*which).values(state=state, updated_at=self._database.now())
             )
             return marked.rowcount == 1
+
+
+def deleted_text(name: str | None) -> str:
+    """What people are told of a deleted version that is asked for."""
+    return f"the directory of adapter {name!r} was deleted (artifacts.keep_adapters)"
 
 
 def approve(connection: Connection, workload: str, name: str, at: float | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, null, select, update
 
 from semievold.errors import StateConflict
-from semievold.store.adapters import DELETED, approve
+from semievold.store.adapters import DELETED, approve, deleted_text
 from semievold.store.database import Database
 from semievold.store.freezes import check_thawed
 from semievold.store.requests import answer_request
@@ -150,7 +150,7 @@ class AliasStore:
                 check_thawed(connection, self._workload)
             mine = (adapters.c.workload == self._workload, adapters.c.name == adapter)
             if connection.execute(select(adapters.c.state).where(*mine)).scalar() == DELETED:
-                raise StateConflict(f"the directory of adapter {adapter!r} was deleted (artifacts.keep_adapters)")
+                raise StateConflict(deleted_text(adapter))
             before = read_alias(connection, self._workload).adapter
             now = self._database.now()
             moved = move_alias(connection, self._workload, self._alias, adapter, now)

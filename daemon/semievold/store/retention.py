@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from semievold.round_states import ENDED, RoundState
+from semievold.store.adapters import DELETED
 from semievold.store.database import Database
 from semievold.store.labels.tally import LabelTally
 from semievold.store.tables import (
@@ -41,8 +42,6 @@ ROWS_OF_ROUNDS = (
     (round_examples, "example_id"),
     (shadow_pairs, "key"),
 )
-GONE = ("deleted",)
-"""States of adapters that nothing descends from any more: neither is their directory there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class RetentionStore:
         still_open = sa.select(r.number).where(r.workload == self._workload, r.state.not_in([s.value for s in ENDED]))
         needed = set(connection.execute(still_open).scalars())
         for name, version in versions.items():
-            at: str | None = name if version.state not in GONE else None
+            at: str | None = name if version.state != DELETED else None
             while at in versions and (at == name or versions[at].round not in needed):
                 needed.add(versions[at].round)
                 at = versions[at].parent
@@ -133,9 +132,9 @@ class RetentionStore:
             if not found:
                 return Swept(0, None)
             # Those of one moment stand together: the last moment, which may be cut, is left to the next batch.
-            until = (
-                next((at for at in reversed(found) if at < found[-1]), found[-1]) if len(found) == BATCH else found[-1]
-            )
+            until = found[-1]
+            if len(found) == BATCH:
+                until = next((at for at in reversed(found) if at < found[-1]), until)
             # By the range that they are in, not by their names: hundreds of names in a statement cost more than it.
             here = (c.workload == self._workload, c.created_at > place.created_at, c.created_at <= until)
             member = sa.and_(m.workload == c.workload, m.query_id == c.query_id)
